@@ -1,0 +1,126 @@
+"""What every config starts from: all fields, what they mean, where each value comes from.
+
+A config file calls `base_config()` and changes what differs. Nothing runs from here.
+Sources: A.n = ../shared/ALGORITHMS.md (e3's paper and code); LOG = measured here, see LOG.md.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def base_config() -> ConfigDict:
+    """The tiny Countdown setting; `order` and `stages` are left to the config."""
+    c = ConfigDict()
+    c.seed = 0  # problems, noise and initial weights are functions of it
+    c.tokenizer = "words"  # "words": the closed vocabulary of tiny models; else a hub id or directory
+    c.order = ()  # stages in the order they run
+    c.stages = ConfigDict()
+
+    c.init = ConfigDict()
+    c.init.number_embeddings = True  # sines and cosines for number words (LOG)
+    c.init.init_from = ""  # RUN/checkpoints/STAGE/STEP of an earlier run; "": random
+
+    c.model = ConfigDict()
+    c.model.preset = "tiny"  # models/presets.py
+    c.model.dtype = "float32"  # of matmuls and cache; "bfloat16" on accelerators. Masters are float32
+    c.model.remat = "full"  # recompute blocks in the backward pass; on this CPU also faster than storing (LOG)
+    c.model.chunk = 8192  # tokens whose logits exist at once
+
+    c.mesh = ConfigDict()
+    c.mesh.data = 1
+    c.mesh.fsdp = -1  # all devices that are left
+    c.mesh.tensor = 1
+
+    c.task = ConfigDict()
+    c.task.form = "calculator"  # "calculator" (tiny models) or "paper" (e3's Countdown, real tokenizers)
+    c.task.prompt_room = 16  # tokens set aside for the prompt when a budget is checked against the model
+
+    c.sampler = ConfigDict()
+    c.sampler.slots = 128  # rows that decode together
+    c.sampler.block = 16  # decode steps between refills
+    c.sampler.prefill_rows = 64  # prompts prefilled together
+    c.sampler.top_k = 0  # off in training (A.6)
+    c.sampler.top_p = 1.0  # off in training (A.6)
+
+    c.sft = ConfigDict()
+    c.sft.rows = 24
+    c.sft.row_length = 128  # packed; T^2 work dominates on CPU, so short rows (LOG)
+    c.sft.aggregation = "token_mean"
+    c.sft.position_gap = 768  # responses start up to so many positions late …
+    c.sft.gap_rate = 0.5  # … this often, so that RL may think longer than any base trace
+    c.sft.traces = ConfigDict()  # the base policy's habits: tasks/countdown_traces.py
+    c.sft.traces.solution_rate = 0.2
+    c.sft.traces.give_up = 0.35
+    c.sft.traces.persistent = 0.1
+    c.sft.traces.give_up_persistent = 0.03
+    c.sft.traces.most_attempts = 8
+
+    c.grpo = ConfigDict()
+    c.grpo.prompts = 16  # per step
+    c.grpo.group_size = 8  # responses per prompt
+    c.grpo.temperature = 1.0  # A.6 Countdown
+    c.grpo.minibatches = 2  # optimiser updates per step; A.6: 4
+    c.grpo.rows = 32  # of a micro-batch
+    c.grpo.samples_logged = 4  # responses per step in samples.jsonl
+    c.grpo.advantage = ConfigDict()
+    c.grpo.advantage.normalize_std = True  # A.5
+    c.grpo.advantage.ddof = 1  # A.5
+    c.grpo.advantage.epsilon = 1e-6  # A.5
+    c.grpo.weights = ConfigDict()
+    c.grpo.weights.aggregation = "sequence_mean"  # A.5 has token_mean; PROTOTYPE: 1/|o| lengthens tiny models
+    c.grpo.weights.positive_only = False  # True: GRPOMask (A.5)
+    c.grpo.weights.positive_denominator = "shrunken"  # A.5, the reference's
+    c.grpo.loss = ConfigDict()
+    c.grpo.loss.clip_low = 0.2  # A.6
+    c.grpo.loss.clip_high = 0.5  # A.6 math 8k; Countdown .2
+    c.grpo.loss.dual_clip = config_dict.placeholder(object)  # None: off
+    c.grpo.loss.dual_clip = 3.0  # A.5
+    c.grpo.loss.kl_coef = 0.001  # A.6
+    c.grpo.loss.kl_estimator = "k3"  # A.5
+    c.grpo.loss.entropy_coef = 0.0  # A.6 Countdown .001 (script) or 0 (Table 5)
+    c.grpo.loss.tis_cap = config_dict.placeholder(object)  # None: off; FACTS 1.1 has 2.0
+
+    c.optim = ConfigDict()
+    c.optim.warmup = 0  # A.5: none
+    c.optim.weight_decay = 0.01  # A.5
+    c.optim.beta1 = 0.9
+    c.optim.beta2 = 0.95
+    c.optim.grad_clip = 1.0  # A.5
+
+    c.budget_rule = ConfigDict()  # Eq. 2
+    c.budget_rule.budgets = (96, 192, 384)  # A.1: {4k, 8k, 16k} for math; the same doubling
+    c.budget_rule.kappa = 1.2  # A.1
+    c.budget_rule.problems = 256
+    c.budget_rule.samples = 2
+
+    c.eval = ConfigDict()
+    c.eval.sets = ConfigDict()
+    c.eval.problems = 512  # per set, held out
+    c.eval.samples = 2  # responses per problem
+    c.eval.budgets = (96, 192, 384, 768)
+    c.eval.temperature = 1.0
+    c.eval.pass_ks = (1, 2, 4, 8, 16)
+    c.eval.pass_problems = 128  # the first so many problems of a set …
+    c.eval.pass_budget = 96  # … at this budget
+    c.eval.shown = 10  # responses kept in eval_samples.jsonl
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 20  # steps; a stage's last step is always saved
+    c.checkpoint.keep = 2
+
+    c.log = ConfigDict()
+    c.log.tensorboard = True
+    c.log.wandb = ""  # project name; "": off
+    return c
+
+
+def sft_stage(**fields) -> ConfigDict:
+    """A supervised stage: numbers, steps, lr."""
+    return ConfigDict({"kind": "sft", **fields})
+
+
+def grpo_stage(*, budget, **fields) -> ConfigDict:
+    """An RL stage: numbers, budget (tokens, or 'auto' for Eq. 2), steps, lr."""
+    stage = ConfigDict({"kind": "grpo", **fields})
+    stage.budget = config_dict.placeholder(object)  # either type may be given on the command line
+    stage.budget = budget
+    return stage

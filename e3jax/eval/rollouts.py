@@ -1,0 +1,101 @@
+"""Problems -> prompts -> rollouts -> texts -> grades: the half of an RL step that an evaluation shares.
+
+graded = rollout(model, params, tokenizer, problems, key=key, first_id=0, samples=8, budget=96, temperature=1.0,
+                 sampler=dict(slots=128, block=16, prefill_rows=16, top_k=0, top_p=1.0))
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from e3jax.metrics.exploration import explore
+from e3jax.models.qwen3 import Qwen3
+from e3jax.rewards.grade import grade_all
+from e3jax.sampler.slots import sample
+from e3jax.tasks.problem import Problem
+from e3jax.types import Rollouts
+
+
+class Graded(NamedTuple):
+    """Rollouts and what they are worth; rows are prompt-major, B = P · G."""
+
+    problems: list[Problem]  # [B], each repeated G times
+    rollouts: Rollouts
+    texts: list[str]  # [B] responses
+    score_b: np.ndarray  # [B] float64 in [0, 1]
+    reasons: list[str]  # [B]
+    response_len_b: np.ndarray  # [B], EOS included
+    features: list[dict[str, float]]  # [B], metrics/exploration.py
+
+
+def rollout(
+    model: Qwen3,
+    params,
+    tokenizer,
+    problems: Sequence[Problem],
+    *,
+    key: jax.Array,
+    first_id: int,
+    samples: int,
+    budget: int,
+    temperature: float,
+    sampler: dict,
+    on_finished: Callable[[int], None] | None = None,
+) -> Graded:
+    """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p."""
+    rollouts = sample(
+        model,
+        params,
+        [tokenizer.encode(p.question) for p in problems],
+        ids=range(first_id, first_id + len(problems)),
+        key=key,
+        samples=samples,
+        budget=budget,
+        eos=tokenizer.eos,
+        pad=tokenizer.pad,
+        temperature=temperature,
+        on_finished=on_finished,
+        **sampler,
+    )
+    repeated = [p for p in problems for _ in range(samples)]
+    texts = [
+        tokenizer.decode(row[start:end])
+        for row, start, end in zip(rollouts.tokens.tolist(), rollouts.prompt_len, rollouts.length)
+    ]
+    grades = grade_all(repeated, texts, rollouts.done)
+    features = [
+        explore(p, t, done=bool(d), correct=g.score > 0) for p, t, d, g in zip(repeated, texts, rollouts.done, grades)
+    ]
+    return Graded(
+        problems=repeated,
+        rollouts=rollouts,
+        texts=texts,
+        score_b=np.array([g.score for g in grades]),
+        reasons=[g.reason for g in grades],
+        response_len_b=rollouts.length - rollouts.prompt_len,
+        features=features,
+    )
+
+
+def feature_means(features: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over responses, as `explore/…`; verdict accuracy and false "yes" are ratios of sums."""
+
+    def total(name):
+        return float(sum(f[name] for f in features))
+
+    n = len(features)
+    out = {
+        "explore/attempts": total("attempts") / n,
+        "explore/unique_attempts": total("unique") / n,
+        "explore/verifications": total("verifications") / n,
+        "explore/give_up": total("gave_up") / n,
+        "explore/repetition": total("repetition") / n,
+    }
+    if "verdicts" in features[0]:
+        out["explore/verdict_accuracy"] = total("right_verdicts") / max(total("verdicts"), 1.0)
+        out["explore/false_yes"] = total("false_yes") / max(total("yes"), 1.0)
+    if "verifications_code" in features[0]:
+        out["explore/verifications_code"] = total("verifications_code") / n
+    return out

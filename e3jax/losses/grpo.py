@@ -1,0 +1,150 @@
+"""GRPO: advantages within a group, weights of tokens, and the clipped policy-gradient loss.
+
+The loss of e3 (§5), E2C and their baselines, as their verl forks compute it (`core_algos.py`,
+`dp_actor.py`). Over the response tokens, EOS included, of all samples of a mini-batch, with
+r = exp(logp − old_logp):
+
+    A    = (R − mean_group R) / (std_group R + ε)
+    pg   = max(−A r, −A clip(r, 1 − clip_low, 1 + clip_high)),   for A < 0 at most −A·dual_clip
+    loss = Σ weight · [pg + kl_coef · KL(logp, ref_logp) − entropy_coef · H]
+
+`weight` is mask / global denominator, so that micro-batches add up to the batch exactly, and
+leaving negative gradients out (GRPOMask, e3 App. G.3) is only another weight.
+
+Usage: `loss, metrics = grpo_loss(logp, entropy, batch, clip_low=0.2, clip_high=0.5, dual_clip=3.0,
+kl_coef=1e-3, kl_estimator="k3", entropy_coef=2e-3, tis_cap=None)`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from e3jax.losses.tokens import token_denominator
+
+MAX_LOG_RATIO = 20.0  # verl's bound on log-ratios before exp: e^20 is finite in float32
+MAX_K3 = 10.0  # verl's bound on the k3 estimate of one token
+
+
+def group_advantages(rewards_pg, *, normalize_std: bool, ddof: int, epsilon: float):
+    """A = (R − mean R) / (std R + ε) within each row of `rewards_pg` [P, G], or R − mean R alone.
+
+    DeepSeekMath §4.1. verl and e3: ddof 1, ε 1e-6; TRL: ddof 1, ε 1e-4; `normalize_std=False` is
+    Dr. GRPO's. A group of equal rewards gives exactly 0, not the rounding error of its mean over ε.
+    Numpy and jax arrays alike; the dtype of the rewards is kept.
+
+    >>> group_advantages(np.array([[1.0, 0.0]]), normalize_std=False, ddof=1, epsilon=1e-6)
+    array([[ 0.5, -0.5]])
+    """
+    if rewards_pg.ndim != 2 or rewards_pg.shape[1] < 2:
+        raise ValueError(
+            f"rewards must be [P, G] with G >= 2, got {rewards_pg.shape}: "
+            "a group of one has no baseline; sample more responses per prompt"
+        )
+    spread = rewards_pg.max(axis=1, keepdims=True) != rewards_pg.min(axis=1, keepdims=True)
+    centred = (rewards_pg - rewards_pg.mean(axis=1, keepdims=True)) * spread
+    if not normalize_std:
+        return centred
+    return centred / (rewards_pg.std(axis=1, ddof=ddof, keepdims=True) + epsilon)
+
+
+def token_weights(mask_bt, *, aggregation, max_length, advantage_b=None, positive_only, positive_denominator):
+    """`Batch.weight` [B, T]: mask / denominator, over the WHOLE mini-batch (`token_denominator`).
+
+    `positive_only` is e3's GRPOMask (App. G.3): only sequences of `advantage_b` [B] > 0 keep
+    weight, which takes the others out of pg, KL and entropy alike. `positive_denominator`:
+
+        "shrunken"  denominators count what is left (App. G.3 and the code: a larger step)
+        "fixed"     denominators of the full mask (the other samples' terms are 0)
+
+    No positive sample, or an empty mask, gives weights of 0. Numpy and jax arrays alike.
+    """
+    if positive_denominator not in ("shrunken", "fixed"):
+        raise ValueError(f"positive_denominator {positive_denominator!r}: 'shrunken' or 'fixed'")
+    mask = counted = mask_bt * 1.0
+    if positive_only:
+        if advantage_b is None:
+            raise ValueError("positive_only needs advantage_b [B] to know which are positive")
+        mask = mask * (advantage_b > 0)[:, None]
+        counted = mask if positive_denominator == "shrunken" else counted
+    return mask / token_denominator(counted, aggregation=aggregation, max_length=max_length)
+
+
+def kl_penalty(logp, ref_logp, *, estimator):
+    """Estimate of KL(π ‖ π_ref) at a sampled token, elementwise; d = logp − ref_logp.
+
+        "k1"  d                        "k2"  d²/2
+        "k3"  e^q − q − 1, q = clip(−d, ±20), clipped to ±10      verl's low_var_kl; e3's choice
+
+    Schulman, "Approximating KL divergence" (2020); clips from verl `core_algos.py`. As a loss on
+    on-policy samples only k2 has the gradient of the reverse KL in expectation.
+    """
+    diff = logp - ref_logp
+    if estimator == "k1":
+        return diff
+    if estimator == "k2":
+        return 0.5 * diff**2
+    if estimator == "k3":
+        minus = jnp.clip(-diff, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+        return jnp.clip(jnp.expm1(minus) - minus, -MAX_K3, MAX_K3)
+    raise ValueError(f"kl_estimator {estimator!r} is not 'k1', 'k2' or 'k3'")
+
+
+def grpo_loss(
+    logp_bt,
+    entropy_bt,
+    batch,
+    *,
+    clip_low,
+    clip_high,
+    dual_clip,
+    kl_coef,
+    kl_estimator,
+    entropy_coef,
+    tis_cap,
+):
+    """Loss (scalar) and metrics of one `types.Batch`: Σ weight·[pg + kl_coef·KL − entropy_coef·H].
+
+    `logp_bt` and `entropy_bt` [B, T] are the current policy's, aligned with the tokens; logp − old
+    is bounded to ±20. `dual_clip` (verl's c; None = off, as in TRL) bounds pg of a negative token
+    by −A·c, so that its gradient is zero once r > c. `tis_cap` (None = off) multiplies pg by the
+    truncated importance weight of the sampler, min(exp(old_logp − rollout_logp), cap), detached.
+
+    Metrics are sums over `weight` too, so they add up over micro-batches like the loss: `pg`, `kl`,
+    `entropy`, `ppo_kl` = old − logp, and the fractions `clip_low`, `clip_high` (the clipped branch
+    is strictly larger; their sum is verl's pg_clipfrac), `clip_dual` (its pg_clipfrac_lower).
+    """
+    if dual_clip is not None and dual_clip <= 1:
+        raise ValueError(f"dual_clip {dual_clip} must be > 1, or None to switch it off")
+    advantage = batch.advantage
+    ratio = jnp.exp(jnp.clip(logp_bt - batch.old_logp, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+    plain = -advantage * ratio
+    clipped = -advantage * jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    single = jnp.maximum(plain, clipped)
+    # −A·c for A < 0; it cannot bind for A >= 0, where pg <= 0.
+    bound = jnp.inf if dual_clip is None else jnp.abs(advantage) * dual_clip
+    pg = jnp.minimum(single, bound)
+    if tis_cap is not None:
+        mismatch = jnp.clip(batch.old_logp - batch.rollout_logp, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+        pg = pg * jax.lax.stop_gradient(jnp.minimum(jnp.exp(mismatch), tis_cap))
+    terms = {
+        "pg": pg,
+        "kl": kl_penalty(logp_bt, batch.ref_logp, estimator=kl_estimator),
+        "entropy": entropy_bt,
+        "ppo_kl": batch.old_logp - logp_bt,
+        "clip_low": (clipped > plain) & (ratio < 1),
+        "clip_high": (clipped > plain) & (ratio > 1),
+        "clip_dual": single > bound,
+    }
+    metrics = {name: jnp.sum(batch.weight * term) for name, term in terms.items()}
+    loss = metrics["pg"] + kl_coef * metrics["kl"] - entropy_coef * metrics["entropy"]
+    return loss, metrics
+
+
+def negative_mass(weight_bt, advantage_bt):
+    """Share of Σ weight·|A| that comes from A < 0: how much of the update is negative gradient.
+
+    Scalar in [0, 1]; 0 where no token has an advantage. A ratio of sums: take it over the whole
+    mini-batch, it does not add up over micro-batches.
+    """
+    mass = weight_bt * abs(advantage_bt)
+    total = mass.sum()
+    return (mass * (advantage_bt < 0)).sum() / (total + (total == 0))

@@ -1,0 +1,124 @@
+"""Per-token pieces that every loss shares: log-probability, entropy, and what a mean divides by.
+
+Here because the vocabulary is the one axis too long to keep: logits of one 16k-token sequence
+over 151,936 entries are 10 GB. So log-prob and entropy come straight from hidden states and the
+unembedding, a piece of the time axis at a time, and the backward pass recomputes each piece. With
+z = hidden · embedᵀ / temperature (divided before both, as verl's `dp_actor.py` does; TRL issue 4159
+tells what a first ratio ≠ 1 costs when it is forgotten)
+
+    logp = z[target] − logsumexp(z)        entropy = logsumexp(z) − Σ_v softmax(z)_v z_v
+
+Usage: `logp, entropy = next_token_logp_and_entropy(hidden, embed, tokens, temperature=0.6,
+chunk=4096)`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+
+def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
+    """Log-prob of `targets_bt` [B, T] and entropy (nats) of softmax(hidden · embedᵀ / temperature).
+
+    Both [B, T], at least float32 (the matmul accumulates in it), both differentiable in
+    `hidden_btd` [B, T, D] and `embed_vd` [V, D]. No more than max(chunk, B) tokens' logits exist at
+    once: time is cut, not the batch, so that a batch sharded over devices stays where it is. The
+    gradient of the embedding is summed over pieces in float32 whatever its dtype.
+
+    Raises ValueError for a temperature that is not positive, a chunk below 1, or unequal shapes.
+
+    >>> hidden, embed = jnp.zeros((1, 2, 3)), jnp.zeros((4, 3))
+    >>> logp, entropy = token_logp_and_entropy(
+    ...     hidden, embed, jnp.zeros((1, 2), int), temperature=1.0, chunk=8
+    ... )  # uniform over 4: logp = −ln 4, entropy = ln 4
+    """
+    batch, length, width = hidden_btd.shape
+    if targets_bt.shape != (batch, length) or embed_vd.shape[1] != width:
+        raise ValueError(
+            f"hidden {hidden_btd.shape} needs targets [B, T] and embed [V, D]; "
+            f"got {targets_bt.shape} and {embed_vd.shape}"
+        )
+    if temperature <= 0 or chunk < 1:
+        raise ValueError(
+            f"temperature must be > 0 and chunk >= 1; got {temperature} and {chunk} "
+            "(score greedy samples at temperature 1)"
+        )
+    embed = embed_vd.astype(jnp.promote_types(embed_vd.dtype, jnp.float32))
+    score = partial(_logp_and_entropy, temperature=temperature)
+    if batch * length <= chunk:
+        return score(hidden_btd, embed, targets_bt)
+    steps = max(1, chunk // batch)
+    pad = -length % steps
+
+    def pieces(x):  # [B, T, ...] -> [pieces, B, steps, ...]
+        x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(batch, -1, steps, *x.shape[2:]), 1, 0)
+
+    def whole(x):  # [pieces, B, steps] -> [B, T]
+        return jnp.moveaxis(x, 0, 1).reshape(batch, -1)[:, :length]
+
+    score = jax.checkpoint(score, prevent_cse=False)  # inside a scan nothing can be merged
+    logp, entropy = jax.lax.map(
+        lambda piece: score(piece[0], embed, piece[1]), (pieces(hidden_btd), pieces(targets_bt))
+    )
+    return whole(logp), whole(entropy)
+
+
+def _logp_and_entropy(hidden, embed, targets, *, temperature):
+    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+    logits = jnp.einsum(  # the cast is here so that its transpose, the sum over pieces, is float32
+        "btd,vd->btv", hidden, embed.astype(hidden.dtype), preferred_element_type=dtype
+    )
+    logits = logits / temperature
+    logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # largest is now 0
+    exp = jnp.exp(logits)
+    total = exp.sum(axis=-1)
+    # A compare-and-sum instead of a gather: no scatter backward, no gather across a sharded V.
+    is_target = targets[:, :, None] == jnp.arange(logits.shape[-1])[None, None, :]
+    target_logit = jnp.where(is_target, logits, 0).sum(axis=-1)
+    log_total = jnp.log(total)
+    return target_logit - log_total, log_total - (exp * logits).sum(axis=-1) / total
+
+
+def next_token_logp_and_entropy(hidden_btd, embed_vd, tokens_bt, *, temperature, chunk):
+    """The same, aligned with the token itself: entry t scores tokens[:, t] from hidden[:, t − 1].
+
+    Two [B, T] arrays; column 0, which nothing predicts, is 0. So `entropy[b, t]` is that of the
+    distribution tokens[b, t] was drawn from.
+    """
+    scores = token_logp_and_entropy(
+        hidden_btd[:, :-1], embed_vd, tokens_bt[:, 1:], temperature=temperature, chunk=chunk
+    )
+    logp, entropy = (jnp.pad(score, ((0, 0), (1, 0))) for score in scores)
+    return logp, entropy
+
+
+def token_denominator(mask_bt, *, aggregation, max_length):
+    """What a token is divided by so that Σ mask/denominator·term is the mean `aggregation` names.
+
+        "token_mean"     Σ_bt mask                             DAPO; e3
+        "sequence_mean"  #sequences · Σ_t mask_b   [B, 1]      GRPO's mean of per-sequence means
+        "dr_grpo"        #sequences · max_length               Dr. GRPO as TRL divides; verl's
+                         seq-mean-token-sum-norm leaves #sequences out (verl issue 3741)
+
+    Rows of empty mask are no sequences. Never 0 (an empty mask gives 1): a caller divides freely.
+    `mask_bt` must be the whole mini-batch over all hosts and micro-batches: a mean of micro-batch
+    means is another number. Numpy and jax arrays alike.
+
+    >>> float(token_denominator(jnp.ones((2, 3)), aggregation="token_mean", max_length=None))
+    6.0
+    """
+    length_b1 = mask_bt.sum(axis=1, keepdims=True)
+    sequences = (length_b1 > 0).sum()
+    if aggregation == "token_mean":
+        denominator = length_b1.sum()
+    elif aggregation == "sequence_mean":
+        denominator = sequences * length_b1
+    elif aggregation == "dr_grpo":
+        if max_length is None:
+            raise ValueError("aggregation 'dr_grpo' needs max_length, the response budget in tokens")
+        denominator = sequences * max_length
+    else:
+        raise ValueError(f"aggregation {aggregation!r} is not 'token_mean', 'sequence_mean' or 'dr_grpo'")
+    return denominator + (denominator == 0)

@@ -1,0 +1,51 @@
+"""pass@k without bias, and an interval for a benchmark's mean.
+
+The chance that k of a problem's n samples, drawn without replacement, hold a correct one, given
+that c of the n are correct (Chen et al. 2021, Eq. 1):
+
+    pass@k = 1 − C(n − c, k) / C(n, k) = 1 − Π_{j<k} (n − c − j) / (n − j)
+
+Averaged over problems it estimates 1 − (1 − p)^k without bias. verl's best@k resamples with
+replacement and is biased low: do not put the two in one table. Its error is that of the problems
+(30 in AIME) before that of the samples, so the interval resamples problems.
+
+Usage: `pass_at_k(num_samples, num_correct, 8).mean()`.
+"""
+
+import numpy as np
+
+
+def pass_at_k(num_samples, num_correct, k):
+    """1 − C(n − c, k) / C(n, k), elementwise over broadcast integer arrays; float64 of that shape.
+
+    Raises ValueError unless 1 <= k <= n and 0 <= c <= n: with fewer than k samples there is no
+    unbiased estimate.
+
+    >>> pass_at_k(4, [0, 1, 4], 2)
+    array([0. , 0.5, 1. ])
+    """
+    n, c = np.broadcast_arrays(np.asarray(num_samples), np.asarray(num_correct))
+    if k < 1 or (k > n).any():
+        raise ValueError(f"k={k} needs 1 <= k <= num_samples, whose smallest is {n.min()}")
+    if ((c < 0) | (c > n)).any():
+        raise ValueError(f"num_correct must be in 0..num_samples; got {c} of {n}")
+    drawn = np.arange(k)
+    # Draw j is wrong again with this chance; n − c < k meets a factor of 0, and pass@k is 1.
+    wrong = ((n - c)[..., None] - drawn) / (n[..., None] - drawn)
+    return 1.0 - wrong.prod(axis=-1)
+
+
+def bootstrap_interval(values_p, *, level, resamples, rng):
+    """(low, high) of the mean of per-problem values [P], by resampling problems with replacement.
+
+    Percentile cluster bootstrap: a problem keeps all its samples together. `level` as 0.95, `rng` a
+    numpy Generator.
+    """
+    values = np.asarray(values_p, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"values must be finite, one per problem [P]; got shape {values.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    means = values[rng.integers(values.size, size=(resamples, values.size))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

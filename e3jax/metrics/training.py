@@ -1,0 +1,57 @@
+"""The numbers of one RL step: reward, length, truncation, entropy, exploration (names: README, "Metrics").
+
+values = rollout_metrics(graded, advantage_b, group_size=8)
+"""
+
+import numpy as np
+
+
+def mean_or_nan(x: np.ndarray) -> float:
+    """Mean, or NaN (null in the records) of nothing."""
+    return float(x.mean()) if len(x) else float("nan")
+
+
+def rollout_metrics(
+    *,
+    score_b,
+    response_len_b,
+    done_b,
+    entropy_bt,
+    sampled_bt,
+    reasons,
+    advantage_b,
+    group_size: int,
+) -> dict[str, float]:
+    """Metrics of B graded responses; rewards, lengths and entropies split by outcome and by advantage sign.
+
+    Entropy is per sampled token (EOS included), nats, averaged over the tokens of a class, not over padding.
+    `truncated` is the share that the budget ended; `reason/…` are shares of the grader's codes.
+    """
+    group_pg = score_b.reshape(-1, group_size)
+    right, wrong = score_b > 0, score_b <= 0
+
+    def entropy(rows):
+        return mean_or_nan(entropy_bt[rows][sampled_bt[rows]])
+
+    values = {
+        "reward/mean": float(score_b.mean()),
+        "reward/std": float(score_b.std()),
+        "reward/all_zero": float((group_pg.max(1) == 0).mean()),
+        "reward/all_one": float((group_pg.min(1) == 1).mean()),
+        "length/mean": float(response_len_b.mean()),
+        "length/correct": mean_or_nan(response_len_b[right]),
+        "length/incorrect": mean_or_nan(response_len_b[wrong]),
+        "length/p10": float(np.percentile(response_len_b, 10)),
+        "length/p50": float(np.percentile(response_len_b, 50)),
+        "length/p90": float(np.percentile(response_len_b, 90)),
+        "length/max": float(response_len_b.max()),
+        "truncated": float(1 - done_b.mean()),
+        "entropy/mean": entropy(slice(None)),
+        "entropy/correct": entropy(right),
+        "entropy/incorrect": entropy(wrong),
+        "entropy/positive": entropy(advantage_b > 0),
+        "entropy/negative": entropy(advantage_b < 0),
+    }
+    for reason in sorted(set(reasons)):
+        values[f"reason/{reason}"] = reasons.count(reason) / len(reasons)
+    return values

@@ -1,0 +1,306 @@
+"""Figures of the run report as inline SVG: training curves, and accuracy with intervals over log2.
+
+Each figure is one small panel, so that a phone shows them in one column and the text keeps its
+size. Text stays text and every colour becomes a CSS variable of the page (`var(--s0)`,
+`currentColor`), so one SVG serves light and dark mode. matplotlib is imported only here, and
+without pyplot: no global figure, no display.
+
+    svg = draw_training(collect_stages(rows), PANELS["grpo"]["Reward"], figure_id="f1",
+                        title="Reward", window=5)
+"""
+
+import io
+import math
+import re
+from html import escape
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+# (light, dark): grey, then Okabe & Ito's colour-blind safe set, brightened for a dark page.
+COLOURS = (
+    ("#6b7280", "#a3abb8"),
+    ("#0072b2", "#58aef0"),
+    ("#d55e00", "#ff8f4d"),
+    ("#009e73", "#33c79c"),
+    ("#b0569a", "#e19ac5"),
+    ("#b98900", "#f0c04f"),
+)
+MARKERS = "osD^vP"  # a second cue beside the colour
+MAX_POINTS = 300  # raw points per line; a longer run is thinned so that the page stays small
+# kind of stage -> title -> {key of metrics.jsonl: label}
+PANELS = {
+    "grpo": {
+        "Reward": {
+            "reward/mean": "mean",
+            "reward/all_zero": "groups all 0",
+            "reward/all_one": "groups all 1",
+        },
+        "Response length (tokens)": {
+            "length/mean": "mean",
+            "length/incorrect": "incorrect",
+            "length/correct": "correct",
+            "budget": "budget",
+        },
+        "Entropy (nats per token)": {
+            "entropy/mean": "mean",
+            "entropy/incorrect": "incorrect",
+            "entropy/correct": "correct",
+        },
+        "Entropy by sign of advantage (nats)": {
+            "entropy/positive": "positive",
+            "entropy/negative": "negative",
+        },
+        "Attempts per response": {
+            "explore/attempts": "all",
+            "explore/unique_attempts": "unique",
+            "explore/verifications": "verifications",
+        },
+        "Ways to end without an answer": {
+            "explore/give_up": "gave up",
+            "truncated": "cut by the budget",
+        },
+        "Verdict accuracy": {"explore/verdict_accuracy": "verdicts that are right"},
+        "Gradient norm": {"optim/grad_norm": "before clipping"},
+        "Gradient mass of negative advantages": {"grad/negative_mass": "share"},
+        "Clipped tokens (fraction)": {
+            "ppo/clip_low": "low",
+            "ppo/clip_high": "high",
+            "ppo/clip_dual": "dual",
+        },
+        "KL": {"ppo/kl": "to the sampling policy", "loss/kl": "loss term"},
+        "Sampler against trainer, |Δ log p|": {
+            "parity/logp_mean": "mean",
+            "parity/logp_max": "max",
+        },
+    },
+    "sft": {
+        "Loss": {"loss/total": "loss"},
+        "Token accuracy": {"loss/token_accuracy": "accuracy"},
+        "Gradient norm": {"optim/grad_norm": "before clipping"},
+    },
+}
+SETTINGS = {"budget"}  # drawn as dashed steps: chosen, not measured
+LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # log y once they span 100x
+_INK = "#010203"  # stands for the page's text colour
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a stage called "$x" is a name, not mathematics
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "grid.color": _INK,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.6,
+}
+
+
+class Stage(NamedTuple):
+    """One training stage's curves; a column is NaN where the step did not log that key."""
+
+    name: str
+    step: np.ndarray  # [S], counted on from the stage before
+    columns: dict[str, np.ndarray]  # key -> [S]
+
+
+class Line(NamedTuple):
+    """One checkpoint's curve: fractions with their interval at x (budgets in tokens, or k)."""
+
+    label: str
+    colour: int  # index into COLOURS and MARKERS
+    x: np.ndarray  # [X]
+    mean: np.ndarray  # [X]
+    low: np.ndarray  # [X]
+    high: np.ndarray  # [X]
+    train_budget: float  # tokens, drawn as a ring where x has it; NaN: none
+
+
+def palette_css() -> str:
+    """The CSS variables --s0, --s1, … that the figures are drawn in, in light and in dark mode."""
+    light, dark = ("".join(f"--s{i}:{c[mode]};" for i, c in enumerate(COLOURS)) for mode in (0, 1))
+    return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+def read_number(row: dict, key: str) -> float:
+    """row[key] as a float; NaN where an older run did not log it, or where it is null."""
+    value = row[key] if key in row else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+
+
+def collect_stages(rows: list[dict]) -> list[Stage]:
+    """The stages of metrics.jsonl's `rows` (all of one kind, not empty), with every panel's keys.
+
+    A step that was logged twice (the run was resumed from before it) counts once, the last time.
+    """
+    keys = {key for panels in PANELS.values() for lines in panels.values() for key in lines}
+    stages, offset = [], 0
+    for name in dict.fromkeys(row["stage"] for row in rows):
+        steps = {row["step"]: row for row in rows if row["stage"] == name}
+        order = sorted(steps)
+        columns = {key: np.array([read_number(steps[s], key) for s in order]) for key in keys}
+        stages.append(Stage(str(name), np.array(order) + offset, columns))
+        offset += order[-1]
+    return stages
+
+
+def read_interval(table: dict, key: int) -> tuple[float, ...]:
+    """(mean, low, high) of an eval row's table at a budget or k; NaN: not measured, or null."""
+    values = table[str(key)] if str(key) in table else (None, None, None)
+    return tuple(math.nan if value is None else float(value) for value in values)
+
+
+def collect_lines(rows: list[dict], table: str, *, order: list[str]) -> list[Line]:
+    """One Line per row of eval.jsonl that has the `table` ("accuracy" or "pass_at_k").
+
+    A checkpoint's colour is its place in `order`, so that it is the same in every figure. Training
+    budgets are tokens, so they are drawn over test budgets only.
+    """
+    lines = []
+    for row in (row for row in rows if table in row):
+        x = sorted(int(key) for key in row[table])
+        if x:
+            intervals = np.array([read_interval(row[table], key) for key in x]).T  # [3, X]
+            train = read_number(row, "train_budget") if table == "accuracy" else math.nan
+            colour = order.index(row["stage"]) % len(COLOURS)
+            lines.append(Line(str(row["stage"]), colour, np.array(x), *intervals, train))
+    return lines
+
+
+def running_mean(y: np.ndarray, *, window: int) -> np.ndarray:
+    """Centred mean over `window` steps that skips NaN and shrinks at the ends; [S] -> [S].
+
+    out[i] = mean of the finite y[j], |j - i| <= (window - 1) / 2; NaN where there is none. Raises
+    ValueError unless `window` is odd and positive.
+
+    >>> running_mean(np.array([1.0, np.nan, 4.0, 6.0]), window=3)
+    array([1. , 2.5, 5. , 5. ])
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be odd and positive so that the mean is centred: {window}")
+    half, finite = window // 2, np.isfinite(y)
+    cut, ones = slice(half, half + len(y)), np.ones(window)
+    total = np.convolve(np.where(finite, y, 0.0), ones)[cut]
+    count = np.round(np.convolve(finite.astype(float), ones)[cut])
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str, title: str, window: int) -> str:
+    """Training curves as one SVG: faint raw points, their running mean, stage boundaries.
+
+    `lines` maps a column to its index in COLOURS; each needs one finite value somewhere. The mean
+    does not cross a stage boundary. `figure_id` must be unique in the page.
+    """
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = _panel()
+        for key, colour in lines.items():
+            light = COLOURS[colour][0]
+            for stage in stages:
+                x, y = stage.step, stage.columns[key]
+                if key in SETTINGS:
+                    axes.step(x, y, where="mid", color=light, lw=1.2, ls=(0, (4, 2)))
+                else:
+                    _dots(axes, x, y, light)
+                    axes.plot(x, running_mean(y, window=window), color=light, lw=1.6)
+        y = np.concatenate([stage.columns[key] for key in lines for stage in stages])
+        y = y[np.isfinite(y)]
+        if LOG.issuperset(lines) and y.min() > 0 and y.max() > 100 * y.min():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(numticks=6))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        elif y.min() >= 0:
+            axes.set_ylim(bottom=0, top=1.06 * y.max() if y.max() > 0 else 1)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlim(stages[0].step[0] - 0.5, stages[-1].step[-1] + 0.5)
+        for stage in stages if len(stages) > 1 else []:
+            if stage is not stages[0]:
+                axes.axvline(stage.step[0] - 0.5, color=_INK, lw=0.8, alpha=0.45)
+            _label(axes, stage.step[0] - 0.5, stage.name)
+        return _svg(figure, figure_id, title)
+
+
+def draw_intervals(lines: list[Line], *, figure_id: str, title: str, xlabel: str, train_budget: float) -> str:
+    """Accuracy in % over a log2 axis as one SVG: a line per checkpoint, its interval as a band.
+
+    `train_budget` (tokens; NaN: none) draws a vertical line and shades what lies beyond it, the
+    extrapolation. `figure_id` must be unique in the page.
+    """
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = _panel()
+        ticks = np.unique(np.concatenate([line.x for line in lines]))
+        left = np.fmin(ticks[0], train_budget) / 2**0.3  # fmin, fmax ignore NaN
+        right = np.fmax(ticks[-1], train_budget) * 2**0.3
+        if not math.isnan(train_budget):
+            axes.axvline(train_budget, color=_INK, lw=1, ls=(0, (4, 2)), alpha=0.7)
+            axes.axvspan(train_budget, right, color=_INK, alpha=0.06, lw=0)
+            _label(axes, train_budget, "trained with", align="right")
+            if ticks[-1] > train_budget:
+                _label(axes, train_budget, "beyond")
+        for line in lines:
+            light = COLOURS[line.colour][0]
+            marker = MARKERS[line.colour]
+            axes.fill_between(line.x, line.low, line.high, color=light, alpha=0.16, lw=0)
+            axes.plot(line.x, line.mean, color=light, lw=1.8, marker=marker, ms=4)
+            own = line.x == line.train_budget
+            axes.plot(line.x[own], line.mean[own], "o", ms=10, mfc="none", mec=light, mew=1.2)
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(left, right)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xlabel(xlabel)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+        return _svg(figure, figure_id, title)
+
+
+def _panel():
+    figure = Figure(figsize=(4.1, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _label(axes, x: float, text: str, align: str = "left") -> None:
+    """A small word above the axes, beside a vertical line at x."""
+    away = 4 if align == "left" else -4
+    place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
+    axes.annotate(text, (x, 1), (away, 2), ha=align, fontsize=8, alpha=0.8, **place)
+
+
+def _dots(axes, x, y, colour: str) -> None:
+    """Faint points as one path of zero-length strokes: a tenth of the bytes of SVG markers."""
+    keep = np.flatnonzero(np.isfinite(y))[:: 1 + len(y) // MAX_POINTS]
+    vertices = np.repeat(np.stack([x[keep], y[keep]], axis=-1), 2, axis=0)
+    path = Path(vertices, np.tile([Path.MOVETO, Path.LINETO], len(keep)))
+    path.should_simplify = False
+    style = {"lw": 2.6, "alpha": 0.3, "fill": False, "capstyle": "round"}
+    axes.add_patch(PathPatch(path, edgecolor=colour, **style))
+
+
+def _svg(figure: Figure, figure_id: str, title: str) -> str:
+    """The figure as an `<svg>` to inline: own ids, the page's colours, no metadata, no prologue."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    text = out.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    for index, (light, _) in enumerate(COLOURS):
+        text = text.replace(light, f"var(--s{index})")
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{figure_id}-", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

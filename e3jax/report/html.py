@@ -1,0 +1,397 @@
+"""The report of a run: RUN_DIR/report.html, one self-contained file made from the run's JSON lines.
+
+It puts what a run claims (accuracy per checkpoint and test budget with 95 % intervals, pass@k, the
+table behind Eq. 2) beside what one needs to doubt it (training curves, coloured rollouts, the
+config). It reads a run that is still going: what is missing is named in one sentence, and a line
+that a killed process left half-written is skipped and counted. All text of a model or a config is
+escaped, and nothing is loaded from the network.
+
+    python -m e3jax.report.html runs/countdown
+"""
+
+import argparse
+import json
+import math
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from e3jax.report import figures
+from e3jax.report.figures import read_interval, read_number
+
+SAMPLES = 10  # rollouts shown
+REQUIRED = {  # file -> keys without which a line means nothing
+    "metrics.jsonl": ("stage", "kind", "step"),
+    "eval.jsonl": ("stage", "set", "accuracy"),
+    "budget.jsonl": ("stage", "kappa", "minimum", "chosen", "satisfied", "rows"),
+    "eval_samples.jsonl": ("stage", "set", "prompt", "response", "attempts"),
+}
+BEHAVIOUR = ("attempts", "length", "give_up", "verdict_accuracy", "truncated")  # of "explore"
+PROTOCOL = ("problems", "samples", "temperature")  # keys of eval.jsonl, shown as they are
+XLABEL = {"accuracy": "test budget (tokens)", "pass_at_k": "k (samples)"}
+CAPTION = {
+    "accuracy": "Bands are 95 % intervals. Rings mark each checkpoint's training budget, the "
+    "dashed line that of the last one; what lies beyond it is extrapolation.",
+    "pass_at_k": "Share of problems that at least one of k samples solves, at the largest budget.",
+}
+RULE = (
+    "<p class='rule'>B<sub>tr</sub> = smallest B ≥ B<sub>0</sub> with J(2B) ≤ κ J(B)</p>"
+    "<p class='key'>e3 paper, coupled curriculum, Eq. 2; J is the accuracy in % of the model that "
+    "enters the stage, on the stage's problems.</p>"
+)
+# Colours: --s0 grey, --s1 blue, --s2 vermillion (figures.COLOURS).
+CSS = """
+:root{--ink:#1c2129;--soft:#5b6472;--page:#f7f7f5;--card:#fff;--rule:#dfe1e5;--mark:#0072b21c;
+--text:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;--code:ui-monospace,Menlo,monospace}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8ec;--soft:#9aa3b0;--page:#14171c;--card:#1d2128;
+--rule:#333943;--mark:#58aef02e}}
+*{box-sizing:border-box} body{margin:0 auto;max-width:1080px;padding:2.5rem 1.25rem 5rem;
+background:var(--page);color:var(--ink);font:16px/1.5 var(--text);font-variant-numeric:tabular-nums}
+h1{font-size:2rem;margin:0 0 .4rem;overflow-wrap:anywhere} h3{font-size:1rem;margin:1.8rem 0 .2rem}
+h2{font-size:1.3rem;margin:3rem 0 .6rem;padding-top:1rem;border-top:1px solid var(--rule)}
+h4{font:600 .9rem/1.4 var(--code);margin:0;overflow-wrap:anywhere} .rule{font-size:1.15rem;margin:0}
+.stages,.key,.none,.note,.facts,small,summary{color:var(--soft);font-size:.86rem}
+.note{border-left:3px solid var(--s2);padding-left:.7rem} .facts{margin:.15rem 0 .5rem}
+.lead{font-size:1.05rem;max-width:46em;margin:.2rem 0 .9rem} .key{max-width:60em;margin:.5rem 0}
+.scroll{overflow-x:auto} table{border-collapse:collapse;background:var(--card);border-radius:8px}
+th,td{padding:.5rem .8rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;
+font-weight:400} tr>:first-child{text-align:left} tbody th{font-weight:600}
+thead th{font-size:.86rem;color:var(--soft);vertical-align:bottom} tbody tr:last-child>*{border:0}
+th small,td small{display:block;font-size:.76rem;font-weight:400}
+tr.mark>*{background:var(--mark);font-weight:600} sup{font-size:.8em;line-height:0;color:var(--s1)}
+@media(max-width:600px){body{padding:1.2rem .8rem 3rem} th,td{padding:.4rem .45rem}
+tr>:first-child{position:sticky;left:0;background:var(--card)}}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));gap:1rem}
+figure{margin:0;padding:.8rem;background:var(--card);border:1px solid var(--rule);max-width:540px;
+border-radius:10px;display:flex;flex-direction:column;justify-content:space-between}
+svg{width:100%;height:auto} svg text{font-family:var(--text)!important}
+figcaption{font-size:.86rem} figcaption span{margin-right:.9rem;color:var(--soft)}
+span,i{display:inline-block} figcaption i{width:1.1em;border-top:3px solid var(--c);
+margin-right:.35em;vertical-align:.25em} figcaption i.dash{border-top:2px dashed var(--c)}
+article{background:var(--card);border:1px solid var(--rule);border-left:4px solid var(--s0);
+border-radius:8px;padding:.8rem 1rem;margin:.8rem 0} article.solved{border-left-color:var(--s1)}
+.key+.grid{margin-top:.9rem} .right{--c:var(--s1)} .wrong{--c:var(--s2)} .open{--c:var(--s0)}
+.chips{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.3rem}
+.chip{font:.8rem/1.4 var(--code);padding:.12rem .5rem;border-radius:5px;border:1px solid var(--c);
+background:color-mix(in srgb,var(--c) 14%,transparent);overflow-wrap:anywhere}
+pre{font:.8rem/1.5 var(--code);white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0;
+max-height:30rem;overflow:auto} pre:empty{display:none} summary{cursor:pointer;margin-top:.4rem}
+"""
+
+
+class Run(NamedTuple):
+    """What a run directory holds; a missing file is an empty list (None for the config)."""
+
+    config: Any
+    metrics: list[dict]
+    evals: list[dict]
+    budgets: list[dict]
+    samples: list[dict]
+    notes: list[str]  # sentences on what could not be read
+
+
+def read_jsonl(path: Path, *, required: tuple[str, ...]) -> tuple[list[dict], int]:
+    """The objects of a JSON-lines file with the `required` keys; how many other lines it has.
+
+    A process that is killed while it writes leaves half a line: the last one or, after a resume,
+    one glued to the next. A file that does not exist is ([], 0).
+    """
+    if not path.is_file():
+        return [], 0
+    rows, skipped = [], 0
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for line in filter(str.strip, text.split("\n")):  # splitlines() would cut at U+2028 in a text
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict) and row.keys() >= set(required):
+            rows.append(row)
+        else:
+            skipped += 1
+    return rows, skipped
+
+
+def load_run(run_dir: Path) -> Run:
+    """Read a run directory. Raises FileNotFoundError where `run_dir` holds no file of a run."""
+    if not any((run_dir / name).is_file() for name in ("config.json", *REQUIRED)):
+        raise FileNotFoundError(
+            f"{run_dir} holds none of config.json, {', '.join(REQUIRED)}: "
+            "give the directory that a training command wrote."
+        )
+    files, notes, config = [], [], None
+    for name, keys in REQUIRED.items():
+        rows, skipped = read_jsonl(run_dir / name, required=keys)
+        files.append(rows)
+        if skipped:
+            notes.append(f"{name}: {skipped} unreadable line{'s'[: skipped > 1]} skipped.")
+    if (run_dir / "config.json").is_file():
+        try:
+            config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            notes.append(f"config.json could not be read: {error}.")
+    return Run(config, *files, notes)
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write RUN_DIR/report.html from what the run has logged so far; returns its path.
+
+    Raises FileNotFoundError where `run_dir` is not a run directory.
+    """
+    run_dir = Path(run_dir)
+    run = load_run(run_dir)
+    latest = {(row["stage"], row["set"]): row for row in run.evals if row["accuracy"]}
+    sets = {}  # problem set -> its rows, first checkpoint first; measured twice: the last counts
+    for row in latest.values():
+        sets.setdefault(row["set"], []).append(row)
+    sections = {
+        "Result": _headline(sets),
+        "Accuracy against the test budget": _interval_figures(sets, "accuracy"),
+        "pass@k": _interval_figures(sets, "pass_at_k"),
+        "Training with RL": _training(run.metrics, "grpo"),
+        "Supervised training": _training(run.metrics, "sft"),
+        "Choice of the training budget": _budgets(run.budgets),
+        "Rollouts": _rollouts(run.samples),
+        "Config": _config(run.config),
+    }
+    body = "".join(f"<section><h2>{key}</h2>{text}</section>" for key, text in sections.items())
+    notes = "".join(f"<p class='note'>{_text(note)}</p>" for note in run.notes)
+    name = _text(run_dir.resolve().name)
+    page = (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='color-scheme' "
+        "content='light dark'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{name}</title><style>{figures.palette_css()}{CSS}</style></head><body><header>"
+        f"<h1>{name}</h1>{_stages(run.metrics)}{notes}</header><main>{body}</main></body></html>\n"
+    )
+    path = run_dir / "report.html"
+    path.write_text(page, encoding="utf-8", errors="replace")  # text may hold half a surrogate
+    return path
+
+
+def describe_result(rows: list[dict]) -> str:
+    """What a problem set's rows of eval.jsonl show, first checkpoint first: only what was measured.
+
+    First against last checkpoint at 1x, the last one's training budget where both were tested at
+    it, else their smallest common budget; then what the largest common budget adds to each.
+    """
+    first, last = rows[0], rows[-1]
+    budgets = sorted({int(b) for b in first["accuracy"]} & {int(b) for b in last["accuracy"]})
+    if not budgets:
+        return f"On {last['set']}, the first and the last checkpoint share no test budget."
+    train = read_number(last, "train_budget")
+    one, many = int(train) if train in budgets else budgets[0], budgets[-1]
+    start, start_many = (read_interval(first["accuracy"], b) for b in (one, many))
+    end, end_many = (read_interval(last["accuracy"], b) for b in (one, many))
+    what = f"the training budget of {last['stage']}" if train == one else "the smallest tested"
+    text = f"On {last['set']}, accuracy at {one} tokens ({what}) "
+    if first is last:
+        text += f"is {_percent(end[0])}% ({last['stage']})"
+    else:
+        text += f"goes from {_percent(start[0])}% ({first['stage']}) to {_percent(end[0])}% "
+        text += f"({last['stage']}): {_change(start, end)}"
+    if many == one:
+        return f"{text}. No larger budget was tested."
+    text += f". From {one} to {many} tokens ({many / one:.3g}x), {last['stage']} changes by "
+    text += _change(end, end_many)
+    if first is not last:
+        text += f", {first['stage']} by {_change(start, start_many)}"
+    return f"{text}."
+
+
+def _change(before: tuple, after: tuple) -> str:
+    overlap = before[1] <= after[2] and after[1] <= before[2]
+    note = " (the 95 % intervals overlap)" if overlap else ""
+    return f"{_format(100 * (after[0] - before[0]), '{:+.1f}')} points{note}"
+
+
+def _text(value: Any) -> str:
+    return escape(str(value))
+
+
+def _format(value: float, style: str) -> str:
+    return "n/a" if math.isnan(value) else style.format(value)
+
+
+def _percent(fraction: float) -> str:
+    return _format(100 * fraction, "{:.1f}")
+
+
+def _table(head: list[str], rows: list[list[str]], marked: set[int]) -> str:
+    """A table of cells that are already HTML; the rows in `marked` are highlighted."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = ""
+    for i, (name, *cells) in enumerate(rows):
+        mark = " class='mark'" if i in marked else ""
+        body += f"<tr{mark}><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class='scroll'>{table}</div>"
+
+
+def _stages(metrics: list[dict]) -> str:
+    """The run in one line: its stages, their steps, and their time where every step logged it."""
+    parts = []
+    for name, kind in dict.fromkeys((row["stage"], row["kind"]) for row in metrics):
+        rows = {row["step"]: row for row in metrics if (row["stage"], row["kind"]) == (name, kind)}
+        minutes = sum(read_number(row, "time/step_s") for row in rows.values()) / 60
+        time = _format(minutes, ", {:.1f} min") if not math.isnan(minutes) else ""
+        parts.append(f"<b>{_text(name)}</b> {_text(kind).upper()}, {len(rows)} steps{time}")
+    return f"<p class='stages'>{' → '.join(parts)}</p>"
+
+
+def _headline(sets: dict[str, list[dict]]) -> str:
+    if not sets:
+        return "<p class='none'>No evaluation yet: eval.jsonl is missing or empty.</p>"
+    out = []
+    for name, rows in sets.items():
+        budgets = sorted({int(budget) for row in rows for budget in row["accuracy"]})
+        values = np.array([[read_interval(row["accuracy"], b) for b in budgets] for row in rows])
+        best = np.nan_to_num(values[..., 0], nan=-1.0).max(axis=0)  # of [checkpoint, budget]
+        cells = []
+        for row, intervals in zip(rows, values):
+            cells.append([_text(row["stage"])])
+            for b, top, (mean, low, high) in zip(budgets, best, intervals):
+                text = f"<b>{_percent(mean)}</b>" if mean == top else _percent(mean)
+                ring = "<sup>◯</sup>" if read_number(row, "train_budget") == b else ""
+                cells[-1].append(f"{text}{ring}<small>{_percent(low)}, {_percent(high)}</small>")
+            cells[-1].append(_format(100 * (intervals[-1, 0] - intervals[0, 0]), "{:+.1f}"))
+        gain = f"gain<small>{budgets[0]} → {budgets[-1]}</small>"
+        head = ["checkpoint", *(f"{b}<small>tokens</small>" for b in budgets), gain]
+        out.append(f"<h3>{_text(name)}</h3><p class='lead'>{_text(describe_result(rows))}</p>")
+        counts = "".join(f"; {key} {rows[-1][key]}" for key in PROTOCOL if key in rows[-1])
+        key = "Accuracy in % with its 95 % interval; bold: best of the column; ◯: the training budget"
+        out += [_table(head, cells, set()), f"<p class='key'>{key}{_text(counts)}.</p>"]
+        out += [_behaviour(rows)]
+    return "".join(out)
+
+
+def _behaviour(rows: list[dict]) -> str:
+    cells = []
+    for row in (row for row in rows if "explore" in row):
+        values = (_format(read_number(row["explore"], key), "{:.3g}") for key in BEHAVIOUR)
+        cells.append([_text(row["stage"]), *values])
+    table = _table(["checkpoint", *BEHAVIOUR], cells, set())
+    return f"<details><summary>Exploration of the checkpoints</summary>{table}</details>"
+
+
+def _figure(title: str, legend: list[tuple[str, int, bool]], svg: str) -> str:
+    keys = ""
+    for label, colour, dashed in legend:
+        dash = "dash" if dashed else "solid"
+        keys += f"<span><i class='{dash}' style='--c:var(--s{colour})'></i>{_text(label)}</span>"
+    return f"<figure><figcaption><b>{_text(title)}</b><div>{keys}</div></figcaption>{svg}</figure>"
+
+
+def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
+    """A figure per problem set from eval.jsonl's `table`, "accuracy" or "pass_at_k"."""
+    order = list(dict.fromkeys(row["stage"] for rows in sets.values() for row in rows))
+    drawn = []
+    for i, (name, rows) in enumerate(sets.items()):
+        lines = figures.collect_lines(rows, table, order=order)
+        if lines:
+            ids = {"figure_id": f"{table}{i}", "title": str(name), "xlabel": XLABEL[table]}
+            svg = figures.draw_intervals(lines, train_budget=lines[-1].train_budget, **ids)
+            drawn.append(_figure(name, [(line.label, line.colour, False) for line in lines], svg))
+    if not drawn:
+        return f"<p class='none'>Nothing to draw: eval.jsonl has no {table} yet.</p>"
+    return f"<p class='key'>{CAPTION[table]}</p><div class='grid'>{''.join(drawn)}</div>"
+
+
+def _training(metrics: list[dict], kind: str) -> str:
+    rows = [row for row in metrics if row["kind"] == kind]
+    if not rows:
+        return f"<p class='none'>metrics.jsonl has no {kind.upper()} step.</p>"
+    stages = figures.collect_stages(rows)
+    window = 2 * int(stages[-1].step[-1] // 50) + 1
+    drawn, absent = [], []
+    for i, (title, labels) in enumerate(figures.PANELS[kind].items()):
+        logged = {k for k in labels for stage in stages if np.isfinite(stage.columns[k]).any()}
+        absent += [key for key in labels if key not in logged]
+        colours = {key: 1 + n for n, key in enumerate(labels) if key in logged}
+        if colours:
+            ids = {"figure_id": f"{kind}{i}", "title": title}
+            svg = figures.draw_training(stages, colours, window=window, **ids)
+            legend = [(labels[k], c, k in figures.SETTINGS) for k, c in colours.items()]
+            drawn.append(_figure(title, legend, svg))
+    text = f"Points are single steps, lines their running mean over {window} inside a stage."
+    text += f" Not logged: {', '.join(absent)}." if absent else ""
+    return f"<p class='key'>{text}</p><div class='grid'>{''.join(drawn)}</div>"
+
+
+def _budgets(choices: list[dict]) -> str:
+    if not choices:
+        return "<p class='none'>No stage chose its budget by Eq. 2: budget.jsonl has no line.</p>"
+    out = [RULE]
+    for choice in choices:
+        cells = []
+        for row in choice["rows"]:
+            j, doubled = (_percent(read_number(row, k)) for k in ("accuracy", "accuracy_doubled"))
+            ratio = _format(read_number(row, "ratio"), "{:.2f}")
+            satisfied = "yes" if row["satisfied"] else "no"
+            cells.append([_text(row["budget"]), j, doubled, ratio, satisfied])
+        marked = {i for i, row in enumerate(choice["rows"]) if row["chosen"]}
+        head = ["B (tokens)", "J(B)", "J(2B)", "J(2B) / J(B)", f"≤ κ = {_text(choice['kappa'])}"]
+        why = "the smallest that satisfies the rule" if choice["satisfied"] else "no B satisfies it"
+        counts = [f"{choice[key]} {key}" for key in ("problems", "samples") if key in choice]
+        text = f"Chosen: {choice['chosen']} tokens, {why}. B0 = {choice['minimum']} tokens. "
+        out.append(f"<h3>{_text(choice['stage'])}</h3>{_table(head, cells, marked)}")
+        out.append(f"<p class='key'>{_text(text + ', '.join(counts))}</p>")
+    return "".join(out)
+
+
+def _rollouts(samples: list[dict]) -> str:
+    if not samples:
+        return "<p class='none'>No rollouts yet: eval_samples.jsonl is missing or empty.</p>"
+    stage = samples[-1]["stage"]
+    shown = [sample for sample in samples if sample["stage"] == stage][:SAMPLES]
+    key = (
+        f"<p class='key'>The first {len(shown)} of {_text(stage)}, one chip per attempt: <span "
+        "class='chip right'>✓ the model's verdict on it is right</span> <span class='chip wrong'>✗ "
+        "its verdict is wrong</span> <span class='chip open'>· no verdict, or the truth is unknown"
+        "</span> ★ really a solution.</p>"
+    )
+    return key + "".join(_rollout(i, sample) for i, sample in enumerate(shown, 1))
+
+
+def _rollout(number: int, sample: dict) -> str:
+    chips = ""
+    for attempt in sample["attempts"]:
+        verdict, truth = attempt["verdict"], attempt["truth"]
+        style, sign = "open", "·"
+        if verdict is not None and truth is not None:
+            style, sign = ("right", "✓") if (verdict == "yes") == truth else ("wrong", "✗")
+        star = " ★" if truth else ""
+        chips += f"<li class='chip {style}'>{sign} {_text(attempt['text'])}{star}</li>"
+    facts = [_text(sample["set"])]
+    shown = ("target", "reward", "reason", "length", "answer")
+    facts += [f"{key} <b>{_text(sample[key])}</b>" for key in shown if key in sample]
+    facts += ["cut by the budget"] if "done" in sample and not sample["done"] else []
+    style = "solved" if read_number(sample, "reward") > 0 else "failed"
+    tail = _text(sample["tail"]) if "tail" in sample else ""
+    return (
+        f"<article class='{style}'><h4>{number}. {_text(sample['prompt'])}</h4><p class='facts'>"
+        f"{' · '.join(facts)}</p><ol class='chips'>{chips}</ol><pre>{tail}</pre><details><summary>"
+        f"full text</summary><pre>{_text(sample['response'])}</pre></details></article>"
+    )
+
+
+def _config(config: Any) -> str:
+    if config is None:
+        return "<p class='none'>There is no readable config.json.</p>"
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    return f"<details><summary>config.json</summary><pre>{_text(text)}</pre></details>"
+
+
+def main() -> None:
+    about = {"prog": "python -m e3jax.report.html", "description": "Write RUN_DIR/report.html."}
+    parser = argparse.ArgumentParser(**about)
+    parser.add_argument("run_dir", type=Path, help="the directory that a training command wrote")
+    try:
+        print(write_report(parser.parse_args().run_dir))
+    except FileNotFoundError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

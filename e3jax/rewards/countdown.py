@@ -1,0 +1,178 @@
+"""Countdown's grader: an exact parser instead of eval, and a reason for every verdict.
+
+The reference (ALGORITHMS A.4) checks digit runs and a character set, then calls eval: `**`, `//`
+and decimals get through, and `99**88**7` never returns (FACTS 4.2). Here the grammar is the task:
+
+    claim   = sum [ "=" ["-"] integer ]       the claim, if made, must be true
+    sum     = product { ("+" | "-") product }
+    product = signed { ("*" | "/") signed }
+    signed  = ["-"] ( integer | "(" sum ")" )
+
+× · − ÷ and LaTeX's \\times \\cdot \\div are other spellings of the operations. One minus sign is
+allowed, because it makes no positive target reachable that was not. Values are Fractions, and the
+three caps bound the work on any text.
+
+    grade_text(problem, "<answer> (1 + 2) * 3 </answer>")  # Grade(score=1.0, reason="correct")
+"""
+
+import operator
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from e3jax.rewards.extract import Grade, last_answer
+
+MAX_CHARS, MAX_DEPTH, MAX_DIGITS = 500, 32, 9
+SPELLINGS = {"×": "*", "·": "*", "÷": "/", "−": "-", r"\times": "*", r"\cdot": "*", r"\div": "/"}  # noqa: RUF001
+LEVELS = (
+    {"+": operator.add, "-": operator.sub},
+    {"*": operator.mul, "/": operator.truediv},
+)
+
+
+class ExpressionError(ValueError):
+    """An expression without a value; `reason` is the code for the log."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+def grade_text(problem, text: str, *, last_line_only: bool = False) -> Grade:
+    """A response (without its prompt) to a Countdown Problem -> Grade. Raises on no text.
+
+    In the calculator form the answer is read strictly left to right ("7 + 5 * 2" is 24). That the
+    display stays in 0..100 is a rule of the generator, not of the grader.
+    """
+    expression = last_answer(text, last_line_only=last_line_only)
+    if expression is None:
+        return Grade(0.0, "no_answer")
+    form, numbers, target = (problem.meta[key] for key in ("form", "numbers", "target"))
+    if form == "calculator":
+        try:
+            expression = left_to_right(expression)
+        except ExpressionError as error:
+            return Grade(0.0, error.reason)
+    elif form != "paper":
+        raise ValueError(f"{problem.id}: form {form!r} is neither 'paper' nor 'calculator'")
+    return grade_expression(expression, numbers=numbers, target=target)
+
+
+def grade_expression(expression: str, *, numbers: Sequence[int], target: int) -> Grade:
+    """1 if the expression uses every number exactly once and equals the target, else 0.
+
+    Reasons: the first met while reading out of too_long (any of the caps), malformed and
+    division_by_zero; then wrong_numbers, wrong_value (also for a false "= 9" at the end), correct.
+    """
+    try:
+        value, used, claimed = _read(expression)
+    except ExpressionError as error:
+        return Grade(0.0, error.reason)
+    if sorted(used) != sorted(numbers):
+        return Grade(0.0, "wrong_numbers")
+    if value != target or claimed != value:
+        return Grade(0.0, "wrong_value")
+    return Grade(1.0, "correct")
+
+
+def evaluate(expression: str) -> Fraction:
+    """The exact value; ExpressionError if there is none or the "= integer" at its end is false.
+
+    >>> evaluate("(1 + 2) / 3 = 1")
+    Fraction(1, 1)
+    """
+    value, _, claimed = _read(expression)
+    if claimed != value:
+        raise ExpressionError("wrong_value", f"{expression!r} claims {claimed}, but it is {value}")
+    return value
+
+
+def left_to_right(expression: str) -> str:
+    """A flat chain with the parentheses that a pocket calculator implies.
+
+    ExpressionError("malformed") for parentheses, a sign, or anything that is not numbers with
+    operations between them (and "= integer" at the end).
+
+    >>> left_to_right("7 + 5 * 2")
+    '((7+5)*2)'
+    """
+    tokens = _tokens(expression)
+    end = tokens.index("=") if "=" in tokens else len(tokens)
+    chain, claim = tokens[:end], tokens[end:]
+    numbers, ops = chain[::2], chain[1::2]
+    if len(numbers) != len(ops) + 1 or not all(map(_is_number, numbers)) or set(ops) - set("+-*/"):
+        raise ExpressionError("malformed", f"{expression!r} is not numbers joined by operations")
+    text = numbers[0]
+    for op, number in zip(ops, numbers[1:]):
+        text = f"({text}{op}{number})"
+    return text + "".join(claim)
+
+
+def _tokens(expression: str) -> list[str]:
+    """Integers and symbols in reading order, spellings unified; whitespace only separates."""
+    if len(expression) > MAX_CHARS:
+        raise ExpressionError("too_long", f"{len(expression)} characters, at most {MAX_CHARS}")
+    for spelling, symbol in SPELLINGS.items():
+        expression = expression.replace(spelling, symbol)
+    tokens = re.findall(r"[0-9]+|[^ \t\r\n]", expression)
+    for token in tokens:
+        if token not in "+-*/()=" and not _is_number(token):
+            raise ExpressionError("malformed", f"unexpected {token!r}")
+        if len(token) > MAX_DIGITS:
+            raise ExpressionError("too_long", f"an integer of {len(token)} digits")
+    return tokens
+
+
+def _is_number(token: str) -> bool:
+    return token[0] in "0123456789"
+
+
+def _read(expression: str) -> tuple[Fraction, list[int], Fraction]:
+    """-> value, the integers used, the claimed value (the value itself where none is claimed)."""
+    tokens = _tokens(expression)
+    claim = []
+    if "=" in tokens:
+        equals = tokens.index("=")
+        tokens, claim = tokens[:equals], tokens[equals + 1 :]
+        if not claim or claim[:-1] not in ([], ["-"]) or not _is_number(claim[-1]):
+            raise ExpressionError("malformed", f"{' '.join(claim)!r} after '=' is no integer")
+    used = [int(token) for token in tokens if _is_number(token)]
+    rest = tokens[::-1]  # a stack: the next token is the last
+    value = _chain(rest, level=0, depth=0)
+    if rest:
+        raise ExpressionError("malformed", f"unexpected {rest[-1]!r} after a complete expression")
+    return value, used, Fraction(int("".join(claim))) if claim else value
+
+
+def _chain(rest: list[str], *, level: int, depth: int) -> Fraction:
+    """Operands of the next level joined, left to right, by the operations of this one."""
+    if level == len(LEVELS):
+        return _signed(rest, depth=depth)
+    value = _chain(rest, level=level + 1, depth=depth)
+    while rest and rest[-1] in LEVELS[level]:
+        operation = LEVELS[level][rest.pop()]
+        right = _chain(rest, level=level + 1, depth=depth)
+        try:
+            value = operation(value, right)
+        except ZeroDivisionError as error:
+            raise ExpressionError("division_by_zero", f"{value} / 0") from error
+    return value
+
+
+def _signed(rest: list[str], *, depth: int) -> Fraction:
+    """An integer or a parenthesised sum, with at most one minus sign."""
+    if depth > MAX_DEPTH:
+        raise ExpressionError("too_long", f"parentheses nested deeper than {MAX_DEPTH}")
+    sign = 1
+    if rest and rest[-1] == "-":
+        rest.pop()
+        sign = -1
+    token = rest.pop() if rest else "the end"
+    if _is_number(token):
+        return Fraction(sign * int(token))
+    if token != "(":
+        raise ExpressionError("malformed", f"expected a number or '(', found {token!r}")
+    value = _chain(rest, level=0, depth=depth + 1)
+    if not rest or rest.pop() != ")":
+        raise ExpressionError("malformed", "a parenthesis is not closed")
+    return sign * value

@@ -1,0 +1,53 @@
+"""From logits and one uniform number per row to a token: temperature, top-k, top-p, inverse CDF.
+
+One uniform per (row, position) and no other randomness: a sample depends on its own key only, never on which
+rows happen to sit beside it. The log-probability and entropy returned are those of the *untruncated* tempered
+distribution, which is what the trainer computes; top-k and top-p change only what may be drawn.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def truncate(logit_jv: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
+    """Set to -inf all but the `top_k` largest (0: off), then all but the nucleus of mass `top_p` (1: off).
+
+    Nucleus (Holtzman et al. 2020): the smallest set of largest probabilities whose sum reaches top_p; the
+    token that crosses the threshold stays, so at least one token does. Ties with the smallest kept stay too.
+    """
+    if top_k:
+        kth = jax.lax.top_k(logit_jv, min(top_k, logit_jv.shape[-1]))[0][:, -1:]
+        logit_jv = jnp.where(logit_jv < kth, -jnp.inf, logit_jv)
+    if top_p < 1:
+        descending = -jnp.sort(-logit_jv, axis=-1)
+        p = jax.nn.softmax(descending, axis=-1)
+        before = jnp.cumsum(p, axis=-1) - p  # mass of the strictly larger ones
+        least = jnp.min(jnp.where(before < top_p, descending, jnp.inf), axis=-1, keepdims=True)
+        logit_jv = jnp.where(logit_jv < least, -jnp.inf, logit_jv)
+    return logit_jv
+
+
+def choose(
+    logit_jv: jax.Array, uniform_j: jax.Array, *, temperature: float, top_k: int, top_p: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """-> token [J] int32, its log-prob [J] and the entropy [J] (nats) under softmax(logits / temperature).
+
+    temperature=0 takes the largest logit and reports the distribution at temperature 1.
+    """
+    z = logit_jv.astype(jnp.float32) / (temperature or 1.0)
+    logp_jv = jax.nn.log_softmax(z, axis=-1)
+    p_jv = jnp.exp(logp_jv)
+    if temperature == 0:
+        token_j = jnp.argmax(z, axis=-1)
+    else:
+        allowed_jv = p_jv
+        if top_k or top_p < 1:
+            allowed_jv = jnp.where(jnp.isfinite(truncate(z, top_k=top_k, top_p=top_p)), p_jv, 0.0)
+        cdf_jv = jnp.cumsum(allowed_jv, axis=-1)
+        # the first token whose CDF exceeds u·total; u < 1, so it always has mass
+        token_j = jnp.sum(cdf_jv <= uniform_j[:, None] * cdf_jv[:, -1:], axis=-1)
+        token_j = jnp.minimum(token_j, z.shape[-1] - 1)
+    token_j = token_j.astype(jnp.int32)
+    logp_j = jnp.take_along_axis(logp_jv, token_j[:, None], axis=-1)[:, 0]
+    entropy_j = -jnp.sum(jnp.where(p_jv > 0, p_jv * logp_jv, 0.0), axis=-1)
+    return token_j, logp_j, entropy_j

@@ -1,0 +1,284 @@
+"""Countdown: combine the given numbers, each exactly once, so that they make a target.
+
+Two families. `paper_problem` is e3's (ALGORITHMS A.2, `generate_countdown_unbiased.ipynb` of the
+reference): random expressions over 0..99, kept if their value is an integer in 0..999.
+`calculator_problem` is ours, for models of 0.2M parameters: numbers 1..10, read strictly left to
+right as on a pocket calculator, so that one attempt is k - 1 small sums, easy to check and hard
+to guess. Answers are graded in rewards/countdown.py; the exact solver is here.
+
+    problem = calculator_problem(0, 7, numbers=3, split="train")  # "7 5 2 ?24"
+"""
+
+import hashlib
+import operator
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache, lru_cache
+from itertools import combinations, permutations, product
+
+import numpy as np
+
+from e3jax.tasks.problem import Problem
+
+PROMPT = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant "
+    "solves it. The assistant first thinks about the reasoning process in the mind and then "
+    "provides the user with the answer.\n"
+    "User: Using the numbers {numbers}, create an equation that equals {target}. You can use "
+    "basic arithmetic operations (+, -, *, /) and each number can only be used once. Show your "
+    "work in <think> </think> tags. And return the final answer in <answer> </answer> tags, for "
+    "example <answer> (1 + 2) / 3 </answer>.\n"
+    "Assistant: Let me solve this step by step.\n"
+)  # raw text, no chat template (ALGORITHMS A.3)
+
+OPERATIONS = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,  # exact: it only ever sees Fractions
+}
+CALCULATOR_OPS = "+-*"
+CALCULATOR_MOST = 100  # every intermediate lies in 0..100
+TABLE_SIZE = 4  # the solver tabulates up to this many numbers, and searches above
+
+Numbers = tuple[int, ...]
+Solution = tuple[Numbers, tuple[str, ...]]  # numbers in the order of use, operations between them
+
+
+def prompt(numbers: Numbers, target: int) -> str:
+    """The paper's raw prompt (PROMPT), with the numbers as a list: "[3, 5, 7]"."""
+    return PROMPT.format(numbers=list(numbers), target=target)
+
+
+def paper_problem(seed: int, index: int, *, numbers: int) -> Problem:
+    """Problem `index` of e3's Countdown with n = `numbers` numbers (ALGORITHMS A.2).
+
+    Operands uniform in 0..99 and operations uniform in + - * /; for n >= 3, with probability 1/2,
+    parentheses around two adjacent operands; drawn again until the value is an integer in 0..999.
+    The numbers are shown in the order of that expression, as in the reference: no permutation is
+    ever needed to solve it. Raises ValueError for n < 2.
+    """
+    if numbers < 2:
+        raise ValueError(f"numbers={numbers}: Countdown needs at least 2")
+    rng = np.random.default_rng([seed, numbers, index])
+    while True:
+        operands = rng.integers(0, 100, size=numbers).tolist()
+        ops = ["+-*/"[i] for i in rng.integers(4, size=numbers - 1)]
+        pair = None
+        if numbers >= 3 and rng.random() < 0.5:
+            pair = int(rng.integers(numbers - 1))  # the operation inside the parentheses
+        value = _value(operands, ops, pair)
+        if value is not None and value.denominator == 1 and 0 <= value <= 999:
+            break
+    given, target = tuple(operands), int(value)
+    return Problem(
+        id=f"countdown-paper-{numbers}-{seed}-{index}",
+        task="countdown",
+        question=prompt(given, target),
+        answer=str(target),
+        difficulty=f"{numbers} numbers",
+        meta={"form": "paper", "numbers": given, "target": target},
+    )
+
+
+def _value(operands: list[int], ops: list[str], pair: int | None) -> Fraction | None:
+    """Usual precedence, operation `pair` before all others; None on a division by zero."""
+    values, ops = [Fraction(x) for x in operands], list(ops)
+    try:
+        if pair is not None:
+            _collapse(values, ops, pair)
+        for level in ("*/", "+-"):
+            i = 0
+            while i < len(ops):
+                if ops[i] in level:
+                    _collapse(values, ops, i)
+                else:
+                    i += 1
+    except ZeroDivisionError:
+        return None
+    return values[0]
+
+
+def _collapse(values: list[Fraction], ops: list[str], i: int) -> None:
+    """Carry out operation i in place: one value and one operation fewer."""
+    values[i : i + 2] = [OPERATIONS[ops.pop(i)](values[i], values[i + 1])]
+
+
+# ---- the exact solver
+
+
+def reachable(numbers: Numbers) -> dict[Fraction, str]:
+    """Every value of an expression that uses each number exactly once -> one such expression.
+
+    At most 6, 68, 1170, 27142 values for 2..5 numbers (OEIS A140606), each number more
+    costs some 30 times as much: use `solve` above 5.
+
+    >>> sorted(int(v) for v in reachable((2, 3)) if v.denominator == 1)
+    [-1, 1, 5, 6]
+    """
+    return _reachable(tuple(sorted(numbers)), {})
+
+
+def solve(numbers: Numbers, target: int | Fraction) -> str | None:
+    """An expression over + - * / and parentheses, every number exactly once; None if none exists.
+
+    Subset dynamic programming in Fractions: value sets of up to four numbers are tabulated; above,
+    for every split into two groups and every value b of the smaller group, the other group is
+    asked for the at most six values that would give the target with b. Exact. The worst case is
+    no solution: on one CPU core some 0.05 s for 5 numbers, 0.3 s for 6, several seconds for 7.
+
+    >>> solve((3, 3, 8, 8), 24)
+    '(8/(3-(8/3)))'
+    """
+    if not numbers:
+        raise ValueError("numbers is empty: there is no expression to look for")
+    return _solve(tuple(sorted(numbers)), Fraction(target), {})
+
+
+def _splits(numbers: Numbers) -> set[tuple[Numbers, Numbers]]:
+    """Sorted numbers -> the ways to make two non-empty groups, the smaller group first."""
+    places, found = range(len(numbers)), set()
+    for size in range(1, len(numbers) // 2 + 1):
+        for chosen in combinations(places, size):
+            few = tuple(numbers[i] for i in chosen)
+            found.add((few, tuple(numbers[i] for i in places if i not in chosen)))
+    return found
+
+
+def _reachable(numbers: Numbers, tables: dict) -> dict[Fraction, str]:
+    if len(numbers) == 1:
+        return {Fraction(numbers[0]): str(numbers[0])}
+    if numbers not in tables:
+        found: dict[Fraction, str] = {}
+        for few, many in _splits(numbers):
+            left, right = _reachable(few, tables), _reachable(many, tables)
+            for (a, a_text), (b, b_text) in product(left.items(), right.items()):
+                made = [(a + b, f"({a_text}+{b_text})"), (a * b, f"({a_text}*{b_text})")]
+                made += [(a - b, f"({a_text}-{b_text})"), (b - a, f"({b_text}-{a_text})")]
+                if b:
+                    made.append((a / b, f"({a_text}/{b_text})"))
+                if a:
+                    made.append((b / a, f"({b_text}/{a_text})"))
+                for value, text in made:
+                    found.setdefault(value, text)
+        tables[numbers] = found
+    return tables[numbers]
+
+
+def _partners(target: Fraction, b: Fraction) -> Iterator[tuple[Fraction, str]]:
+    """The a for which one operation on a and b gives the target, and that operation's text.
+
+    Not listed: any a, where b = target = 0. Another split finds those: a number of the expression
+    for a as b, and 0 made out of the rest.
+    """
+    yield target - b, "({a}+{b})"
+    yield target + b, "({a}-{b})"
+    yield b - target, "({b}-{a})"
+    if b:
+        yield target / b, "({a}*{b})"
+        yield target * b, "({a}/{b})"
+    if b and target:
+        yield b / target, "({b}/{a})"
+
+
+def _solve(numbers: Numbers, target: Fraction, tables: dict) -> str | None:
+    if len(numbers) <= TABLE_SIZE:
+        table = _reachable(numbers, tables)
+        return table[target] if target in table else None
+    for few, many in sorted(_splits(numbers)):
+        for b, b_text in _reachable(few, tables).items():
+            for a, form in _partners(target, b):
+                a_text = _solve(many, a, tables)
+                if a_text is not None:
+                    return form.format(a=a_text, b=b_text)
+    return None
+
+
+# ---- calculator Countdown
+
+
+def calculator_problem(seed: int, index: int, *, numbers: int, split: str) -> Problem:
+    """Problem `index` of calculator Countdown with k = `numbers` numbers, of one split.
+
+    k numbers uniform in 1..10, then a target uniform over those that `calculator_reachable` lists,
+    drawn again until the instance (sorted numbers, target) belongs to `split`: a hash sends one
+    eighth of all instances to "test", whatever the seed. The question is "7 5 2 ?24".
+    Raises ValueError for k outside 2..6 and for another split.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split={split!r}: use 'train' or 'test'")
+    if not 2 <= numbers <= 6:
+        raise ValueError(f"numbers={numbers}: calculator Countdown is made for 2..6")
+    rng = np.random.default_rng([seed, numbers, index, int(split == "test")])
+    while True:
+        given = tuple(rng.integers(1, 11, size=numbers).tolist())
+        targets = _calculator_targets(tuple(sorted(given)))
+        if not targets:
+            continue
+        target, its_split = targets[rng.integers(len(targets))]
+        if its_split == split:
+            break
+    return Problem(
+        id=f"countdown-calculator-{split}-{numbers}-{seed}-{index}",
+        task="countdown",
+        question=f"{' '.join(map(str, given))} ?{target}",
+        answer=str(target),
+        difficulty=f"{numbers} numbers",
+        meta={"form": "calculator", "numbers": given, "target": target},
+    )
+
+
+def calculator_value(numbers_in_order: Numbers, ops: tuple[str, ...]) -> int | None:
+    """The display after the last key, strictly left to right; None if it ever leaves 0..100.
+
+    >>> calculator_value((7, 5, 2), ("+", "*"))
+    24
+    """
+    if len(ops) != len(numbers_in_order) - 1 or not set(ops) <= set(CALCULATOR_OPS):
+        raise ValueError(
+            f"{numbers_in_order} needs {len(numbers_in_order) - 1} operations out of {CALCULATOR_OPS!r}, got {ops}"
+        )
+    value = numbers_in_order[0]
+    for op, number in zip(ops, numbers_in_order[1:]):
+        value = OPERATIONS[op](value, number)
+        if not 0 <= value <= CALCULATOR_MOST:
+            return None
+    return value if 0 <= value <= CALCULATOR_MOST else None
+
+
+def calculator_text(numbers_in_order: Numbers, ops: tuple[str, ...]) -> str:
+    """A solution as the answer is written: "7 + 5 * 2", which a calculator reads as 24."""
+    pairs = zip(ops, numbers_in_order[1:])
+    return " ".join([str(numbers_in_order[0]), *(f"{op} {number}" for op, number in pairs)])
+
+
+@lru_cache(maxsize=1024)  # all of k = 3 and 4 (220 + 715 multisets)
+def calculator_reachable(sorted_numbers: Numbers) -> dict[int, tuple[Solution, ...]]:
+    """Targets 1..99 -> every solution (numbers in order, operations); shared, do not modify.
+
+    Tries k! orders times 3^(k-1) chains of operations: 54, 648, 9,720, 174,960 for k = 3..6.
+    Raises ValueError for numbers that are not sorted, which the cache would hold twice.
+
+    >>> calculator_reachable((2, 9))[7]
+    (((9, 2), ('-',)),)
+    """
+    if list(sorted_numbers) != sorted(sorted_numbers):
+        raise ValueError(f"{sorted_numbers} must be sorted")
+    found: dict[int, list[Solution]] = {}
+    for order in sorted(set(permutations(sorted_numbers))):
+        for ops in product(CALCULATOR_OPS, repeat=len(order) - 1):
+            value = calculator_value(order, ops)
+            if value is not None and 1 <= value <= 99:
+                found.setdefault(value, []).append((order, ops))
+    return {target: tuple(found[target]) for target in sorted(found)}
+
+
+@cache  # at most 99 pairs for each of the 7,997 multisets of 2 to 6 numbers
+def _calculator_targets(sorted_numbers: Numbers) -> tuple[tuple[int, str], ...]:
+    """The reachable targets, each with the split that its instance belongs to."""
+    targets = []
+    for target in calculator_reachable(sorted_numbers):
+        key = " ".join(map(str, (*sorted_numbers, target)))
+        eighth = hashlib.sha256(key.encode()).digest()[0] % 8
+        targets.append((target, "test" if eighth == 0 else "train"))
+    return tuple(targets)

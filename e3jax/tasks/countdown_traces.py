@@ -1,0 +1,115 @@
+"""Calculator Countdown in words: the format a tiny model thinks in, base traces that teach it, and its parser.
+
+    prompt    7 5 2 ?24
+    attempt   7 + 5 * 2 = 12 24 ?24 0 yes        proposal = display after each key, target, distance, verdict
+    answer    <answer> 7 + 5 * 2 </answer>
+
+An attempt proposes a whole expression before anything is computed (hard to guess), then checks it (easy): the
+verification–generation asymmetry of e3 Def. 4.1. The target and the distance are written out because without them
+models of this size do not learn the comparison (../shared/PROTOTYPE.md). The base traces often give up early by
+answering with a failed attempt, so the base model has the habit but does not use its budget; RL has to find that.
+
+    text = base_trace(problem, rng, solution_rate=0.2, give_up=0.35, persistent=0.1, give_up_persistent=0.03,
+                      most_attempts=16)
+"""
+
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+
+from e3jax.tasks.countdown import (
+    CALCULATOR_MOST,
+    OPERATIONS,
+    calculator_reachable,
+    calculator_text,
+    calculator_value,
+)
+from e3jax.tasks.problem import Problem
+
+YES, NO = "yes", "no"
+NUMBERS = [str(n) for n in range(CALCULATOR_MOST + 1)]
+TARGETS = [f"?{n}" for n in range(1, 100)]
+WORDS = ("+", "-", "*", "=", YES, NO, "<answer>", "</answer>", *NUMBERS, *TARGETS)
+
+
+class Attempt(NamedTuple):
+    """One checked proposal in a response."""
+
+    text: str  # up to and including the verdict
+    proposal: str  # the expression before "="
+    verdict: bool | None  # what the model says; None when it never gets to say
+    truth: bool  # whether the proposal uses the numbers, each once, and makes the target
+
+
+def solves(proposal: str, problem: Problem) -> bool:
+    """Exact truth of a proposal such as "7 + 5 * 2"; anything malformed is no solution."""
+    words = proposal.split()
+    numbers, ops = words[::2], tuple(words[1::2])
+    if len(words) % 2 == 0 or not set(numbers) <= set(NUMBERS) or not set(ops) <= {"+", "-", "*"}:
+        return False
+    order = tuple(int(n) for n in numbers)
+    if sorted(order) != sorted(problem.meta["numbers"]):
+        return False
+    return calculator_value(order, ops) == problem.meta["target"]
+
+
+def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
+    """A response -> its attempts, and the rest (the answer, or what the budget cut off).
+
+    An attempt ends at its verdict; a proposal that was cut before its verdict is part of the rest.
+    """
+    attempts, start, words = [], 0, text.split()
+    for i, word in enumerate(words):
+        if word == "<answer>":
+            break
+        if word in (YES, NO):
+            attempt = words[start : i + 1]
+            proposal = " ".join(attempt[: attempt.index("=")] if "=" in attempt else attempt[:-1])
+            truth = solves(proposal, problem)
+            attempts.append(Attempt(" ".join(attempt), proposal, word == YES, truth))
+            start = i + 1
+    return attempts, " ".join(words[start:])
+
+
+@lru_cache(maxsize=4096)
+def _proposals(sorted_numbers: tuple[int, ...]) -> tuple[tuple[str, str, int], ...]:
+    """Every expression that stays in 0..100: (proposal, displays, value)."""
+    found = []
+    for solutions in calculator_reachable(sorted_numbers).values():
+        for order, ops in solutions:
+            shown = list(accumulate(zip(ops, order[1:]), lambda v, on: OPERATIONS[on[0]](v, on[1]), initial=order[0]))
+            found.append((calculator_text(order, ops), " ".join(map(str, shown[1:])), shown[-1]))
+    return tuple(found)
+
+
+def base_trace(
+    problem: Problem,
+    rng: np.random.Generator,
+    *,
+    solution_rate: float,
+    give_up: float,
+    persistent: float,
+    give_up_persistent: float,
+    most_attempts: int,
+) -> str:
+    """A response of the synthetic base policy: random attempts, each honestly checked, often given up.
+
+    Each attempt is a solution with probability `solution_rate`, otherwise any expression that stays in 0..100.
+    After a failed attempt the trace answers with it with probability `give_up` (`give_up_persistent` in a share
+    `persistent` of traces), and at the latest after `most_attempts`.
+    """
+    target = problem.meta["target"]
+    proposals = _proposals(tuple(sorted(problem.meta["numbers"])))
+    right = [p for p in proposals if p[2] == target]
+    stop = give_up_persistent if rng.random() < persistent else give_up
+    words = []
+    for i in range(most_attempts):
+        pool = right if rng.random() < solution_rate else proposals
+        proposal, displays, value = pool[rng.integers(len(pool))]
+        verdict = YES if value == target else NO
+        words.append(f"{proposal} = {displays} ?{target} {abs(value - target)} {verdict}")
+        if verdict == YES or rng.random() < stop or i + 1 == most_attempts:
+            return " ".join([*words, f"<answer> {proposal} </answer>"])
+    raise ValueError(f"most_attempts={most_attempts} leaves no attempt: use 1 or more")

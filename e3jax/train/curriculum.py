@@ -1,0 +1,198 @@
+"""The command: stages in order, each evaluated when it ends; killed anywhere, the same command continues.
+
+    python -m e3jax.train.curriculum --config=configs/quickstart.py --workdir=runs/quickstart
+
+e3's coupled curriculum (§6): a stage is (data difficulty, token budget, steps); a budget of 'auto' is chosen by Eq. 2
+on the stage's own problems with the model that enters it, and the table it saw is kept in budget.jsonl. Each
+stage has its own optimiser, and its KL reference is the model it started from (ALGORITHMS A.6).
+"""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from e3jax.checkpoint.store import Store
+from e3jax.curriculum.budget import choose_budget
+from e3jax.eval.harness import evaluate, pass_at_ks, sample_line
+from e3jax.flags import run_command
+from e3jax.models.qwen3 import init_params
+from e3jax.report.html import write_report
+from e3jax.sharding import assert_sharded, param_shardings
+from e3jax.tasks.stream import problems_at
+from e3jax.train import grpo, sft
+from e3jax.train.number_features import number_features
+from e3jax.train.setup import Run, make_run
+
+BUDGET_KEY, EVAL_KEY, PASS_KEY = (
+    1_000_001,
+    1_000_002,
+    1_000_003,
+)  # "steps" that no training step uses
+
+
+def initial_params(run: Run, *, number_embeddings: bool, init_from: str):
+    """Random parameters, or a stage's checkpoint `RUN/checkpoints/STAGE/STEP`; placed on the mesh."""
+    abstract = jax.eval_shape(lambda: init_params(run.model, jax.random.key(0)))
+    shardings = param_shardings(abstract, run.mesh)
+    params = jax.jit(lambda: init_params(run.model, jax.random.key(run.seed)), out_shardings=shardings)()
+    if number_embeddings:
+        params["embed_vd"] = number_features(params["embed_vd"], run.tokenizer.words)
+    if init_from:
+        params = Store.load_params(init_from, params)
+    assert_sharded(params)
+    return params
+
+
+def problem_set(run: Run, numbers, *, split: str, count: int):
+    """`count` problems of one difficulty, the same in every stage of a run."""
+    return problems_at(form=run.form, numbers=numbers, seed=run.seed, split=split, start=0, count=count)
+
+
+def automatic_budget(
+    run: Run, params, *, stage: str, stage_index: int, numbers, budgets, kappa: float, problems: int, samples: int,
+    temperature: float, sampler: dict,
+) -> int:  # fmt: skip
+    """Eq. 2 on `problems` training problems of the stage; asked once, then read from budget.jsonl."""
+    for line in run.log.read("budget.jsonl"):
+        if line["stage"] == stage:
+            return line["chosen"]
+    grid = sorted({m * b for b in budgets for m in (1, 2)})
+    asked = problem_set(run, numbers, split="train", count=problems)
+    with run.log.phase(f"{stage}: budget by Eq. 2", total=problems * samples) as phase:
+        line, graded = evaluate(
+            run.model, params, run.tokenizer, asked, key=run.key(stage_index, BUDGET_KEY), samples=samples,
+            budgets=grid, temperature=temperature, sampler=sampler, on_finished=phase.advance,
+        )  # fmt: skip
+    accuracy = {b: line["accuracy"][str(b)][0] for b in grid}
+    # B0: the mean response length of the incoming model on these problems (e3 §6.1), at the smallest candidate budget
+    minimum = float(np.minimum(graded.response_len_b, min(budgets)).mean())
+    chosen, rows = choose_budget(accuracy, budgets=budgets, minimum=minimum, kappa=kappa)
+    satisfied = any(row["chosen"] and row["satisfied"] for row in rows)
+    run.log.append(
+        "budget.jsonl",
+        {"stage": stage, "kappa": kappa, "minimum": minimum, "chosen": chosen, "satisfied": satisfied, "rows": rows,
+         "problems": problems, "samples": samples},
+    )  # fmt: skip
+    run.log.say(f"{stage}: Eq. 2 chose a budget of {chosen} tokens (kappa {kappa})")
+    return chosen
+
+
+def evaluate_stage(
+    run: Run, params, *, stage: str, train_budget: int | None, sets: dict, problems: int, samples: int, budgets,
+    temperature: float, pass_ks, pass_problems: int, pass_budget: int, shown: int, sampler: dict,
+) -> None:  # fmt: skip
+    """Accuracy at every budget and pass@k on every held-out set; sets that eval.jsonl already has are left out."""
+    known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage}
+    common = dict(temperature=temperature, sampler=sampler)
+    for index, name in enumerate(sorted(sets)):
+        if name in known:
+            continue
+        asked = problem_set(run, sets[name], split="test", count=problems)
+        with run.log.phase(f"{stage}: eval, {name}", total=problems * samples) as phase:
+            line, graded = evaluate(
+                run.model, params, run.tokenizer, asked, key=run.key(index, EVAL_KEY), samples=samples,
+                budgets=budgets, on_finished=phase.advance, **common,
+            )  # fmt: skip
+        with run.log.phase(f"{stage}: pass@k, {name}", total=pass_problems * max(pass_ks)) as phase:
+            _, many = evaluate(
+                run.model, params, run.tokenizer, asked[:pass_problems], key=run.key(index, PASS_KEY),
+                samples=max(pass_ks), budgets=(pass_budget,), on_finished=phase.advance, **common,
+            )  # fmt: skip
+        line |= {
+            "pass_at_k": pass_at_ks(many, max(pass_ks), pass_ks),
+            "pass_at_k_budget": pass_budget,
+        }
+        run.log.keep("eval_samples.jsonl", lambda old, n=name: (old["stage"], old["set"]) != (stage, n))
+        for i in range(min(shown, len(asked))):
+            run.log.append(
+                "eval_samples.jsonl",
+                {"stage": stage, "set": name, **sample_line(graded, i * samples)},
+            )
+        run.log.append("eval.jsonl", {"stage": stage, "set": name, "train_budget": train_budget, **line})
+
+
+def final_table(run: Run) -> Table:
+    """Accuracy by problem set, checkpoint and budget, as the terminal shows it."""
+    lines = run.log.read("eval.jsonl")
+    budgets = lines[0]["budgets"]
+    table = Table(title="accuracy [%] (95 % interval) by test budget in tokens")
+    for column in (
+        "problems",
+        "after",
+        *map(str, budgets),
+        "attempts",
+        "give-up",
+        "verdicts right",
+    ):
+        table.add_column(column, justify="left" if column in ("problems", "after") else "right")
+    for line in sorted(lines, key=lambda x: x["set"]):
+        cells = [
+            f"{100 * m:.1f} ({100 * lo:.1f}–{100 * hi:.1f})"
+            for m, lo, hi in map(line["accuracy"].get, map(str, budgets))
+        ]
+        e = line["explore"]
+        table.add_row(
+            line["set"],
+            line["stage"],
+            *cells,
+            f"{e['attempts']:.1f}",
+            f"{e['give_up']:.2f}",
+            f"{e['verdict_accuracy']:.3f}",
+        )
+    return table
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Run config.order's stages; ends with the table and RUN/report.html."""
+    run = make_run(config, workdir)
+    sampler, rl = config.sampler.to_dict(), config.grpo.to_dict()
+    first_step, budget = 0, None
+    with jax.set_mesh(run.mesh):
+        params = initial_params(run, **config.init)
+        for index, name in enumerate(config.order):
+            stage = config.stages[name].to_dict()
+            kind = stage.pop("kind")
+            where = dict(stage=name, stage_index=index, first_step=first_step)
+            if kind == "sft":
+                params = sft.train(
+                    run,
+                    params,
+                    **where,
+                    **stage,
+                    **config.sft.to_dict(),
+                    optim=config.optim.to_dict(),
+                )
+            else:
+                budget = stage.pop("budget")
+                if budget == "auto":
+                    budget = automatic_budget(
+                        run, params, stage=name, stage_index=index, numbers=stage["numbers"],
+                        temperature=rl["temperature"], sampler=sampler, **config.budget_rule,
+                    )  # fmt: skip
+                params = grpo.train(
+                    run,
+                    params,
+                    **where,
+                    **stage,
+                    budget=budget,
+                    **rl,
+                    optim=config.optim.to_dict(),
+                    sampler=sampler,
+                )
+            evaluate_stage(
+                run,
+                params,
+                stage=name,
+                train_budget=budget,
+                sampler=sampler,
+                **config.eval.to_dict(),
+            )
+            first_step += stage["steps"]
+    run.log.console.print(final_table(run))
+    run.log.say(f"report: {write_report(run.workdir)}")
+    run.log.close()
+
+
+if __name__ == "__main__":
+    run_command(main)

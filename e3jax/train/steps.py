@@ -1,0 +1,23 @@
+"""What every trainer shares of the compiled program: tokens -> log-probs, with and without gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from e3jax.losses.tokens import next_token_logp_and_entropy
+from e3jax.models.qwen3 import Qwen3, unembedding
+
+
+def forward(model: Qwen3, params, token_bt, *, temperature, chunk, position_bt=None, segment_bt=None):
+    """Log-prob and entropy [B, T] of every token under softmax(logits / temperature), in float32."""
+    if position_bt is None:
+        position_bt = jnp.broadcast_to(jnp.arange(token_bt.shape[1]), token_bt.shape)
+    hidden, _ = model.apply({"params": params}, token_bt, position_bt, segment_bt=segment_bt)
+    return next_token_logp_and_entropy(hidden, unembedding(params), token_bt, temperature=temperature, chunk=chunk)
+
+
+@partial(jax.jit, static_argnames=("model", "temperature", "chunk"))
+def score(model: Qwen3, params, token_bt, *, temperature: float, chunk: int) -> jax.Array:
+    """Log-prob [B, T] of every token, no gradients: the old policy, the KL reference, parity with the sampler."""
+    return forward(model, params, token_bt, temperature=temperature, chunk=chunk)[0]

@@ -1,0 +1,55 @@
+"""Axis legend and the structs that travel between modules.
+
+Axes, one letter each, used in names (`wq_dnh`), einsums and comments of the whole project:
+
+    B batch of sequences      T time (tokens)        D model width      N query heads
+    P prompts                 S cache length         F mlp width        K key/value heads
+    G samples per prompt      V vocabulary           H head width       R = N // K
+    L layers                  J decode slots
+
+Everything per token is aligned with the token itself: `logp[b, t]` is log p(tokens[b, t] | tokens[b, :t]),
+`weight[b, t]` is its share of the loss. Sequences are prompt, response, padding, in this order
+(right-padded), so a token's position is its index.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+
+class UserError(ValueError):
+    """Something the person at the command line can mend; the message says what, its value, and how."""
+
+
+class Rollouts(NamedTuple):
+    """What the sampler returns, in request order, as host arrays (numpy)."""
+
+    tokens: Any  # [B, T] int32: prompt, response, padding
+    prompt_len: Any  # [B] int32
+    length: Any  # [B] int32: prompt + response, the final EOS included
+    logp: Any  # [B, T] float32, of the sampled token under the untruncated tempered distribution; 0 elsewhere
+    entropy: Any  # [B, T] float32, nats, of that distribution; 0 elsewhere
+    sampled: Any  # [B, T] bool: False on the prompt, on padding and on forced tokens; True on a sampled EOS
+    done: Any  # [B] bool: False when the budget ended the response
+
+
+@struct.dataclass
+class Batch:
+    """One (micro-)batch for a policy-gradient step; rows of all-zero weight are padding."""
+
+    tokens: jax.Array  # [B, T] int32
+    weight: jax.Array  # [B, T] float32: loss mask / global denominator, so that a loss is Σ weight·term
+    advantage: jax.Array  # [B, T] float32
+    old_logp: jax.Array  # [B, T] float32: the policy at the start of the update
+    ref_logp: jax.Array  # [B, T] float32: the KL reference (the stage's start)
+    rollout_logp: jax.Array  # [B, T] float32: the sampler's own
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step changes. Nothing random: keys are fold_in(seed, stage, step, index)."""
+
+    step: jax.Array  # [] int32: optimiser updates done in this stage
+    params: Any
+    opt_state: Any

@@ -1,0 +1,34 @@
+from setuptools import find_packages, setup
+
+HF = ["transformers>=5", "safetensors"]
+TEST = ["pytest", "pytest-xdist", "jaxtyping", "beartype", "ruff"]
+
+setup(
+    name="e3jax",
+    version="0.1.0",
+    description="Train language models to explore in context, and measure whether longer thinking keeps helping.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["e3jax", "e3jax.*"]),
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "ml-collections>=1.1",
+        "absl-py",
+        "etils[epath]",
+        "numpy",
+        "rich",  # progress lines and the final table
+        "matplotlib",  # the report's figures
+        "tensorboardX",  # TensorBoard files without TensorFlow
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "gpu": ["jax[cuda12]"],
+        "hf": HF,  # real tokenizers
+        "wandb": ["wandb"],
+        "test": TEST,
+        "parity": [*HF, "torch"],  # transformers' Qwen3 as the reference
+    },
+)

@@ -1,0 +1,110 @@
+"""Imports point down only; the first layer knows nothing of jax; nothing is read with a silent default."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RANKS = {
+    "types": 0, "sharding": 0,
+    "tasks": 1, "rewards": 1, "tokenizer": 1,
+    "losses": 2, "curriculum": 2, "metrics": 2,
+    "models": 3,
+    "sampler": 4, "checkpoint": 4, "log": 4, "flags": 4,
+    "eval": 5,
+    "report": 6, "train": 6,
+}  # fmt: skip
+HEAVY = {
+    "matplotlib": {"report/figures.py"},
+    "transformers": {"tokenizer.py"},
+    "tensorboardX": {"log.py"},
+    "wandb": {"log.py"},
+    "orbax": {"checkpoint/store.py"},
+}
+
+
+def modules():
+    for path in sorted((ROOT / "e3jax").rglob("*.py")):
+        yield path.relative_to(ROOT / "e3jax").as_posix(), ast.parse(path.read_text())
+
+
+def imports(tree):
+    """Every import of a file, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ([f"{node.module}.{a.name}" for a in node.names] if node.module == "e3jax" else [node.module])
+            if node.module and node.module.startswith("e3jax."):
+                yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+def part(name: str) -> str:
+    return name.split("/")[0].removesuffix(".py")
+
+
+def test_imports_point_down():
+    """A file may import lower layers and its own folder."""
+    wrong = []
+    for name, tree in modules():
+        if name.endswith("__init__.py"):
+            continue
+        for imported in imports(tree):
+            if imported.startswith("e3jax."):
+                other = imported.split(".")[1]
+                if (
+                    other != part(name)
+                    and RANKS[other] >= RANKS[part(name)]
+                    and not (part(name) in ("rewards", "train") and other in ("tasks", "report"))
+                ):
+                    wrong.append(f"{name} imports {imported}")
+    assert not wrong, wrong
+
+
+def test_every_part_has_a_rank():
+    """A new folder without a rank would be free of the rule."""
+    assert {part(name) for name, _ in modules()} - {"__init__"} == set(RANKS)
+
+
+def test_heavy_libraries_have_one_home():
+    for name, tree in modules():
+        for imported in imports(tree):
+            home = HEAVY.get(imported.split(".")[0])
+            assert home is None or name in home, f"{name} imports {imported}"
+
+
+def test_tasks_and_rewards_do_not_load_jax():
+    """Problem generators and graders run in data workers and on laptops without jax."""
+    code = (
+        "import sys; sys.modules['jax'] = None\n"
+        "import e3jax.tasks.stream, e3jax.tasks.countdown_traces, e3jax.rewards.grade, e3jax.tokenizer"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_no_get_on_configs():
+    """`config.get('warm_up_steps', 0)` is 0 for ever when the field is called warmup_steps (STYLE 2.5)."""
+    for path in [*(ROOT / "configs").glob("*.py"), *(ROOT / "e3jax/train").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+                assert "config" not in ast.unparse(node.func.value), f"{path}: {ast.unparse(node)}"
+
+
+def test_nothing_happens_at_import():
+    """Modules hold definitions, constants and imports; no statement with an effect."""
+    allowed = (
+        ast.Import,
+        ast.ImportFrom,
+        ast.FunctionDef,
+        ast.ClassDef,
+        ast.Assign,
+        ast.AnnAssign,
+        ast.If,
+    )
+    for name, tree in modules():
+        for node in tree.body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            assert docstring or isinstance(node, allowed), f"{name}:{node.lineno}"
+            if isinstance(node, ast.If):
+                assert ast.unparse(node.test) == "__name__ == '__main__'", f"{name}:{node.lineno}"

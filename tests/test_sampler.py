@@ -1,0 +1,198 @@
+"""The sampler tells the truth about its log-probs, and its schedule changes nothing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from e3jax.models.presets import preset
+from e3jax.models.qwen3 import Qwen3, init_params
+from e3jax.sampler import decode
+from e3jax.sampler.choose import choose, truncate
+from e3jax.sampler.slots import sample
+from e3jax.train.steps import score
+
+EOS, PAD = 1, 0
+PLAIN = dict(top_k=0, top_p=1.0)
+
+
+def draw(model, params, prompts, *, ids=None, samples=3, budget=24, temperature=1.0, key=7, **schedule):
+    schedule = dict(slots=16, block=8, prefill_rows=4) | schedule
+    ids = range(len(prompts)) if ids is None else ids
+    return sample(
+        model, params, prompts, ids=ids, key=jax.random.key(key), samples=samples, budget=budget, eos=EOS, pad=PAD,
+        temperature=temperature, **PLAIN, **schedule,
+    )  # fmt: skip
+
+
+def ragged_prompts(count, vocab, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(2, vocab, rng.integers(1, 9)).tolist() for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def sharp(tiny):
+    """A tiny model whose logits are spread enough that EOS and repeats occur."""
+    model, params = tiny
+    return model, params | {"embed_vd": params["embed_vd"] * 8}
+
+
+# ---- one step: choose
+
+
+def test_inverse_cdf_by_hand():
+    """p = .5, .3, .2: u = .49 -> 0, .51 -> 1, .81 -> 2; a token of zero mass is never drawn."""
+    logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]] * 3))
+    token, logp, entropy = choose(logits, jnp.array([0.49, 0.51, 0.81]), temperature=1.0, **PLAIN)
+    assert token.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(logp, np.log([0.5, 0.3, 0.2]), rtol=1e-6)
+    np.testing.assert_allclose(entropy, -np.sum([p * np.log(p) for p in (0.5, 0.3, 0.2)]), rtol=1e-6)
+    masked = jnp.array([[-jnp.inf, 0.0, -jnp.inf]] * 2)
+    assert choose(masked, jnp.array([0.0, 1 - 2**-23]), temperature=1.0, **PLAIN)[0].tolist() == [
+        1,
+        1,
+    ]
+
+
+def test_frequencies_follow_the_tempered_distribution():
+    """20,000 draws at temperature 0.5 within 4 σ of p² / Σp²."""
+    p = np.array([0.5, 0.3, 0.2])
+    u = jax.random.uniform(jax.random.key(0), (20_000,))
+    token, _, _ = choose(jnp.tile(jnp.log(p)[None], (20_000, 1)), u, temperature=0.5, **PLAIN)
+    want = p**2 / (p**2).sum()
+    got = np.bincount(token, minlength=3) / 20_000
+    assert (abs(got - want) < 4 * np.sqrt(want * (1 - want) / 20_000)).all()
+
+
+def test_truncation_by_hand():
+    """top-p .7 of (.5, .3, .2) keeps the two that reach it; top-k 1 keeps one; log-probs stay untruncated."""
+    logits = jnp.log(jnp.array([[0.2, 0.5, 0.3]]))
+    assert jnp.isfinite(truncate(logits, top_k=0, top_p=0.7))[0].tolist() == [False, True, True]
+    assert jnp.isfinite(truncate(logits, top_k=0, top_p=1e-6))[0].tolist() == [False, True, False]
+    assert jnp.isfinite(truncate(logits, top_k=1, top_p=1.0))[0].tolist() == [False, True, False]
+    token, logp, _ = choose(logits, jnp.array([0.999]), temperature=1.0, top_k=0, top_p=0.7)
+    assert token.tolist() == [2]
+    np.testing.assert_allclose(logp, np.log([0.3]), rtol=1e-6)  # renormalised it would be log .375
+
+
+# ---- the whole sampler
+
+
+def check_parity(model, params, rollouts, temperature):
+    """Teacher-forced log-probs of whole rows, against what the sampler said while it cached and refilled."""
+    again = score(model, params, rollouts.tokens, temperature=temperature, chunk=4096)
+    assert rollouts.sampled.any()
+    np.testing.assert_allclose(np.asarray(again)[rollouts.sampled], rollouts.logp[rollouts.sampled], atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logp_equals_teacher_forcing(sharp, temperature):
+    """Temperature forgotten on one side, or padding attended, shows as a ratio ≠ 1 at the first update."""
+    model, params = sharp
+    rollouts = draw(model, params, ragged_prompts(10, 210), temperature=temperature)
+    assert 0 < rollouts.done.mean() < 1  # both endings occur
+    check_parity(model, params, rollouts, temperature)
+
+
+def test_logp_equals_teacher_forcing_at_real_widths():
+    """Two layers of Qwen3-0.6B's widths and its whole vocabulary."""
+    config = dataclasses.replace(preset("qwen3-0.6b"), layers=2)
+    model = Qwen3(config, dtype=jnp.float32, remat="none")
+    params = init_params(model, jax.random.key(0))
+    prompts = ragged_prompts(3, config.vocab_size)
+    check_parity(model, params, draw(model, params, prompts, samples=2, budget=10, slots=4), 1.0)
+
+
+def plain_greedy(model, params, prompt, budget):
+    """One prompt, no cache, no slots: the whole sequence again for every token."""
+    tokens = list(prompt)
+    for _ in range(budget):
+        token = jnp.zeros((1, 40), jnp.int32).at[0, : len(tokens)].set(jnp.array(tokens))
+        hidden, _ = model.apply({"params": params}, token, jnp.arange(40)[None])
+        tokens.append(int(jnp.argmax(params["embed_vd"] @ hidden[0, len(tokens) - 1])))
+        if tokens[-1] == EOS:
+            break
+    return tokens
+
+
+@pytest.mark.parametrize("schedule", [dict(slots=16), dict(slots=16, block=3, prefill_rows=1), dict(slots=64, block=5)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_greedy_slots_equal_a_plain_loop(sharp, schedule, reverse, monkeypatch):
+    """Any slot count, block and arrival order; freed and never-used cache rows hold 1e4, not zeros.
+
+    Poison is finite on purpose: softmax gives it weight 0, and 0 · NaN would be NaN (STYLE 2.6).
+    """
+    model, params = sharp
+    monkeypatch.setattr(decode, "empty_cache", lambda *a: jax.tree.map(lambda x: x + 1e4, empty_cache(*a)))
+    monkeypatch.setattr("e3jax.sampler.slots.admit", poisoned_admit)
+    jax.clear_caches()
+    prompts = ragged_prompts(20, 210, seed=3)
+    order = list(range(20))[:: -1 if reverse else 1]
+    rollouts = draw(model, params, [prompts[i] for i in order], samples=1, temperature=0.0, **schedule)
+    for row, i in enumerate(order):
+        want = plain_greedy(model, params, prompts[i], 24)
+        assert rollouts.tokens[row, : rollouts.length[row]].tolist() == want
+    jax.clear_caches()
+
+
+empty_cache = decode.empty_cache
+admit = decode.admit
+
+
+def poisoned_admit(slots, prompts, source_j, *rest):
+    """The real `admit`, after every row that is not live was filled with 1e4."""
+    free = ~slots.live_j[None, :, None, None, None]
+    cache = jax.tree.map(lambda x: jnp.where(free, 1e4, x), slots.cache)
+    return admit(slots._replace(cache=cache), prompts, source_j, *rest)
+
+
+def test_samples_do_not_depend_on_the_schedule(sharp):
+    """Same (key, id, g): same tokens, whatever the slots, blocks, order, and company."""
+    model, params = sharp
+    prompts = ragged_prompts(12, 210)
+    a = draw(model, params, prompts)
+    b = draw(model, params, prompts, slots=32, block=5, prefill_rows=2)
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    c = draw(model, params, prompts[::-1], ids=range(12)[::-1])
+    for p in range(12):
+        for g in range(3):
+            np.testing.assert_array_equal(
+                a.tokens[3 * p + g, : a.length[3 * p + g]],
+                c.tokens[3 * (11 - p) + g, : c.length[3 * (11 - p) + g]],
+            )
+    other = draw(model, params, prompts, key=8)
+    assert (a.tokens != other.tokens).any(), "the key is not used"
+    groups = a.tokens.reshape(12, 3, -1)
+    assert (groups[:, 0] != groups[:, 1]).any(), "all samples of a group are the same"
+
+
+def test_lengths_masks_and_eos(sharp):
+    """EOS is inside the mask, the prompt is not, the budget cuts at exactly `budget` response tokens."""
+    model, params = sharp
+    prompts = ragged_prompts(10, 210)
+    r = draw(model, params, prompts)
+    for b in range(len(r.tokens)):
+        start, end = r.prompt_len[b], r.length[b]
+        assert r.tokens[b, :start].tolist() == prompts[b // 3]
+        assert r.sampled[b].nonzero()[0].tolist() == list(range(start, end))
+        assert (r.tokens[b, end - 1] == EOS) == r.done[b]
+        assert EOS not in r.tokens[b, start : end - 1]
+        assert r.done[b] or end - start == 24
+        assert (r.tokens[b, end:] == PAD).all()
+        assert (r.logp[b][~r.sampled[b]] == 0).all()
+
+
+def test_finished_are_reported_and_bad_requests_refused(sharp):
+    model, params = sharp
+    heard = []
+    sample(
+        model, params, [[5], [6]], ids=[0, 1], key=jax.random.key(0), samples=2, budget=4, eos=EOS, pad=PAD,
+        slots=16, block=2, prefill_rows=2, temperature=1.0, on_finished=heard.append, **PLAIN,
+    )  # fmt: skip
+    assert sum(heard) == 4
+    with pytest.raises(ValueError, match="2048"):
+        draw(model, params, [[5]], budget=2048)
+    with pytest.raises(ValueError, match="empty"):
+        draw(model, params, [[]])

@@ -1,0 +1,82 @@
+"""The strict table: typos, collisions and replication raise; 8 devices compute what one does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from e3jax.losses.sft import sft_weights
+from e3jax.sharding import assert_sharded, constrain, make_mesh, param_shardings, spec
+from e3jax.train.sft import sft_gradient
+
+
+def test_spec_by_hand():
+    assert spec("ldnh") == P(None, "fsdp", "tensor", None)
+    assert spec("BTD") == P(("data", "fsdp"), None, None)
+
+
+def test_unknown_letter_and_collision_raise():
+    """flax's resolver replicates a misspelt name in silence (STYLE 2.1)."""
+    with pytest.raises(KeyError, match="'x'"):
+        spec("dx")
+    with pytest.raises(ValueError, match="two letters"):
+        spec("nk")
+
+
+def test_mesh_that_does_not_fit_says_so():
+    with pytest.raises(ValueError, match="8 are here"):
+        make_mesh(data=3, fsdp=1, tensor=1)
+    assert dict(make_mesh(data=2, fsdp=-1, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def test_indivisible_and_misnamed_parameters_raise(tiny):
+    mesh = make_mesh(data=1, fsdp=8, tensor=1)
+    with pytest.raises(ValueError, match="does not divide"):
+        param_shardings({"embed_vd": jax.ShapeDtypeStruct((210, 60), jnp.float32)}, mesh)
+    with pytest.raises(ValueError, match="says 'vd'"):
+        param_shardings({"embed_vd": jax.ShapeDtypeStruct((210,), jnp.float32)}, mesh)
+
+
+def test_replication_raises(tiny):
+    """An array that a device_put forgot sits whole on every device."""
+    mesh = make_mesh(data=1, fsdp=8, tensor=1)
+    whole = jax.device_put(tiny[1], jax.sharding.NamedSharding(mesh, P()))
+    with pytest.raises(ValueError, match="embed_vd"):
+        assert_sharded(whole)
+    assert_sharded(jax.device_put(tiny[1], param_shardings(tiny[1], mesh)))
+
+
+def test_constrain_reaches_the_compiler():
+    """Inside a mesh the activation is laid out as asked; without one nothing happens."""
+    mesh = make_mesh(data=2, fsdp=4, tensor=1)
+    with jax.set_mesh(mesh):
+        out = jax.jit(lambda x: constrain(x * 2, "BTD"))(jnp.ones((8, 2, 4)))
+        assert out.sharding.spec[0] == ("data", "fsdp")
+    assert constrain(jnp.ones((3, 2, 4)), "BTD").shape == (3, 2, 4)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        dict(data=1, fsdp=8, tensor=1),
+        dict(data=2, fsdp=2, tensor=1),
+        dict(data=8, fsdp=1, tensor=1),
+    ],
+)
+def test_gradients_equal_one_device(tiny, axes):
+    """Loss and gradients on a mesh equal those on one device, and come out sharded like the parameters."""
+    model, params = tiny
+    token = jax.random.randint(jax.random.key(1), (16, 12), 0, 210)
+    position = jnp.broadcast_to(jnp.arange(12), token.shape)
+    weight = sft_weights(np.ones(token.shape, np.float32), aggregation="token_mean")
+    args = (token, position, jnp.ones_like(token), weight)
+    want, want_metrics = sft_gradient(model, params, *args, chunk=64)
+    mesh = make_mesh(**axes, devices=jax.devices()[: axes["data"] * axes["fsdp"]])
+    shardings = param_shardings(params, mesh)
+    with jax.set_mesh(mesh):
+        got, metrics = sft_gradient(model, jax.device_put(params, shardings), *args, chunk=64)
+    np.testing.assert_allclose(metrics["loss/total"], want_metrics["loss/total"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
+    if axes["fsdp"] > 1:
+        assert_sharded(got)
