@@ -42,17 +42,9 @@ def base_config() -> ConfigDict:
     c.sampler.top_p = 1.0  # off in training (A.6)
 
     c.sft = ConfigDict()
-    c.sft.rows = 24
-    c.sft.row_length = 128  # packed; T^2 work dominates on CPU, so short rows (LOG)
     c.sft.aggregation = "token_mean"
     c.sft.position_gap = 768  # responses start up to so many positions late …
     c.sft.gap_rate = 0.5  # … this often, so that RL may think longer than any base trace
-    c.sft.traces = ConfigDict()  # the base policy's habits: tasks/countdown_traces.py
-    c.sft.traces.solution_rate = 0.2
-    c.sft.traces.give_up = 0.35
-    c.sft.traces.persistent = 0.1
-    c.sft.traces.give_up_persistent = 0.03
-    c.sft.traces.most_attempts = 8
 
     c.grpo = ConfigDict()
     c.grpo.prompts = 16  # per step
@@ -80,23 +72,22 @@ def base_config() -> ConfigDict:
     c.grpo.loss.tis_cap = config_dict.placeholder(object)  # None: off; FACTS 1.1 has 2.0
 
     c.optim = ConfigDict()
-    c.optim.warmup = 0  # A.5: none
     c.optim.weight_decay = 0.01  # A.5
-    c.optim.beta1 = 0.9
+    c.optim.beta1 = 0.9  # A.5 names no betas; .9 and .95 are the usual ones for language models
     c.optim.beta2 = 0.95
     c.optim.grad_clip = 1.0  # A.5
 
     c.budget_rule = ConfigDict()  # Eq. 2
-    c.budget_rule.budgets = (96, 192, 384)  # A.1: {4k, 8k, 16k} for math; the same doubling
+    c.budget_rule.budgets = (48, 96, 192, 384)  # A.1: {4k, 8k, 16k} for math; the same doubling
     c.budget_rule.kappa = 1.2  # A.1
     c.budget_rule.problems = 256
-    c.budget_rule.samples = 2
+    c.budget_rule.samples = 1
 
     c.eval = ConfigDict()
     c.eval.sets = ConfigDict()
     c.eval.problems = 512  # per set, held out
-    c.eval.samples = 2  # responses per problem
-    c.eval.budgets = (96, 192, 384, 768)
+    c.eval.samples = 1  # responses per problem
+    c.eval.budgets = (96, 192, 384)
     c.eval.temperature = 1.0
     c.eval.pass_ks = (1, 2, 4, 8, 16)
     c.eval.pass_problems = 128  # the first so many problems of a set …
@@ -113,14 +104,20 @@ def base_config() -> ConfigDict:
     return c
 
 
-def sft_stage(**fields) -> ConfigDict:
-    """A supervised stage: numbers, steps, lr."""
-    return ConfigDict({"kind": "sft", **fields})
+def sft_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
+    """A supervised stage: numbers, steps, lr, warmup, rows, row_length, and the habits of tasks/countdown_traces.py."""
+    habits = {
+        "solution_rate": 0.2,  # PROTOTYPE
+        "give_up": 0.35,  # PROTOTYPE
+        "persistent": 0.1,
+        "persistent_solution_rate": 0.05,
+    }
+    return ConfigDict({"kind": "sft", "traces": {**habits, **traces}, "evaluated": evaluated, **fields})
 
 
 def grpo_stage(*, budget, **fields) -> ConfigDict:
-    """An RL stage: numbers, budget (tokens, or 'auto' for Eq. 2), steps, lr."""
-    stage = ConfigDict({"kind": "grpo", **fields})
+    """An RL stage: numbers, budget (tokens, or 'auto' for Eq. 2), steps, lr; no warm-up (A.5)."""
+    stage = ConfigDict({"kind": "grpo", "evaluated": True, "warmup": 0, **fields})
     stage.budget = config_dict.placeholder(object)  # either type may be given on the command line
     stage.budget = budget
     return stage

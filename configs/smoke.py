@@ -10,10 +10,11 @@ from configs import quickstart
 
 def get_config():
     c = quickstart.get_config()
-    c.stages.base.steps = 12
+    c.stages.short.steps = c.stages.base.steps = 6
+    c.stages.short.rows = c.stages.base.rows = 4
+    c.stages.base.row_length, c.stages.base.traces.most_tokens = 160, 150
     c.stages.easy.steps = c.stages.hard.steps = 4
     c.stages.easy.budget = 24
-    c.sft.rows, c.sft.row_length = 4, 128
     c.grpo.prompts, c.grpo.group_size, c.grpo.rows = 4, 4, 8
     c.grpo.samples_logged = 1
     c.sampler.slots, c.sampler.prefill_rows = 16, 8

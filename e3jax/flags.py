@@ -5,10 +5,12 @@ Bad input ends with one sentence and exit status 2, never with a traceback; a bu
 
 import difflib
 import re
+import runpy
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from e3jax.log import flatten
@@ -26,29 +28,41 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
     def parse(argv):
         try:
             return flags.FLAGS(argv)
-        except (AttributeError, KeyError) as error:
-            sys.exit(f"error: {unknown_key(argv, error)}")
+        except (AttributeError, KeyError):
+            message = unknown_field(argv)
+            if message is None:
+                raise  # a bug in the config file shows its traceback
+            stop(message)
         except (flags.Error, FileNotFoundError, ValueError, TypeError) as error:
-            sys.exit(f"error: {error}")
+            stop(str(error))
 
     def guarded(argv):
+        logging.set_verbosity(logging.WARNING)  # jax and orbax tell every detail at INFO
         if len(argv) > 1:
-            sys.exit(f"error: {argv[1]!r} is not a flag: write --config.{argv[1]} …")
+            stop(f"{argv[1]!r} is not a flag: write --config.{argv[1]} or --workdir=…")
         try:
             main(config.value, workdir.value)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            stop(str(error))
 
     app.run(guarded, flags_parser=parse)
 
 
-def unknown_key(argv, error: Exception) -> str:
-    """Sentence for an override of a field that does not exist, with the nearest one that does."""
-    known = list(flatten(flags.FLAGS["config"].value.to_dict()))
+def stop(message: str) -> NoReturn:
+    """One line on stderr, exit status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def unknown_field(argv: list[str]) -> str | None:
+    """Name the override of a field that the config file lacks, and the nearest one."""
+    path = next(arg.split("=", 1)[1] for arg in argv if re.match(r"--?config=", arg))
+    path, _, argument = path.partition(":")
+    module = runpy.run_path(path)
+    known = list(flatten((module["get_config"](argument) if argument else module["get_config"]()).to_dict()))
     for arg in argv:
         match = re.match(r"--?config\.([^=]+)", arg)
         if match and match[1] not in known:
             near = difflib.get_close_matches(match[1], known, n=1)
             return f"config has no field {match[1]!r}" + (f": did you mean {near[0]!r}?" if near else "")
-    return str(error)
+    return None

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
-from absl import logging
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from e3jax.types import UserError
 
+RECORDS = ("metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "budget.jsonl")
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
 
 
@@ -31,10 +31,11 @@ class RunLog:
     """Writer of metrics.jsonl, samples.jsonl, eval.jsonl, budget.jsonl and tb/ under one directory."""
 
     def __init__(self, workdir: epath.PathLike, config: dict, *, tensorboard: bool, wandb: str):
-        logging.set_verbosity(logging.WARNING)  # orbax tells every save's every phase at INFO
         self.workdir = epath.Path(workdir)
         self.workdir.mkdir(parents=True, exist_ok=True)
         claim(self.workdir, config)
+        for name in RECORDS:
+            self.keep(name, lambda line: True)  # a line that a kill cut short would swallow the next one
         self.console = Console(file=sys.stderr)
         self.writer = self.wandb = None
         if tensorboard:
@@ -76,6 +77,10 @@ class RunLog:
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget this stage's metrics and samples after `step`: they are made again, to the same numbers."""
+        again = [x["global_step"] for x in self.read("metrics.jsonl") if x["stage"] == stage and x["step"] > step]
+        if self.writer and again:  # TensorBoard hides what it read at these steps before
+            self.writer.close()
+            self.writer = type(self.writer)(str(self.workdir / "tb"), purge_step=min(again))
         for name in ("metrics.jsonl", "samples.jsonl"):
             self.keep(name, lambda line: line["stage"] != stage or line["step"] <= step)
 

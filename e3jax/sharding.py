@@ -38,8 +38,11 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
     return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def spec(axes: str) -> PartitionSpec:
-    """Axis letters -> PartitionSpec, e.g. "dnh" -> P("fsdp", "tensor", None)."""
+def spec(axes: str, mesh) -> PartitionSpec:
+    """Axis letters -> PartitionSpec on a mesh, e.g. "dnh" -> P("fsdp", "tensor").
+
+    Mesh axes of size 1 and trailing Nones are left out: one layout has one spelling, and jit does not trace twice.
+    """
     unknown = [a for a in axes if a not in AXES]
     if unknown:
         raise KeyError(f"axis letters {unknown} of {axes!r} are not in sharding.AXES {sorted(AXES)}")
@@ -47,6 +50,15 @@ def spec(axes: str) -> PartitionSpec:
     flat = [m for p in placed if p for m in ((p,) if isinstance(p, str) else p)]
     if len(flat) != len(set(flat)):
         raise ValueError(f"two letters of {axes!r} land on one mesh axis: {dict(zip(axes, placed))}")
+
+    def larger_than_one(where):
+        names = (where,) if isinstance(where, str) else where or ()
+        kept = tuple(name for name in names if mesh.shape[name] > 1)
+        return (kept[0] if len(kept) == 1 else kept) or None
+
+    placed = [larger_than_one(where) for where in placed]
+    while placed and placed[-1] is None:
+        placed.pop()
     return PartitionSpec(*placed)
 
 
@@ -65,7 +77,7 @@ def param_shardings(params, mesh: Mesh):
     """Tree of NamedSharding for a parameter tree (arrays or ShapeDtypeStructs)."""
 
     def place(path, array):
-        sharding = NamedSharding(mesh, spec(param_axes(path, array)))
+        sharding = NamedSharding(mesh, spec(param_axes(path, array), mesh))
         try:
             sharding.shard_shape(array.shape)
         except ValueError as error:
@@ -80,16 +92,21 @@ def param_shardings(params, mesh: Mesh):
 
 def constrain(x: jax.Array, axes: str) -> jax.Array:
     """Pin an activation's layout inside jit; without a mesh (`jax.set_mesh`) it is the identity."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, spec(axes))
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, spec(axes, mesh))
+
+
+def constrain_params(tree):
+    """Pin a parameter-shaped tree inside jit: left alone, XLA returns the gradients replicated (STYLE 2.3)."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: constrain(x, param_axes(path, x)), tree)
 
 
 def assert_sharded(params, *, limit: float = 0.02) -> None:
     """Raise when more than `limit` of the parameter bytes sit whole on every device of a sharding mesh."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    if len(leaves[0][1].sharding.device_set) == 1:
-        return
+    mesh = leaves[0][1].sharding.mesh
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
+        return  # one device, or plain data parallelism: replication was asked for
     whole = [(jax.tree_util.keystr(p), x.nbytes) for p, x in leaves if x.sharding.is_fully_replicated]
     share = sum(b for _, b in whole) / sum(x.nbytes for _, x in leaves)
     if share > limit:

@@ -40,7 +40,7 @@ class HubTokenizer:
 
         self.hub = AutoTokenizer.from_pretrained(name)
         self.vocab_size = len(self.hub)
-        self.eos = self.token("<|im_end|>") if "<|im_end|>" in self.hub.get_vocab() else self.hub.eos_token_id
+        self.eos = self.hub.eos_token_id  # the tokenizer's own: "<|im_end|>" for Qwen3, the end of text for base models
         self.pad = self.eos if self.hub.pad_token_id is None else self.hub.pad_token_id
 
     def token(self, name: str) -> int:

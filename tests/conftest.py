@@ -12,8 +12,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
 
-from e3jax.models.presets import preset
-from e3jax.models.qwen3 import Qwen3, init_params
+from e3jax.models.presets import preset  # noqa: E402
+from e3jax.models.qwen3 import Qwen3, init_params  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ RANKS = {
     "tasks": 1, "rewards": 1, "tokenizer": 1,
     "losses": 2, "curriculum": 2, "metrics": 2,
     "models": 3,
-    "sampler": 4, "checkpoint": 4, "log": 4, "flags": 4,
-    "eval": 5,
+    "sampler": 4, "checkpoint": 4, "log": 4,
+    "eval": 5, "flags": 5,
     "report": 6, "train": 6,
 }  # fmt: skip
 HEAVY = {
@@ -56,7 +56,7 @@ def test_imports_point_down():
                 if (
                     other != part(name)
                     and RANKS[other] >= RANKS[part(name)]
-                    and not (part(name) in ("rewards", "train") and other in ("tasks", "report"))
+                    and (part(name), other) != ("train", "report")  # a curriculum ends with its report
                 ):
                     wrong.append(f"{name} imports {imported}")
     assert not wrong, wrong

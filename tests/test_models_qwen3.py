@@ -67,6 +67,23 @@ def test_remat_changes_no_gradient(tiny):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), grads("none"), grads("full"))
 
 
+def test_embedding_gradient_sums_in_float32(tiny):
+    """4,096 uses of one token: a bfloat16 sum of their gradients stalls near 256."""
+    model = Qwen3(tiny[0].config, dtype=jnp.bfloat16, remat="none")
+    token = jnp.full((1, 2048), 7)
+
+    def loss(params):  # the final norm's scale turned into a constant sum over tokens
+        hidden, _ = model.apply({"params": params}, token, positions(1, 2048))
+        return hidden.astype(jnp.float32).sum()
+
+    many = jax.grad(loss)(tiny[1])["embed_vd"][7]
+    one = jax.grad(lambda p: model.apply({"params": p}, token[:, :1], positions(1, 1))[0].astype(jnp.float32).sum())(
+        tiny[1]
+    )
+    ratio = jnp.linalg.norm(many) / jnp.linalg.norm(one["embed_vd"][7])
+    assert 1900 < ratio < 2200, ratio  # equal tokens attend to equal values: each contributes the same
+
+
 def test_clone_rows_copies_only_what_was_asked(tiny):
     """Slot 1 gets prompt 0's row, slot 0 keeps its own."""
     model, _ = tiny

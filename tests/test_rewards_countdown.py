@@ -126,17 +126,17 @@ def test_evaluate_names_its_reason():
         ("9**9**9", (9, 9, 9), 1, "malformed"),
         # its false rejects
         ("(1+2)*3 = 9", (1, 2, 3), 9, "correct"),
-        ("2 × 3", (2, 3), 6, "correct"),  # noqa: RUF001
+        ("2 × 3", (2, 3), 6, "correct"),
         ("2 · 3", (2, 3), 6, "correct"),
         (r"2 \times 3", (2, 3), 6, "correct"),
         (r"2\times3", (2, 3), 6, "correct"),
         (r"2 \cdot 3", (2, 3), 6, "correct"),
         ("6 ÷ 3", (3, 6), 2, "correct"),
         (r"6 \div 3", (3, 6), 2, "correct"),
-        ("6 − 3", (3, 6), 3, "correct"),  # noqa: RUF001
+        ("6 − 3", (3, 6), 3, "correct"),
         ("1 +\n2", (1, 2), 3, "correct"),
         ("٣ + ٤", (3, 4), 7, "malformed"),  # refused here too, but with a reason
-        ("３ + 4", (3, 4), 7, "malformed"),  # noqa: RUF001
+        ("３ + 4", (3, 4), 7, "malformed"),
         ("3² + 4", (3, 4), 13, "malformed"),
         # all numbers, each exactly once, though the prompt reads as at most once
         ("1 + 2", (1, 2, 3), 3, "wrong_numbers"),
@@ -229,7 +229,7 @@ def test_left_to_right_by_hand():
     """Precedence must not come back, and chains must not glue "1 2 3" to 123."""
     assert left_to_right("7 + 5 * 2") == "((7+5)*2)"
     assert left_to_right("7") == "7"
-    assert left_to_right("8 − 2 × 3 = 18") == "((8-2)*3)=18"  # noqa: RUF001
+    assert left_to_right("8 − 2 × 3 = 18") == "((8-2)*3)=18"
     bad = ["(7 + 5) * 2", "7 (5) 2", "1 2 3", "1 ) 2", "-7 + 5", "7 +", "+ 7", "7 ** 2", "= 7", "a"]
     for expression in ["", *bad]:
         with pytest.raises(ExpressionError, match="malformed"):
@@ -333,7 +333,7 @@ HOSTILE = [
     "<answer></answer>" * 60_000,
     "<answer" * 140_000,
 ]
-SYMBOLS = [*"0123456789+-*/()=. \n\t\x00eE_^%", *"×÷·−٣²", r"\times", "<answer>", "</answer>"]  # noqa: RUF001
+SYMBOLS = [*"0123456789+-*/()=. \n\t\x00eE_^%", *"×÷·−٣²", r"\times", "<answer>", "</answer>"]
 SYMBOLS += ["12", "99", "1000000000", "**", "//", "((", "))", "= 3", "1/0", "(1+2)"]
 
 

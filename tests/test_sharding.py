@@ -12,16 +12,20 @@ from e3jax.train.sft import sft_gradient
 
 
 def test_spec_by_hand():
-    assert spec("ldnh") == P(None, "fsdp", "tensor", None)
-    assert spec("BTD") == P(("data", "fsdp"), None, None)
+    """Axes of size 1 and trailing Nones are not spelt: two spellings of one layout would trace twice."""
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert spec("ldnh", mesh) == P(None, "fsdp", "tensor")
+    assert spec("BTD", mesh) == P(("data", "fsdp"))
+    assert spec("BTD", make_mesh(data=1, fsdp=8, tensor=1)) == P("fsdp")
+    assert spec("dnh", make_mesh(data=8, fsdp=1, tensor=1)) == P()
 
 
 def test_unknown_letter_and_collision_raise():
     """flax's resolver replicates a misspelt name in silence (STYLE 2.1)."""
     with pytest.raises(KeyError, match="'x'"):
-        spec("dx")
+        spec("dx", make_mesh(data=1, fsdp=8, tensor=1))
     with pytest.raises(ValueError, match="two letters"):
-        spec("nk")
+        spec("nk", make_mesh(data=1, fsdp=8, tensor=1))
 
 
 def test_mesh_that_does_not_fit_says_so():
@@ -45,6 +49,8 @@ def test_replication_raises(tiny):
     with pytest.raises(ValueError, match="embed_vd"):
         assert_sharded(whole)
     assert_sharded(jax.device_put(tiny[1], param_shardings(tiny[1], mesh)))
+    data_parallel = make_mesh(data=8, fsdp=1, tensor=1)  # replication was asked for
+    assert_sharded(jax.device_put(tiny[1], param_shardings(tiny[1], data_parallel)))
 
 
 def test_constrain_reaches_the_compiler():

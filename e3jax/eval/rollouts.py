@@ -45,10 +45,11 @@ def rollout(
     on_finished: Callable[[int], None] | None = None,
 ) -> Graded:
     """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p."""
+    prompts = [tokenizer.encode(p.question) for p in problems]
     rollouts = sample(
         model,
         params,
-        [tokenizer.encode(p.question) for p in problems],
+        prompts,
         ids=range(first_id, first_id + len(problems)),
         key=key,
         samples=samples,
@@ -79,6 +80,11 @@ def rollout(
     )
 
 
+def ratio(part: float, whole: float) -> float:
+    """part / whole; NaN (null in the records) of nothing."""
+    return part / whole if whole else float("nan")
+
+
 def feature_means(features: Sequence[dict[str, float]]) -> dict[str, float]:
     """Means over responses, as `explore/…`; verdict accuracy and false "yes" are ratios of sums."""
 
@@ -94,8 +100,8 @@ def feature_means(features: Sequence[dict[str, float]]) -> dict[str, float]:
         "explore/repetition": total("repetition") / n,
     }
     if "verdicts" in features[0]:
-        out["explore/verdict_accuracy"] = total("right_verdicts") / max(total("verdicts"), 1.0)
-        out["explore/false_yes"] = total("false_yes") / max(total("yes"), 1.0)
+        out["explore/verdict_accuracy"] = ratio(total("right_verdicts"), total("verdicts"))
+        out["explore/false_yes"] = ratio(total("false_yes"), total("yes"))
     if "verifications_code" in features[0]:
         out["explore/verifications_code"] = total("verifications_code") / n
     return out

@@ -24,8 +24,10 @@ def attend(q_btnh: jax.Array, k_bksh: jax.Array, v_bksh: jax.Array, mask_bts: ja
     """[B, T, N, H] attention output; scores and softmax in float32, R = N // K query heads share a key head."""
     b, t, n, h = q_btnh.shape
     k = k_bksh.shape[1]
-    q = q_btnh.reshape(b, t, k, n // k, h) * h**-0.5
-    scores = jnp.einsum("btkrh,bksh->bkrts", q, k_bksh, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask_bts[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_bksh.dtype)
-    return jnp.einsum("bkrts,bksh->btkrh", weights, v_bksh).reshape(b, t, n, h)
+    # R and T folded into one axis: both products are plain batched matmuls, and no operand is transposed to decode.
+    q = jnp.moveaxis(q_btnh.reshape(b, t, k, n // k, h), 1, 3).reshape(b, k, -1, h) * h**-0.5
+    scores = jnp.einsum("bkxh,bksh->bkxs", q, k_bksh, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask_bts[:, None, None], scores.reshape(b, k, n // k, t, -1), MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_bksh.dtype).reshape(b, k, n // k * t, -1)
+    out = jnp.einsum("bkxs,bksh->bkxh", weights, v_bksh).reshape(b, k, n // k, t, h)
+    return jnp.moveaxis(out, 3, 1).reshape(b, t, n, h)

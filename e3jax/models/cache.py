@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from e3jax.models.presets import ModelConfig
+from e3jax.sharding import constrain
 
 
 class KVCache(NamedTuple):
@@ -19,9 +20,9 @@ class KVCache(NamedTuple):
 
 
 def empty_cache(config: ModelConfig, batch: int, size: int, dtype) -> KVCache:
-    """Zeros for `batch` rows of `size` positions."""
+    """Zeros for `batch` rows of `size` positions; inside jit and a mesh, laid out by it."""
     shape = (config.layers, batch, config.kv_heads, size, config.head_width)
-    return KVCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+    return KVCache(*(constrain(jnp.zeros(shape, dtype), "LBKSH") for _ in range(2)))
 
 
 def clone_rows(cache: KVCache, source: KVCache, source_row_j: jax.Array) -> KVCache:
@@ -35,6 +36,6 @@ def clone_rows(cache: KVCache, source: KVCache, source_row_j: jax.Array) -> KVCa
     def clone(old, new):
         prefix = new.shape[3]
         row = new[:, jnp.maximum(source_row_j, 0)]  # [L, J, K, Tp, H]
-        return old.at[..., :prefix, :].set(jnp.where(take_j, row, old[..., :prefix, :]))
+        return constrain(old.at[..., :prefix, :].set(jnp.where(take_j, row, old[..., :prefix, :])), "LBKSH")
 
     return KVCache(k=clone(cache.k, source.k), v=clone(cache.v, source.v))

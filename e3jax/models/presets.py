@@ -38,7 +38,15 @@ def num_params(c: ModelConfig) -> int:
 
 def preset(name: str) -> ModelConfig:
     """Config by name; an unknown name lists the known ones."""
-    presets = {
+    known = presets()
+    if name not in known:
+        raise ValueError(f"model preset {name!r} is unknown; known: {', '.join(known)}")
+    return known[name]
+
+
+def presets() -> dict[str, ModelConfig]:
+    """All presets by name."""
+    return {
         # Countdown on a laptop: 3 layers learn propose-and-check in minutes (../shared/PROTOTYPE.md; LOG.md)
         "tiny": ModelConfig(
             vocab_size=210, width=64, layers=3, heads=2, kv_heads=1, head_width=32, mlp_width=192,
@@ -54,6 +62,3 @@ def preset(name: str) -> ModelConfig:
             rope_theta=1e6, norm_epsilon=1e-6, tied=True, max_length=40_960,
         ),
     }  # fmt: skip
-    if name not in presets:
-        raise ValueError(f"model.preset={name!r} is unknown; known: {', '.join(presets)}")
-    return presets[name]

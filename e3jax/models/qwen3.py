@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from e3jax.models.attention import attend, cache_mask, causal_mask
 from e3jax.models.cache import KVCache
 from e3jax.models.presets import ModelConfig
-from e3jax.sharding import constrain
+from e3jax.sharding import constrain, param_axes
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
@@ -124,7 +124,7 @@ class Qwen3(nn.Module):
         embed_vd = self.param("embed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         if not c.tied:
             self.param("unembed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
-        x = constrain(embed_vd.astype(self.dtype)[token_bt], "BTD")
+        x = constrain(embed_vd[token_bt].astype(self.dtype), "BTD")  # gather, then cast: the gradient sums in float32
         if cache is None:
             mask = causal_mask(segment_bt, token_bt.shape[1])
         else:
@@ -147,6 +147,15 @@ def init_params(model: Qwen3, key: jax.Array):
     """Random float32 parameters (a plain dict); identical on every mesh."""
     token = jnp.zeros((1, 2), jnp.int32)
     return model.init(key, token, token)["params"]
+
+
+def cast_matrices(params, dtype):
+    """A copy whose matrices are in `dtype` (what every use casts them to); norm scales stay float32."""
+
+    def cast(path, x):
+        return x.astype(dtype) if len(param_axes(path, x).removeprefix("l")) > 1 else x
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def unembedding(params) -> jax.Array:

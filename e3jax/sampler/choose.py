@@ -44,9 +44,12 @@ def choose(
         if top_k or top_p < 1:
             allowed_jv = jnp.where(jnp.isfinite(truncate(z, top_k=top_k, top_p=top_p)), p_jv, 0.0)
         cdf_jv = jnp.cumsum(allowed_jv, axis=-1)
-        # the first token whose CDF exceeds u·total; u < 1, so it always has mass
-        token_j = jnp.sum(cdf_jv <= uniform_j[:, None] * cdf_jv[:, -1:], axis=-1)
-        token_j = jnp.minimum(token_j, z.shape[-1] - 1)
+        # The first token with mass whose CDF exceeds u·total. A float32 sum over a large vocabulary is not quite
+        # monotone, hence "with mass", and the total is the largest sum, not the last.
+        beyond_jv = (cdf_jv > uniform_j[:, None] * jnp.max(cdf_jv, axis=-1, keepdims=True)) & (allowed_jv > 0)
+        token_j = jnp.where(
+            jnp.any(beyond_jv, axis=-1), jnp.argmax(beyond_jv, axis=-1), jnp.argmax(allowed_jv, axis=-1)
+        )
     token_j = token_j.astype(jnp.int32)
     logp_j = jnp.take_along_axis(logp_jv, token_j[:, None], axis=-1)[:, 0]
     entropy_j = -jnp.sum(jnp.where(p_jv > 0, p_jv * logp_jv, 0.0), axis=-1)

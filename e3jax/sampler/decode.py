@@ -34,6 +34,7 @@ class Drawn(NamedTuple):
     entropy_ij: jax.Array
 
 
+@partial(jax.jit, static_argnames=("model", "slots", "size"))
 def empty_slots(model: Qwen3, slots: int, size: int) -> Slots:
     """No live row; the cache holds `size` positions."""
 

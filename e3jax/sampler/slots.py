@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e3jax.models.qwen3 import Qwen3
+from e3jax.models.qwen3 import Qwen3, cast_matrices
 from e3jax.sampler.decode import admit, decode_block, empty_slots, prefill
 from e3jax.types import Rollouts
 
 
-def size_bucket(n: int) -> int:
-    """Smallest of 16, 32, 64, 128, … that holds n: the few shapes the sampler compiles."""
-    return max(16, 1 << (n - 1).bit_length())
+def size_bucket(n: int, most: int = 1 << 30) -> int:
+    """Smallest of 16, 32, 64, 128, … that holds n, or `most`: the few shapes the sampler compiles."""
+    return min(max(16, 1 << (n - 1).bit_length()), most)
 
 
 def sample(
@@ -73,7 +73,8 @@ def sample(
         out.tokens[request, : prompt_len[p]] = prompts[p]
 
     width = size_bucket(longest)  # of a prefilled prompt
-    size = size_bucket(longest + budget)
+    size = size_bucket(longest + budget, model.config.max_length)
+    params = cast_matrices(params, model.dtype)  # once, not at every token
     slots = min(slots, size_bucket(total))
     state = empty_slots(model, slots, size)
     request_j = np.full(slots, -1)  # request in each slot

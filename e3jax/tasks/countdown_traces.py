@@ -9,8 +9,8 @@ verification–generation asymmetry of e3 Def. 4.1. The target and the distance 
 models of this size do not learn the comparison (../shared/PROTOTYPE.md). The base traces often give up early by
 answering with a failed attempt, so the base model has the habit but does not use its budget; RL has to find that.
 
-    text = base_trace(problem, rng, solution_rate=0.2, give_up=0.35, persistent=0.1, give_up_persistent=0.03,
-                      most_attempts=16)
+    text = base_trace(problem, rng, solution_rate=0.2, give_up=0.35, persistent=0.1, persistent_solution_rate=0.05,
+                      most_tokens=120)
 """
 
 from functools import lru_cache
@@ -24,7 +24,6 @@ from e3jax.tasks.countdown import (
     OPERATIONS,
     calculator_reachable,
     calculator_text,
-    calculator_value,
 )
 from e3jax.tasks.problem import Problem
 
@@ -44,15 +43,18 @@ class Attempt(NamedTuple):
 
 
 def solves(proposal: str, problem: Problem) -> bool:
-    """Exact truth of a proposal such as "7 + 5 * 2"; anything malformed is no solution."""
+    """Exact truth of a proposal such as "7 + 5 * 2", as the grader sees it; anything malformed is no solution."""
     words = proposal.split()
     numbers, ops = words[::2], tuple(words[1::2])
     if len(words) % 2 == 0 or not set(numbers) <= set(NUMBERS) or not set(ops) <= {"+", "-", "*"}:
         return False
-    order = tuple(int(n) for n in numbers)
+    order = [int(n) for n in numbers]
     if sorted(order) != sorted(problem.meta["numbers"]):
         return False
-    return calculator_value(order, ops) == problem.meta["target"]
+    value = order[0]
+    for op, number in zip(ops, order[1:]):
+        value = OPERATIONS[op](value, number)
+    return value == problem.meta["target"]
 
 
 def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
@@ -91,25 +93,28 @@ def base_trace(
     solution_rate: float,
     give_up: float,
     persistent: float,
-    give_up_persistent: float,
-    most_attempts: int,
+    persistent_solution_rate: float,
+    most_tokens: int,
 ) -> str:
     """A response of the synthetic base policy: random attempts, each honestly checked, often given up.
 
     Each attempt is a solution with probability `solution_rate`, otherwise any expression that stays in 0..100.
-    After a failed attempt the trace answers with it with probability `give_up` (`give_up_persistent` in a share
-    `persistent` of traces), and at the latest after `most_attempts`.
+    After a failed attempt the trace answers with it with probability `give_up`. A share `persistent` of traces never
+    gives up and finds solutions at `persistent_solution_rate`: without such long chains the model cannot read its
+    own problem from far away, and thinking longer breaks instead of helping (LOG.md). No trace exceeds `most_tokens`.
     """
     target = problem.meta["target"]
     proposals = _proposals(tuple(sorted(problem.meta["numbers"])))
     right = [p for p in proposals if p[2] == target]
-    stop = give_up_persistent if rng.random() < persistent else give_up
+    rate, stop = (persistent_solution_rate, 0.0) if rng.random() < persistent else (solution_rate, give_up)
+    k = len(problem.meta["numbers"])
+    attempt_tokens, answer_tokens = 3 * k + 2, 2 * k + 2  # the answer's tags and EOS included
     words = []
-    for i in range(most_attempts):
-        pool = right if rng.random() < solution_rate else proposals
+    for left in range(most_tokens - answer_tokens, attempt_tokens - 1, -attempt_tokens):
+        pool = right if rng.random() < rate else proposals
         proposal, displays, value = pool[rng.integers(len(pool))]
         verdict = YES if value == target else NO
         words.append(f"{proposal} = {displays} ?{target} {abs(value - target)} {verdict}")
-        if verdict == YES or rng.random() < stop or i + 1 == most_attempts:
+        if verdict == YES or rng.random() < stop or left < 2 * attempt_tokens:
             return " ".join([*words, f"<answer> {proposal} </answer>"])
-    raise ValueError(f"most_attempts={most_attempts} leaves no attempt: use 1 or more")
+    raise ValueError(f"most_tokens={most_tokens} leaves no room for one attempt and its answer")

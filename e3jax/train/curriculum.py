@@ -44,29 +44,27 @@ def initial_params(run: Run, *, number_embeddings: bool, init_from: str):
     return params
 
 
-def problem_set(run: Run, numbers, *, split: str, count: int):
-    """`count` problems of one difficulty, the same in every stage of a run."""
-    return problems_at(form=run.form, numbers=numbers, seed=run.seed, split=split, start=0, count=count)
-
-
 def automatic_budget(
-    run: Run, params, *, stage: str, stage_index: int, numbers, budgets, kappa: float, problems: int, samples: int,
-    temperature: float, sampler: dict,
+    run: Run, params, *, stage: str, stage_index: int, numbers, first_problem: int,
+    incoming_budget: int | None, budgets, kappa: float, problems: int, samples: int, temperature: float, sampler: dict,
 ) -> int:  # fmt: skip
     """Eq. 2 on `problems` training problems of the stage; asked once, then read from budget.jsonl."""
     for line in run.log.read("budget.jsonl"):
         if line["stage"] == stage:
             return line["chosen"]
     grid = sorted({m * b for b in budgets for m in (1, 2)})
-    asked = problem_set(run, numbers, split="train", count=problems)
+    asked = problems_at(
+        form=run.form, numbers=numbers, seed=run.seed, split="train", start=first_problem, count=problems
+    )
     with run.log.phase(f"{stage}: budget by Eq. 2", total=problems * samples) as phase:
         line, graded = evaluate(
             run.model, params, run.tokenizer, asked, key=run.key(stage_index, BUDGET_KEY), samples=samples,
             budgets=grid, temperature=temperature, sampler=sampler, on_finished=phase.advance,
         )  # fmt: skip
     accuracy = {b: line["accuracy"][str(b)][0] for b in grid}
-    # B0: the mean response length of the incoming model on these problems (e3 §6.1), at the smallest candidate budget
-    minimum = float(np.minimum(graded.response_len_b, min(budgets)).mean())
+    # B0 (e3 §6.1): mean response length of the incoming model on these problems, at the budget it comes from; a
+    # model that never gives up would otherwise fill whatever limit it is measured with
+    minimum = float(np.minimum(graded.response_len_b, incoming_budget or max(budgets)).mean())
     chosen, rows = choose_budget(accuracy, budgets=budgets, minimum=minimum, kappa=kappa)
     satisfied = any(row["chosen"] and row["satisfied"] for row in rows)
     run.log.append(
@@ -88,7 +86,7 @@ def evaluate_stage(
     for index, name in enumerate(sorted(sets)):
         if name in known:
             continue
-        asked = problem_set(run, sets[name], split="test", count=problems)
+        asked = problems_at(form=run.form, numbers=sets[name], seed=run.seed, split="test", start=0, count=problems)
         with run.log.phase(f"{stage}: eval, {name}", total=problems * samples) as phase:
             line, graded = evaluate(
                 run.model, params, run.tokenizer, asked, key=run.key(index, EVAL_KEY), samples=samples,
@@ -152,42 +150,24 @@ def main(config: ConfigDict, workdir: str) -> None:
         params = initial_params(run, **config.init)
         for index, name in enumerate(config.order):
             stage = config.stages[name].to_dict()
-            kind = stage.pop("kind")
+            kind, evaluated = stage.pop("kind"), stage.pop("evaluated")
             where = dict(stage=name, stage_index=index, first_step=first_step)
             if kind == "sft":
-                params = sft.train(
-                    run,
-                    params,
-                    **where,
-                    **stage,
-                    **config.sft.to_dict(),
-                    optim=config.optim.to_dict(),
-                )
+                params = sft.train(run, params, **where, **stage, **config.sft, optim=config.optim.to_dict())
             else:
-                budget = stage.pop("budget")
-                if budget == "auto":
-                    budget = automatic_budget(
+                asked = stage.pop("budget")
+                if asked == "auto":
+                    asked = automatic_budget(
                         run, params, stage=name, stage_index=index, numbers=stage["numbers"],
+                        first_problem=first_step * rl["prompts"], incoming_budget=budget,
                         temperature=rl["temperature"], sampler=sampler, **config.budget_rule,
                     )  # fmt: skip
+                budget = asked
                 params = grpo.train(
-                    run,
-                    params,
-                    **where,
-                    **stage,
-                    budget=budget,
-                    **rl,
-                    optim=config.optim.to_dict(),
-                    sampler=sampler,
+                    run, params, **where, **stage, budget=budget, **rl, optim=config.optim.to_dict(), sampler=sampler
                 )
-            evaluate_stage(
-                run,
-                params,
-                stage=name,
-                train_budget=budget,
-                sampler=sampler,
-                **config.eval.to_dict(),
-            )
+            if evaluated:
+                evaluate_stage(run, params, stage=name, train_budget=budget, sampler=sampler, **config.eval.to_dict())
             first_step += stage["steps"]
     run.log.console.print(final_table(run))
     run.log.say(f"report: {write_report(run.workdir)}")

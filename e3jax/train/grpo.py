@@ -14,10 +14,11 @@ from e3jax.eval.rollouts import Graded, feature_means, rollout
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
 from e3jax.metrics.training import rollout_metrics
 from e3jax.models.qwen3 import Qwen3
+from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import problems_at
 from e3jax.train.packing import micro_batches, take
 from e3jax.train.setup import Run
-from e3jax.train.state import apply_gradients, make_optimizer, new_state
+from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward, score
 from e3jax.types import Batch, TrainState
 
@@ -40,16 +41,19 @@ def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chu
         value, metrics = grpo_loss(logp, entropy, batch, **loss)
         return value, {"total": value, **metrics}
 
-    return jax.grad(loss_of, has_aux=True)(params)
+    grads, metrics = jax.grad(loss_of, has_aux=True)(params)
+    return constrain_params(grads), metrics
 
 
 add = jax.jit(lambda total, more: jax.tree.map(jnp.add, total, more), donate_argnums=0)
 
 
-def score_rows(run: Run, params, tokens: np.ndarray, length_b: np.ndarray, *, rows: int, temperature: float):
+def score_rows(
+    run: Run, params, tokens: np.ndarray, length_b: np.ndarray, *, rows: int, max_length: int, temperature: float
+) -> np.ndarray:  # fmt: skip
     """Log-probs [B, T] of whole rollouts under `params`, in length buckets; 0 past a row's bucket."""
     logp = np.zeros(tokens.shape, np.float32)
-    for index, width in micro_batches(length_b, rows=rows, max_length=tokens.shape[1]):
+    for index, width in micro_batches(length_b, rows=rows, max_length=max_length):
         micro = take(tokens, index, width, run.tokenizer.pad)
         scored = np.asarray(score(run.model, params, micro, temperature=temperature, chunk=run.chunk))
         width = min(width, tokens.shape[1])
@@ -67,11 +71,12 @@ def update(
         r.tokens,
         r.sampled.astype(np.float32),
     )  # EOS is sampled: stopping is an action and is trained
-    old = score_rows(run, state.params, tokens, r.length, rows=rows, temperature=temperature)
+    shapes = dict(rows=rows, max_length=run.prompt_room + budget)  # the same in every step of the stage
+    old = score_rows(run, state.params, tokens, r.length, temperature=temperature, **shapes)
     gap = np.abs(old - r.logp)[r.sampled]
     ref = old
     if loss["kl_coef"]:
-        ref = score_rows(run, ref_params, tokens, r.length, rows=rows, temperature=temperature)
+        ref = score_rows(run, ref_params, tokens, r.length, temperature=temperature, **shapes)
     advantage = np.broadcast_to(advantage_b[:, None], tokens.shape).astype(np.float32)
 
     values = []
@@ -79,7 +84,7 @@ def update(
         weight = token_weights(mask[part], advantage_b=advantage_b[part], max_length=budget, **weights)
         weight = weight.astype(np.float32)
         total = None
-        for index, width in micro_batches(r.length[part], rows=rows, max_length=tokens.shape[1]):
+        for index, width in micro_batches(r.length[part], **shapes):
             batch = Batch(
                 tokens=take(tokens[part], index, width, run.tokenizer.pad),
                 weight=take(weight, index, width),
@@ -98,6 +103,8 @@ def update(
             | {"grad/negative_mass": negative_mass(weight, advantage[part])}
         )
     mean = {name: float(np.mean([float(v[name]) for v in values])) for name in values[0]}
+    if not loss["kl_coef"]:
+        del mean["loss/kl"]  # there was no reference to measure it against
     return state, mean | {
         "parity/logp_max": float(gap.max()),
         "parity/logp_mean": float(gap.mean()),
@@ -105,7 +112,7 @@ def update(
 
 
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float, budget: int,
+    run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float, warmup: int, budget: int,
     prompts: int, group_size: int, temperature: float, minibatches: int, rows: int, advantage: dict, weights: dict,
     loss: dict, optim: dict, sampler: dict, samples_logged: int,
 ):  # fmt: skip
@@ -113,7 +120,7 @@ def train(
 
     Resumes from the stage's newest checkpoint to the same numbers: problems and noise are functions of (seed, step).
     """
-    tx = make_optimizer(lr=lr, decay_steps=0, **optim)
+    tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=0, **optim)
     ref_params = params
     state, store = new_state(tx, jax.tree.map(jnp.copy, params)), run.store(stage)
     done = store.latest_step() or 0
@@ -151,7 +158,8 @@ def train(
             )  # fmt: skip
             values |= feature_means(graded.features)
             values |= {
-                "budget": budget, "optim/lr": lr, "time/step_s": end - start, "time/rollout_s": sampled_at - start,
+                "budget": budget, "optim/lr": learning_rate(state),
+                "time/step_s": end - start, "time/rollout_s": sampled_at - start,
                 "time/update_s": end - sampled_at, "time/rollout_tokens_per_s": r.sampled.sum() / (sampled_at - start),
             }  # fmt: skip
             run.log.metrics(stage, "grpo", step=step + 1, global_step=first_step + step + 1, values=values)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from e3jax.types import UserError
+
 
 def pack_rows(examples: Iterator, *, rows: int, length: int, pad: int):
     """Fill [rows, length] with (prompt, response, gap) examples from an endless iterator, first fit in order.
@@ -20,7 +22,14 @@ def pack_rows(examples: Iterator, *, rows: int, length: int, pad: int):
     positions = np.zeros((rows, length), np.int32)
     segments = np.zeros((rows, length), np.int32)
     mask = np.zeros((rows, length), np.float32)
-    prompt, response, gap = next(examples)
+
+    def fetch():
+        prompt, response, gap = next(examples)
+        if len(prompt) + len(response) > length:
+            raise ValueError(f"an example of {len(prompt) + len(response)} tokens does not fit sft.row_length={length}")
+        return prompt, response, gap
+
+    prompt, response, gap = fetch()
     for row in range(rows):
         at, segment = 0, 1
         while at + len(prompt) + len(response) <= length:
@@ -31,11 +40,7 @@ def pack_rows(examples: Iterator, *, rows: int, length: int, pad: int):
             segments[row, at:end] = segment
             mask[row, at + n : end] = 1
             at, segment = end, segment + 1
-            prompt, response, gap = next(examples)
-            if len(prompt) + len(response) > length:
-                raise ValueError(
-                    f"an example of {len(prompt) + len(response)} tokens does not fit sft.row_length={length}"
-                )
+            prompt, response, gap = fetch()
     return tokens, positions, segments, mask
 
 
@@ -52,6 +57,8 @@ def length_buckets(max_length: int) -> list[int]:
 def micro_batches(lengths: np.ndarray, *, rows: int, max_length: int) -> Iterator[tuple[np.ndarray, int]]:
     """Rows of similar length together: yields (indices [rows], -1 where there is none, width)."""
     buckets = length_buckets(max_length)
+    if lengths.max() > buckets[-1]:
+        raise UserError(f"a row of {lengths.max()} tokens exceeds prompt_room + budget: raise config.task.prompt_room")
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), rows):
         index = np.full(rows, -1)

@@ -13,11 +13,12 @@ import numpy as np
 
 from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
+from e3jax.sharding import constrain_params
 from e3jax.tasks.countdown_traces import base_trace
 from e3jax.tasks.stream import problems_at
 from e3jax.train.packing import pack_rows
 from e3jax.train.setup import Run
-from e3jax.train.state import apply_gradients, make_optimizer, new_state
+from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward
 
 PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
@@ -36,32 +37,43 @@ def sft_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, weight
         share = weight_bt / jnp.maximum(weight_bt.sum(), 1e-9)
         return loss, {"loss/total": loss, "loss/entropy": (share * entropy).sum()}
 
-    return jax.grad(loss_of, has_aux=True)(params)
+    grads, metrics = jax.grad(loss_of, has_aux=True)(params)
+    return constrain_params(grads), metrics
 
 
-def examples(run: Run, step: int, *, numbers, position_gap: int, gap_rate: float, traces: dict) -> Iterator:
-    """Endless (prompt, response, gap) token examples of a step, a function of (seed, step).
+def examples(
+    run: Run,
+    *,
+    stage_index: int,
+    step: int,
+    global_step: int,
+    numbers,
+    position_gap: int,
+    gap_rate: float,
+    traces: dict,
+) -> Iterator:
+    """Endless (prompt, response, gap) token examples of a step, a function of (seed, stage, step).
 
     `position_gap`: with probability `gap_rate` the response's positions start up to so many tokens late. A tiny
     base model has seen no long text; this is how it learns to read the problem from far away (PROTOTYPE.md).
     """
-    rng = np.random.default_rng([run.seed, step])
-    start = step * PROBLEMS_PER_STEP
+    rng = np.random.default_rng([run.seed, stage_index, step])
+    start = global_step * PROBLEMS_PER_STEP
     while True:
         block = dict(form=run.form, numbers=numbers, seed=run.seed, split="train", start=start, count=64)
         for problem in problems_at(**block):
-            response = run.tokenizer.encode(base_trace(problem, rng, **traces)) + [run.tokenizer.eos]
+            response = [*run.tokenizer.encode(base_trace(problem, rng, **traces)), run.tokenizer.eos]
             gap = int(rng.integers(position_gap)) if rng.random() < gap_rate else 0
             yield run.tokenizer.encode(problem.question), response, gap
         start += 64
 
 
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float,
+    run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float, warmup: int,
     rows: int, row_length: int, aggregation: str, position_gap: int, gap_rate: float, traces: dict, optim: dict,
 ):  # fmt: skip
     """Train `params` for `steps`; resumes from the stage's newest checkpoint. Returns the final parameters."""
-    tx = make_optimizer(lr=lr, decay_steps=steps, **optim)
+    tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim)
     state, store = new_state(tx, params), run.store(stage)
     done = store.latest_step() or 0
     if done:
@@ -70,30 +82,29 @@ def train(
 
     with run.log.phase(f"{stage}: SFT", total=steps) as phase:
         phase.advance(done)
+        logged, since = time.monotonic(), 0
         for step in range(done, steps):
-            start = time.monotonic()
             data = examples(
-                run,
-                step,
-                numbers=numbers,
-                position_gap=position_gap,
-                gap_rate=gap_rate,
-                traces=traces,
-            )
+                run, stage_index=stage_index, step=step, global_step=first_step + step, numbers=numbers,
+                position_gap=position_gap, gap_rate=gap_rate, traces=traces,
+            )  # fmt: skip
             tokens, positions, segments, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
             weight = sft_weights(mask, aggregation=aggregation)
             grads, metrics = sft_gradient(run.model, state.params, tokens, positions, segments, weight, chunk=run.chunk)
             state, update = apply_gradients(tx, state, grads)
+            since += 1
             if (step + 1) % 10 == 0 or step + 1 == steps:
                 values = {name: float(value) for name, value in metrics.items()}
-                seconds = time.monotonic() - start
                 values |= {f"optim/{name}": float(value) for name, value in update.items()}
+                seconds, logged = (time.monotonic() - logged) / since, time.monotonic()
                 values |= {
+                    "optim/lr": learning_rate(state),
                     "time/step_s": seconds,
                     "time/tokens_per_s": (segments > 0).sum() / seconds,
                 }
                 run.log.metrics(stage, "sft", step=step + 1, global_step=first_step + step + 1, values=values)
-                phase.advance(step + 1 - phase.done, f"loss {values['loss/total']:.3f}")
+                phase.advance(since, f"loss {values['loss/total']:.3f}")
+                since = 0
             if (step + 1) % run.save_every == 0 or step + 1 == steps:
                 store.save(step + 1, state)
     store.close()

@@ -10,28 +10,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from e3jax.sharding import constrain_params
 from e3jax.types import TrainState
 
 
 def make_optimizer(
-    *,
-    lr: float,
-    warmup: int,
-    decay_steps: int,
-    weight_decay: float,
-    beta1: float,
-    beta2: float,
-    grad_clip: float,
-) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm; linear warm-up, then constant, or cosine to 0 at `decay_steps` (0: off)."""
-    if decay_steps:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup, decay_steps)
-    else:
-        schedule = optax.linear_schedule(lr if warmup == 0 else 0.0, lr, max(warmup, 1))
-    return optax.chain(
-        optax.clip_by_global_norm(grad_clip),
-        optax.adamw(schedule, b1=beta1, b2=beta2, weight_decay=weight_decay),
-    )
+    *, lr: float, warmup: int, decay_steps: int, weight_decay: float, beta1: float, beta2: float, grad_clip: float
+) -> optax.GradientTransformation:  # fmt: skip
+    """AdamW after clipping by global norm; linear warm-up, then constant, or cosine to 0 at `decay_steps` (0: off).
+
+    The last update's learning rate is in the state: `learning_rate(state)`.
+    """
+    schedule = optax.cosine_decay_schedule(lr, decay_steps) if decay_steps else optax.constant_schedule(lr)
+
+    def rate(count):
+        return schedule(count) * (jnp.minimum(1.0, (count + 1) / warmup) if warmup else 1.0)
+
+    adamw = optax.inject_hyperparams(optax.adamw)(learning_rate=rate, b1=beta1, b2=beta2, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(grad_clip), adamw)
+
+
+def learning_rate(state: TrainState) -> float:
+    """Of the last update made with `make_optimizer`."""
+    return float(state.opt_state[1].hyperparams["learning_rate"])
 
 
 def new_state(tx: optax.GradientTransformation, params) -> TrainState:
@@ -42,10 +43,10 @@ def new_state(tx: optax.GradientTransformation, params) -> TrainState:
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def apply_gradients(tx, state: TrainState, grads) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimiser update; a gradient that is not finite changes nothing but the step count (`skipped` = 1)."""
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new = (optax.apply_updates(state.params, updates), opt_state)
     params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (state.params, state.opt_state))
     metrics = {"grad_norm": norm, "skipped": 1.0 - finite}
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+    return TrainState(step=state.step + 1, params=constrain_params(params), opt_state=opt_state), metrics

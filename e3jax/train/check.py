@@ -1,0 +1,108 @@
+"""Is this config possible? Answered before anything is compiled, in one sentence that names the field."""
+
+import jax
+from ml_collections import ConfigDict
+
+from e3jax.models.presets import preset, presets
+from e3jax.types import UserError
+
+
+def need(holds: bool, field: str, value, allowed: str) -> None:
+    """Raise UserError("config.field=value: allowed") unless it holds."""
+    if not holds:
+        raise UserError(f"config.{field}={value!r}: {allowed}")
+
+
+def need_one_of(c: ConfigDict, field: str, allowed: tuple) -> None:
+    """The field (dotted) must have one of the values."""
+    value = c
+    for name in field.split("."):
+        value = value[name]
+    need(value in allowed, field, value, f"use one of {', '.join(map(repr, allowed))}")
+
+
+def check(c: ConfigDict) -> None:
+    """Refuse impossible values and combinations."""
+    need_one_of(c, "model.preset", tuple(presets()))
+    need_one_of(c, "model.dtype", ("float32", "bfloat16"))
+    need_one_of(c, "model.remat", ("none", "full"))
+    need_one_of(c, "task.form", ("calculator", "paper"))
+    need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
+    need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))
+    need_one_of(c, "grpo.weights.positive_denominator", ("shrunken", "fixed"))
+    need_one_of(c, "grpo.loss.kl_estimator", ("k1", "k2", "k3"))
+    words = c.tokenizer == "words"
+    need(words == (c.task.form == "calculator"), "tokenizer", c.tokenizer,
+         f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}")  # fmt: skip
+    need(words or not c.init.number_embeddings, "init.number_embeddings", True, "only with tokenizer='words'")
+    check_grpo(c.grpo)
+    check_mesh(c)
+    room = preset(c.model.preset).max_length - c.task.prompt_room
+    check_lengths(c, room)
+    check_stages(c, room)
+
+
+def check_grpo(g: ConfigDict) -> None:
+    """Group size, minibatches, temperature, clips."""
+    need(g.group_size >= 2, "grpo.group_size", g.group_size, "a group of one has no baseline, use 2 or more")
+    need(g.prompts >= 1, "grpo.prompts", g.prompts, "use 1 or more")
+    need(g.minibatches >= 1 and g.prompts % g.minibatches == 0, "grpo.minibatches", g.minibatches,
+         f"must divide grpo.prompts={g.prompts}")  # fmt: skip
+    need(g.temperature > 0, "grpo.temperature", g.temperature, "must be above 0: greedy samples have no log-prob")
+    for field, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):
+        value = g.loss[field]
+        need(value is None or (isinstance(value, int | float) and value > least), f"grpo.loss.{field}", value,
+             f"use a number above {least:g}, or None for off")  # fmt: skip
+
+
+def check_mesh(c: ConfigDict) -> None:
+    """The mesh covers the devices, and every batch divides over it."""
+    devices = len(jax.devices())
+    need(jax.process_count() == 1, "mesh", c.mesh.to_dict(), "runs on several hosts are not supported yet")
+    fsdp = max(devices // (c.mesh.data * c.mesh.tensor), 1) if c.mesh.fsdp == -1 else c.mesh.fsdp
+    asked = c.mesh.data * fsdp * c.mesh.tensor
+    need(asked == devices, "mesh", c.mesh.to_dict(), f"needs {asked} devices, {devices} are here")
+    batches = {
+        "grpo.rows": c.grpo.rows,
+        "sampler.slots": c.sampler.slots,
+        "sampler.prefill_rows": c.sampler.prefill_rows,
+    }
+    batches |= {f"stages.{n}.rows": c.stages[n].rows for n in c.order if n in c.stages and c.stages[n].kind == "sft"}
+    for field, rows in batches.items():
+        need(rows % (c.mesh.data * fsdp) == 0, field, rows, f"must be a multiple of data x fsdp = {c.mesh.data * fsdp}")
+
+
+def check_lengths(c: ConfigDict, room: int) -> None:
+    """Budgets fit the model; pass@k asks for problems that the set has."""
+    fits = f"{c.model.preset} has room for {room} tokens after the prompt"
+    need(0 < max(c.eval.budgets) <= room, "eval.budgets", tuple(c.eval.budgets), fits)
+    need(0 < c.eval.pass_budget <= room, "eval.pass_budget", c.eval.pass_budget, fits)
+    need(c.eval.pass_problems <= c.eval.problems, "eval.pass_problems", c.eval.pass_problems,
+         f"at most eval.problems={c.eval.problems}")  # fmt: skip
+    need(0 < c.sampler.top_p <= 1, "sampler.top_p", c.sampler.top_p, "above 0, 1 is off")
+    need(c.budget_rule.kappa > 1, "budget_rule.kappa", c.budget_rule.kappa, "Eq. 2 needs kappa > 1")
+
+
+def check_stages(c: ConfigDict, room: int) -> None:
+    """Every stage that runs is there once and can run."""
+    need(len(c.order) > 0 and len(set(c.order)) == len(c.order), "order", tuple(c.order), "name each stage once")
+    need(set(c.order) <= set(c.stages), "order", tuple(c.order), f"stages are {sorted(c.stages)}")
+    for name in c.order:
+        stage, field = c.stages[name], f"stages.{name}"
+        need(stage.kind in ("sft", "grpo"), f"{field}.kind", stage.kind, "use 'sft' or 'grpo'")
+        need(stage.steps >= 1, f"{field}.steps", stage.steps, "use 1 or more")
+        most = 6 if c.task.form == "calculator" else 12
+        need(all(2 <= n <= most for n in stage.numbers), f"{field}.numbers", tuple(stage.numbers), f"2 to {most} each")
+        if stage.kind == "sft":
+            need(
+                c.task.form == "calculator", f"{field}.kind", "sft", "base traces exist for task.form='calculator' only"
+            )
+            need(stage.traces.most_tokens + c.task.prompt_room <= stage.row_length, f"{field}.traces.most_tokens",
+                 stage.traces.most_tokens, f"prompt and trace must fit row_length={stage.row_length}")  # fmt: skip
+            continue
+        budget, auto = stage.budget, stage.budget == "auto"
+        number = isinstance(budget, int) and not isinstance(budget, bool) and budget > 0
+        need(auto or number, f"{field}.budget", budget, "use a number of tokens, or 'auto' for Eq. 2")
+        asked = 2 * max(c.budget_rule.budgets) if auto else budget
+        need(asked <= room, f"{field}.budget", budget,
+             f"asks for {asked} tokens, {c.model.preset} has room for {room} after the prompt")  # fmt: skip

@@ -1,0 +1,85 @@
+"""Every config loads and passes its check; bad input stops at once with one clear sentence and no traceback."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e3jax.train.check import check
+from e3jax.types import UserError
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_loads_and_is_possible(name, monkeypatch):
+    monkeypatch.setattr("jax.devices", lambda: [None])  # the machine that the config's header names: one device
+    check(load(name))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.grpo.update(group_size=1), "config.grpo.group_size=1"),
+        (lambda c: c.grpo.update(minibatches=3), "must divide grpo.prompts=16"),
+        (lambda c: c.grpo.update(temperature=0.0), "config.grpo.temperature=0.0"),
+        (lambda c: c.stages.easy.update(budget=4096), "room for 2032"),
+        (lambda c: c.stages.easy.update(budget="soon"), "'auto'"),
+        (lambda c: c.budget_rule.update(budgets=(2048,)), "config.stages.hard.budget='auto': asks for 4096"),
+        (lambda c: c.budget_rule.update(kappa=1.0), "kappa"),
+        (lambda c: c.eval.update(budgets=(96, 4096)), "config.eval.budgets"),
+        (lambda c: c.eval.update(pass_problems=4096), "config.eval.pass_problems"),
+        (lambda c: c.update(order=("base", "esay")), "esay"),
+        (lambda c: c.update(order=("base", "base")), "name each stage once"),
+        (lambda c: c.update(order=()), "name each stage once"),
+        (lambda c: c.mesh.update(data=3), "config.mesh"),
+        (lambda c: c.grpo.weights.update(aggregation="tokenmean"), "'token_mean', 'sequence_mean', 'dr_grpo'"),
+        (lambda c: c.grpo.loss.update(dual_clip=0.5), "config.grpo.loss.dual_clip=0.5"),
+        (lambda c: c.stages.easy.update(numbers=(3, 9)), "config.stages.easy.numbers"),
+        (lambda c: c.stages.short.traces.update(most_tokens=128), "row_length=128"),
+        (lambda c: c.task.update(form="paper"), "config.tokenizer='words'"),
+        (lambda c: c.sampler.update(top_p=0.0), "top_p"),
+        (lambda c: c.model.update(preset="huge"), "qwen3-0.6b"),
+    ],
+)
+def test_impossible_configs_are_named(change, words, monkeypatch):
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    config = load("quickstart")
+    change(config)
+    with pytest.raises(UserError, match=words.replace("(", r"\(")):
+        check(config)
+
+
+def test_command_line_errors_are_sentences(tmp_path):
+    """Unknown key, wrong type, one sample per group, a budget that does not fit, a workdir of another config."""
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/config.json").write_text('{"seed": 5}')
+    cases = {
+        ("--config.grpo.groupsize=4",): "config has no field 'grpo.groupsize': did you mean 'grpo.group_size'",
+        ("--config.nope=1",): "config has no field 'nope'",
+        ("--config.grpo.prompts=8.5",): "--config.grpo.prompts=8.5",
+        ("--config.grpo.group_size=1",): "config.grpo.group_size=1: a group of one has no baseline",
+        ("--config.stages.easy.budget=9999",): "config.stages.easy.budget=9999: asks for 9999 tokens",
+        (f"--workdir={tmp_path / 'used'}",): "holds a run of another config",
+        ("--config=configs/absent.py",): "configs/absent.py",
+        ("seed=3",): "not a flag",
+    }
+    started = {}
+    for flags in cases:
+        command = [sys.executable, "-m", "e3jax.train.curriculum"]
+        command += ["--config=configs/quickstart.py", f"--workdir={tmp_path / 'new'}", *flags]
+        started[flags] = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for flags, process in started.items():
+        _, errors = process.communicate()
+        assert process.returncode == 2, flags
+        assert "Traceback" not in errors, errors
+        assert cases[flags] in errors, errors
+        assert len([line for line in errors.splitlines() if line.startswith("error:")]) == 1, errors
+    assert not (tmp_path / "new/metrics.jsonl").exists()

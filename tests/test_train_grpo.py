@@ -1,0 +1,131 @@
+"""The GRPO update as the trainer does it: exact micro-batches, nothing from all-equal groups; and it learns."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from e3jax.sampler.slots import sample
+from e3jax.sharding import make_mesh, param_shardings
+from e3jax.train import grpo
+from e3jax.train.state import apply_gradients, make_optimizer, new_state
+
+LOSS = dict(
+    clip_low=0.2, clip_high=0.5, dual_clip=3.0, kl_coef=0.01, kl_estimator="k3", entropy_coef=0.001, tis_cap=2.0
+)
+WEIGHTS = dict(aggregation="token_mean", positive_only=False, positive_denominator="shrunken")
+
+
+def graded(model, params, score_b, *, prompts=4, samples=4, budget=20):
+    """Rollouts of a random model with the scores given."""
+    rollouts = sample(
+        model, params, [[5, 6, 7 + p] for p in range(prompts)], ids=range(prompts), key=jax.random.key(0),
+        samples=samples, budget=budget, eos=1, pad=0, slots=16, block=8, prefill_rows=4,
+        temperature=1.0, top_k=0, top_p=1.0,
+    )  # fmt: skip
+    return SimpleNamespace(rollouts=rollouts, score_b=score_b)
+
+
+@pytest.fixture(scope="module")
+def setting(tiny):
+    model, params = tiny
+    params = params | {"embed_vd": params["embed_vd"] * 8}
+    run = SimpleNamespace(model=model, tokenizer=SimpleNamespace(pad=0), chunk=4096, prompt_room=8)
+    return run, params
+
+
+def updated(run, params, score_b, *, rows, minibatches=1, ref=None, weights=WEIGHTS, lr=1.0):
+    """Parameters after one RL step with plain SGD, so that differences are gradients' differences."""
+    tx = optax.sgd(lr)
+    state = new_state(tx, jax.tree.map(jnp.copy, params))
+    g = graded(run.model, params, score_b)
+    advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
+    state, values = grpo.update(
+        run, tx, state, g, advantage_b, params if ref is None else ref, minibatches=minibatches, rows=rows,
+        temperature=1.0, budget=20, weights=weights, loss=LOSS,
+    )  # fmt: skip
+    return state.params, values
+
+
+MIXED = np.array([1, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 0, 0], float)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "dr_grpo"])
+def test_micro_batches_equal_one_batch(setting, aggregation):
+    """Means per micro-batch (verl issues 5625, 7321) would differ with these ragged lengths."""
+    run, params = setting
+    weights = WEIGHTS | {"aggregation": aggregation}
+    one, a = updated(run, params, MIXED, rows=16, weights=weights)
+    many, b = updated(run, params, MIXED, rows=3, weights=weights)
+    step = max(float(abs(x - y).max()) for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(params)))
+    assert step > 1e-4
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6 * max(1, step)), one, many)
+    assert a["loss/pg"] == pytest.approx(b["loss/pg"], abs=1e-6)
+
+
+def test_all_equal_groups_change_nothing(setting):
+    """No advantage, KL reference = policy, entropy off: the parameters stay bit for bit."""
+    run, params = setting
+    tx = optax.sgd(1.0)
+    state = new_state(tx, jax.tree.map(jnp.copy, params))
+    score_b = np.repeat([1.0, 0.0, 0.3, 1.0], 4)
+    advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
+    state, _ = grpo.update(
+        run, tx, state, graded(run.model, params, score_b), advantage_b, params, minibatches=1, rows=16,
+        temperature=1.0, budget=20, weights=WEIGHTS, loss=LOSS | {"entropy_coef": 0.0, "kl_coef": 0.0},
+    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+
+
+def test_first_minibatch_is_on_policy_and_parity_is_logged(setting):
+    """Ratio 1 at the first update: nothing clipped, ppo_kl 0; KL to another reference is not 0."""
+    run, params = setting
+    other = jax.tree.map(lambda x: x * 1.05, params)
+    _, values = updated(run, params, MIXED, rows=16, ref=other)
+    assert values["loss/clip_low"] == values["loss/clip_high"] == 0
+    assert abs(values["loss/ppo_kl"]) < 1e-6
+    assert values["loss/kl"] > 1e-4
+    assert 0 < values["parity/logp_max"] < 1e-4
+    assert 0 < values["grad/negative_mass"] < 1
+
+
+def test_positive_only_ignores_failures(setting):
+    """GRPOMask: what the failed samples said has no influence on the step."""
+    run, params = setting
+    weights = WEIGHTS | {"positive_only": True}
+    _, values = updated(run, params, MIXED, rows=16, weights=weights)
+    assert values["grad/negative_mass"] == 0
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    tx = make_optimizer(lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0)
+    state = new_state(tx, {"w": jnp.ones(3)})
+    state, metrics = apply_gradients(tx, state, {"w": jnp.array([1.0, jnp.nan, 0.0])})
+    assert metrics["skipped"] == 1 and (state.params["w"] == 1).all() and state.step == 1
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.opt_state))
+    state, metrics = apply_gradients(tx, state, {"w": jnp.ones(3)})
+    assert metrics["skipped"] == 0 and (state.params["w"] < 1).all()
+
+
+def test_every_shape_is_traced_once(setting):
+    """Changing lengths, later steps and updated parameters must not recompile: the widths are the stage's buckets."""
+    run, params = setting
+    tx = make_optimizer(lr=1e-3, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0)
+    mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    programs = (grpo.grpo_gradient, grpo.score, apply_gradients)
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(jnp.copy, jax.device_put(params, param_shardings(params, mesh)))
+        state = new_state(tx, jax.tree.map(jnp.copy, params))  # its buffers are donated
+        before = [f._cache_size() for f in programs]
+        for step in range(4):
+            g = graded(run.model, state.params, MIXED)
+            g.rollouts.length[:] -= step  # other lengths, same buckets
+            state, _ = grpo.update(
+                run, tx, state, g, np.repeat([1.0, -1.0], 8), params, minibatches=2, rows=8, temperature=1.0,
+                budget=20, weights=WEIGHTS, loss=LOSS,
+            )  # fmt: skip
+        traced = [f._cache_size() - n for f, n in zip(programs, before)]
+    assert traced == [1, 1, 1], traced  # one bucket of 32 tokens
