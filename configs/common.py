@@ -32,7 +32,7 @@ def base_config() -> ConfigDict:
 
     c.task = ConfigDict()
     c.task.form = "calculator"  # "calculator" (tiny models) or "paper" (e3's Countdown, real tokenizers)
-    c.task.prompt_room = 16  # tokens set aside for the prompt when a budget is checked against the model
+    c.task.prompt_room = 8  # tokens set aside for the prompt when a budget is checked against the model
 
     c.sampler = ConfigDict()
     c.sampler.slots = 128  # rows that decode together
