@@ -113,8 +113,8 @@ def update(
 
 def train(
     run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float, warmup: int,
-    budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int, advantage: dict, weights: dict,
-    loss: dict, optim: dict, sampler: dict, samples_logged: int,
+    budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int, advantage: dict,
+    weights: dict, loss: dict, optim: dict, sampler: dict, samples_logged: int,
 ):  # fmt: skip
     """Train `params` for `steps` RL steps; the KL reference is the stage's start. Returns the final parameters.
 
