@@ -2,8 +2,8 @@
 
     python -m e3jax.train.curriculum --config=configs/quickstart.py --workdir=runs/quickstart
 
-Hardware and time, expected numbers: README.md, "What the quickstart shows" (3 seeds). All values here were set on single
-runs of seed 0 (LOG.md); the paper's recipe is one of full-size models.
+Hardware and time, expected numbers: README.md, "What the quickstart shows" (3 seeds). Values were set on single
+runs of seed 0 (LOG.md).
 """
 
 from configs.common import base_config, grpo_stage, sft_stage
