@@ -46,7 +46,7 @@ def run_dir(tmp_path):
         )
         for s in range(1, 21)
     ]
-    hard = [grpo_row("hard $x", s, **{"reward/mean": None, "ppo/kl": 0.0}) for s in range(1, 6)]
+    hard = [grpo_row("hard $x", s, **{"reward/mean": None, "loss/ppo_kl": 0.0}) for s in range(1, 6)]
     write_lines(tmp_path / "metrics.jsonl", sft + easy + hard)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "hard $x", "kind": "gr')
@@ -233,7 +233,7 @@ def test_sections_budget_table_and_rollouts(run_dir):
     assert ["cut by the budget" in article for article in articles] == [i == 2 for i in range(10)]
     assert "base</b> SFT, 100 steps, 1.0 min" in text and "easy</b> GRPO, 20 steps<" not in text
     assert "1 unreadable line skipped" in page.text and "lines skipped" not in page.text
-    assert "Not logged: reward/all_zero" in page.text and "ppo/kl" not in page.text
+    assert "Not logged: reward/all_zero" in page.text and "loss/ppo_kl" not in page.text
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "eval.jsonl", "budget.jsonl", "eval_samples.jsonl"])
@@ -287,7 +287,7 @@ def test_repeated_steps_and_checkpoints_count_once(run_dir):
     np.testing.assert_array_equal(first.step, [1, 2, 3])
     np.testing.assert_array_equal(first.columns["reward/mean"], [1.0, 2.0, 30.0])
     np.testing.assert_array_equal(second.step, [4, 5])
-    assert np.isnan(first.columns["ppo/kl"]).all()
+    assert np.isnan(first.columns["loss/ppo_kl"]).all()
     again = {"stage": "base", "set": "3 numbers", "accuracy": {"96": [0.99, 0.98, 1.0]}}
     with (run_dir / "eval.jsonl").open("a") as file:
         file.write(json.dumps(again) + "\n")

@@ -41,6 +41,8 @@ def rollout_metrics(
         "length/mean": float(response_len_b.mean()),
         "length/correct": mean_or_nan(response_len_b[right]),
         "length/incorrect": mean_or_nan(response_len_b[wrong]),
+        "length/positive": mean_or_nan(response_len_b[advantage_b > 0]),
+        "length/negative": mean_or_nan(response_len_b[advantage_b < 0]),
         "length/p10": float(np.percentile(response_len_b, 10)),
         "length/p50": float(np.percentile(response_len_b, 50)),
         "length/p90": float(np.percentile(response_len_b, 90)),

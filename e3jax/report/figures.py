@@ -69,11 +69,11 @@ PANELS = {
         "Gradient norm": {"optim/grad_norm": "before clipping"},
         "Gradient mass of negative advantages": {"grad/negative_mass": "share"},
         "Clipped tokens (fraction)": {
-            "ppo/clip_low": "low",
-            "ppo/clip_high": "high",
-            "ppo/clip_dual": "dual",
+            "loss/clip_low": "low",
+            "loss/clip_high": "high",
+            "loss/clip_dual": "dual",
         },
-        "KL": {"ppo/kl": "to the sampling policy", "loss/kl": "loss term"},
+        "KL": {"loss/ppo_kl": "to the sampling policy", "loss/kl": "loss term"},
         "Sampler against trainer, |Δ log p|": {
             "parity/logp_mean": "mean",
             "parity/logp_max": "max",
@@ -81,7 +81,7 @@ PANELS = {
     },
     "sft": {
         "Loss": {"loss/total": "loss"},
-        "Token accuracy": {"loss/token_accuracy": "accuracy"},
+        "Entropy (nats per token)": {"loss/entropy": "of the targets' distributions"},
         "Gradient norm": {"optim/grad_norm": "before clipping"},
     },
 }

@@ -34,7 +34,7 @@ XLABEL = {"accuracy": "test budget (tokens)", "pass_at_k": "k (samples)"}
 CAPTION = {
     "accuracy": "Bands are 95 % intervals. Rings mark each checkpoint's training budget, the "
     "dashed line that of the last one; what lies beyond it is extrapolation.",
-    "pass_at_k": "Share of problems that at least one of k samples solves, at the largest budget.",
+    "pass_at_k": "Share of problems that at least one of k samples solves.",
 }
 RULE = (
     "<p class='rule'>B<sub>tr</sub> = smallest B ≥ B<sub>0</sub> with J(2B) ≤ κ J(B)</p>"
@@ -234,9 +234,11 @@ def _stages(metrics: list[dict]) -> str:
     parts = []
     for name, kind in dict.fromkeys((row["stage"], row["kind"]) for row in metrics):
         rows = {row["step"]: row for row in metrics if (row["stage"], row["kind"]) == (name, kind)}
-        minutes = sum(read_number(row, "time/step_s") for row in rows.values()) / 60
+        steps = sorted(rows)  # a line stands for the steps since the one before
+        seconds = [read_number(rows[b], "time/step_s") * (b - a) for a, b in zip([0, *steps], steps)]
+        minutes = sum(seconds) / 60
         time = _format(minutes, ", {:.1f} min") if not math.isnan(minutes) else ""
-        parts.append(f"<b>{_text(name)}</b> {_text(kind).upper()}, {len(rows)} steps{time}")
+        parts.append(f"<b>{_text(name)}</b> {_text(kind).upper()}, {steps[-1]} steps{time}")
     return f"<p class='stages'>{' → '.join(parts)}</p>"
 
 
@@ -292,6 +294,8 @@ def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
         if lines:
             ids = {"figure_id": f"{table}{i}", "title": str(name), "xlabel": XLABEL[table]}
             svg = figures.draw_intervals(lines, train_budget=lines[-1].train_budget, **ids)
+            at = read_number(rows[-1], "pass_at_k_budget") if table == "pass_at_k" else math.nan
+            name += _format(at, " at {:.0f} tokens") if not math.isnan(at) else ""
             drawn.append(_figure(name, [(line.label, line.colour, False) for line in lines], svg))
     if not drawn:
         return f"<p class='none'>Nothing to draw: eval.jsonl has no {table} yet.</p>"
@@ -303,7 +307,7 @@ def _training(metrics: list[dict], kind: str) -> str:
     if not rows:
         return f"<p class='none'>metrics.jsonl has no {kind.upper()} step.</p>"
     stages = figures.collect_stages(rows)
-    window = 2 * int(stages[-1].step[-1] // 50) + 1
+    window = 2 * int(sum(len(stage.step) for stage in stages) // 50) + 1
     drawn, absent = [], []
     for i, (title, labels) in enumerate(figures.PANELS[kind].items()):
         logged = {k for k in labels for stage in stages if np.isfinite(stage.columns[k]).any()}
@@ -334,7 +338,7 @@ def _budgets(choices: list[dict]) -> str:
         head = ["B (tokens)", "J(B)", "J(2B)", "J(2B) / J(B)", f"≤ κ = {_text(choice['kappa'])}"]
         why = "the smallest that satisfies the rule" if choice["satisfied"] else "no B satisfies it"
         counts = [f"{choice[key]} {key}" for key in ("problems", "samples") if key in choice]
-        text = f"Chosen: {choice['chosen']} tokens, {why}. B0 = {choice['minimum']} tokens. "
+        text = f"Chosen: {choice['chosen']} tokens, {why}. B0 = {choice['minimum']:.0f} tokens. "
         out.append(f"<h3>{_text(choice['stage'])}</h3>{_table(head, cells, marked)}")
         out.append(f"<p class='key'>{_text(text + ', '.join(counts))}</p>")
     return "".join(out)

@@ -127,22 +127,25 @@ def train(
     if done:
         state = store.restore(done, state)
     run.log.rewind(stage, done)
+    rolled, summary = 0, ""
+
+    def heard(finished: int) -> None:
+        nonlocal rolled
+        rolled += finished
+        phase.advance(0, f"rollouts {rolled}/{prompts * group_size}  {summary}")
 
     with run.log.phase(f"{stage}: GRPO, budget {budget}", total=steps) as phase:
         phase.advance(done)
         for step in range(done, steps):
             start = time.monotonic()
+            first = (first_step + step) * prompts  # no stage sees another's problems
             problems = problems_at(
-                form=run.form,
-                numbers=numbers,
-                seed=run.seed,
-                split="train",
-                start=step * prompts,
-                count=prompts,
-            )
+                form=run.form, numbers=numbers, seed=run.seed, split="train", start=first, count=prompts
+            )  # fmt: skip
+            rolled = 0
             graded = rollout(
                 run.model, state.params, run.tokenizer, problems, key=run.key(stage_index, step), first_id=0,
-                samples=group_size, budget=budget, temperature=temperature, sampler=sampler,
+                samples=group_size, budget=budget, temperature=temperature, sampler=sampler, on_finished=heard,
             )  # fmt: skip
             sampled_at = time.monotonic()
             advantage_b = group_advantages(graded.score_b.reshape(prompts, group_size), **advantage).reshape(-1)
@@ -164,11 +167,11 @@ def train(
             }  # fmt: skip
             run.log.metrics(stage, "grpo", step=step + 1, global_step=first_step + step + 1, values=values)
             log_samples(run, stage, step + 1, graded, advantage_b, samples_logged)
-            phase.advance(
-                1,
+            summary = (
                 f"reward {values['reward/mean']:.2f}  length {values['length/mean']:.0f}  "
-                f"attempts {values['explore/attempts']:.1f}  {values['time/rollout_tokens_per_s']:.0f} tok/s",
+                f"attempts {values['explore/attempts']:.1f}  {values['time/rollout_tokens_per_s']:.0f} tok/s"
             )
+            phase.advance(1, summary)
             if (step + 1) % run.save_every == 0 or step + 1 == steps:
                 store.save(step + 1, state)
     store.close()
