@@ -1,7 +1,7 @@
 from setuptools import find_packages, setup
 
 HF = ["transformers>=5", "safetensors"]
-TEST = ["pytest", "pytest-xdist", "jaxtyping", "beartype", "ruff"]
+TEST = ["pytest", "pytest-xdist", "ruff==0.17.6"]
 
 setup(
     name="e3jax",

@@ -109,7 +109,7 @@ def sft_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
     habits = {
         "solution_rate": 0.2,  # PROTOTYPE
         "give_up": 0.35,  # PROTOTYPE
-        "persistent": 0.06,
+        "persistent": 0.03,
         "persistent_solution_rate": 0.05,
     }
     return ConfigDict({"kind": "sft", "traces": {**habits, **traces}, "evaluated": evaluated, **fields})

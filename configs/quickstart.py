@@ -19,7 +19,7 @@ def get_config():
         traces={"most_tokens": 120}, evaluated=False,
     )  # fmt: skip
     c.stages.base = sft_stage(
-        numbers=(3, 4), steps=240, lr=2e-3, warmup=10, rows=6, row_length=512,
+        numbers=(3, 4), steps=280, lr=2e-3, warmup=10, rows=6, row_length=512,
         traces={"most_tokens": 500}, evaluated=True,
     )  # fmt: skip
 

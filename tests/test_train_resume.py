@@ -2,7 +2,7 @@
 
 The test kills the smoke config with SIGKILL. By hand, for any config (minutes):
 
-    python tests/test_train_resume.py configs/quickstart.py /tmp/straight /tmp/killed
+    python tests/test_train_resume.py configs/quickstart.py runs/quickstart /tmp/killed
 """
 
 import json
@@ -72,11 +72,11 @@ def compare(config: str, straight: Path, killed: Path, lines: dict[str, int]) ->
 def test_killed_in_every_stage_equals_straight(tmp_path, monkeypatch):
     """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
-    compare("configs/smoke.py", tmp_path / "a", tmp_path / "b", {"base": 1, "easy": 3, "hard": 3})
+    compare("configs/smoke.py", tmp_path / "a", tmp_path / "b", {"short": 1, "base": 1, "easy": 3, "hard": 3})
 
 
 if __name__ == "__main__":
     config, straight, killed = sys.argv[1:]
     os.chdir(ROOT)
-    compare(config, Path(straight), Path(killed), {"base": 100, "easy": 33, "hard": 25})
+    compare(config, Path(straight), Path(killed), {"short": 100, "base": 12, "easy": 33, "hard": 25})
     print("equal")

@@ -32,14 +32,12 @@ BEHAVIOUR = ("attempts", "length", "give_up", "verdict_accuracy", "truncated")  
 PROTOCOL = ("problems", "samples", "temperature")  # keys of eval.jsonl, shown as they are
 XLABEL = {"accuracy": "test budget (tokens)", "pass_at_k": "k (samples)"}
 CAPTION = {
-    "accuracy": "Bands are 95 % intervals. Rings mark each checkpoint's training budget, the "
-    "dashed line that of the last one; what lies beyond it is extrapolation.",
+    "accuracy": "Bands: 95 % intervals. Rings: training budgets; dashed: the last one's; beyond it: extrapolation.",
     "pass_at_k": "Share of problems that at least one of k samples solves.",
 }
 RULE = (
     "<p class='rule'>B<sub>tr</sub> = smallest B ≥ B<sub>0</sub> with J(2B) ≤ κ J(B)</p>"
-    "<p class='key'>e3 paper, coupled curriculum, Eq. 2; J is the accuracy in % of the model that "
-    "enters the stage, on the stage's problems.</p>"
+    "<p class='key'>e3 paper, Eq. 2; J: accuracy in % of the model that enters the stage, on its problems.</p>"
 )
 # Colours: --s0 grey, --s1 blue, --s2 vermillion (figures.COLOURS).
 CSS = """

@@ -35,6 +35,7 @@ def check(c: ConfigDict) -> None:
     need(words == (c.task.form == "calculator"), "tokenizer", c.tokenizer,
          f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}")  # fmt: skip
     need(words or not c.init.number_embeddings, "init.number_embeddings", True, "only with tokenizer='words'")
+    check_counts(c)
     check_grpo(c.grpo)
     check_mesh(c)
     room = preset(c.model.preset).max_length - c.task.prompt_room
@@ -42,11 +43,34 @@ def check(c: ConfigDict) -> None:
     check_stages(c, room)
 
 
+def check_counts(c: ConfigDict) -> None:
+    """Counts are at least one, lists are not empty."""
+    need(c.seed >= 0, "seed", c.seed, "use 0 or more")
+    counts = {
+        "model": ("chunk",), "mesh": ("data", "tensor"), "sampler": ("slots", "block", "prefill_rows"),
+        "grpo": ("rows", "prompts", "minibatches"), "budget_rule": ("problems", "samples"),
+        "eval": ("problems", "samples", "pass_problems", "pass_budget"), "checkpoint": ("every", "keep"),
+    }  # fmt: skip
+    for section, names in counts.items():
+        for name in names:
+            need(c[section][name] >= 1, f"{section}.{name}", c[section][name], "use 1 or more")
+    for section, name in (("eval", "budgets"), ("eval", "pass_ks"), ("budget_rule", "budgets")):
+        values = tuple(c[section][name])
+        need(len(values) > 0 and min(values) >= 1, f"{section}.{name}", values, "name at least one, each 1 or more")
+    for name, numbers in c.eval.sets.items():
+        need_numbers(c, f"eval.sets[{name!r}]", numbers)
+
+
+def need_numbers(c: ConfigDict, field: str, numbers) -> None:
+    """How many numbers a Countdown problem has: what its generator makes."""
+    most = 6 if c.task.form == "calculator" else 12
+    need(len(numbers) > 0 and all(2 <= n <= most for n in numbers), field, tuple(numbers), f"2 to {most} each")
+
+
 def check_grpo(g: ConfigDict) -> None:
     """Group size, minibatches, temperature, clips."""
     need(g.group_size >= 2, "grpo.group_size", g.group_size, "a group of one has no baseline, use 2 or more")
-    need(g.prompts >= 1, "grpo.prompts", g.prompts, "use 1 or more")
-    need(g.minibatches >= 1 and g.prompts % g.minibatches == 0, "grpo.minibatches", g.minibatches,
+    need(g.prompts % g.minibatches == 0, "grpo.minibatches", g.minibatches,
          f"must divide grpo.prompts={g.prompts}")  # fmt: skip
     need(g.temperature > 0, "grpo.temperature", g.temperature, "must be above 0: greedy samples have no log-prob")
     for field, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):
@@ -75,8 +99,8 @@ def check_mesh(c: ConfigDict) -> None:
 def check_lengths(c: ConfigDict, room: int) -> None:
     """Budgets fit the model; pass@k asks for problems that the set has."""
     fits = f"{c.model.preset} has room for {room} tokens after the prompt"
-    need(0 < max(c.eval.budgets) <= room, "eval.budgets", tuple(c.eval.budgets), fits)
-    need(0 < c.eval.pass_budget <= room, "eval.pass_budget", c.eval.pass_budget, fits)
+    need(max(c.eval.budgets) <= room, "eval.budgets", tuple(c.eval.budgets), fits)
+    need(c.eval.pass_budget <= room, "eval.pass_budget", c.eval.pass_budget, fits)
     need(c.eval.pass_problems <= c.eval.problems, "eval.pass_problems", c.eval.pass_problems,
          f"at most eval.problems={c.eval.problems}")  # fmt: skip
     need(0 < c.sampler.top_p <= 1, "sampler.top_p", c.sampler.top_p, "above 0, 1 is off")
@@ -91,12 +115,15 @@ def check_stages(c: ConfigDict, room: int) -> None:
         stage, field = c.stages[name], f"stages.{name}"
         need(stage.kind in ("sft", "grpo"), f"{field}.kind", stage.kind, "use 'sft' or 'grpo'")
         need(stage.steps >= 1, f"{field}.steps", stage.steps, "use 1 or more")
-        most = 6 if c.task.form == "calculator" else 12
-        need(all(2 <= n <= most for n in stage.numbers), f"{field}.numbers", tuple(stage.numbers), f"2 to {most} each")
+        need(stage.lr > 0, f"{field}.lr", stage.lr, "must be above 0")
+        need_numbers(c, f"{field}.numbers", stage.numbers)
         if stage.kind == "sft":
             need(
                 c.task.form == "calculator", f"{field}.kind", "sft", "base traces exist for task.form='calculator' only"
             )
+            least = 5 * max(stage.numbers) + 4  # one attempt and its answer
+            need(stage.traces.most_tokens >= least, f"{field}.traces.most_tokens", stage.traces.most_tokens,
+                 f"one attempt and its answer need {least}")  # fmt: skip
             need(stage.traces.most_tokens + c.task.prompt_room <= stage.row_length, f"{field}.traces.most_tokens",
                  stage.traces.most_tokens, f"prompt and trace must fit row_length={stage.row_length}")  # fmt: skip
             continue

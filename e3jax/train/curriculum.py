@@ -111,33 +111,19 @@ def evaluate_stage(
 
 
 def final_table(run: Run) -> Table:
-    """Accuracy by problem set, checkpoint and budget, as the terminal shows it."""
+    """Accuracy by problem set, checkpoint and budget, as the terminal shows it; intervals are in the report."""
     lines = run.log.read("eval.jsonl")
-    budgets = lines[0]["budgets"]
-    table = Table(title="accuracy [%] (95 % interval) by test budget in tokens")
-    for column in (
-        "problems",
-        "after",
-        *map(str, budgets),
-        "attempts",
-        "give-up",
-        "verdicts right",
-    ):
-        table.add_column(column, justify="left" if column in ("problems", "after") else "right")
+    budgets = [str(b) for b in lines[0]["budgets"]]
+    table = Table(title="accuracy [%] by test budget [tokens]")
+    for column in ("problems", "after", *budgets, "attempts", "give-up", "right verdicts"):
+        table.add_column(column, justify="left" if column in ("problems", "after") else "right", no_wrap=True)
     for line in sorted(lines, key=lambda x: x["set"]):
-        cells = [
-            f"{100 * m:.1f} ({100 * lo:.1f}–{100 * hi:.1f})"
-            for m, lo, hi in map(line["accuracy"].get, map(str, budgets))
-        ]
-        e = line["explore"]
-        table.add_row(
-            line["set"],
-            line["stage"],
-            *cells,
-            f"{e['attempts']:.1f}",
-            f"{e['give_up']:.2f}",
-            f"{e['verdict_accuracy']:.3f}",
-        )
+        accuracy = [f"{100 * line['accuracy'][b][0]:.1f}" for b in budgets]
+        explored = line["explore"]
+        verdicts = explored["verdict_accuracy"] if "verdict_accuracy" in explored else None  # free text has none
+        right = "–" if verdicts is None else f"{verdicts:.3f}"
+        cells = [f"{explored['attempts']:.1f}", f"{explored['give_up']:.2f}", right]
+        table.add_row(line["set"], line["stage"], *accuracy, *cells)
     return table
 
 
@@ -169,7 +155,8 @@ def main(config: ConfigDict, workdir: str) -> None:
             if evaluated:
                 evaluate_stage(run, params, stage=name, train_budget=budget, sampler=sampler, **config.eval.to_dict())
             first_step += stage["steps"]
-    run.log.console.print(final_table(run))
+    if run.log.read("eval.jsonl"):
+        run.log.console.print(final_table(run))
     run.log.say(f"report: {write_report(run.workdir)}")
     run.log.close()
 

@@ -63,7 +63,7 @@ def examples(
         block = dict(form=run.form, numbers=numbers, seed=run.seed, split="train", start=start, count=64)
         for problem in problems_at(**block):
             response = [*run.tokenizer.encode(base_trace(problem, rng, **traces)), run.tokenizer.eos]
-            gap = int(rng.integers(position_gap)) if rng.random() < gap_rate else 0
+            gap = int(rng.integers(position_gap + 1)) if rng.random() < gap_rate else 0
             yield run.tokenizer.encode(problem.question), response, gap
         start += 64
 
