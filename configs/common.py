@@ -1,7 +1,9 @@
 """What every config starts from: all fields, what they mean, where each value comes from.
 
 A config file calls `base_config()` and changes what differs. Nothing runs from here.
-Sources: A.n = ../shared/ALGORITHMS.md (e3's paper and code); LOG = measured here, see LOG.md.
+Sources: A.n = e3's paper and code, by section of the developers' notes (../shared/ALGORITHMS.md beside the checkout;
+the paper's tables hold the same values); FACTS = their survey of public RL code; PROTOTYPE = their tiny models;
+LOG = measured here, LOG.md.
 """
 
 from ml_collections import ConfigDict, config_dict

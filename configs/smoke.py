@@ -10,7 +10,7 @@ from configs import quickstart
 
 def get_config():
     c = quickstart.get_config()
-    c.stages.short.steps = c.stages.base.steps = 12  # logged at 10 and 12
+    c.stages.short.steps = c.stages.base.steps = 40
     c.stages.short.rows = c.stages.base.rows = 4
     c.stages.base.row_length, c.stages.base.traces.most_tokens = 160, 150
     c.stages.easy.steps = c.stages.hard.steps = 4

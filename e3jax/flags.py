@@ -56,8 +56,10 @@ def stop(message: str) -> NoReturn:
 
 def unknown_field(argv: list[str]) -> str | None:
     """Name the override of a field that the config file lacks, and the nearest one."""
-    path = next(arg.split("=", 1)[1] for arg in argv if re.match(r"--?config=", arg))
-    path, _, argument = path.partition(":")
+    given = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(argv))  # --config=FILE or --config FILE
+    if given is None:
+        return None
+    path, _, argument = given[1].partition(":")
     module = runpy.run_path(path)
     known = list(flatten((module["get_config"](argument) if argument else module["get_config"]()).to_dict()))
     for arg in argv:

@@ -43,25 +43,9 @@ class HubTokenizer:
         self.eos = self.hub.eos_token_id  # the tokenizer's own: "<|im_end|>" for Qwen3, the end of text for base models
         self.pad = self.eos if self.hub.pad_token_id is None else self.hub.pad_token_id
 
-    def token(self, name: str) -> int:
-        """Number of a token by its exact text; a text that is not one token is an error."""
-        vocabulary = self.hub.get_vocab()
-        if name not in vocabulary:
-            raise ValueError(f"{name!r} is not a token of {self.hub.name_or_path}")
-        return vocabulary[name]
-
     def encode(self, text: str) -> list[int]:
         """Raw text -> tokens, no special token added (Countdown's prompt is raw: ALGORITHMS A.3)."""
         return self.hub.encode(text, add_special_tokens=False)
-
-    def chat(self, question: str, *, thinking: bool) -> list[int]:
-        """One user turn in the model's chat template, up to where the answer starts."""
-        return self.hub.apply_chat_template(
-            [{"role": "user", "content": question}],
-            add_generation_prompt=True,
-            enable_thinking=thinking,
-            return_dict=False,
-        )
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Tokens -> text, special tokens left out."""

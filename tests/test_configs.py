@@ -46,6 +46,9 @@ def test_config_loads_and_is_possible(name, monkeypatch):
         (lambda c: c.stages.short.traces.update(most_tokens=128), "row_length=128"),
         (lambda c: c.task.update(form="paper"), "config.tokenizer='words'"),
         (lambda c: c.sampler.update(top_p=0.0), "top_p"),
+        (lambda c: c.sampler.update(block=0), "config.sampler.block=0"),
+        (lambda c: c.eval.update(budgets=()), "config.eval.budgets"),
+        (lambda c: c.eval.sets.update({"9": (9,)}), "config.eval.sets"),
         (lambda c: c.model.update(preset="huge"), "qwen3-0.6b"),
     ],
 )

@@ -69,7 +69,7 @@ def test_parser_on_dishonest_text():
 
 
 def test_explore_by_hand():
-    """Four verdicts, one right; two distinct proposals of three; a "yes" was said, so it is no give-up."""
+    """Three verdicts, one right; two distinct proposals of three; a "yes" was said, so it is no give-up."""
     text = "7 + 5 * 2 = 12 24 ?24 0 no 7 + 5 = 12 ?24 0 yes 7 + 5 = 12 ?24 1 no <answer> 7 + 5 </answer>"
     f = explore(PROBLEM, text, done=True, correct=False)
     assert (f["attempts"], f["unique"], f["verdicts"], f["right_verdicts"]) == (3, 2, 3, 1)

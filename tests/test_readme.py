@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from configs import quickstart
+from e3jax.log import flatten
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -61,6 +64,19 @@ def test_commands_parse():
     for module, process in started.items():
         out, errors = process.communicate()
         assert b"Traceback" not in errors and out, (module, errors)
+
+
+def test_overrides_name_real_fields():
+    """A renamed field that the README still advertises, in a command or in a sentence."""
+    fields = flatten(quickstart.get_config().to_dict())
+    named = re.findall(r"--config\.([\w.]+)=", README)
+    assert named and set(named) <= set(fields), set(named) - set(fields)
+
+
+def test_no_placeholder_is_left():
+    """A number still to be filled in."""
+    for name in ("README.md", "LOG.md"):
+        assert "@@" not in (ROOT / name).read_text(), name
 
 
 def test_links_exist():

@@ -12,6 +12,7 @@ from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sampler import decode
 from e3jax.sampler.choose import choose, truncate
 from e3jax.sampler.slots import sample
+from e3jax.sharding import make_mesh, param_shardings
 from e3jax.train.steps import score
 
 EOS, PAD = 1, 0
@@ -173,6 +174,20 @@ def test_samples_do_not_depend_on_the_schedule(sharp):
     assert (a.tokens != other.tokens).any(), "the key is not used"
     groups = a.tokens.reshape(12, 3, -1)
     assert (groups[:, 0] != groups[:, 1]).any(), "all samples of a group are the same"
+
+
+def test_samples_do_not_depend_on_the_mesh():
+    """The cache's and the slots' layout: 4 devices draw what one draws, tensor axis included."""
+    model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none")
+    params = init_params(model, jax.random.key(0))
+    params = params | {"embed_vd": params["embed_vd"] * 8}
+    prompts = ragged_prompts(4, 210)
+    one = draw(model, params, prompts)
+    mesh = make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        many = draw(model, jax.device_put(params, param_shardings(params, mesh)), prompts)
+    np.testing.assert_array_equal(one.tokens, many.tokens)
+    np.testing.assert_allclose(one.logp, many.logp, atol=1e-4)
 
 
 def test_lengths_masks_and_eos(sharp):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from e3jax.tasks.countdown import paper_problem
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tokenizer import HubTokenizer, WordTokenizer
 
@@ -21,15 +22,12 @@ def test_words_round_trip():
 
 
 def test_qwen3_tokenizer():
-    """The real one: numbers of named tokens, the chat template's generation prompt, raw text unchanged."""
+    """The real one: raw text in and out unchanged, its own EOS and padding."""
     pytest.importorskip("transformers", reason="real tokenizers need pip install -e '.[hf]'")
     if not QWEN3.exists():
         pytest.skip(f"needs the Qwen3 tokenizer at {QWEN3}")
     tokenizer = HubTokenizer(str(QWEN3))
-    assert tokenizer.token("</think>") == 151668
-    assert (tokenizer.eos, tokenizer.pad) == (151645, 151643)
-    assert tokenizer.decode(tokenizer.encode("Using [3, 5], make 8.")) == "Using [3, 5], make 8."
-    chat = tokenizer.hub.decode(tokenizer.chat("2+2?", thinking=True))
-    assert chat == "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
-    with pytest.raises(ValueError, match="no_such"):
-        tokenizer.token("<|no_such|>")
+    assert (tokenizer.eos, tokenizer.pad, tokenizer.vocab_size) == (151645, 151643, 151669)
+    prompt = paper_problem(0, 0, numbers=4).question
+    assert tokenizer.decode(tokenizer.encode(prompt)) == prompt
+    assert len(tokenizer.encode("<|im_end|>")) == 1

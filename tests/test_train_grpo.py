@@ -37,11 +37,14 @@ def setting(tiny):
     return run, params
 
 
-def updated(run, params, score_b, *, rows, minibatches=1, ref=None, weights=WEIGHTS, lr=1.0):
+def updated(
+    run, params, score_b, *, rows, minibatches=1, ref=None, weights=WEIGHTS, lr=1.0, edit=lambda rollouts: None
+):
     """Parameters after one RL step with plain SGD, so that differences are gradients' differences."""
     tx = optax.sgd(lr)
     state = new_state(tx, jax.tree.map(jnp.copy, params))
     g = graded(run.model, params, score_b)
+    edit(g.rollouts)
     advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
     state, values = grpo.update(
         run, tx, state, g, advantage_b, params if ref is None else ref, minibatches=minibatches, rows=rows,
@@ -67,7 +70,7 @@ def test_micro_batches_equal_one_batch(setting, aggregation):
 
 
 def test_all_equal_groups_change_nothing(setting):
-    """No advantage, KL reference = policy, entropy off: the parameters stay bit for bit."""
+    """No advantage, KL and entropy off: the parameters stay bit for bit."""
     run, params = setting
     tx = optax.sgd(1.0)
     state = new_state(tx, jax.tree.map(jnp.copy, params))
@@ -92,12 +95,27 @@ def test_first_minibatch_is_on_policy_and_parity_is_logged(setting):
     assert 0 < values["grad/negative_mass"] < 1
 
 
-def test_positive_only_ignores_failures(setting):
-    """GRPOMask: what the failed samples said has no influence on the step."""
+@pytest.mark.parametrize("positive_only", [True, False])
+def test_positive_only_ignores_failures(setting, positive_only):
+    """GRPOMask: other tokens in the failed samples change nothing; without it they do."""
     run, params = setting
-    weights = WEIGHTS | {"positive_only": True}
-    _, values = updated(run, params, MIXED, rows=16, weights=weights)
-    assert values["grad/negative_mass"] == 0
+    weights = WEIGHTS | {"positive_only": positive_only}
+
+    def garble(rollouts):
+        rollouts.tokens[rollouts.sampled & (MIXED == 0)[:, None]] = 9
+
+    want, values = updated(run, params, MIXED, rows=16, weights=weights)
+    got, _ = updated(run, params, MIXED, rows=16, weights=weights, edit=garble)
+    gap = max(float(abs(x - y).max()) for x, y in zip(jax.tree.leaves(want), jax.tree.leaves(got)))
+    assert (gap == 0) == positive_only, gap
+    assert (values["grad/negative_mass"] == 0) == positive_only
+
+
+def test_later_minibatches_are_off_policy(setting):
+    """Old log-probs are those before the first update: after a large one the second minibatch has ratio != 1."""
+    run, params = setting
+    _, values = updated(run, params, MIXED, rows=16, minibatches=2, lr=3.0)
+    assert abs(values["loss/ppo_kl"]) > 1e-3
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():

@@ -7,6 +7,7 @@ The test kills the smoke config with SIGKILL. By hand, for any config (minutes):
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,8 @@ def kill_in_stage(config: str, workdir: Path, stage: str, lines: int) -> None:
         time.sleep(0.02)
     process.wait()
     assert process.returncode == -signal.SIGKILL, f"stage {stage} was over before it could be killed"
+    whole = [line for line in metrics.read_text().splitlines() if line.endswith("}")]  # the last may be cut
+    assert f'"stage": "{stage}"' in whole[-1], f"killed after {stage}, not in it"
 
 
 def records(workdir: Path) -> dict[str, list]:
@@ -69,10 +72,22 @@ def compare(config: str, straight: Path, killed: Path, lines: dict[str, int]) ->
     assert (killed / "report.html").exists()
 
 
+def undocumented(workdir: Path) -> set[str]:
+    """Logged names that README's table of metrics lacks."""
+    table = (ROOT / "README.md").read_text().split("## Metrics")[1].split("## Axes")[0]
+    named, prefix = {"stage", "kind", "step", "global_step"}, ""
+    for name in re.findall(r"`([^`]+)`", table):
+        prefix = prefix if name.startswith("…") else name.split("/")[0]
+        named.add(name.replace("…", prefix))
+    logged = {key for line in records(workdir)["metrics.jsonl"] for key in line if not key.startswith("reason/")}
+    return logged - named
+
+
 def test_killed_in_every_stage_equals_straight(tmp_path, monkeypatch):
     """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
     compare("configs/smoke.py", tmp_path / "a", tmp_path / "b", {"short": 1, "base": 1, "easy": 3, "hard": 3})
+    assert not undocumented(tmp_path / "a")
 
 
 if __name__ == "__main__":

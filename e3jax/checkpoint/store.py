@@ -2,7 +2,7 @@
 
 store = Store(workdir / "checkpoints" / "easy", keep=2)
 store.save(40, state)
-step, state = store.restore_latest(state)       # state gives shapes, dtypes and shardings
+state = store.restore(store.latest_step(), state)  # `state` gives shapes, dtypes and shardings
 """
 
 import jax

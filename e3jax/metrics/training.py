@@ -1,6 +1,7 @@
 """The numbers of one RL step: reward, length, truncation, entropy, exploration (names: README, "Metrics").
 
-values = rollout_metrics(graded, advantage_b, group_size=8)
+values = rollout_metrics(score_b=…, response_len_b=…, done_b=…, entropy_bt=…, sampled_bt=…, reasons=…, advantage_b=…,
+                         group_size=8)
 """
 
 import numpy as np

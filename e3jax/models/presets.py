@@ -47,7 +47,7 @@ def preset(name: str) -> ModelConfig:
 def presets() -> dict[str, ModelConfig]:
     """All presets by name."""
     return {
-        # Countdown on a laptop: 3 layers learn propose-and-check in minutes (../shared/PROTOTYPE.md; LOG.md)
+        # Countdown on a laptop: 3 layers learn propose-and-check in minutes (LOG.md)
         "tiny": ModelConfig(
             vocab_size=210, width=64, layers=3, heads=2, kv_heads=1, head_width=32, mlp_width=192,
             rope_theta=1e4, norm_epsilon=1e-6, tied=True, max_length=2048,

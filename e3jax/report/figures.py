@@ -5,8 +5,7 @@ size. Text stays text and every colour becomes a CSS variable of the page (`var(
 `currentColor`), so one SVG serves light and dark mode. matplotlib is imported only here, and
 without pyplot: no global figure, no display.
 
-    svg = draw_training(collect_stages(rows), PANELS["grpo"]["Reward"], figure_id="f1",
-                        title="Reward", window=5)
+    svg = draw_training(collect_stages(rows), {"reward/mean": 1}, figure_id="f1", title="Reward", window=5)
 """
 
 import io

@@ -1,7 +1,7 @@
 """Sampling G responses for each of P prompts through J slots that are refilled the moment they finish.
 
 Sample (prompt p, g) draws from fold_in(fold_in(key, id_p), g) alone: which slot it sat in, who sat beside it and how
-many slots there were change nothing (tests/test_sampler_slots.py).
+many slots there were change nothing (tests/test_sampler.py).
 
     rollouts = sample(model, params, prompts, ids=range(len(prompts)), key=key, samples=8, budget=96, eos=1, pad=0,
                       slots=128, block=16, prefill_rows=16, temperature=1.0, top_k=0, top_p=1.0)

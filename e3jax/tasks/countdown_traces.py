@@ -6,7 +6,7 @@
 
 An attempt proposes a whole expression before anything is computed (hard to guess), then checks it (easy): the
 verification–generation asymmetry of e3 Def. 4.1. The target and the distance are written out because without them
-models of this size do not learn the comparison (../shared/PROTOTYPE.md). The base traces often give up early by
+models of this size do not learn the comparison (LOG.md). The base traces often give up early by
 answering with a failed attempt, so the base model has the habit but does not use its budget; RL has to find that.
 
     text = base_trace(problem, rng, solution_rate=0.2, give_up=0.35, persistent=0.1, persistent_solution_rate=0.05,

@@ -138,7 +138,7 @@ def train(
         phase.advance(done)
         for step in range(done, steps):
             start = time.monotonic()
-            first = (first_step + step) * prompts  # no stage sees another's problems
+            first = (first_step + step) * prompts  # no RL stage sees another's problems
             problems = problems_at(
                 form=run.form, numbers=numbers, seed=run.seed, split="train", start=first, count=prompts
             )  # fmt: skip

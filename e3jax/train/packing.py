@@ -26,7 +26,7 @@ def pack_rows(examples: Iterator, *, rows: int, length: int, pad: int):
     def fetch():
         prompt, response, gap = next(examples)
         if len(prompt) + len(response) > length:
-            raise ValueError(f"an example of {len(prompt) + len(response)} tokens does not fit sft.row_length={length}")
+            raise ValueError(f"an example of {len(prompt) + len(response)} tokens does not fit row_length={length}")
         return prompt, response, gap
 
     prompt, response, gap = fetch()

@@ -1,6 +1,6 @@
 """From a config to what the loops need, checked before anything is compiled.
 
-Below this file there is no config object: sections are spread as keyword arguments, so that a knob which nothing
+Below this file there is no config object: most sections are spread as keyword arguments, so that a knob which nothing
 reads is a TypeError.
 """
 

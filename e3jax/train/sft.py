@@ -55,7 +55,7 @@ def examples(
     """Endless (prompt, response, gap) token examples of a step, a function of (seed, stage, step).
 
     `position_gap`: with probability `gap_rate` the response's positions start up to so many tokens late. A tiny
-    base model has seen no long text; this is how it learns to read the problem from far away (PROTOTYPE.md).
+    base model has seen no long text; this is how it learns to read the problem from far away (LOG.md).
     """
     rng = np.random.default_rng([run.seed, stage_index, step])
     start = global_step * PROBLEMS_PER_STEP
