@@ -80,7 +80,7 @@ def base_config() -> ConfigDict:
     c.optim.grad_clip = 1.0  # A.5
 
     c.budget_rule = ConfigDict()  # Eq. 2
-    c.budget_rule.budgets = (48, 96, 192, 384)  # A.1: {4k, 8k, 16k} for math; the same doubling
+    c.budget_rule.budgets = (64, 128, 256)  # A.1: {4k, 8k, 16k} for math; the same doubling
     c.budget_rule.kappa = 1.2  # A.1
     c.budget_rule.problems = 256
     c.budget_rule.samples = 1

@@ -25,7 +25,7 @@ def get_config():
 
     # The coupled curriculum (e3 §6): easy data at a short budget, then harder data at the budget that Eq. 2 finds.
     c.stages.easy = grpo_stage(numbers=(3,), budget=96, steps=80, lr=2e-4)  # PROTOTYPE: higher rates hurt the verifier
-    c.stages.hard = grpo_stage(numbers=(3, 4), budget="auto", steps=60, lr=2e-4)
+    c.stages.hard = grpo_stage(numbers=(3, 4), budget="auto", steps=40, lr=2e-4)
 
     c.eval.sets = {"3 numbers": (3,), "4 numbers": (4,)}  # stage 1's kind, and stage 2's harder half
     return c
