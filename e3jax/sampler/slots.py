@@ -78,11 +78,8 @@ def sample(
     slots = min(slots, size_bucket(total))
     state = empty_slots(model, slots, size)
     request_j = np.full(slots, -1)  # request in each slot
-    waiting, chunk, first = (
-        0,
-        None,
-        0,
-    )  # next request; prefilled prompts [first, first + prefill_rows)
+    waiting = 0  # next request
+    chunk, first = None, 0  # the prefilled prompts, from `first` to first + prefill_rows - 1
 
     while True:
         # Refill every free slot, prefilling the next prompts when their turn comes.
@@ -101,15 +98,8 @@ def sample(
             source[free] = owner[request_j[free]] - first
             request = np.maximum(request_j, 0)  # free slots read request 0 and ignore it
             length = prompt_len[owner[request]]
-            state = admit(
-                state,
-                chunk,
-                source,
-                out.tokens[request, length - 1],
-                length,
-                length + budget,
-                keys[request],
-            )
+            last = out.tokens[request, length - 1]
+            state = admit(state, chunk, source, last, length, length + budget, keys[request])
         busy = request_j >= 0
         if not busy.any():
             return out

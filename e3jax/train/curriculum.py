@@ -24,11 +24,8 @@ from e3jax.train import grpo, sft
 from e3jax.train.number_features import number_features
 from e3jax.train.setup import Run, make_run
 
-BUDGET_KEY, EVAL_KEY, PASS_KEY = (
-    1_000_001,
-    1_000_002,
-    1_000_003,
-)  # "steps" that no training step uses
+# "Steps" whose noise no training step uses; an evaluation's noise is the same in every stage.
+BUDGET_KEY, EVAL_KEY, PASS_KEY = 1_000_001, 1_000_002, 1_000_003
 
 
 def initial_params(run: Run, *, number_embeddings: bool, init_from: str):

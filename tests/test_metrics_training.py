@@ -1,0 +1,59 @@
+"""One RL step's numbers by hand: means over tokens of a class, never over padding."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from e3jax.eval.rollouts import feature_means
+from e3jax.metrics.training import rollout_metrics
+from e3jax.train.number_features import SCALE, number_features
+
+
+def test_rollout_metrics_by_hand():
+    """Two groups of two; row 1 is padded with entropy 9 that must not count."""
+    entropy = np.array([[0, 1.0, 3.0], [0, 2.0, 9.0], [0, 4.0, 4.0], [0, 6.0, 6.0]])
+    sampled = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 1], [0, 1, 1]], bool)
+    m = rollout_metrics(
+        score_b=np.array([1.0, 0.0, 0.0, 0.0]), response_len_b=np.array([2, 1, 2, 2]),
+        done_b=np.array([True, True, True, False]), entropy_bt=entropy, sampled_bt=sampled,
+        reasons=["correct", "no_answer", "wrong_value", "truncated"],
+        advantage_b=np.array([1.0, -1.0, 0.0, 0.0]), group_size=2,
+    )  # fmt: skip
+    assert (m["reward/mean"], m["reward/all_zero"], m["reward/all_one"], m["truncated"]) == (0.25, 0.5, 0.0, 0.25)
+    assert (m["entropy/mean"], m["entropy/correct"], m["entropy/positive"], m["entropy/negative"]) == (26 / 7, 2, 2, 2)
+    assert (m["length/correct"], m["length/incorrect"], m["length/positive"], m["length/negative"]) == (2, 5 / 3, 2, 1)
+    assert m["reason/truncated"] == 0.25
+
+
+def test_feature_means_are_ratios_of_sums():
+    """1 of 2 and 9 of 10 verdicts right is 10/12, not the mean .7; of no verdicts there is no accuracy."""
+    one = dict(
+        attempts=2,
+        unique=1,
+        verifications=2,
+        gave_up=True,
+        repetition=0,
+        verdicts=2,
+        right_verdicts=1,
+        yes=1,
+        false_yes=1,
+    )
+    ten = one | dict(attempts=10, verdicts=10, right_verdicts=9, gave_up=False, yes=3)
+    m = feature_means([one, ten])
+    assert math.isclose(m["explore/verdict_accuracy"], 10 / 12)
+    assert (m["explore/attempts"], m["explore/give_up"], m["explore/false_yes"]) == (6, 0.5, 0.5)
+    assert math.isnan(feature_means([one | {"verdicts": 0}])["explore/verdict_accuracy"])
+
+
+def test_number_features_touch_numbers_only():
+    """Words keep their random rows; 7 and ?7 share features; equal residues share a phase."""
+    embed = jnp.asarray(np.random.default_rng(0).normal(size=(5, 40)), jnp.float32)
+    out = np.asarray(number_features(embed, ["+", "7", "?7", "17", "no"]))
+    np.testing.assert_array_equal(out[[0, 4]], embed[np.array([0, 4])])
+    np.testing.assert_array_equal(out[:, 32:], embed[:, 32:])
+    np.testing.assert_array_equal(out[1, :32], out[2, :32])
+    mod_10 = 8  # PERIODS[8] == 10
+    np.testing.assert_allclose(out[1, [mod_10, 16 + mod_10]], out[3, [mod_10, 16 + mod_10]], rtol=1e-5)
+    size = SCALE * np.std(np.asarray(embed)) * np.sqrt(2)
+    np.testing.assert_allclose(out[1, :16] ** 2 + out[1, 16:32] ** 2, size**2, rtol=1e-4)
