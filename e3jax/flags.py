@@ -41,6 +41,10 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
         if len(argv) > 1:
             stop(f"{argv[1]!r} is not a flag: write --config.{argv[1]} or --workdir=…")
         try:
+            config.value.to_dict()
+        except OSError as error:  # ml_collections tells of a file that is not there at the first use only
+            stop(" ".join(str(error).split()))
+        try:
             main(config.value, workdir.value)
         except UserError as error:
             stop(str(error))

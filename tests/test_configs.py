@@ -30,7 +30,7 @@ def test_config_loads_and_is_possible(name, monkeypatch):
         (lambda c: c.grpo.update(group_size=1), "config.grpo.group_size=1"),
         (lambda c: c.grpo.update(minibatches=3), "must divide grpo.prompts=16"),
         (lambda c: c.grpo.update(temperature=0.0), "config.grpo.temperature=0.0"),
-        (lambda c: c.stages.easy.update(budget=4096), "room for 2032"),
+        (lambda c: c.stages.easy.update(budget=4096), "room for 2040"),
         (lambda c: c.stages.easy.update(budget="soon"), "'auto'"),
         (lambda c: c.budget_rule.update(budgets=(2048,)), "config.stages.hard.budget='auto': asks for 4096"),
         (lambda c: c.budget_rule.update(kappa=1.0), "kappa"),
