@@ -33,9 +33,10 @@ def test_prefill_and_decode_equal_one_forward(tiny):
     cache = empty_cache(model.config, 3, 32, jnp.float32)
     _, cache = model.apply({"params": params}, token[:, :9], positions(3, 9), cache=cache, window=16)
     start = jnp.array([4, 9, 6])  # rows with shorter prompts rewrite what padding left in the cache
+    decode = jax.jit(lambda token, at, cache: model.apply({"params": params}, token, at, cache=cache, window=32))
     for i in range(11):
         at = (start + i)[:, None]
-        one, cache = model.apply({"params": params}, jnp.take_along_axis(token, at, 1), at, cache=cache, window=32)
+        one, cache = decode(jnp.take_along_axis(token, at, 1), at, cache)
         want = jnp.take_along_axis(full, at[:, :, None], 1)
         np.testing.assert_allclose(one, want, atol=2e-5)
 
@@ -68,12 +69,12 @@ def test_remat_changes_no_gradient(tiny):
 
 
 def test_embedding_gradient_sums_in_float32(tiny):
-    """2,048 uses of one token: a bfloat16 sum of their gradients stalls near 256."""
+    """1,024 uses of one token: a bfloat16 sum of their gradients stalls near 256."""
     model = Qwen3(tiny[0].config, dtype=jnp.bfloat16, remat="none")
-    token = jnp.full((1, 2048), 7)
+    token = jnp.full((1, 1024), 7)
 
     def loss(params):  # a plain sum: every token's gradient counts the same
-        hidden, _ = model.apply({"params": params}, token, positions(1, 2048))
+        hidden, _ = model.apply({"params": params}, token, positions(1, 1024))
         return hidden.astype(jnp.float32).sum()
 
     many = jax.grad(loss)(tiny[1])["embed_vd"][7]
@@ -81,7 +82,7 @@ def test_embedding_gradient_sums_in_float32(tiny):
         tiny[1]
     )
     ratio = jnp.linalg.norm(many) / jnp.linalg.norm(one["embed_vd"][7])
-    assert 1900 < ratio < 2200, ratio  # equal tokens attend to equal values: each contributes the same
+    assert 950 < ratio < 1100, ratio  # equal tokens attend to equal values: each contributes the same
 
 
 def test_clone_rows_copies_only_what_was_asked(tiny):
