@@ -86,6 +86,7 @@ def undocumented(workdir: Path) -> set[str]:
 def test_killed_in_every_stage_equals_straight(tmp_path, monkeypatch):
     """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # restarts compile nothing again
     compare("configs/smoke.py", tmp_path / "a", tmp_path / "b", {"short": 1, "base": 1, "easy": 3, "hard": 3})
     assert not undocumented(tmp_path / "a")
 
