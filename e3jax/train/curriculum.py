@@ -150,7 +150,10 @@ def main(config: ConfigDict, workdir: str) -> None:
                     run, params, **where, **stage, budget=budget, **rl, optim=config.optim.to_dict(), sampler=sampler
                 )
             if evaluated:
-                evaluate_stage(run, params, stage=name, train_budget=budget, sampler=sampler, **config.eval.to_dict())
+                trained_at = budget if kind == "grpo" else None
+                evaluate_stage(
+                    run, params, stage=name, train_budget=trained_at, sampler=sampler, **config.eval.to_dict()
+                )  # fmt: skip
             first_step += stage["steps"]
     if run.log.read("eval.jsonl"):
         run.log.console.print(final_table(run))
