@@ -43,6 +43,7 @@ def test_config_loads_and_is_possible(name, monkeypatch):
         (lambda c: c.grpo.weights.update(aggregation="tokenmean"), "'token_mean', 'sequence_mean', 'dr_grpo'"),
         (lambda c: c.grpo.loss.update(dual_clip=0.5), "config.grpo.loss.dual_clip=0.5"),
         (lambda c: c.stages.easy.update(numbers=(3, 9)), "config.stages.easy.numbers"),
+        (lambda c: c.stages.short.update(rows=0), "config.stages.short.rows=0"),
         (lambda c: c.stages.short.traces.update(most_tokens=128), "row_length=128"),
         (lambda c: c.task.update(form="paper"), "config.tokenizer='words'"),
         (lambda c: c.sampler.update(top_p=0.0), "top_p"),

@@ -121,6 +121,7 @@ def check_stages(c: ConfigDict, room: int) -> None:
             need(
                 c.task.form == "calculator", f"{field}.kind", "sft", "base traces exist for task.form='calculator' only"
             )
+            need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
             least = 5 * max(stage.numbers) + 4  # one attempt and its answer
             need(stage.traces.most_tokens >= least, f"{field}.traces.most_tokens", stage.traces.most_tokens,
                  f"one attempt and its answer need {least}")  # fmt: skip
