@@ -23,6 +23,28 @@ def size_bucket(n: int, most: int = 1 << 30) -> int:
     return min(max(16, 1 << (n - 1).bit_length()), most)
 
 
+def padded(prompts: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:
+    """Right-padded [P, width] int32."""
+    rows = np.full((len(prompts), width), pad, np.int32)
+    for row, prompt in zip(rows, prompts):
+        row[: len(prompt)] = prompt
+    return rows
+
+
+def unsampled(prompt_bt: np.ndarray, prompt_len_b: np.ndarray, *, budget: int, pad: int) -> Rollouts:
+    """Rollouts with room for `budget` tokens after the longest prompt, and nothing sampled yet."""
+    shape = (len(prompt_bt), prompt_bt.shape[1] + budget)
+    return Rollouts(
+        tokens=np.pad(prompt_bt, ((0, 0), (0, budget)), constant_values=pad),
+        prompt_len=prompt_len_b,
+        length=prompt_len_b.copy(),
+        logp=np.zeros(shape, np.float32),
+        entropy=np.zeros(shape, np.float32),
+        sampled=np.zeros(shape, bool),
+        done=np.zeros(len(prompt_bt), bool),
+    )
+
+
 def sample(
     model: Qwen3,
     params,
@@ -60,24 +82,15 @@ def sample(
     keys = jax.vmap(lambda i, g: jax.random.fold_in(jax.random.fold_in(key, i), g))(
         jnp.asarray(ids, jnp.uint32)[owner], jnp.tile(jnp.arange(samples), len(prompts))
     )
-    out = Rollouts(
-        tokens=np.full((total, longest + budget), pad, np.int32),
-        prompt_len=prompt_len[owner],
-        length=prompt_len[owner].copy(),
-        logp=np.zeros((total, longest + budget), np.float32),
-        entropy=np.zeros((total, longest + budget), np.float32),
-        sampled=np.zeros((total, longest + budget), bool),
-        done=np.zeros(total, bool),
-    )
-    for request, p in enumerate(owner):
-        out.tokens[request, : prompt_len[p]] = prompts[p]
+    prompt_pt = padded(prompts, size_bucket(longest), pad)
+    out = unsampled(prompt_pt[owner, :longest], prompt_len[owner], budget=budget, pad=pad)
 
-    width = size_bucket(longest)  # of a prefilled prompt
     size = size_bucket(longest + budget, model.config.max_length)
     params = cast_matrices(params, model.dtype)  # once, not at every token
     slots = min(slots, size_bucket(total))
     state = empty_slots(model, slots, size)
     request_j = np.full(slots, -1)  # request in each slot
+    length_j = np.zeros(slots, np.int32)  # the device's, known here without asking it
     waiting = 0  # next request
     chunk, first = None, 0  # the prefilled prompts, from `first` to first + prefill_rows - 1
 
@@ -86,10 +99,10 @@ def sample(
         while waiting < total and (request_j < 0).any():
             if chunk is None or owner[waiting] >= first + prefill_rows:
                 first = int(owner[waiting])
-                rows = np.full((prefill_rows, width), pad, np.int32)
-                for row, prompt in enumerate(prompts[first : first + prefill_rows]):
-                    rows[row, : len(prompt)] = prompt
-                chunk = prefill(model, params, rows)
+                rows = prompt_pt[first : first + prefill_rows]
+                chunk = prefill(
+                    model, params, np.pad(rows, ((0, prefill_rows - len(rows)), (0, 0)), constant_values=pad)
+                )
             ready = np.searchsorted(owner, first + prefill_rows)  # requests whose prompt is in the chunk
             free = np.flatnonzero(request_j < 0)[: ready - waiting]
             request_j[free] = np.arange(waiting, waiting + len(free))
@@ -98,6 +111,7 @@ def sample(
             source[free] = owner[request_j[free]] - first
             request = np.maximum(request_j, 0)  # free slots read request 0 and ignore it
             length = prompt_len[owner[request]]
+            length_j[free] = length[free]
             last = out.tokens[request, length - 1]
             state = admit(state, chunk, source, last, length, length + budget, keys[request])
         busy = request_j >= 0
@@ -105,14 +119,14 @@ def sample(
             return out
 
         # A block of steps; host and device then agree on who finished.
-        before = np.asarray(state.length_j)
+        before = length_j
         window = min(size, size_bucket(int(before[busy].max()) + block))
         state, drawn = decode_block(
             model, params, state, steps=block, window=window, eos=eos,
             temperature=temperature, top_k=top_k, top_p=top_p,
         )  # fmt: skip
-        after, live = np.asarray(state.length_j), np.asarray(state.live_j)
-        i, j = np.nonzero(np.arange(block)[:, None] < np.where(busy, after - before, 0)[None])
+        length_j, live = np.array(state.length_j), np.asarray(state.live_j)
+        i, j = np.nonzero(np.arange(block)[:, None] < np.where(busy, length_j - before, 0)[None])
         request, position = request_j[j], before[j] + i
         out.tokens[request, position] = np.asarray(drawn.token_ij)[i, j]
         out.logp[request, position] = np.asarray(drawn.logp_ij)[i, j]
@@ -120,8 +134,8 @@ def sample(
         out.sampled[request, position] = True
         finished = np.flatnonzero(busy & ~live)
         request = request_j[finished]
-        out.length[request] = after[finished]
-        out.done[request] = out.tokens[request, after[finished] - 1] == eos
+        out.length[request] = length_j[finished]
+        out.done[request] = out.tokens[request, length_j[finished] - 1] == eos
         request_j[finished] = -1
         if on_finished and len(finished):
             on_finished(len(finished))
