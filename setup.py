@@ -1,7 +1,7 @@
 from setuptools import find_packages, setup
 
-HF = ["transformers>=5", "safetensors"]
-TEST = ["pytest", "pytest-xdist", "ruff==0.17.6"]
+HF = ["transformers>=5", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
+TEST = [*HF, "pytest", "pytest-xdist", "ruff==0.17.6"]
 
 setup(
     name="e3jax",
@@ -19,6 +19,7 @@ setup(
         "absl-py",
         "etils[epath]",
         "numpy",
+        "safetensors>=0.8",  # weights in and out; 0.8 reads bfloat16 into numpy, and without mapping whole files
         "rich",  # progress lines and the final table
         "matplotlib",  # the report's figures
         "tensorboardX",  # TensorBoard files without TensorFlow
@@ -26,9 +27,10 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
-        "hf": HF,  # real tokenizers
+        "hf": HF,
         "wandb": ["wandb"],
         "test": TEST,
-        "parity": [*HF, "torch"],  # transformers' Qwen3 as the reference
+        "parity": [*HF, "torch"],  # transformers' models as the reference
+        "aot": ["libtpu"],  # compile for TPUs without one
     },
 )

@@ -19,11 +19,12 @@ def base_config() -> ConfigDict:
 
     c.init = ConfigDict()
     c.init.number_embeddings = True  # sines and cosines for number words (LOG)
-    c.init.init_from = ""  # RUN/checkpoints/STAGE/STEP of an earlier run; "": random
+    c.init.init_from = ""  # RUN/checkpoints/STAGE/STEP, a Hugging Face directory or hub id; "": random
 
     c.model = ConfigDict()
-    c.model.preset = "tiny"  # models/presets.py
+    c.model.preset = "tiny"  # models/presets.py, or a directory or hub id whose config.json says it
     c.model.dtype = "float32"  # of matmuls and cache; "bfloat16" on accelerators. Masters are float32
+    c.model.attention = "auto"  # "splash" on TPU, "cudnn" on GPU, "xla" elsewhere (models/attention.py)
     c.model.remat = "full"  # recompute blocks in the backward pass; on this CPU also faster than storing (LOG)
     c.model.chunk = 8192  # tokens whose logits exist at once
 

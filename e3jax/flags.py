@@ -1,20 +1,22 @@
-"""Command line of everything that takes a config: --config=FILE.py[:arg], --config.field=value, --workdir=DIR.
+"""Command lines: of what takes a config (--config=FILE.py[:arg], --config.field=value, --workdir=DIR), and of tools.
 
 Bad input ends with one sentence and exit status 2, never with a traceback; a bug still shows its traceback.
 """
 
 import difflib
+import os
 import re
 import runpy
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from e3jax.errors import UserError
 from e3jax.log import flatten
-from e3jax.types import UserError
 
 
 def run_command(main: Callable[[ConfigDict, str], None]) -> None:
@@ -37,19 +39,50 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
             stop(str(error))
 
     def guarded(argv):
-        logging.set_verbosity(logging.WARNING)  # jax and orbax tell every detail at INFO
         if len(argv) > 1:
             stop(f"{argv[1]!r} is not a flag: write --config.{argv[1]} or --workdir=…")
         try:
             config.value.to_dict()
         except OSError as error:  # ml_collections tells of a file that is not there at the first use only
             stop(" ".join(str(error).split()))
-        try:
-            main(config.value, workdir.value)
-        except UserError as error:
-            stop(str(error))
+        guard(main, config.value, workdir.value)
 
     app.run(guarded, flags_parser=parse)
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Parse the flags that were defined and call main()."""
+
+    def parse(argv):
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            stop(" ".join(str(error).split()))
+
+    def guarded(argv):
+        if len(argv) > 1:
+            stop(f"{argv[1]!r} is not a flag: write --name=value, with quotes around a value that has blanks")
+        keep_programs()
+        guard(main)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def guard(main: Callable, *arguments) -> None:
+    """Call `main`; what a person can mend is one sentence, and stopping it (Ctrl-C, a closed pipe) is no error."""
+    logging.set_verbosity(logging.WARNING)  # jax and orbax tell every detail at INFO
+    try:
+        main(*arguments)
+    except UserError as error:
+        stop(str(error))
+    except (KeyboardInterrupt, BrokenPipeError) as ended:  # at once: an orderly end while the device works may crash
+        os._exit(130 if isinstance(ended, KeyboardInterrupt) else 141)
+
+
+def keep_programs() -> None:
+    """Keep compiled programs in $JAX_COMPILATION_CACHE_DIR or ~/.cache/e3jax/xla for the next start."""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/e3jax/xla"))
+    jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def stop(message: str) -> NoReturn:

@@ -21,7 +21,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from e3jax.types import UserError
+from e3jax.errors import UserError
 
 RECORDS = ("metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "budget.jsonl")
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often

@@ -16,6 +16,8 @@ import math
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from e3jax.errors import UserError
+
 # letter -> mesh axis (None: replicated along it). Lower case: parameters. Capitals: activations, batch and cache.
 AXES = {
     "l": None, "d": "fsdp", "n": "tensor", "k": "tensor", "h": None, "f": "tensor", "v": "tensor",
@@ -81,7 +83,7 @@ def param_shardings(params, mesh: Mesh):
         try:
             sharding.shard_shape(array.shape)
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f"parameter {jax.tree_util.keystr(path)} {array.shape} does not divide over "
                 f"{dict(mesh.shape)}: choose a smaller mesh axis ({error})"
             ) from error

@@ -1,14 +1,25 @@
 """Text to tokens and back: a closed word vocabulary for tiny models, the hub's tokenizers for real ones.
 
-Both offer encode, decode, eos, pad and vocab_size; special tokens are reached by name, never by number.
+Both offer encode, decode, save, eos, pad and vocab_size; special tokens are reached by name, never by number.
 
     tokenizer = WordTokenizer(countdown_traces.WORDS)
     tokenizer = HubTokenizer("Qwen/Qwen3-1.7B")     # or a local directory
+    prompt = tokenizer.chat([{"role": "user", "content": "7 * 8?"}], thinking=True)
 """
 
+import json
+import shutil
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from e3jax.errors import UserError
 
 PAD, EOS = "<pad>", "<eos>"
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+CHAT_DATE = "26 Jul 2024"  # "today" in Llama-3.2's template, its own fallback: a prompt must not change with the day
 
 
 class WordTokenizer:
@@ -31,22 +42,143 @@ class WordTokenizer:
         """Tokens -> words; padding and EOS leave no trace in the text."""
         return " ".join(self.words[t] for t in tokens if t not in (self.pad, self.eos))
 
+    def save(self, directory) -> None:
+        """Files from which transformers' AutoTokenizer (and HubTokenizer) reads the same tokenizer."""
+        plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+        tokenizer = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": self.index[name], "content": name, **plain} for name in (PAD, EOS)],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": None,
+            "decoder": None,  # words joined by blanks
+            "model": {"type": "WordLevel", "vocab": self.index, "unk_token": "<unk>"},  # no such word: an error
+        }
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": EOS,
+            "pad_token": PAD,
+            "clean_up_tokenization_spaces": False,  # it would write "7 ?24" as "7?24"
+        }
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        for name, content in (("tokenizer.json", tokenizer), ("tokenizer_config.json", config)):
+            (Path(directory) / name).write_text(json.dumps(content, indent=1) + "\n")
+
 
 class HubTokenizer:
-    """A transformers tokenizer by hub id or directory; needs `pip install e3jax[hf]`."""
+    """A transformers tokenizer by hub id or directory; needs `pip install e3jax[hf]`. Never runs a model's own code.
+
+    UserError when there is none at `name`.
+    """
 
     def __init__(self, name: str):
-        from transformers import AutoTokenizer  # heavy, and not needed for tiny models
-
-        self.hub = AutoTokenizer.from_pretrained(name)
-        self.vocab_size = len(self.hub)
+        try:
+            from transformers import AutoTokenizer  # heavy, and not needed for tiny models
+        except ImportError as error:
+            raise UserError(f"the tokenizer {name!r} needs transformers ({error}): pip install -e '.[hf]'") from error
+        try:
+            self.hub = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            why = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".: ")
+            raise no_tokenizer(name, why) from error
+        self.source = Path(name)  # for a hub id: no such directory
+        self.vocab_size = self.size_read = len(self.hub)
+        if not self.hub.get_vocab().keys() - self.hub.get_added_vocab().keys():
+            raise no_tokenizer(name, "no vocabulary there")  # transformers makes an empty one from config.json alone
+        if self.hub.eos_token_id is None:
+            raise no_tokenizer(name, "its tokenizer_config.json names no eos_token")
         self.eos = self.hub.eos_token_id  # the tokenizer's own: "<|im_end|>" for Qwen3, the end of text for base models
         self.pad = self.eos if self.hub.pad_token_id is None else self.hub.pad_token_id
 
-    def encode(self, text: str) -> list[int]:
-        """Raw text -> tokens, no special token added (Countdown's prompt is raw: ALGORITHMS A.3)."""
-        return self.hub.encode(text, add_special_tokens=False)
+    def encode(self, text: str, *, begin: bool = False) -> list[int]:
+        """Raw text -> tokens; `begin` adds what the tokenizer puts before a text (Llama's "<|begin_of_text|>").
+
+        Countdown's prompt is raw (ALGORITHMS A.3), without it.
+        """
+        return self.hub.encode(text, add_special_tokens=begin)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Tokens -> text, special tokens left out."""
-        return self.hub.decode(list(tokens), skip_special_tokens=True)
+        """Tokens -> text, special tokens left out ("<think>" stays), blanks as the model wrote them."""
+        return self.hub.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether there is a chat template."""
+        return self.hub.chat_template is not None
+
+    def chat(self, messages: Sequence[dict[str, str]], *, thinking: bool) -> list[int]:
+        """Messages {"role", "content"} -> tokens of the chat template, up to where the assistant speaks.
+
+        `thinking` is the template's `enable_thinking` (Qwen3: False closes an empty thought); templates without it
+        ignore it. UserError when there is no template, or it refuses the messages.
+        """
+        if not self.has_chat:
+            raise UserError(f"the tokenizer of {self.hub.name_or_path!r} has no chat template: use raw prompts (--raw)")
+        try:
+            return self.hub.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, enable_thinking=thinking,
+                date_string=CHAT_DATE,
+            )  # fmt: skip
+        except ImportError as error:
+            raise UserError(f"chat templates need jinja2 ({error}): pip install jinja2") from error
+        except Exception as error:  # jinja2's are known only to transformers
+            raise UserError(
+                f"the chat template of {self.hub.name_or_path!r} refuses these messages ({error}): "
+                "give each a role that it knows and a content"
+            ) from error
+
+    def id(self, token: str) -> int:
+        """Number of the one token that is written so, e.g. "<|im_end|>"; UserError when there is none."""
+        found = self.hub.convert_tokens_to_ids(token)
+        if found is None or self.hub.convert_ids_to_tokens(found) != token:
+            parts = self.hub.convert_ids_to_tokens(self.encode(token))
+            raise UserError(
+                f"{token!r} is not one token of {self.hub.name_or_path!r} but {parts}: choose another, or add it"
+            )
+        return found
+
+    def add(self, tokens: Sequence[str]) -> int:
+        """Give each of `tokens` that is new one id, from vocab_size on; how many were. They stay in decoded text."""
+        known, before = self.hub.get_vocab(), self.vocab_size
+        self.hub.add_tokens([token for token in tokens if token not in known])
+        self.vocab_size = len(self.hub)
+        return self.vocab_size - before
+
+    def save(self, directory) -> None:
+        """The tokenizer's files, chat template included; those it was read from, as long as no token was added."""
+        found = [self.source / name for name in FILES if (self.source / name).is_file()]
+        if not found or self.vocab_size > self.size_read:
+            self.hub.save_pretrained(str(directory))
+            return
+        for file in found:
+            shutil.copy(file, directory)
+
+
+def no_tokenizer(name: str, why: str) -> UserError:
+    """The error of a name without a usable tokenizer."""
+    return UserError(
+        f"no tokenizer could be read from {name!r} ({why}): give a directory with tokenizer.json and "
+        "tokenizer_config.json, or a hub id that this machine can reach"
+    )
+
+
+def split_thinking(prompt: str, response: str) -> tuple[str | None, str]:
+    r"""-> thinking (None: there was none), answer; the tags and the line breaks around them left out.
+
+    The *last* "</think>" divides, as on Qwen3's model card. Without one, a thought that was begun never ended: all is
+    thinking and the answer is empty, whether the budget or the model itself ended it. It was begun when the response
+    opens with "<think>" (Qwen3) or the prompt closes with it (R1, Countdown); else all is answer.
+
+    >>> split_thinking("7*8?", "<think>\n7*8 is 56\n</think>\n\nIt is 56.")
+    ('7*8 is 56', 'It is 56.')
+    >>> split_thinking("7*8? <think>", "7*8 is"), split_thinking("7*8?", "56")
+    (('7*8 is', ''), (None, '56'))
+    """
+    thinking, close, answer = response.rpartition("</think>")
+    if not close:
+        if not prompt.rstrip().endswith("<think>") and not response.lstrip().startswith("<think>"):
+            return None, response
+        thinking, answer = response, ""
+    return thinking.lstrip().removeprefix("<think>").strip("\n"), answer.strip("\n")

@@ -18,10 +18,6 @@ import jax
 from flax import struct
 
 
-class UserError(ValueError):
-    """Something the person at the command line can mend; the message says what, its value, and how."""
-
-
 class Rollouts(NamedTuple):
     """What the sampler returns, in request order, as host arrays (numpy)."""
 

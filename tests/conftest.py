@@ -19,5 +19,5 @@ from e3jax.models.qwen3 import Qwen3, init_params  # noqa: E402
 @pytest.fixture(scope="session")
 def tiny():
     """(model, params) of the tiny preset, random weights, float32."""
-    model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none")
+    model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel="xla")
     return model, init_params(model, jax.random.key(0))

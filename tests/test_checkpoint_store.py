@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.checkpoint.store import Store
+from e3jax.checkpoint.store import Store, load_params
+from e3jax.errors import UserError
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
-from e3jax.types import UserError
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def test_newest_complete_step_comes_back(saved):
 def test_parameters_alone(saved):
     """A new stage starts from a model, whatever optimiser made it; a wrong path is a sentence."""
     directory, _, want = saved
-    got = Store.load_params(directory / "3", {"w": jnp.zeros(4)})
+    got = load_params(directory / "3", {"w": jnp.zeros(4)})
     np.testing.assert_array_equal(got["w"], want.params["w"])
     with pytest.raises(UserError, match="is no checkpoint"):
-        Store.load_params(directory / "7", {"w": jnp.zeros(4)})
+        load_params(directory / "7", {"w": jnp.zeros(4)})
+    with pytest.raises(UserError, match=r"misshapen   w: expected \(5,\), found \(4,\)"):
+        load_params(directory / "3", {"w": jnp.zeros(5)})

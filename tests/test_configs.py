@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from e3jax.errors import UserError
 from e3jax.train.check import check
-from e3jax.types import UserError
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))

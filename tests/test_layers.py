@@ -7,17 +7,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
-    "types": 0, "sharding": 0,
+    "errors": -1, "types": 0, "sharding": 0,
     "tasks": 1, "rewards": 1, "tokenizer": 1,
     "losses": 2, "curriculum": 2, "metrics": 2,
     "models": 3,
     "sampler": 4, "checkpoint": 4, "log": 4,
     "eval": 5, "flags": 5,
-    "report": 6, "train": 6,
+    "report": 6, "train": 6, "tools": 6,
 }  # fmt: skip
 HEAVY = {
     "matplotlib": {"report/figures.py"},
     "transformers": {"tokenizer.py"},
+    "huggingface_hub": {"checkpoint/pretrained.py"},
+    "safetensors": {"checkpoint/hf.py"},
     "tensorboardX": {"log.py"},
     "wandb": {"log.py"},
     "orbax": {"checkpoint/store.py"},

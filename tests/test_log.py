@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from e3jax.errors import UserError
 from e3jax.log import RunLog, claim, finite
-from e3jax.types import UserError
 
 
 @pytest.fixture

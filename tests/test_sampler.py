@@ -19,11 +19,11 @@ EOS, PAD = 1, 0
 PLAIN = dict(top_k=0, top_p=1.0)
 
 
-def draw(model, params, prompts, *, ids=None, samples=3, budget=24, temperature=1.0, key=7, **schedule):
+def draw(model, params, prompts, *, ids=None, samples=3, budget=24, stop=(EOS,), temperature=1.0, key=7, **schedule):
     schedule = dict(slots=16, block=8, prefill_rows=4) | schedule
     ids = range(len(prompts)) if ids is None else ids
     return sample(
-        model, params, prompts, ids=ids, key=jax.random.key(key), samples=samples, budget=budget, eos=EOS, pad=PAD,
+        model, params, prompts, ids=ids, key=jax.random.key(key), samples=samples, budget=budget, stop=stop, pad=PAD,
         temperature=temperature, **PLAIN, **schedule,
     )  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_logp_equals_teacher_forcing(sharp, temperature):
 def test_logp_equals_teacher_forcing_at_real_widths():
     """Two layers of Qwen3-0.6B's widths and its whole vocabulary."""
     config = dataclasses.replace(preset("qwen3-0.6b"), layers=2)
-    model = Qwen3(config, dtype=jnp.float32, remat="none")
+    model = Qwen3(config, dtype=jnp.float32, remat="none", kernel="xla")
     params = init_params(model, jax.random.key(0))
     prompts = ragged_prompts(3, config.vocab_size)
     check_parity(model, params, draw(model, params, prompts, samples=2, budget=10, slots=4), 1.0)
@@ -178,7 +178,7 @@ def test_samples_do_not_depend_on_the_schedule(sharp):
 
 def test_samples_do_not_depend_on_the_mesh():
     """The cache's and the slots' layout: 4 devices draw what one draws, tensor axis included."""
-    model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none")
+    model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none", kernel="xla")
     params = init_params(model, jax.random.key(0))
     params = params | {"embed_vd": params["embed_vd"] * 8}
     prompts = ragged_prompts(4, 210)
@@ -206,14 +206,45 @@ def test_lengths_masks_and_eos(sharp):
         assert (r.logp[b][~r.sampled[b]] == 0).all()
 
 
-def test_finished_are_reported_and_bad_requests_refused(sharp):
+def test_any_of_several_tokens_ends_a_response(sharp):
+    """Qwen3 names two; only the first of them heeded, a chat would run on into the next turn."""
     model, params = sharp
-    heard = []
-    sample(
-        model, params, [[5], [6]], ids=[0, 1], key=jax.random.key(0), samples=2, budget=4, eos=EOS, pad=PAD,
-        slots=16, block=2, prefill_rows=2, temperature=1.0, on_finished=heard.append, **PLAIN,
+    prompts = ragged_prompts(10, 210)
+    one = draw(model, params, prompts)
+    several = (EOS, *np.unique(one.tokens[one.sampled])[::40].tolist())
+    more = draw(model, params, prompts, stop=several)
+    ended_by = set()
+    for b in range(len(more.tokens)):
+        start, end = one.prompt_len[b], one.length[b]
+        stops = np.flatnonzero(np.isin(one.tokens[b, start:end], several))
+        assert more.done[b] == (len(stops) > 0)
+        assert more.length[b] == (start + stops[0] + 1 if len(stops) else end)
+        np.testing.assert_array_equal(more.tokens[b, : more.length[b]], one.tokens[b, : more.length[b]])
+        ended_by.add(int(more.tokens[b, more.length[b] - 1]))
+    assert len(ended_by & set(several)) > 2 and 0 < more.done.mean() < 1
+
+
+def test_what_is_drawn_is_reported(sharp):
+    """A token lost, doubled or given to the neighbour on its way to the person who reads along."""
+    model, params = sharp
+    tokens, logps, finished = {}, {}, []
+
+    def on_tokens(row, new, logp):
+        assert len(new) == len(logp) > 0
+        tokens.setdefault(row, []).extend(new.tolist())
+        logps.setdefault(row, []).extend(logp.tolist())
+
+    r = draw(
+        model, params, ragged_prompts(20, 210), slots=8, block=3, on_tokens=on_tokens, on_finished=finished.append
     )  # fmt: skip
-    assert sum(heard) == 4
+    assert sum(finished) == len(r.tokens) == 60
+    for b in range(60):
+        assert tokens[b] == r.tokens[b, r.prompt_len[b] : r.length[b]].tolist()
+        assert logps[b] == r.logp[b, r.prompt_len[b] : r.length[b]].tolist()
+
+
+def test_bad_requests_are_refused(sharp):
+    model, params = sharp
     with pytest.raises(ValueError, match="2048"):
         draw(model, params, [[5]], budget=2048)
     with pytest.raises(ValueError, match="empty"):

@@ -23,7 +23,7 @@ def graded(model, params, score_b, *, prompts=4, samples=4, budget=20):
     """Rollouts of a random model with the scores given."""
     rollouts = sample(
         model, params, [[5, 6, 7 + p] for p in range(prompts)], ids=range(prompts), key=jax.random.key(0),
-        samples=samples, budget=budget, eos=1, pad=0, slots=16, block=8, prefill_rows=4,
+        samples=samples, budget=budget, stop=(1,), pad=0, slots=16, block=8, prefill_rows=4,
         temperature=1.0, top_k=0, top_p=1.0,
     )  # fmt: skip
     return SimpleNamespace(rollouts=rollouts, score_b=score_b)

@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from e3jax.types import UserError
+from e3jax.errors import UserError
 
 
 class Store:
@@ -32,19 +32,47 @@ class Store:
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self.manager.restore(step, args=ocp.args.StandardRestore(target))
 
-    @staticmethod
-    def load_params(path: epath.PathLike, like):
-        """Only the parameters of a checkpoint `RUN/checkpoints/STAGE/STEP` of any optimiser, laid out as `like`."""
-        path = epath.Path(path).absolute()
-        if not (path / "default").exists():
-            raise UserError(f"{path} is no checkpoint: name a directory like RUN/checkpoints/STAGE/STEP")
-        target = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
-        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-        with ocp.PyTreeCheckpointer() as reader:
-            args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
-            return reader.restore(path / "default", args=args)["params"]
-
     def close(self) -> None:
         """Wait for writes under way."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+def save_params(directory: epath.PathLike, params) -> None:
+    """Parameters alone, as DIR/default; there only once it is complete."""
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(epath.Path(directory).absolute() / "default", {"params": params})
+
+
+def load_params(directory: epath.PathLike, like):
+    """Only the parameters of a checkpoint (RUN/checkpoints/STAGE/STEP, or converted), laid out as `like`."""
+    path = epath.Path(directory).absolute() / "default"
+    stored, wanted = by_name(stored_params(directory)), by_name(like)
+    wrong = [f"missing     {n} {x.shape}" for n, x in wanted.items() if n not in stored]
+    wrong += [f"unexpected  {n} {x.shape}" for n, x in stored.items() if n not in wanted]
+    wrong += [
+        f"misshapen   {n}: expected {x.shape}, found {stored[n].shape}"
+        for n, x in wanted.items() if n in stored and stored[n].shape != x.shape
+    ]  # fmt: skip
+    if wrong:
+        raise UserError(f"{directory} is of another model, {len(wrong)} parameters:\n  " + "\n  ".join(wrong))
+    target = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    with ocp.PyTreeCheckpointer() as reader:
+        args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
+        return reader.restore(path, args=args)["params"]
+
+
+def stored_params(directory: epath.PathLike):
+    """Shapes and dtypes of a checkpoint's parameters; UserError when there is none."""
+    path = epath.Path(directory).absolute() / "default"
+    if not path.exists():
+        raise UserError(f"{directory} is no checkpoint: name a directory like RUN/checkpoints/STAGE/STEP")
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(path).item_metadata.tree["params"]
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def by_name(tree) -> dict:
+    """Leaves by "layers/wq_dnh"."""
+    return {"/".join(p.key for p in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

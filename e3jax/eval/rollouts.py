@@ -54,7 +54,7 @@ def rollout(
         key=key,
         samples=samples,
         budget=budget,
-        eos=tokenizer.eos,
+        stop=(tokenizer.eos,),
         pad=tokenizer.pad,
         temperature=temperature,
         on_finished=on_finished,

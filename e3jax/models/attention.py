@@ -1,9 +1,28 @@
-"""Grouped-query attention, softmax(q·k/√H + mask)·v, in plain XLA: the reference for every faster kernel."""
+"""Grouped-query attention, softmax(q·k/√H + mask)·v: in plain XLA, the reference, and by two faster kernels.
+
+    kernel              runs on        scores in memory       dtype
+    "xla"               everything     [B, N, T, T] float32   any
+    "splash"            TPU (Pallas)   none                   bfloat16, float32
+    "splash_interpret"  CPU, slowly    none                   the same kernel, for tests
+    "cudnn"             NVIDIA GPU     none                   bfloat16, float16
+
+Generation reads a cache and has few queries: `attend` serves it on every device.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from e3jax.errors import UserError
+from e3jax.sharding import spec
+
 MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not NaN
+KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
+# Splash works on square tiles of the T x T scores: large ones feed the matrix unit, small ones pad a short T less.
+# At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
+# takes. Not timed: no TPU was at hand.
+SPLASH_BLOCKS = (512, 256, 128)
 
 
 def causal_mask(segment_bt: jax.Array | None, length: int) -> jax.Array:
@@ -31,3 +50,87 @@ def attend(q_btnh: jax.Array, k_bksh: jax.Array, v_bksh: jax.Array, mask_bts: ja
     weights = jax.nn.softmax(scores, axis=-1).astype(v_bksh.dtype).reshape(b, k, n // k * t, -1)
     out = jnp.einsum("bkxs,bksh->bkxh", weights, v_bksh).reshape(b, k, n // k, t, h)
     return jnp.moveaxis(out, 3, 1).reshape(b, t, n, h)
+
+
+def resolve_kernel(name: str) -> str:
+    """A kernel's name; "auto" is the fast one of the default backend: splash on TPU, cudnn on GPU, xla elsewhere.
+
+    >>> resolve_kernel("splash")
+    'splash'
+    """
+    if name == "auto":
+        return {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+    if name not in KERNELS:
+        raise UserError(f"attention kernel {name!r} is unknown; known: auto, {', '.join(KERNELS)}")
+    return name
+
+
+def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> jax.Array:
+    """[B, T, N, H]: token t attends to tokens <= t, of the same packed segment where `segment_bt` [B, T] is given.
+
+    On a mesh, splash and cudnn need B to divide over data x fsdp and K over tensor; "xla" takes any shape.
+    """
+    kernel = resolve_kernel(kernel)
+    if kernel == "xla":
+        mask = causal_mask(segment_bt, q_btnh.shape[1])
+        return attend(q_btnh, k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2), mask)
+    if kernel == "cudnn":
+        return per_shard(cudnn, q_btnh, k_btkh, v_btkh, segment_bt)
+    interpret = kernel == "splash_interpret"
+    return per_shard(functools.partial(splash, interpret=interpret), q_btnh, k_btkh, v_btkh, segment_bt)
+
+
+def per_shard(function, q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
+    """`function` on every device's own rows and heads: JAX refuses to split a Pallas kernel by itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(q_btnh, k_btkh, v_btkh, segment_bt)
+    q, kv, segment = spec("BTNH", mesh), spec("BTKH", mesh), spec("BT", mesh)
+    # check_vma: a Pallas call does not state along which mesh axes its results vary
+    mapped = jax.shard_map(function, in_specs=(q, kv, kv, segment), out_specs=q, check_vma=False)
+    return mapped(q_btnh, k_btkh, v_btkh, segment_bt)
+
+
+def splash(q_btnh, k_btkh, v_btkh, segment_bt, *, interpret: bool) -> jax.Array:
+    """Attention by JAX's Pallas TPU kernel: tiles, those above the diagonal skipped, no scores in main memory.
+
+    T is padded to whole tiles. The padding comes last, so no real token sees it, and its rows are cut off.
+    The kernel shares key heads between its query heads and takes H below 128 as it is (32, 64 and 80 compiled).
+    The backward pass is two kernels: the fused one keeps T / 512 copies of dq, memory that grows with T².
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # 0.15 s
+
+    length, heads, head_width = q_btnh.shape[1:]
+    block = next((b for b in SPLASH_BLOCKS if -length % b <= length // 8), SPLASH_BLOCKS[-1])
+    padding = (0, -length % block)
+    q = jnp.pad(q_btnh.swapaxes(1, 2) * head_width**-0.5, ((0, 0), (0, 0), padding, (0, 0)))  # [B, N, T, H]
+    k, v = (jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), padding, (0, 0))) for x in (k_btkh, v_btkh))
+    if segment_bt is not None:
+        segment_bt = jnp.pad(segment_bt, ((0, 0), padding))
+        segment_bt = pallas.SegmentIds(q=segment_bt, kv=segment_bt)
+    blocks = pallas.BlockSizes(
+        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
+    )
+    causal = pallas.CausalMask((q.shape[2], q.shape[2]))
+    kernel = pallas.make_splash_mha_single_device(
+        pallas.MultiHeadMask([causal] * heads), block_sizes=blocks, interpret=interpret
+    )
+    return jax.vmap(kernel)(q, k, v, segment_bt)[:, :, :length].swapaxes(1, 2)
+
+
+def cudnn(q_btnh, k_btkh, v_btkh, segment_bt, *, implementation: str = "cudnn") -> jax.Array:
+    """Attention by cuDNN's flash kernel (`jax.nn.dot_product_attention`), which has not run on a GPU here yet.
+
+    Segments cost memory that grows with T²: a mask [B, 1, T, T] of 1 byte per entry, which JAX turns into a bias of 2
+    and, in the backward pass, a gradient of 2 that nobody uses. cuDNN wants H a multiple of 8 and at most 128 (256
+    from Hopper on), and for gradients with segments an even T. `implementation="xla"` is for tests on CPU.
+    """
+    if implementation == "cudnn" and q_btnh.dtype not in (jnp.bfloat16, jnp.float16):
+        raise UserError(
+            f"attention kernel 'cudnn' computes in bfloat16 or float16, not {q_btnh.dtype}: "
+            "set config.model.dtype='bfloat16', or choose kernel 'xla'"
+        )
+    mask = None if segment_bt is None else segment_bt[:, None, :, None] == segment_bt[:, None, None, :]
+    return jax.nn.dot_product_attention(
+        q_btnh, k_btkh, v_btkh, mask=mask, is_causal=True, implementation=implementation
+    )

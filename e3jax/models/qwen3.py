@@ -3,10 +3,12 @@
 Block (Qwen3 technical report §2; transformers `modeling_qwen3.py`):
     x += Wo · attend(rope(norm(Wq·n)), rope(norm(Wk·n)), Wv·n)      n = RMSNorm(x), QK-norm per head, no biases
     x += Wdown · (silu(Wgate·m) * Wup·m)                            m = RMSNorm(x)
+Qwen2.5 has biases on q, k, v and no QK-norm (`modeling_qwen2.py`), Llama neither (`modeling_llama.py`): switches of
+ModelConfig.
 
 Parameters and norms are float32; matmuls run in `dtype` (bfloat16 on accelerators, float32 on CPU).
 
-    model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none")
+    model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel="xla")
     params = init_params(model, jax.random.key(0))
     hidden, _ = model.apply({"params": params}, tokens_bt, positions_bt)             # training: causal over T
     hidden, cache = model.apply({"params": params}, tokens_bt, positions_bt, cache=cache, window=64)
@@ -18,10 +20,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from e3jax.models.attention import attend, cache_mask, causal_mask
+from e3jax.models.attention import attend, cache_mask, self_attention
 from e3jax.models.cache import KVCache
 from e3jax.models.presets import ModelConfig
-from e3jax.sharding import constrain, param_axes
+from e3jax.models.rope import rope, rope_angles
+from e3jax.sharding import constrain, param_axes, param_shardings
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
@@ -41,29 +44,15 @@ def project(x: jax.Array, w: jax.Array, axes_in: int = 1) -> jax.Array:
     return flat.reshape(*x.shape[:2], *out)
 
 
-def rope_angles(position_bt: jax.Array, head_width: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """sin and cos of position · theta^(-2i/H), [B, T, 1, H/2] each; computed once for all layers."""
-    half = head_width // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = position_bt[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
-    return jnp.sin(angle), jnp.cos(angle)
-
-
-def rope(x_btnh: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotate pair (i, i + H/2) by its angle (rotate-half layout of the hub's weights)."""
-    sin, cos = angles
-    a, b = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_btnh.dtype)
-
-
 class Block(nn.Module):
     """One transformer layer; scanned, so that its parameters are stacked along a leading L axis."""
 
     config: ModelConfig
     dtype: jnp.dtype
+    kernel: str
 
     @nn.compact
-    def __call__(self, carry, position_bt, angles, mask, window):
+    def __call__(self, carry, position_bt, segment_bt, angles, window):
         c, (x, cache, layer) = self.config, carry
 
         def weight(name, *shape, axis_in=0):
@@ -73,15 +62,24 @@ class Block(nn.Module):
         def scale(name, size):
             return self.param(name, nn.initializers.ones, (size,))
 
+        def bias(name, *shape):
+            return self.param(name, nn.initializers.zeros, shape).astype(self.dtype)[None, None]
+
         y = rms_norm(x, scale("attn_norm_d", c.width), c.norm_epsilon)
         q = project(y, weight("wq_dnh", c.width, c.heads, c.head_width))
         k = project(y, weight("wk_dkh", c.width, c.kv_heads, c.head_width))
         v = project(y, weight("wv_dkh", c.width, c.kv_heads, c.head_width))
-        q = rope(rms_norm(q, scale("q_norm_h", c.head_width), c.norm_epsilon), angles)
-        k = rope(rms_norm(k, scale("k_norm_h", c.head_width), c.norm_epsilon), angles)
+        if c.qkv_bias:
+            q += bias("bq_nh", c.heads, c.head_width)
+            k += bias("bk_kh", c.kv_heads, c.head_width)
+            v += bias("bv_kh", c.kv_heads, c.head_width)
+        if c.qk_norm:
+            q = rms_norm(q, scale("q_norm_h", c.head_width), c.norm_epsilon)
+            k = rms_norm(k, scale("k_norm_h", c.head_width), c.norm_epsilon)
+        q, k = rope(q, angles), rope(k, angles)
         q, k, v = constrain(q, "BTNH"), constrain(k, "BTKH"), constrain(v, "BTKH")
         if cache is None:
-            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, T, H]
+            y = self_attention(q, k, v, segment_bt, kernel=self.kernel)
         else:  # write at the tokens' positions (out of range: dropped), read the first `window`
             at = (
                 layer,
@@ -94,7 +92,7 @@ class Block(nn.Module):
                 v=cache.v.at[at].set(v.astype(cache.v.dtype), mode="drop"),
             )
             k, v = (part[layer, :, :, :window].astype(self.dtype) for part in cache)
-        y = attend(q, k, v, mask)
+            y = attend(q, k, v, cache_mask(position_bt, window))
         wo = weight("wo_nhd", c.heads, c.head_width, c.width, axis_in=(0, 1))
         x = constrain(x + project(y, wo, axes_in=2), "BTD")
 
@@ -112,6 +110,7 @@ class Qwen3(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     remat: str  # "none" | "full": recompute the block in the backward pass
+    kernel: str  # of attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py)
 
     @nn.compact
     def __call__(self, token_bt, position_bt, *, segment_bt=None, cache=None, window=None):
@@ -125,10 +124,6 @@ class Qwen3(nn.Module):
         if not c.tied:
             self.param("unembed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         x = constrain(embed_vd[token_bt].astype(self.dtype), "BTD")  # gather, then cast: the gradient sums in float32
-        if cache is None:
-            mask = causal_mask(segment_bt, token_bt.shape[1])
-        else:
-            mask = cache_mask(position_bt, window)
         block = {"none": Block, "full": nn.remat(Block, prevent_cse=False, static_argnums=(5,))}[self.remat]
         layers = nn.scan(
             block,
@@ -136,9 +131,9 @@ class Qwen3(nn.Module):
             split_rngs={"params": True},
             in_axes=(nn.broadcast,) * 4,
             length=c.layers,
-        )(c, self.dtype, name="layers")
-        angles = rope_angles(position_bt, c.head_width, c.rope_theta)
-        (x, cache, _), _ = layers((x, cache, 0), position_bt, angles, mask, window)
+        )(c, self.dtype, self.kernel, name="layers")
+        angles = rope_angles(position_bt, head_width=c.head_width, theta=c.rope_theta, scaling=c.rope_scaling)
+        (x, cache, _), _ = layers((x, cache, 0), position_bt, segment_bt, angles, window)
         scale_d = self.param("final_norm_d", nn.initializers.ones, (c.width,))
         return rms_norm(x, scale_d, c.norm_epsilon), cache
 
@@ -146,7 +141,16 @@ class Qwen3(nn.Module):
 def init_params(model: Qwen3, key: jax.Array):
     """Random float32 parameters (a plain dict); identical on every mesh."""
     token = jnp.zeros((1, 2), jnp.int32)
-    return model.init(key, token, token)["params"]
+    return model.clone(kernel="xla").init(key, token, token)["params"]  # one row divides over no mesh
+
+
+def abstract_params(model: Qwen3, mesh: jax.sharding.Mesh, *, dtype="float32"):
+    """Shapes, dtypes (of matrices; norm scales are float32) and shardings of the parameters: nothing is computed."""
+    shapes = jax.eval_shape(lambda: cast_matrices(init_params(model, jax.random.key(0)), dtype))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes, param_shardings(shapes, mesh),
+    )  # fmt: skip
 
 
 def cast_matrices(params, dtype):

@@ -72,14 +72,14 @@ def admit(slots: Slots, prompts: KVCache, source_j, token_j, length_j, limit_j, 
 
 @partial(
     jax.jit,
-    static_argnames=("model", "steps", "window", "eos", "temperature", "top_k", "top_p"),
+    static_argnames=("model", "steps", "window", "stop", "temperature", "top_k", "top_p"),
     donate_argnames="slots",
 )
 def decode_block(
-    model: Qwen3, params, slots: Slots, *, steps: int, window: int, eos: int,
+    model: Qwen3, params, slots: Slots, *, steps: int, window: int, stop: tuple[int, ...],
     temperature: float, top_k: int, top_p: float,
 ) -> tuple[Slots, Drawn]:  # fmt: skip
-    """Up to `steps` tokens for every live slot, ending early when none is live.
+    """Up to `steps` tokens for every live slot; any of `stop` ends a sample. Stops early when none lives.
 
     `window` (static) bounds the cache positions that attention reads: max live length + steps, rounded up.
     """
@@ -103,7 +103,9 @@ def decode_block(
             drawn.entropy_ij.at[i].set(entropy),
         )
         length = jnp.where(s.live_j, s.length_j + 1, s.length_j)
-        live = s.live_j & (token != eos) & (length < s.limit_j)
+        live = s.live_j & (length < s.limit_j)
+        for end in stop:
+            live &= token != end
         return i + 1, s._replace(cache=cache, token_j=token, length_j=length, live_j=live), drawn
 
     _, slots, drawn = jax.lax.while_loop(

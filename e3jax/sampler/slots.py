@@ -3,8 +3,8 @@
 Sample (prompt p, g) draws from fold_in(fold_in(key, id_p), g) alone: which slot it sat in, who sat beside it and how
 many slots there were change nothing (tests/test_sampler.py).
 
-    rollouts = sample(model, params, prompts, ids=range(len(prompts)), key=key, samples=8, budget=96, eos=1, pad=0,
-                      slots=128, block=16, prefill_rows=16, temperature=1.0, top_k=0, top_p=1.0)
+    rollouts = sample(model, params, prompts, ids=range(len(prompts)), key=key, samples=8, budget=96, stop=(1,),
+                      pad=0, slots=128, block=16, prefill_rows=16, temperature=1.0, top_k=0, top_p=1.0)
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def sample(
     key: jax.Array,
     samples: int,
     budget: int,
-    eos: int,
+    stop: tuple[int, ...],
     pad: int,
     slots: int,
     block: int,
@@ -63,10 +63,13 @@ def sample(
     top_k: int,
     top_p: float,
     on_finished: Callable[[int], None] | None = None,
+    on_tokens: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
 ) -> Rollouts:
-    """Rollouts of `samples` responses per prompt, prompt-major; `budget` counts response tokens, EOS included.
+    """Rollouts of `samples` responses per prompt, prompt-major; `budget` counts response tokens, the ending one too.
 
-    `ids[p]` names prompt p in its samples' keys; `on_finished(n)` hears of the responses finished since last time.
+    A response is done when it draws a token of `stop` (EOS). `ids[p]` names prompt p in its samples' keys.
+    `on_finished(n)` hears of the responses finished since last time, `on_tokens(b, tokens, logps)` of what row b of
+    the rollouts drew since last time, the ending token included.
     Raises when a prompt is empty or prompt + budget exceeds the model's length.
     """
     prompt_len = np.array([len(p) for p in prompts], np.int32)
@@ -122,7 +125,7 @@ def sample(
         before = length_j
         window = min(size, size_bucket(int(before[busy].max()) + block))
         state, drawn = decode_block(
-            model, params, state, steps=block, window=window, eos=eos,
+            model, params, state, steps=block, window=window, stop=stop,
             temperature=temperature, top_k=top_k, top_p=top_p,
         )  # fmt: skip
         length_j, live = np.array(state.length_j), np.asarray(state.live_j)
@@ -132,10 +135,14 @@ def sample(
         out.logp[request, position] = np.asarray(drawn.logp_ij)[i, j]
         out.entropy[request, position] = np.asarray(drawn.entropy_ij)[i, j]
         out.sampled[request, position] = True
+        if on_tokens:
+            for j in np.flatnonzero(busy):
+                new = request_j[j], slice(before[j], length_j[j])
+                on_tokens(int(request_j[j]), out.tokens[new], out.logp[new])
         finished = np.flatnonzero(busy & ~live)
         request = request_j[finished]
         out.length[request] = length_j[finished]
-        out.done[request] = out.tokens[request, length_j[finished] - 1] == eos
+        out.done[request] = np.isin(out.tokens[request, length_j[finished] - 1], stop)
         request_j[finished] = -1
         if on_finished and len(finished):
             on_finished(len(finished))

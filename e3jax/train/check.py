@@ -3,8 +3,9 @@
 import jax
 from ml_collections import ConfigDict
 
-from e3jax.models.presets import preset, presets
-from e3jax.types import UserError
+from e3jax.checkpoint.pretrained import model_config
+from e3jax.errors import UserError
+from e3jax.models.attention import KERNELS, resolve_kernel
 
 
 def need(holds: bool, field: str, value, allowed: str) -> None:
@@ -23,8 +24,9 @@ def need_one_of(c: ConfigDict, field: str, allowed: tuple) -> None:
 
 def check(c: ConfigDict) -> None:
     """Refuse impossible values and combinations."""
-    need_one_of(c, "model.preset", tuple(presets()))
     need_one_of(c, "model.dtype", ("float32", "bfloat16"))
+    need_one_of(c, "model.attention", ("auto", *KERNELS))
+    check_attention(c)
     need_one_of(c, "model.remat", ("none", "full"))
     need_one_of(c, "task.form", ("calculator", "paper"))
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
@@ -38,9 +40,18 @@ def check(c: ConfigDict) -> None:
     check_counts(c)
     check_grpo(c.grpo)
     check_mesh(c)
-    room = preset(c.model.preset).max_length - c.task.prompt_room
+    room = model_config(c.model.preset).max_length - c.task.prompt_room
     check_lengths(c, room)
     check_stages(c, room)
+
+
+def check_attention(c: ConfigDict) -> None:
+    """The attention kernel runs on this backend, in this dtype."""
+    kernel, backend = resolve_kernel(c.model.attention), jax.default_backend()
+    runs_on = {"xla": backend, "splash": "tpu", "splash_interpret": backend, "cudnn": "gpu"}[kernel]
+    need(runs_on == backend, "model.attention", kernel, f"runs on {runs_on}, this is {backend}: use 'auto'")
+    need(kernel != "cudnn" or c.model.dtype == "bfloat16", "model.dtype", c.model.dtype,
+         f"attention={c.model.attention!r} is cuDNN, which wants 'bfloat16'; else set 'xla'")  # fmt: skip
 
 
 def check_counts(c: ConfigDict) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from e3jax.checkpoint.store import Store
+from e3jax.checkpoint.pretrained import load_params
 from e3jax.curriculum.budget import choose_budget
 from e3jax.eval.harness import evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
-from e3jax.models.qwen3 import init_params
+from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.report.html import write_report
-from e3jax.sharding import assert_sharded, param_shardings
+from e3jax.sharding import assert_sharded
 from e3jax.tasks.stream import problems_at
 from e3jax.train import grpo, sft
 from e3jax.train.number_features import number_features
@@ -29,14 +29,15 @@ BUDGET_KEY, EVAL_KEY, PASS_KEY = 1_000_001, 1_000_002, 1_000_003
 
 
 def initial_params(run: Run, *, number_embeddings: bool, init_from: str):
-    """Random parameters, or a stage's checkpoint `RUN/checkpoints/STAGE/STEP`; placed on the mesh."""
-    abstract = jax.eval_shape(lambda: init_params(run.model, jax.random.key(0)))
-    shardings = param_shardings(abstract, run.mesh)
-    params = jax.jit(lambda: init_params(run.model, jax.random.key(run.seed)), out_shardings=shardings)()
-    if number_embeddings:
-        params["embed_vd"] = number_features(params["embed_vd"], run.tokenizer.words)
+    """Random parameters, or those of a checkpoint or a Hugging Face model; float32, placed on the mesh."""
+    like = abstract_params(run.model, run.mesh)
     if init_from:
-        params = Store.load_params(init_from, params)
+        params = load_params(init_from, like)
+    else:
+        shardings = jax.tree.map(lambda x: x.sharding, like)
+        params = jax.jit(lambda: init_params(run.model, jax.random.key(run.seed)), out_shardings=shardings)()
+        if number_embeddings:
+            params["embed_vd"] = number_features(params["embed_vd"], run.tokenizer.words)
     assert_sharded(params)
     return params
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from e3jax.types import UserError
+from e3jax.errors import UserError
 
 
 def pack_rows(examples: Iterator, *, rows: int, length: int, pad: int):

@@ -4,7 +4,6 @@ Below this file there is no config object: most sections are spread as keyword a
 reads is a TypeError.
 """
 
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +11,11 @@ import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
+from e3jax.checkpoint.pretrained import describe_run, model_config
 from e3jax.checkpoint.store import Store
+from e3jax.flags import keep_programs
 from e3jax.log import RunLog
-from e3jax.models.presets import preset
+from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_traces import WORDS
@@ -50,13 +51,16 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     """Check the config, claim the run directory, build model, tokenizer and mesh."""
     check(c)
     tokenizer = WordTokenizer(WORDS) if c.tokenizer == "words" else HubTokenizer(c.tokenizer)
-    model = Qwen3(preset(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat)
+    model = Qwen3(
+        model_config(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat,
+        kernel=resolve_kernel(c.model.attention),
+    )  # fmt: skip
     need(tokenizer.vocab_size <= model.config.vocab_size, "tokenizer", c.tokenizer,
          f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}")  # fmt: skip
     mesh = make_mesh(**c.mesh)
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/e3jax/xla"))
-    jax.config.update("jax_compilation_cache_dir", cache)
+    keep_programs()
     log = RunLog(workdir, c.to_dict(), tensorboard=c.log.tensorboard, wandb=c.log.wandb)
+    describe_run(workdir, c.model.preset, model.config, tokenizer)
     return Run(
         workdir=epath.Path(workdir), log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
         form=c.task.form, chunk=c.model.chunk,

@@ -1,0 +1,87 @@
+"""Weights from Hugging Face to e3jax, or back; what --from holds decides the direction.
+
+    python -m e3jax.tools.convert --from=Qwen/Qwen3-1.7B --to=models/qwen3-1.7b            # safetensors -> orbax
+    python -m e3jax.tools.convert --from=runs/x/checkpoints/hard/40 --to=models/mine       # orbax -> safetensors
+    python -m e3jax.tools.convert --from=… --to=… --add_tokens='<PLAN>,</PLAN>'            # either way, with new tokens
+
+Dtypes stay as stored unless --dtype says otherwise. A target that exists is refused; one that appears is complete.
+Runs on the CPU whatever accelerators there are. A run can also start from a Hugging Face directory itself
+(config.init.init_from); converting once saves every host of a pod reading the whole of it.
+"""
+
+import os
+import time
+
+import jax
+from absl import flags
+from etils import epath
+
+from e3jax.checkpoint import store
+from e3jax.checkpoint.hf import load_hf, save_hf, stored_dtypes
+from e3jax.checkpoint.hf_config import read_config
+from e3jax.checkpoint.pretrained import description_of, generation_config, local_directory, write_description
+from e3jax.checkpoint.vocabulary import grow
+from e3jax.errors import UserError
+from e3jax.flags import run_tool
+from e3jax.models.presets import num_params
+from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.sharding import make_mesh
+from e3jax.tokenizer import HubTokenizer
+
+
+def convert(source: str, target: epath.PathLike, *, dtype: str = "", add_tokens=(), most_bytes: int = 5 << 30) -> str:
+    """Read `source`, write `target` in the other format; returns what was done in one line."""
+    target = epath.Path(target)
+    if target.exists():
+        raise UserError(f"{target} exists: name a new directory, or remove it")
+    weights = local_directory(source)
+    description = description_of(weights)
+    config = read_config(description)
+    tokenizer = HubTokenizer(str(description))
+    model = Qwen3(config, dtype=jax.numpy.float32, remat="none", kernel="xla")
+    mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices("cpu")[:1])
+    like = abstract_params(model, mesh)
+    exported = (weights / "default").exists()  # an e3jax checkpoint: write Hugging Face's format
+    stored = store.stored_params(weights) if exported else stored_dtypes(weights, like)
+    if dtype:
+        stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), stored)
+    like = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype, sharding=x.sharding), like, stored)
+    params = store.load_params(weights, like) if exported else load_hf(weights, like)
+    new = [token for token in add_tokens if token not in tokenizer.hub.get_vocab()]
+    if new:
+        used = tokenizer.vocab_size
+        params, config = grow(params, config, used=used, added=tokenizer.add(new))
+    written = target.parent / f"{target.name}.partial-{os.getpid()}"
+    try:
+        written.mkdir(parents=True)
+        stored_as = str(params["embed_vd"].dtype)
+        write_description(written, config, tokenizer, dtype=stored_as, generation=generation_config(description))
+        if exported:
+            save_hf(params, written, most_bytes=most_bytes)
+        else:
+            store.save_params(written, params)
+        written.rename(target)
+    except BaseException:
+        if written.exists():
+            written.rmtree()
+        raise
+    direction = "Hugging Face" if exported else "e3jax"
+    return f"{target}: {num_params(config):,} parameters, {stored_as}, in {direction} format"
+
+
+def main() -> None:
+    """Flags to `convert`."""
+    f, start = flags.FLAGS, time.perf_counter()
+    done = convert(
+        f["from"].value, f.to, dtype=f.dtype, add_tokens=f.add_tokens, most_bytes=int(f.most_gigabytes * 1e9)
+    )
+    print(f"{done}, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("from", None, "Hugging Face directory or hub id, or a checkpoint of e3jax", required=True)
+    flags.DEFINE_string("to", None, "directory to be made", required=True)
+    flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16", "float16"], "of the output; empty: as stored")
+    flags.DEFINE_list("add_tokens", [], "tokens to add to vocabulary and tokenizer, with commas between")
+    flags.DEFINE_float("most_gigabytes", 5.0, "of one safetensors file", lower_bound=0.001)
+    run_tool(main)

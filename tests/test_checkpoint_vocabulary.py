@@ -1,0 +1,35 @@
+"""New tokens: spare rows first, growth to a multiple of 128, old rows bit for bit, new ones near the mean."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from e3jax.checkpoint.vocabulary import grow
+from e3jax.models.presets import preset
+from e3jax.models.qwen3 import Qwen3, init_params
+
+
+@pytest.mark.parametrize(
+    ("vocab", "used", "added", "size"),
+    [(256, 200, 4, 256), (200, 200, 4, 256), (256, 255, 1, 256), (256, 254, 4, 384)],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows(vocab, used, added, size, tied):
+    """Spare rows are overwritten (they were never trained), nothing else is; config and both matrices agree."""
+    config = dataclasses.replace(preset("tiny"), vocab_size=vocab, tied=tied)
+    params = init_params(Qwen3(config, dtype=np.float32, remat="none", kernel="xla"), jax.random.key(0))
+    params["embed_vd"] += 0.3  # a mean to be seen
+    new, grown = grow(params, config, used=used, added=added)
+    assert grown == dataclasses.replace(config, vocab_size=size)
+    assert new.keys() == params.keys()
+    for name in ("embed_vd", "unembed_vd") if not tied else ("embed_vd",):
+        old, rows = np.asarray(params[name]), np.asarray(new[name])
+        assert rows.shape == (size, 64) and rows.dtype == old.dtype
+        np.testing.assert_array_equal(rows[:used], old[:used])
+        np.testing.assert_array_equal(rows[used + added : vocab], old[used + added :])
+        drawn = np.r_[rows[used : used + added], rows[max(vocab, used + added) :]]
+        assert np.abs(drawn - old[:used].mean(0)).max() < 0.06 * old[:used].std(0).max()
+        assert len(np.unique(drawn, axis=0)) == len(drawn)  # told apart
+    assert new["layers"] is params["layers"]

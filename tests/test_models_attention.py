@@ -1,0 +1,97 @@
+"""Every attention kernel equals the plain one, results and gradients, on one device and on a mesh.
+
+Splash runs in interpret mode here and compiles for a TPU in tests/test_tpu_compile.py. cuDNN has run nowhere yet: its
+call is checked with JAX's own implementation in its place.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from e3jax.errors import UserError
+from e3jax.models import attention
+from e3jax.models.attention import per_shard, resolve_kernel, self_attention
+from e3jax.sharding import make_mesh, spec
+
+splash = functools.partial(self_attention, kernel="splash_interpret")
+xla = functools.partial(self_attention, kernel="xla")
+
+
+def cudnn(*args):
+    return per_shard(functools.partial(attention.cudnn, implementation="xla"), *args)
+
+
+def make_inputs(*, b, t, n, k, h, packed):
+    """q, k, v, the output's cotangent, and segments: two examples and padding, the last row all padding."""
+    shapes = (b, t, n, h), (b, t, k, h), (b, t, k, h), (b, t, n, h)
+    arrays = [jax.random.normal(key, shape) for key, shape in zip(jax.random.split(jax.random.key(0), 4), shapes)]
+    segment = np.repeat([1, 2, 0], [t // 3, t // 2, t - t // 3 - t // 2])
+    segment_bt = jnp.asarray(np.stack([segment] * (b - 1) + [np.zeros(t)]), jnp.int32)
+    return *arrays, segment_bt if packed else None
+
+
+def check(kernel, mesh_axes, **shape):
+    """Output and gradients of q, k, v against "xla" in float32, 1e-5; on a mesh, laid out like q."""
+    *qkv, cotangent, segment_bt = make_inputs(**shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def results(function, *qkv):
+        out, pull_back = jax.vjp(lambda *qkv: function(*qkv, segment_bt), *qkv)
+        return out, *pull_back(cotangent)
+
+    want = results(xla, *qkv)
+    if mesh_axes is None:
+        got = results(kernel, *qkv)
+    else:
+        mesh = make_mesh(**mesh_axes)
+        with jax.set_mesh(mesh):
+            got = results(kernel, *qkv)
+        assert got[0].sharding.spec == spec("BTNH", mesh)
+    for name, a, b in zip(("out", "dq", "dk", "dv"), got, want):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+CUBE = dict(data=2, fsdp=2, tensor=2)
+
+
+@pytest.mark.parametrize(
+    ("mesh_axes", "shape"),
+    [
+        (None, dict(b=1, t=200, n=4, k=1, h=128, packed=False)),
+        (None, dict(b=2, t=200, n=4, k=2, h=64, packed=True)),
+        (None, dict(b=2, t=1000, n=1, k=1, h=64, packed=True)),  # tiles of 512
+        (None, dict(b=2, t=5, n=2, k=2, h=32, packed=True)),
+        (CUBE, dict(b=4, t=200, n=4, k=2, h=128, packed=False)),
+        (CUBE, dict(b=4, t=130, n=4, k=2, h=64, packed=True)),
+    ],
+)
+def test_splash_equals_reference(mesh_axes, shape):
+    """A scale forgotten, heads grouped otherwise, padding seen or not cut off, tiles skipped, a wrong mesh axis."""
+    check(splash, mesh_axes, **shape)
+
+
+@pytest.mark.parametrize("mesh_axes", [None, CUBE])
+@pytest.mark.parametrize("packed", [False, True])
+def test_cudnn_call_equals_reference(mesh_axes, packed):
+    """The mask's axes or the direction of its comparison, causality beside the mask; cuDNN itself is not reached."""
+    check(cudnn, mesh_axes, b=4, t=24, n=4, k=2, h=64, packed=packed)
+
+
+def test_cudnn_refuses_float32():
+    """JAX's own message names no setting; under jit it comes out of the middle of a model."""
+    q = jax.ShapeDtypeStruct((1, 4, 2, 64), jnp.float32)
+    with pytest.raises(UserError, match=r"float32.*config\.model\.dtype='bfloat16'"):
+        jax.eval_shape(functools.partial(self_attention, kernel="cudnn"), q, q, q)
+
+
+def test_auto_follows_the_backend(monkeypatch):
+    """A kernel of another platform fails only at lowering, after the weights were loaded."""
+    for backend, kernel in {"tpu": "splash", "gpu": "cudnn", "cpu": "xla"}.items():
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert resolve_kernel("auto") == kernel
+    assert resolve_kernel("splash_interpret") == "splash_interpret"
+    with pytest.raises(ValueError, match="'flash' is unknown; known: auto, xla, splash"):
+        resolve_kernel("flash")

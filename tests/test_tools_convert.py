@@ -1,0 +1,176 @@
+"""`python -m e3jax.tools.convert`: there and back bit for bit, new tokens, and refusals that leave nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_hub import POSITIONS, TOKENS, like_of, transformers_logits, write_tiny
+
+from e3jax.checkpoint.hf import load_hf
+from e3jax.checkpoint.pretrained import load_params, load_pretrained, stop_ids
+from e3jax.errors import UserError
+from e3jax.sharding import make_mesh
+from e3jax.tokenizer import HubTokenizer, WordTokenizer
+
+pytest.importorskip("transformers", reason="convert reads the tokenizer: pip install -e '.[hf]'")
+from e3jax.tools.convert import convert
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A bfloat16 Qwen3 directory with a tokenizer of 112 words (120 rows) and two ends of a response."""
+    directory = write_tiny(tmp_path / "source", "qwen3-untied-one-kv-head", dtype="bfloat16")
+    WordTokenizer([f"w{i}" for i in range(110)]).save(directory)
+    (directory / "generation_config.json").write_text('{"eos_token_id": [1, 5], "temperature": 0.6}')
+    return directory
+
+
+def test_there_and_back(source, tmp_path):
+    """safetensors -> orbax -> safetensors in shards: every bit, tokenizer, ends and sampling defaults."""
+    convert(str(source), tmp_path / "e3jax")
+    convert(str(tmp_path / "e3jax"), tmp_path / "out/8B-Final", most_bytes=20_000)
+    want = load_file(source / "model.safetensors")
+    files = sorted((tmp_path / "out/8B-Final").glob("model-*-of-*.safetensors"))
+    got = {name: x for file in files for name, x in load_file(file).items()}
+    assert len(files) > 1 and got.keys() == want.keys()
+    for name in want:
+        assert got[name].dtype == want[name].dtype == "bfloat16"
+        np.testing.assert_array_equal(got[name].view(np.uint16), want[name].view(np.uint16))
+    out = tmp_path / "out/8B-Final"
+    assert (out / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    assert stop_ids(out, HubTokenizer(str(out))) == (1, 5)
+    assert json.loads((out / "generation_config.json").read_text())["temperature"] == 0.6
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["8B-Final"]
+
+
+def test_subfolder_loads_in_transformers(source, tmp_path):
+    """As E2C's model card shows: from_pretrained(path, subfolder='8B-Final'), weights, tokenizer and dtype."""
+    torch = pytest.importorskip("torch", reason="parity needs pip install -e '.[parity]'")
+    import transformers
+
+    convert(str(source), tmp_path / "e3jax", dtype="float32")
+    convert(str(tmp_path / "e3jax"), tmp_path / "out/8B-Final", most_bytes=20_000)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", subfolder="8B-Final").eval()
+    assert model.dtype == torch.float32
+    ours, like = like_of(source)
+    hidden, _ = ours.apply({"params": load_hf(source, like)}, TOKENS, POSITIONS)
+    logits = hidden @ load_hf(source, like)["unembed_vd"].T
+    np.testing.assert_allclose(logits, transformers_logits(model, TOKENS, POSITIONS), atol=1e-4)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", subfolder="8B-Final")
+    assert tokenizer.encode("w3 w7", add_special_tokens=False) == [5, 9]
+    assert model.generation_config.eos_token_id == [1, 5]
+
+
+def test_new_tokens_reach_weights_tokenizer_and_config(source, tmp_path):
+    """E2C's four tags on a vocabulary with 8 spare rows, then 20 more that need growth to 256."""
+    tags = ["<EXPLORATION>", "</EXPLORATION>", "<EXECUTION>", "</EXECUTION>"]
+    convert(str(source), tmp_path / "tags", add_tokens=tags)
+    more = [f"<t{i}>" for i in range(20)]
+    convert(str(tmp_path / "tags"), tmp_path / "more", add_tokens=[*tags, *more])
+    first, second = (HubTokenizer(str(tmp_path / d)) for d in ("tags", "more"))
+    assert [first.id(t) for t in tags] == [second.id(t) for t in tags] == [112, 113, 114, 115]
+    assert [second.id(t) for t in more] == list(range(116, 136))
+    text = "<EXPLORATION> w1 </EXPLORATION>"
+    assert first.encode(text) == [112, 3, 113] and "<EXPLORATION>" in first.decode(first.encode(text))
+    model, like = like_of(tmp_path / "more")
+    assert model.config.vocab_size == 256 == load_hf(tmp_path / "more", like)["unembed_vd"].shape[0]
+    old = load_file(source / "model.safetensors")["lm_head.weight"]
+    new = load_file(tmp_path / "more/model.safetensors")["lm_head.weight"]
+    np.testing.assert_array_equal(new[:112].view(np.uint16), old[:112].view(np.uint16))
+
+
+def test_a_run_starts_from_either(source, tmp_path):
+    """Float32 masters from the safetensors and from the converted copy are the same numbers."""
+    convert(str(source), tmp_path / "e3jax")
+    _, like = like_of(source)
+    jax.tree.map(
+        np.testing.assert_array_equal, load_params(source, like), load_params(tmp_path / "e3jax", like)
+    )  # fmt: skip
+    mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    asked = load_pretrained(str(tmp_path / "e3jax"), dtype="bfloat16", mesh=mesh)
+    assert asked.stop == (1, 5) and asked.params["layers"]["wq_dnh"].dtype == "bfloat16"
+    assert asked.params["final_norm_d"].dtype == "float32"
+
+
+def break_tensor(source):
+    held = load_file(source / "model.safetensors")
+    del held["model.norm.weight"]
+    save_file(held, source / "model.safetensors")
+
+
+def break_shape(source):
+    held = load_file(source / "model.safetensors")
+    held["model.norm.weight"] = held["model.norm.weight"][:-1].copy()
+    save_file(held, source / "model.safetensors")
+
+
+def break_shard(source):
+    content = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(content[:-7])
+
+
+def break_architecture(source):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+
+
+def break_tokenizer(source):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (source / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (break_tensor, r"missing     model.norm.weight \(48,\)"),
+        (break_shape, r"misshapen   model.norm.weight: expected \(48,\), found \(47,\)"),
+        (break_shard, r"model.safetensors is truncated or damaged"),
+        (break_architecture, r"model_type 'mamba' is not one of qwen3, qwen2, llama"),
+        (break_tokenizer, r"tokenizer"),
+    ],
+)
+def test_a_damaged_source_leaves_nothing_behind(source, tmp_path, damage, said):
+    damage(source)
+    with pytest.raises(UserError, match=said):
+        convert(str(source), tmp_path / "target")
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_failure_while_writing_leaves_nothing_behind(source, tmp_path, monkeypatch):
+    """A full disk, say: neither target nor its partial twin stays."""
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("e3jax.checkpoint.store.save_params", full)
+    with pytest.raises(OSError, match="No space"):
+        convert(str(source), tmp_path / "target")
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_an_existing_target_is_refused(source, tmp_path):
+    (tmp_path / "target").mkdir()
+    with pytest.raises(UserError, match="exists: name a new directory"):
+        convert(str(source), tmp_path / "target")
+
+
+def test_command_line(source, tmp_path):
+    """One line of result; one sentence and exit 2 for what a person can mend."""
+
+    def run(*flags):
+        return subprocess.run(
+            [sys.executable, "-m", "e3jax.tools.convert", *flags], cwd=ROOT, capture_output=True, text=True
+        )  # fmt: skip
+
+    done = run(f"--from={source}", f"--to={tmp_path / 'target'}")
+    assert done.returncode == 0 and "parameters, bfloat16, in e3jax format" in done.stdout, done.stderr
+    wrong = run(f"--from={tmp_path / 'nowhere'}", f"--to={tmp_path / 'other'}")
+    assert wrong.returncode == 2 and "is not a directory" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert not (tmp_path / "other").exists()
