@@ -8,8 +8,8 @@ Axes, one letter each, used in names (`wq_dnh`), einsums and comments of the who
     L layers                  J decode slots
 
 Everything per token is aligned with the token itself: `logp[b, t]` is log p(tokens[b, t] | tokens[b, :t]),
-`weight[b, t]` is its share of the loss. Sequences are prompt, response, padding, in this order
-(right-padded), so a token's position is its index.
+`weight[b, t]` is its share of the loss. Rollouts are prompt, response, padding, in this order, one a row; a Batch
+packs several into a row (`segment`), and each keeps its positions from 0.
 """
 
 from typing import Any, NamedTuple
@@ -32,9 +32,11 @@ class Rollouts(NamedTuple):
 
 @struct.dataclass
 class Batch:
-    """One (micro-)batch for a policy-gradient step; rows of all-zero weight are padding."""
+    """One (micro-)batch for a policy-gradient step; tokens of weight 0 are not trained."""
 
     tokens: jax.Array  # [B, T] int32
+    position: jax.Array  # [B, T] int32: from 0 in every packed sequence
+    segment: jax.Array  # [B, T] int32: 1, 2, … in a row; 0: padding
     weight: jax.Array  # [B, T] float32: loss mask / global denominator, so that a loss is Σ weight·term
     advantage: jax.Array  # [B, T] float32
     old_logp: jax.Array  # [B, T] float32: the policy at the start of the update

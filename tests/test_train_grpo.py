@@ -11,7 +11,9 @@ import pytest
 from e3jax.sampler.slots import sample
 from e3jax.sharding import make_mesh, param_shardings
 from e3jax.train import grpo
+from e3jax.train.packing import pack_micro_batches, padding, row_widths
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
+from e3jax.train.steps import score
 
 LOSS = dict(
     clip_low=0.2, clip_high=0.5, dual_clip=3.0, kl_coef=0.01, kl_estimator="k3", entropy_coef=0.001, tis_cap=2.0
@@ -128,22 +130,44 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     assert metrics["skipped"] == 0 and (state.params["w"] < 1).all()
 
 
-def test_every_shape_is_traced_once(setting):
-    """Changing lengths, later steps and updated parameters must not recompile: the widths are the stage's buckets."""
+def test_packed_log_probs_equal_those_alone(setting):
+    """Neighbours in a row must not be seen, and positions restart: RoPE and attention of a sequence are its own."""
     run, params = setting
+    g = graded(run.model, params, MIXED)
+    alone = np.asarray(score(run.model, params, g.rollouts.tokens, temperature=0.7, chunk=4096))
+    micro = pack_micro_batches(g.rollouts.length, rows=2, widths=[64, 32])
+    assert max(m.segments().max() for m in micro) > 1
+    for m, logp in zip(micro, grpo.score_packed(run, params, g, micro, temperature=0.7)):
+        sampled = m.take(g.rollouts.sampled)
+        np.testing.assert_allclose(logp[sampled], m.take(alone)[sampled], atol=2e-5)
+
+
+def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting):
+    """Changing lengths, later steps and updated parameters must not recompile: the widths are known beforehand."""
+    run, params = setting
+    run = SimpleNamespace(**vars(run) | {"prompt_room": 60})
+    widths = row_widths(60 + 20)
     tx = make_optimizer(lr=1e-3, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0)
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     programs = (grpo.grpo_gradient, grpo.score, apply_gradients)
+    rng = np.random.default_rng(0)
     with jax.set_mesh(mesh):
         params = jax.tree.map(jnp.copy, jax.device_put(params, param_shardings(params, mesh)))
         state = new_state(tx, jax.tree.map(jnp.copy, params))  # its buffers are donated
-        before = [f._cache_size() for f in programs]
-        for step in range(4):
-            g = graded(run.model, state.params, MIXED)
-            g.rollouts.length[:] -= step  # other lengths, same buckets
-            state, _ = grpo.update(
-                run, tx, state, g, np.repeat([1.0, -1.0], 8), params, minibatches=2, rows=8, temperature=1.0,
+        before, seen = [f._cache_size() for f in programs], set()
+        whole = graded(run.model, params, MIXED)
+        for step in range(20):
+            r = whole.rollouts
+            length = rng.integers(r.prompt_len + 1, 24 if step % 2 else 10)  # long and short ones in turn
+            cut = np.arange(r.tokens.shape[1])[None] < length[:, None]
+            g = SimpleNamespace(rollouts=r._replace(length=length, sampled=r.sampled & cut), score_b=MIXED)
+            micro = [m for part in np.split(length, 2) for m in pack_micro_batches(part, rows=2, widths=widths)]
+            seen |= {m.width for m in micro}
+            state, values = grpo.update(
+                run, tx, state, g, np.repeat([1.0, -1.0], 8), params, minibatches=2, rows=2, temperature=1.0,
                 budget=20, weights=WEIGHTS, loss=LOSS,
             )  # fmt: skip
+            assert values["pack/padding"] == pytest.approx(padding(micro))
         traced = [f._cache_size() - n for f, n in zip(programs, before)]
-    assert traced == [1, 1, 1], traced  # one bucket of 32 tokens
+    assert seen == set(widths) == {80, 40}
+    assert traced == [2, 2, 1], traced

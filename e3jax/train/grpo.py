@@ -4,6 +4,7 @@ Path to the equation: configs/*.py -> train/curriculum.py -> here -> losses/grpo
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -16,7 +17,7 @@ from e3jax.metrics.training import rollout_metrics
 from e3jax.models.qwen3 import Qwen3
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import problems_at
-from e3jax.train.packing import micro_batches, take
+from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward, score
@@ -37,7 +38,10 @@ def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chu
     """
 
     def loss_of(params):
-        logp, entropy = forward(model, params, batch.tokens, temperature=temperature, chunk=chunk)
+        logp, entropy = forward(
+            model, params, batch.tokens, temperature=temperature, chunk=chunk,
+            position_bt=batch.position, segment_bt=batch.segment,
+        )  # fmt: skip
         value, metrics = grpo_loss(logp, entropy, batch, **loss)
         return value, {"total": value, **metrics}
 
@@ -48,50 +52,58 @@ def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chu
 add = jax.jit(lambda total, more: jax.tree.map(jnp.add, total, more), donate_argnums=0)
 
 
-def score_rows(
-    run: Run, params, tokens: np.ndarray, length_b: np.ndarray, *, rows: int, max_length: int, temperature: float
-) -> np.ndarray:  # fmt: skip
-    """Log-probs [B, T] of whole rollouts under `params`, in length buckets; 0 past a row's bucket."""
-    logp = np.zeros(tokens.shape, np.float32)
-    for index, width in micro_batches(length_b, rows=rows, max_length=max_length):
-        micro = take(tokens, index, width, run.tokenizer.pad)
-        scored = np.asarray(score(run.model, params, micro, temperature=temperature, chunk=run.chunk))
-        width = min(width, tokens.shape[1])
-        logp[index[index >= 0], :width] = scored[index >= 0, :width]
-    return logp
+def score_packed(
+    run: Run, params, graded: Graded, micro: Sequence[Packed], *, temperature: float
+) -> list[np.ndarray]:  # fmt: skip
+    """Log-probs of every micro-batch's tokens under `params`, each [rows, width]."""
+    tokens, pad = graded.rollouts.tokens, run.tokenizer.pad
+    return [
+        np.asarray(
+            score(
+                run.model, params, m.take(tokens, pad), m.positions(), m.segments(),
+                temperature=temperature, chunk=run.chunk,
+            )
+        )
+        for m in micro
+    ]  # fmt: skip
 
 
 def update(
     run: Run, tx, state: TrainState, graded: Graded, advantage_b: np.ndarray, ref_params, *, minibatches: int,
     rows: int, temperature: float, budget: int, weights: dict, loss: dict,
 ) -> tuple[TrainState, dict[str, float]]:  # fmt: skip
-    """All optimiser updates of one RL step: `minibatches` of prompts, each in exact micro-batches of `rows`."""
+    """All optimiser updates of one RL step: `minibatches` of prompts, each in exact micro-batches of packed rows."""
     r = graded.rollouts
-    tokens, mask = (
-        r.tokens,
-        r.sampled.astype(np.float32),
-    )  # EOS is sampled: stopping is an action and is trained
-    shapes = dict(rows=rows, max_length=run.prompt_room + budget)  # the same in every step of the stage
-    old = score_rows(run, state.params, tokens, r.length, temperature=temperature, **shapes)
-    gap = np.abs(old - r.logp)[r.sampled]
+    mask = r.sampled.astype(np.float32)  # EOS is sampled: stopping is an action and is trained
+    advantage = np.broadcast_to(advantage_b[:, None], mask.shape).astype(np.float32)
+    widths = row_widths(run.prompt_room + budget)  # the same in every step of the stage
+    # Rows are prompt-major: groups stay whole. Every old log-prob is taken before the first update.
+    parts = np.split(np.arange(len(mask)), minibatches)
+    packed = [[m.of(part) for m in pack_micro_batches(r.length[part], rows=rows, widths=widths)] for part in parts]
+    old = [score_packed(run, state.params, graded, micro, temperature=temperature) for micro in packed]
     ref = old
     if loss["kl_coef"]:
-        ref = score_rows(run, ref_params, tokens, r.length, temperature=temperature, **shapes)
-    advantage = np.broadcast_to(advantage_b[:, None], tokens.shape).astype(np.float32)
+        ref = [score_packed(run, ref_params, graded, micro, temperature=temperature) for micro in packed]
+    gap = np.concatenate([
+        np.abs(logp - m.take(r.logp))[m.take(r.sampled)]
+        for micro, logps in zip(packed, old) for m, logp in zip(micro, logps)
+    ])  # fmt: skip
 
     values = []
-    for part in np.split(np.arange(len(tokens)), minibatches):  # rows are prompt-major: groups stay whole
-        weight = token_weights(mask[part], advantage_b=advantage_b[part], max_length=budget, **weights)
-        weight = weight.astype(np.float32)
+    for part, micro, old_logps, ref_logps in zip(parts, packed, old, ref):
+        weight = np.zeros_like(mask)
+        weight[part] = token_weights(mask[part], advantage_b=advantage_b[part], max_length=budget, **weights)
         total = None
-        for index, width in micro_batches(r.length[part], **shapes):
+        for m, old_logp, ref_logp in zip(micro, old_logps, ref_logps):
             batch = Batch(
-                tokens=take(tokens[part], index, width, run.tokenizer.pad),
-                weight=take(weight, index, width),
-                advantage=take(advantage[part], index, width),
-                old_logp=take(old[part], index, width),
-                ref_logp=take(ref[part], index, width),
-                rollout_logp=take(r.logp[part], index, width),
+                tokens=m.take(r.tokens, run.tokenizer.pad),
+                position=m.positions(),
+                segment=m.segments(),
+                weight=m.take(weight),
+                advantage=m.take(advantage),
+                old_logp=old_logp,
+                ref_logp=ref_logp,
+                rollout_logp=m.take(r.logp),
             )
             more = grpo_gradient(run.model, state.params, batch, temperature=temperature, chunk=run.chunk, **loss)
             total = more if total is None else add(total, more)
@@ -100,7 +112,7 @@ def update(
         values.append(
             {f"loss/{k}": v for k, v in metrics.items()}
             | {f"optim/{k}": v for k, v in optim.items()}
-            | {"grad/negative_mass": negative_mass(weight, advantage[part])}
+            | {"grad/negative_mass": negative_mass(weight[part], advantage[part])}
         )
     mean = {name: float(np.mean([float(v[name]) for v in values])) for name in values[0]}
     if not loss["kl_coef"]:
@@ -108,6 +120,7 @@ def update(
     return state, mean | {
         "parity/logp_max": float(gap.max()),
         "parity/logp_mean": float(gap.mean()),
+        "pack/padding": padding([m for micro in packed for m in micro]),
     }
 
 
@@ -127,6 +140,7 @@ def train(
     if done:
         state = store.restore(done, state)
     run.log.rewind(stage, done)
+    log_shapes(run, stage, rows=rows, widths=row_widths(run.prompt_room + budget))
     rolled, summary = 0, ""
 
     def heard(finished: int) -> None:
@@ -176,6 +190,13 @@ def train(
                 store.save(step + 1, state)
     store.close()
     return state.params
+
+
+def log_shapes(run: Run, stage: str, *, rows: int, widths: list[int]) -> None:
+    """What the update of this stage compiles, once in shapes.jsonl and on the terminal."""
+    if all(line["stage"] != stage for line in run.log.read("shapes.jsonl")):
+        run.log.append("shapes.jsonl", {"stage": stage, "rows": rows, "widths": widths})
+    run.log.say(f"{stage}: shapes of a micro-batch: {', '.join(f'{rows} x {w}' for w in widths)} tokens")
 
 
 def log_samples(run: Run, stage: str, step: int, graded: Graded, advantage_b: np.ndarray, count: int) -> None:
