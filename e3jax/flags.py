@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from e3jax.errors import UserError
 from e3jax.log import flatten
+from e3jax.runtime import end_all, processes, start
 
 
 def run_command(main: Callable[[ConfigDict, str], None]) -> None:
@@ -45,7 +47,11 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
             config.value.to_dict()
         except OSError as error:  # ml_collections tells of a file that is not there at the first use only
             stop(" ".join(str(error).split()))
-        guard(main, config.value, workdir.value)
+        guard(run, config.value, workdir.value)
+
+    def run(config, workdir):
+        start()
+        main(config, workdir)
 
     app.run(guarded, flags_parser=parse)
 
@@ -69,14 +75,24 @@ def run_tool(main: Callable[[], None]) -> None:
 
 
 def guard(main: Callable, *arguments) -> None:
-    """Call `main`; what a person can mend is one sentence, and stopping it (Ctrl-C, a closed pipe) is no error."""
+    """Call `main`; what a person can mend is one sentence, and stopping it (Ctrl-C, a closed pipe) is no error.
+
+    A process that fails ends the others: they may be waiting for it.
+    """
     logging.set_verbosity(logging.WARNING)  # jax and orbax tell every detail at INFO
     try:
         main(*arguments)
     except UserError as error:
         stop(str(error))
     except (KeyboardInterrupt, BrokenPipeError) as ended:  # at once: an orderly end while the device works may crash
+        if processes() > 1:
+            end_all("stopped by Ctrl-C or a closed pipe", 130)
         os._exit(130 if isinstance(ended, KeyboardInterrupt) else 141)
+    except Exception as error:
+        if processes() == 1:
+            raise
+        broken = "if a connection broke, another process died first and its own log says why"
+        end_all(traceback.format_exc() + (broken if isinstance(error, jax.errors.JaxRuntimeError) else ""), 1)
 
 
 def keep_programs() -> None:
@@ -87,6 +103,8 @@ def keep_programs() -> None:
 
 def stop(message: str) -> NoReturn:
     """One line on stderr, exit status 2."""
+    if processes() > 1:
+        end_all(f"error: {message}", 2)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -1,5 +1,7 @@
 """A run directory's records: append-only JSON lines, TensorBoard, optional wandb, and one live progress line.
 
+Of several processes the first writes; the others call the same methods, and only `read` gives them something.
+
 log = RunLog(workdir, config.to_dict(), tensorboard=True, wandb="")
 log.metrics("easy", "grpo", step=3, global_step=903, values={"reward/mean": 0.31})
 log.rewind("easy", 2)      # a resumed run forgets what came after its checkpoint, and nothing else
@@ -22,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from e3jax.errors import UserError
+from e3jax.runtime import from_main, is_main
 
 RECORDS = ("metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "budget.jsonl", "shapes.jsonl")
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
@@ -32,12 +35,16 @@ class RunLog:
 
     def __init__(self, workdir: epath.PathLike, config: dict, *, tensorboard: bool, wandb: str):
         self.workdir = epath.Path(workdir)
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        claim(self.workdir, config)
+        self.main = is_main()
+        self.console = Console(file=sys.stderr, quiet=not self.main)
+        self.writer = self.wandb = None
+        from_main(lambda: claim(self.workdir, config))
+        if not (self.workdir / "config.json").exists():
+            raise UserError(f"{self.workdir} is there for process 0 only: choose a --workdir that all hosts share")
         for name in RECORDS:
             self.keep(name, lambda line: True)  # a line that a kill cut short would swallow the next one
-        self.console = Console(file=sys.stderr)
-        self.writer = self.wandb = None
+        if not self.main:
+            return
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -50,10 +57,15 @@ class RunLog:
 
     def append(self, name: str, line: dict) -> None:
         """Add one JSON line to a file of the run directory; numbers that are not finite become null."""
-        with (self.workdir / name).open("a") as file:
-            file.write(json.dumps(finite(line)) + "\n")
+        if self.main:
+            with (self.workdir / name).open("a") as file:
+                file.write(json.dumps(finite(line)) + "\n")
 
     def read(self, name: str) -> list[dict]:
+        """Lines of a file as process 0 has them, on every process: all must ask."""
+        return from_main(lambda: self.lines(name))
+
+    def lines(self, name: str) -> list[dict]:
         """Lines of a file, [] when there is none; a last line that a kill cut short is dropped."""
         path = self.workdir / name
         lines = path.read_text().splitlines() if path.exists() else []
@@ -68,8 +80,10 @@ class RunLog:
 
     def keep(self, name: str, wanted: Callable[[dict], bool]) -> None:
         """Drop the lines of a file that are not wanted (and a cut last line), atomically."""
+        if not self.main:
+            return
         path = self.workdir / name
-        kept = "".join(json.dumps(line) + "\n" for line in self.read(name) if wanted(line))
+        kept = "".join(json.dumps(line) + "\n" for line in self.lines(name) if wanted(line))
         if path.exists() and kept != path.read_text():
             new = self.workdir / f"{name}.new"
             new.write_text(kept)
@@ -77,7 +91,9 @@ class RunLog:
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget this stage's metrics and samples after `step`: they are made again, to the same numbers."""
-        again = [x["global_step"] for x in self.read("metrics.jsonl") if x["stage"] == stage and x["step"] > step]
+        if not self.main:
+            return
+        again = [x["global_step"] for x in self.lines("metrics.jsonl") if x["stage"] == stage and x["step"] > step]
         if self.writer and again:  # TensorBoard hides what it read at these steps before
             self.writer.close()
             self.writer = type(self.writer)(str(self.workdir / "tb"), purge_step=min(again))
@@ -109,7 +125,7 @@ class RunLog:
             TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
         )  # fmt: skip
-        live = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        live = Progress(*columns, console=self.console, disable=not (self.main and self.console.is_terminal))
         phase = Phase(name, total, live, self)
         with live:
             yield phase
@@ -144,6 +160,7 @@ class Phase:
 
 def claim(workdir: epath.Path, config: dict) -> None:
     """Write config.json and code.json, or refuse a directory that another config wrote, naming what differs."""
+    workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
     if not path.exists():
         (workdir / "code.json").write_text(json.dumps(code_version(), indent=1))

@@ -14,6 +14,7 @@ the mesh does not divide, and more than 2 % replicated parameter bytes are error
 import math
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from e3jax.errors import UserError
@@ -27,7 +28,10 @@ AXES = {
 
 
 def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
-    """Mesh [data, fsdp, tensor] over all devices; fsdp=-1 takes what the other two leave."""
+    """Mesh [data, fsdp, tensor] over all devices; fsdp=-1 takes what the other two leave.
+
+    Where `data` is a multiple of the hosts, they lie along it: fsdp and tensor then talk inside a host only.
+    """
     devices = jax.devices() if devices is None else devices
     if fsdp == -1:
         fsdp = len(devices) // (data * tensor)
@@ -37,6 +41,10 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {math.prod(shape)} devices, "
             f"{len(devices)} are here: set mesh.fsdp=-1 or change mesh.data/mesh.tensor"
         )
+    hosts = len({d.process_index for d in devices})
+    if hosts > 1 and data % hosts == 0:
+        by_host = sorted(devices, key=lambda d: (d.process_index, d.id))
+        return Mesh(np.reshape(by_host, shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 

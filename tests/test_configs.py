@@ -61,6 +61,23 @@ def test_impossible_configs_are_named(change, words, monkeypatch):
         check(config)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.grpo.update(rows=12), "config.grpo.rows=12: must be a multiple of data x fsdp = 8"),
+        (lambda c: c.sampler.update(slots=4), "config.sampler.slots=4: must be a multiple of data x fsdp = 8"),
+        (lambda c: c.mesh.update(data=3), "needs 6 devices, 8 are here"),
+    ],
+)
+def test_batches_divide_over_all_hosts(change, words):
+    """8 devices, of however many hosts: rows that do not divide would stop every process in its own traceback."""
+    config = load("smoke")
+    config.order = ("easy",)
+    change(config)
+    with pytest.raises(UserError, match=words):
+        check(config)
+
+
 def test_command_line_errors_are_sentences(tmp_path):
     """Unknown key, wrong type, one sample per group, a budget that does not fit, a workdir of another config."""
     (tmp_path / "used").mkdir()

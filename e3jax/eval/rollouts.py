@@ -12,7 +12,9 @@ import numpy as np
 
 from e3jax.metrics.exploration import explore
 from e3jax.models.qwen3 import Qwen3
+from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_all
+from e3jax.runtime import gather
 from e3jax.sampler.slots import sample
 from e3jax.tasks.problem import Problem
 from e3jax.types import Rollouts
@@ -61,23 +63,28 @@ def rollout(
         **sampler,
     )
     repeated = [p for p in problems for _ in range(samples)]
-    texts = [
-        tokenizer.decode(row[start:end])
-        for row, start, end in zip(rollouts.tokens.tolist(), rollouts.prompt_len, rollouts.length)
-    ]
-    grades = grade_all(repeated, texts, rollouts.done)
-    features = [
-        explore(p, t, done=bool(d), correct=g.score > 0) for p, t, d, g in zip(repeated, texts, rollouts.done, grades)
-    ]
+    # Every process reads and grades its own responses p, p + n, …, and hears of the others'.
+    n, total = jax.process_count(), len(repeated)
+    mine = [judged(tokenizer, repeated[i], rollouts, i) for i in range(jax.process_index(), total, n)]
+    all_of = gather(mine)
+    texts, grades, features = zip(*(all_of[i % n][i // n] for i in range(total)))
     return Graded(
         problems=repeated,
         rollouts=rollouts,
-        texts=texts,
+        texts=list(texts),
         score_b=np.array([g.score for g in grades]),
         reasons=[g.reason for g in grades],
         response_len_b=rollouts.length - rollouts.prompt_len,
-        features=features,
+        features=list(features),
     )
+
+
+def judged(tokenizer, problem: Problem, rollouts: Rollouts, i: int) -> tuple[str, Grade, dict[str, float]]:
+    """Response i's text, grade and habits."""
+    done = bool(rollouts.done[i])
+    text = tokenizer.decode(rollouts.tokens[i, rollouts.prompt_len[i] : rollouts.length[i]].tolist())
+    (grade,) = grade_all([problem], [text], [done])
+    return text, grade, explore(problem, text, done=done, correct=grade.score > 0)
 
 
 def ratio(part: float, whole: float) -> float:

@@ -7,6 +7,7 @@ many slots there were change nothing (tests/test_sampler.py).
                       pad=0, slots=128, block=16, prefill_rows=16, temperature=1.0, top_k=0, top_p=1.0)
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -14,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.models.qwen3 import Qwen3, cast_matrices
+from e3jax.runtime import fetch, put
 from e3jax.sampler.decode import admit, decode_block, empty_slots, prefill
+from e3jax.sharding import AXES
 from e3jax.types import Rollouts
 
 
@@ -90,7 +93,9 @@ def sample(
 
     size = size_bucket(longest + budget, model.config.max_length)
     params = cast_matrices(params, model.dtype)  # once, not at every token
-    slots = min(slots, size_bucket(total))
+    mesh = jax.sharding.get_mesh()
+    shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])
+    slots = min(slots, -(-size_bucket(total) // shards) * shards)
     state = empty_slots(model, slots, size)
     request_j = np.full(slots, -1)  # request in each slot
     length_j = np.zeros(slots, np.int32)  # the device's, known here without asking it
@@ -103,9 +108,8 @@ def sample(
             if chunk is None or owner[waiting] >= first + prefill_rows:
                 first = int(owner[waiting])
                 rows = prompt_pt[first : first + prefill_rows]
-                chunk = prefill(
-                    model, params, np.pad(rows, ((0, prefill_rows - len(rows)), (0, 0)), constant_values=pad)
-                )
+                rows = np.pad(rows, ((0, prefill_rows - len(rows)), (0, 0)), constant_values=pad)
+                chunk = prefill(model, params, put(rows, ""))
             ready = np.searchsorted(owner, first + prefill_rows)  # requests whose prompt is in the chunk
             free = np.flatnonzero(request_j < 0)[: ready - waiting]
             request_j[free] = np.arange(waiting, waiting + len(free))
@@ -116,7 +120,8 @@ def sample(
             length = prompt_len[owner[request]]
             length_j[free] = length[free]
             last = out.tokens[request, length - 1]
-            state = admit(state, chunk, source, last, length, length + budget, keys[request])
+            placed = [put(x, "") for x in (source, last, length, length + budget)]
+            state = admit(state, chunk, *placed, keys[request])
         busy = request_j >= 0
         if not busy.any():
             return out
@@ -128,12 +133,13 @@ def sample(
             model, params, state, steps=block, window=window, stop=stop,
             temperature=temperature, top_k=top_k, top_p=top_p,
         )  # fmt: skip
-        length_j, live = np.array(state.length_j), np.asarray(state.live_j)
+        length_j, live, drawn = fetch((state.length_j, state.live_j, drawn))
+        length_j = length_j.copy()  # the device may own it
         i, j = np.nonzero(np.arange(block)[:, None] < np.where(busy, length_j - before, 0)[None])
         request, position = request_j[j], before[j] + i
-        out.tokens[request, position] = np.asarray(drawn.token_ij)[i, j]
-        out.logp[request, position] = np.asarray(drawn.logp_ij)[i, j]
-        out.entropy[request, position] = np.asarray(drawn.entropy_ij)[i, j]
+        out.tokens[request, position] = drawn.token_ij[i, j]
+        out.logp[request, position] = drawn.logp_ij[i, j]
+        out.entropy[request, position] = drawn.entropy_ij[i, j]
         out.sampled[request, position] = True
         if on_tokens:
             for j in np.flatnonzero(busy):

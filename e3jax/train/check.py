@@ -93,7 +93,6 @@ def check_grpo(g: ConfigDict) -> None:
 def check_mesh(c: ConfigDict) -> None:
     """The mesh covers the devices, and every batch divides over it."""
     devices = len(jax.devices())
-    need(jax.process_count() == 1, "mesh", c.mesh.to_dict(), "runs on several hosts are not supported yet")
     fsdp = max(devices // (c.mesh.data * c.mesh.tensor), 1) if c.mesh.fsdp == -1 else c.mesh.fsdp
     asked = c.mesh.data * fsdp * c.mesh.tensor
     need(asked == devices, "mesh", c.mesh.to_dict(), f"needs {asked} devices, {devices} are here")

@@ -18,6 +18,7 @@ from e3jax.eval.harness import evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.report.html import write_report
+from e3jax.runtime import barrier, is_main
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.stream import problems_at
 from e3jax.train import grpo, sft
@@ -108,9 +109,8 @@ def evaluate_stage(
         run.log.append("eval.jsonl", {"stage": stage, "set": name, "train_budget": train_budget, **line})
 
 
-def final_table(run: Run) -> Table:
+def final_table(lines: list[dict]) -> Table:
     """Accuracy by problem set, checkpoint and budget, as the terminal shows it; intervals are in the report."""
-    lines = run.log.read("eval.jsonl")
     budgets = [str(b) for b in lines[0]["budgets"]]
     table = Table(title="accuracy [%] by test budget [tokens]")
     for column in ("problems", "after", *budgets, "attempts", "give-up", "right verdicts"):
@@ -156,10 +156,12 @@ def main(config: ConfigDict, workdir: str) -> None:
                     run, params, stage=name, train_budget=trained_at, sampler=sampler, **config.eval.to_dict()
                 )  # fmt: skip
             first_step += stage["steps"]
-    if run.log.read("eval.jsonl"):
-        run.log.console.print(final_table(run))
-    run.log.say(f"report: {write_report(run.workdir)}")
+    if lines := run.log.read("eval.jsonl"):
+        run.log.console.print(final_table(lines))
+    if is_main():
+        run.log.say(f"report: {write_report(run.workdir)}")
     run.log.close()
+    barrier("end")
 
 
 if __name__ == "__main__":

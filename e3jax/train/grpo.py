@@ -15,6 +15,7 @@ from e3jax.eval.rollouts import Graded, feature_means, rollout
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
 from e3jax.metrics.training import rollout_metrics
 from e3jax.models.qwen3 import Qwen3
+from e3jax.runtime import fetch, gather, put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import problems_at
 from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
@@ -56,16 +57,12 @@ def score_packed(
     run: Run, params, graded: Graded, micro: Sequence[Packed], *, temperature: float
 ) -> list[np.ndarray]:  # fmt: skip
     """Log-probs of every micro-batch's tokens under `params`, each [rows, width]."""
-    tokens, pad = graded.rollouts.tokens, run.tokenizer.pad
-    return [
-        np.asarray(
-            score(
-                run.model, params, m.take(tokens, pad), m.positions(), m.segments(),
-                temperature=temperature, chunk=run.chunk,
-            )
-        )
-        for m in micro
-    ]  # fmt: skip
+    logps = []
+    for m in micro:
+        rows_bt = (m.take(graded.rollouts.tokens, run.tokenizer.pad), m.positions(), m.segments())
+        placed = [put(x, "BT") for x in rows_bt]
+        logps.append(fetch(score(run.model, params, *placed, temperature=temperature, chunk=run.chunk)))
+    return logps
 
 
 def update(
@@ -105,6 +102,7 @@ def update(
                 ref_logp=ref_logp,
                 rollout_logp=m.take(r.logp),
             )
+            batch = jax.tree.map(lambda x: put(x, "BT"), batch)
             more = grpo_gradient(run.model, state.params, batch, temperature=temperature, chunk=run.chunk, **loss)
             total = more if total is None else add(total, more)
         grads, metrics = total
@@ -136,7 +134,7 @@ def train(
     tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=0, **optim)
     ref_params = params
     state, store = new_state(tx, jax.tree.map(jnp.copy, params)), run.store(stage)
-    done = store.latest_step() or 0
+    done = gather(store.latest_step() or 0)[0]  # what process 0 saw
     if done:
         state = store.restore(done, state)
     run.log.rewind(stage, done)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from e3jax.runtime import fetch
+
 SCALE = 3.0  # times the random entries: at 1 the model ignores them, at 10 it learns little else (LOG.md)
 PERIODS = (
     2,
@@ -32,11 +34,11 @@ PERIODS = (
 
 def number_features(embed_vd: jax.Array, words: Sequence[str]) -> jax.Array:
     """[V, D] with the first 32 features of number words ("7", "?7") replaced."""
-    embed = np.array(embed_vd)
+    embed = np.array(fetch(embed_vd))
     scale = SCALE * embed.std() * np.sqrt(2)
     for row, word in enumerate(words):
         digits = word.lstrip("?")
         if digits.isdigit():
             angle = 2 * np.pi * int(digits) / np.array(PERIODS)
             embed[row, : 2 * len(PERIODS)] = scale * np.concatenate([np.sin(angle), np.cos(angle)])
-    return jax.device_put(embed, embed_vd.sharding)
+    return jax.make_array_from_callback(embed.shape, embed_vd.sharding, lambda at: embed[at])

@@ -17,6 +17,7 @@ from e3jax.flags import keep_programs
 from e3jax.log import RunLog
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3
+from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tokenizer import HubTokenizer, WordTokenizer
@@ -60,7 +61,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     mesh = make_mesh(**c.mesh)
     keep_programs()
     log = RunLog(workdir, c.to_dict(), tensorboard=c.log.tensorboard, wandb=c.log.wandb)
-    describe_run(workdir, c.model.preset, model.config, tokenizer)
+    from_main(lambda: describe_run(workdir, c.model.preset, model.config, tokenizer))
     return Run(
         workdir=epath.Path(workdir), log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
         form=c.task.form, chunk=c.model.chunk,

@@ -13,6 +13,7 @@ import numpy as np
 
 from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
+from e3jax.runtime import gather, put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.countdown_traces import base_trace
 from e3jax.tasks.stream import problems_at
@@ -75,7 +76,7 @@ def train(
     """Train `params` for `steps`; resumes from the stage's newest checkpoint. Returns the final parameters."""
     tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim)
     state, store = new_state(tx, params), run.store(stage)
-    done = store.latest_step() or 0
+    done = gather(store.latest_step() or 0)[0]  # what process 0 saw
     if done:
         state = store.restore(done, state)
     run.log.rewind(stage, done)
@@ -90,7 +91,8 @@ def train(
             )  # fmt: skip
             tokens, positions, segments, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
             weight = sft_weights(mask, aggregation=aggregation)
-            grads, metrics = sft_gradient(run.model, state.params, tokens, positions, segments, weight, chunk=run.chunk)
+            rows_bt = [put(x, "BT") for x in (tokens, positions, segments, weight)]
+            grads, metrics = sft_gradient(run.model, state.params, *rows_bt, chunk=run.chunk)
             state, update = apply_gradients(tx, state, grads)
             since += 1
             if (step + 1) % 10 == 0 or step + 1 == steps:

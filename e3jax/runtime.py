@@ -1,0 +1,176 @@
+"""Several processes, one program: all run the same lines, and each holds its own devices' part of every array.
+
+Plain multi-controller JAX, nothing to start beside the command itself. What differs between processes is here: who
+writes, how results travel, how arrays get onto devices that other processes own.
+
+    start()                                # before the first array
+    grades = gather(my_grades)             # [what process 0 gave, what process 1 gave, …], on every process
+    budget = from_main(read_budget)        # process 0 asks, all know
+    tokens = put(tokens_bt, "BT")          # the same numpy array on every process -> one global array
+    lengths = fetch(state.length_j)        # back: whole, on every process
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax._src import distributed  # the key-value store has no public name; orbax uses it too
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from e3jax.errors import UserError
+from e3jax.sharding import spec
+
+NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+HEARTBEAT_S = 60  # a process that died without a word is missed after so long, and JAX ends the others
+POLL_S = 1.0  # how often a process asks whether another one has failed
+FAILED = "e3jax/failed"
+
+
+def start() -> None:
+    """Join the other processes, as the three variables or a TPU pod, Slurm or Open MPI say; alone without them.
+
+    JAX_COORDINATOR_ADDRESS is host:port of process 0, any free port.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = [os.environ.get(name) for name in NAMES]
+    if any(given):
+        missing = [name for name, value in zip(NAMES, given) if not value]
+        address, count, index = given
+        if missing or not count.isdigit() or not index.isdigit() or int(index) >= int(count):
+            shown = ", ".join(f"{name}={value!r}" for name, value in zip(NAMES, given))
+            raise UserError(f"{shown}: set all three, an address host:port and a process number below the count")
+        jax.distributed.initialize(address, int(count), int(index), heartbeat_timeout_seconds=HEARTBEAT_S)
+    elif on_cluster():
+        try:
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_S)
+        except ValueError as error:  # a TPU without Google's metadata, or a job of one task
+            if "should be defined" not in str(error) and "must be defined" not in str(error):
+                raise
+    if processes() > 1:
+        threading.Thread(target=listen, daemon=True).start()
+
+
+def on_cluster() -> bool:
+    """Whether JAX has a launcher's or a TPU pod's environment to find its processes in."""
+    tasks = any(int(os.environ.get(name, "1")) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    chips = any(any(Path("/dev").glob(pattern)) for pattern in ("accel*", "vfio/[0-9]*"))
+    tpu = chips and importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
+    return tasks or bool(tpu)
+
+
+def processes() -> int:
+    """How many there are; asks no device."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Process 0 writes: records, TensorBoard, the report, what a person reads."""
+    return processes() == 1 or jax.process_index() == 0
+
+
+def gather(value: Any) -> list:
+    """Every process's value (anything that pickles), in process order, on every process."""
+    if processes() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([len(data)])).reshape(-1)
+    room = max(4096, 1 << int(sizes.max() - 1).bit_length())  # few sizes: each is a compiled program
+    rows = multihost_utils.process_allgather(np.pad(data, (0, room - len(data))))
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
+
+
+def from_main(make: Callable[[], Any]) -> Any:
+    """make() of process 0, on every process; a UserError there is raised on all."""
+    if processes() == 1:
+        return make()
+    value = error = None
+    if is_main():
+        try:
+            value = make()
+        except UserError as raised:
+            error = str(raised)
+    value, error = gather((value, error))[0]
+    if error is not None:
+        raise UserError(error)
+    return value
+
+
+def put(array: np.ndarray, axes: str) -> jax.Array | np.ndarray:
+    """A host array that every process has, laid out by its axis letters over the mesh of `jax.set_mesh`.
+
+    Without a mesh, it stays what it is. "" is whole on every device.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return array
+    return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec(axes, mesh)), lambda at: array[at])
+
+
+def fetch(tree) -> Any:
+    """Device arrays (of the mesh of `jax.set_mesh`) -> whole numpy arrays, on every process."""
+    if processes() == 1:
+        return jax.tree.map(np.asarray, jax.device_get(tree))
+    return jax.tree.map(np.asarray, jax.device_get(everywhere(jax.sharding.get_mesh())(tree)))
+
+
+@functools.cache
+def everywhere(mesh: jax.sharding.Mesh) -> Callable:
+    """The program that gives every device the whole of a tree of arrays."""
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def barrier(name: str) -> None:
+    """Wait until every process is here."""
+    if processes() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def me() -> str:
+    """ "process 1 of 4" """
+    return f"process {jax.process_index()} of {processes()}"
+
+
+def known() -> str | None:
+    """The reason that the first process to fail has left; None while all is well, or when process 0 is gone."""
+    try:
+        return distributed.global_state.client.key_value_try_get(FAILED)
+    except (jax.errors.JaxRuntimeError, AttributeError):  # no such key; no client once the run is over
+        return None
+
+
+def listen() -> None:
+    """End this process, with the reason, as soon as another one has failed: it would wait for it in a collective."""
+    while True:
+        time.sleep(POLL_S)
+        reason = known()
+        if reason and not reason.startswith(me()):
+            print(f"{me()} ends, because {reason}", file=sys.stderr, flush=True)
+            leave(1)
+
+
+def end_all(reason: str, code: int) -> NoReturn:
+    """Say which process failed and why, here and on the others, and end all of them within seconds."""
+    if known() is None:  # else this is only what follows from it
+        reason = f"{me()} failed: {reason}"
+        print(reason, file=sys.stderr, flush=True)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was quicker
+            distributed.global_state.client.key_value_set(FAILED, reason)
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit, whatever the devices wait for; process 0, which serves the reason to the others, last."""
+    time.sleep((5 if is_main() else 2) * POLL_S)
+    os._exit(code)
