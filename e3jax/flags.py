@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -62,6 +63,7 @@ def run_tool(main: Callable[[], None]) -> None:
     def guarded(argv):
         if len(argv) > 1:
             stop(f"{argv[1]!r} is not a flag: write --name=value, with quotes around a value that has blanks")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is cleared away
         keep_programs()
         guard(main)
 
@@ -77,6 +79,8 @@ def guard(main: Callable, *arguments) -> None:
         stop(str(error))
     except (KeyboardInterrupt, BrokenPipeError) as ended:  # at once: an orderly end while the device works may crash
         os._exit(130 if isinstance(ended, KeyboardInterrupt) else 141)
+    except OSError as error:  # a full disk, a place that cannot be written
+        stop(str(error))
 
 
 def keep_programs() -> None:
