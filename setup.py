@@ -1,6 +1,6 @@
 from setuptools import find_packages, setup
 
-HF = ["transformers>=5", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
+HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
 TEST = [*HF, "pytest", "pytest-xdist", "ruff==0.17.6"]
 
 setup(

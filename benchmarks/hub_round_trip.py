@@ -76,8 +76,16 @@ def main() -> None:
     python, hub, ours, back = sys.executable, a.dir / "hub", a.dir / "e3jax", a.dir / "back"
     rows = [step("make with transformers, bfloat16", python, "-c", MAKE, str(hub), a.tokenizer)]
     convert = (python, "-m", "e3jax.tools.convert")
+    imports = "import jax, transformers.models.auto.tokenization_auto, e3jax.tools.convert; jax.devices()"
+    rows.append(step("start Python with all that convert imports", python, "-c", imports))
+    start = rows[-1]["peak"]
     rows.append(step("convert to e3jax", *convert, f"--from={hub}", f"--to={ours}"))
     rows.append(step("convert back", *convert, f"--from={ours}", f"--to={back}"))
+    wide, wide_back = a.dir / "e3jax32", a.dir / "back32"
+    rows.append(step("convert to e3jax as float32", *convert, f"--from={hub}", f"--to={wide}", "--dtype=float32"))
+    rows.append(step("convert that back", *convert, f"--from={wide}", f"--to={wide_back}"))
+    for row, size in zip(rows[-4:], (2, 2, 4, 4)):  # bytes a parameter; the embedding is the largest
+        row["allowed"] = start + (596_049_920 + 151_936 * 1024) * size / 2**30 + 1
     for dtype in ("bfloat16", "float32"):
         for source, what in ((hub, "safetensors"), (ours, "orbax")):
             rows.append(step(f"load {what} as {dtype}", python, "-c", LOAD, str(source), dtype, "1"))
@@ -96,7 +104,9 @@ def main() -> None:
     print("\n| step | seconds | peak GiB | allowed GiB |\n|---|---|---|---|")
     for row in rows:
         said = row["said"] if isinstance(row["said"], dict) and "target" in row["said"] else None
-        allowed = f"{said['before'] + said['target'] + said['largest'] + 1:.2f}" if said else "–"
+        if said:
+            row["allowed"] = said["before"] + said["target"] + said["largest"] + 1
+        allowed = f"{row['allowed']:.2f}" if "allowed" in row else "–"
         print(f"| {row['step']} | {row['seconds']:.0f} | {row['peak']:.2f} | {allowed} |")
     texts = {row["said"]["response"] for row in rows if isinstance(row["said"], dict) and "response" in row["said"]}
     print(f"\nsafetensors there and back byte-equal: {same}; generated texts equal: {len(texts) == 1}")

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def run_tool(main: Callable[[], None]) -> None:
     def guarded(argv):
         if len(argv) > 1:
             stop(f"{argv[1]!r} is not a flag: write --name=value, with quotes around a value that has blanks")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is cleared away
         keep_programs()
         guard(main)
 
@@ -89,6 +91,8 @@ def guard(main: Callable, *arguments) -> None:
             end_all("stopped by Ctrl-C or a closed pipe", 130)
         os._exit(130 if isinstance(ended, KeyboardInterrupt) else 141)
     except Exception as error:
+        if processes() == 1 and isinstance(error, OSError):  # a full disk, a place that cannot be written
+            stop(str(error))
         if processes() == 1:
             raise
         broken = "if a connection broke, another process died first and its own log says why"

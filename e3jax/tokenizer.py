@@ -29,7 +29,8 @@ class WordTokenizer:
         self.words = (PAD, EOS, *words)
         self.index = {word: i for i, word in enumerate(self.words)}
         self.vocab_size = len(self.words)
-        self.pad, self.eos = self.index[PAD], self.index[EOS]
+        self.pad, self.eos, self.bos = self.index[PAD], self.index[EOS], None
+        self.stop = (self.eos,)
 
     def encode(self, text: str) -> list[int]:
         """Words -> tokens, no special token added. A word outside the vocabulary is an error."""
@@ -84,13 +85,15 @@ class HubTokenizer:
             why = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".: ")
             raise no_tokenizer(name, why) from error
         self.source = Path(name)  # for a hub id: no such directory
-        self.vocab_size = self.size_read = len(self.hub)
+        self.vocab_size, self.added = len(self.hub), []
         if not self.hub.get_vocab().keys() - self.hub.get_added_vocab().keys():
             raise no_tokenizer(name, "no vocabulary there")  # transformers makes an empty one from config.json alone
         if self.hub.eos_token_id is None:
             raise no_tokenizer(name, "its tokenizer_config.json names no eos_token")
         self.eos = self.hub.eos_token_id  # the tokenizer's own: "<|im_end|>" for Qwen3, the end of text for base models
         self.pad = self.eos if self.hub.pad_token_id is None else self.hub.pad_token_id
+        self.bos = self.hub.bos_token_id  # None: there is none (Qwen)
+        self.stop = (self.eos,)  # what ends a response; a model may name more (checkpoint/pretrained.py)
 
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
         """Raw text -> tokens; `begin` adds what the tokenizer puts before a text (Llama's "<|begin_of_text|>").
@@ -141,19 +144,40 @@ class HubTokenizer:
 
     def add(self, tokens: Sequence[str]) -> int:
         """Give each of `tokens` that is new one id, from vocab_size on; how many were. They stay in decoded text."""
-        known, before = self.hub.get_vocab(), self.vocab_size
-        self.hub.add_tokens([token for token in tokens if token not in known])
+        from transformers import AddedToken
+
+        known = self.hub.get_vocab()
+        new = [token for token in dict.fromkeys(tokens) if token not in known]
+        self.hub.add_tokens([AddedToken(token, normalized=False, special=False) for token in new])
+        self.added += new
         self.vocab_size = len(self.hub)
-        return self.vocab_size - before
+        return len(new)
 
     def save(self, directory) -> None:
-        """The tokenizer's files, chat template included; those it was read from, as long as no token was added."""
+        """The tokenizer's files, chat template included: those it was read from, so that other versions read them too.
+
+        transformers 5 writes tokenizer_config.json so that 4 cannot read it. Added tokens go into tokenizer.json.
+        """
+        directory = Path(directory)
         found = [self.source / name for name in FILES if (self.source / name).is_file()]
-        if not found or self.vocab_size > self.size_read:
+        if not found:
             self.hub.save_pretrained(str(directory))
-            return
         for file in found:
-            shutil.copy(file, directory)
+            shutil.copyfile(file, directory / file.name)
+        config_file, added_file = directory / "tokenizer_config.json", directory / "added_tokens.json"
+        config = json.loads(config_file.read_text())
+        if config.get("tokenizer_class") == "TokenizersBackend":
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"
+            config_file.write_text(json.dumps(config, indent=2) + "\n")
+        if self.added:
+            self.hub.backend_tokenizer.save(str(directory / "tokenizer.json"))
+            ids = {token: self.id(token) for token in self.added}
+            if added_file.exists():
+                added_file.write_text(json.dumps(json.loads(added_file.read_text()) | ids, indent=2) + "\n")
+            if "added_tokens_decoder" in config:
+                plain = dict(lstrip=False, normalized=False, rstrip=False, single_word=False, special=False)
+                config["added_tokens_decoder"] |= {str(i): {"content": t, **plain} for t, i in ids.items()}
+                config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def no_tokenizer(name: str, why: str) -> UserError:

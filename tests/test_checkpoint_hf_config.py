@@ -13,7 +13,7 @@ from e3jax.models.presets import presets
 @pytest.mark.parametrize("name", presets())
 def test_presets_survive(name):
     config = presets()[name]
-    assert from_hub(to_hub(config, dtype="bfloat16", eos=1, pad=0)) == config
+    assert from_hub(to_hub(config, dtype="bfloat16", bos=None, eos=1, pad=0)) == config
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -30,7 +30,7 @@ def test_transformers_reads_what_we_write(name):
     """Every field that shapes the computation arrives in transformers' own config object."""
     transformers = pytest.importorskip("transformers", reason="needs pip install -e '.[hf]'")
     config = from_hub(CASES[name])
-    theirs = transformers.AutoConfig.for_model(**to_hub(config, dtype="float32", eos=1, pad=0))
+    theirs = transformers.AutoConfig.for_model(**to_hub(config, dtype="float32", bos=None, eos=1, pad=0))
     assert from_hub(theirs.to_dict()) == config
     assert theirs.rope_parameters["rope_theta"] == config.rope_theta
 
@@ -38,7 +38,7 @@ def test_transformers_reads_what_we_write(name):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rope_theta": None}, "rope_theta=None, a float is needed"),
+        ({"rope_theta": None}, "rope_theta=None, a number above 0 is needed"),
         (
             {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
             "RoPE type 'dynamic' is not one of default",
@@ -50,7 +50,10 @@ def test_transformers_reads_what_we_write(name):
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window=True is not supported"),
         ({"num_key_value_heads": 3}, "heads=4 is not a multiple of kv_heads=3"),
-        ({"hidden_size": "48"}, "hidden_size='48', a int is needed"),
+        ({"hidden_size": "48"}, "hidden_size='48', a number above 0 is needed"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0, a number above 0 is needed"),
+        ({"head_dim": "16"}, "head_dim='16', a number above 0 is needed"),
+        ({"dual_chunk_attention_config": {"chunk_size": 8}}, "dual_chunk_attention_config"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
     ],
 )

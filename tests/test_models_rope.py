@@ -85,4 +85,4 @@ def test_only_differences_of_positions_matter():
 def test_scaling_survives_config_json(kind):
     """to_hub and back is the identity for every scheme."""
     config = dataclasses.replace(preset("tiny"), rope_scaling=SCALINGS[kind][0], rope_theta=123_456.0)
-    assert from_hub(to_hub(config, dtype="float32", eos=1, pad=0)) == config
+    assert from_hub(to_hub(config, dtype="float32", bos=None, eos=1, pad=0)) == config

@@ -1,5 +1,6 @@
 """`python -m e3jax.tools.convert`: there and back bit for bit, new tokens, and refusals that leave nothing behind."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_hub import POSITIONS, TOKENS, like_of, transformers_logits, write_tiny
 
 from e3jax.checkpoint.hf import load_hf
-from e3jax.checkpoint.pretrained import load_params, load_pretrained, stop_ids
+from e3jax.checkpoint.pretrained import load_params, load_pretrained, load_tokenizer, local_directory, same_model
 from e3jax.errors import UserError
 from e3jax.sharding import make_mesh
 from e3jax.tokenizer import HubTokenizer, WordTokenizer
@@ -45,7 +46,7 @@ def test_there_and_back(source, tmp_path):
         np.testing.assert_array_equal(got[name].view(np.uint16), want[name].view(np.uint16))
     out = tmp_path / "out/8B-Final"
     assert (out / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
-    assert stop_ids(out, HubTokenizer(str(out))) == (1, 5)
+    assert load_tokenizer(out, like_of(out)[0].config).stop == (1, 5)
     assert json.loads((out / "generation_config.json").read_text())["temperature"] == 0.6
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["8B-Final"]
 
@@ -95,8 +96,55 @@ def test_a_run_starts_from_either(source, tmp_path):
     )  # fmt: skip
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     asked = load_pretrained(str(tmp_path / "e3jax"), dtype="bfloat16", mesh=mesh)
-    assert asked.stop == (1, 5) and asked.params["layers"]["wq_dnh"].dtype == "bfloat16"
+    assert asked.tokenizer.stop == (1, 5) and asked.params["layers"]["wq_dnh"].dtype == "bfloat16"
     assert asked.params["final_norm_d"].dtype == "float32"
+
+
+def test_a_model_that_computes_otherwise_is_refused(source):
+    """Qwen2.5-1.5B and Qwen2.5-Math-1.5B have equal shapes and another θ: wrong, and no shape tells."""
+    config = like_of(source)[0].config
+    same_model(source, dataclasses.replace(config, max_length=64))
+    with pytest.raises(UserError, match=r"rope_theta: 1000000.0 there, 10000.0 here"):
+        same_model(source, dataclasses.replace(config, rope_theta=1e4))
+
+
+def test_a_tokenizer_with_more_tokens_than_rows_is_refused(source, tmp_path):
+    """Out-of-range tokens would be clamped to the last row: garbage without a word."""
+    WordTokenizer([f"w{i}" for i in range(130)]).save(source)
+    with pytest.raises(UserError, match=r"has 132 tokens, the model 120 rows"):
+        convert(str(source), tmp_path / "target")
+
+
+def test_ends_of_a_response(source):
+    """generation_config.json's, else config.json's, always the tokenizer's own; anything but numbers is refused."""
+    config = like_of(source)[0].config
+    (source / "generation_config.json").unlink()
+    held = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(held | {"eos_token_id": [7, 1]}))
+    assert load_tokenizer(source, config).stop == (1, 7)
+    (source / "generation_config.json").write_text('{"eos_token_id": "<eos>"}')
+    with pytest.raises(UserError, match="numbers of tokens are needed"):
+        load_tokenizer(source, config)
+
+
+def test_hub_ids_download_what_is_needed(source, monkeypatch):
+    """ORG/NAME, ORG/NAME/SUBFOLDER; without weights where only the config is asked for; offline in one sentence."""
+    import huggingface_hub
+
+    asked = []
+
+    def download(repository, allow_patterns):
+        asked.append((repository, "*.safetensors" in "".join(allow_patterns)))
+        return str(source.parent)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert local_directory("org/name/source") == source
+    assert local_directory("org/name", weights=False) == source.parent
+    assert asked == [("org/name", True), ("org/name", False)]
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="the hub did not give it"):
+        local_directory("org/name")
 
 
 def break_tensor(source):

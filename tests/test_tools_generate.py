@@ -42,8 +42,9 @@ def directory(sharp, tmp_path_factory):
     """The same as a Hugging Face directory."""
     model, params = sharp
     path = tmp_path_factory.mktemp("hf")
-    generation = {"eos_token_id": list(STOP)}
-    write_description(path, model.config, WordTokenizer(WORDS), dtype="float32", generation=generation)
+    tokenizer = WordTokenizer(WORDS)
+    tokenizer.stop = STOP
+    write_description(path, model.config, tokenizer, dtype="float32", generation={})
     save_hf(params, path)
     return path
 
@@ -116,7 +117,7 @@ def test_commands(directory, tmp_path):
         (dict(prompt="7", prompts="x.txt"), "either --prompt"),
         (dict(prompt="seven"), "'seven' is not in the model's vocabulary"),
         (dict(prompt=" "), "empty"),
-        (dict(prompt="7 5", budget=2047), "prompt of 2 and a budget of 2047 tokens .* 2048: use at most --budget=2046"),
+        (dict(prompt="7 5", budget=2047), "prompt of 2 and a budget of 2047 tokens .* 2048: use --budget=2046 or less"),
         (dict(prompt="7", system="yes"), "no chat template"),
         (dict(prompt="7", system="yes", raw=True), "leave out --raw"),
     ],
@@ -130,7 +131,7 @@ def test_budget_fits_the_model():
     assert generate.choose_budget(None, longest_prompt=10, max_length=2048) == generate.BUDGET
     assert generate.choose_budget(None, longest_prompt=2000, max_length=2048) == 48
     for asked in (None, 5):
-        with pytest.raises(UserError, match=r"prompt of 2048 .* a shorter prompt"):
+        with pytest.raises(UserError, match=r"prompt of 2048 .* shorten the prompt"):
             generate.choose_budget(asked, longest_prompt=2048, max_length=2048)
 
 
@@ -192,7 +193,7 @@ def test_the_chat_template_is_used_when_there_is_one(tmp_path):
 def script(monkeypatch):
     """Play back (row, tokens) in this order, calling what is callable, instead of sampling."""
     tokenizer = WordTokenizer([*WORDS, "<think>", "</think>", "\x1b[2J"])
-    pretrained = generate.Pretrained(None, None, tokenizer, (tokenizer.eos,))
+    pretrained = generate.Pretrained(None, None, tokenizer)
     prompts = [generate.Prompt(t, tokenizer.encode(t), t) for t in ("7 5 2 ?24", "3 3 ?9")]
 
     def play(show, prompts, blocks, **arguments):

@@ -4,7 +4,7 @@ In: every stacked parameter [L, …] is filled slice by slice with just what thi
 has more than one stacked parameter beside the target. Out: shards of a stated size, one in memory at a time.
 
     params = load_hf("/models/Qwen3-1.7B", config, like)        # like: shapes, dtypes and shardings (models/qwen3.py)
-    save_hf(params, config, "/models/mine", most_bytes=5 << 30)
+    save_hf(params, config, "/models/mine", most_bytes=1 << 30)
 """
 
 import json
@@ -91,6 +91,7 @@ def inventory(directory: epath.PathLike) -> dict[str, Stored]:
     if (directory / INDEX).exists():
         try:
             files = sorted(set(json.loads((directory / INDEX).read_text())["weight_map"].values()))
+            files = [f for f in files if (directory / f).name == f]  # TypeError: no file name
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{directory / INDEX} is damaged ({error!r}): download it again") from None
     elif (directory / SINGLE).exists():
@@ -125,8 +126,8 @@ def match(stored: dict[str, Stored], params, *, where: str) -> None:
     for name, shape in wanted.items():
         if name in stored and stored[name].shape != shape:
             wrong.append(f"misshapen   {name}: expected {shape}, found {stored[name].shape}")
-        elif name in stored and stored[name].dtype not in ("BF16", "F16", "F32", "F64"):
-            wrong.append(f"unreadable  {name}: {stored[name].dtype} is no plain float")
+        elif name in stored and stored[name].dtype not in ("BF16", "F16", "F32"):
+            wrong.append(f"unreadable  {name}: {stored[name].dtype} is not BF16, F16 or F32")
     if wrong:
         raise UserError(f"{where} does not fit its config.json, {len(wrong)} tensors:\n  " + "\n  ".join(wrong))
 
@@ -135,7 +136,7 @@ def stored_dtypes(directory: epath.PathLike, params):
     """The tree `params` with the dtypes of the files, so that nothing is rounded; UserError where they do not fit."""
     stored = inventory(directory)
     match(stored, params, where=str(directory))
-    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
     dtype_of = {}
     for t in tensors(params):
         dtype_of.setdefault(t.leaf, set()).add(names[stored[t.name].dtype])
@@ -225,7 +226,7 @@ def same_as_embedding(stored: dict[str, Stored], directory) -> None:
         )
 
 
-def save_hf(params, directory: epath.PathLike, *, dtype: str | None = None, most_bytes: int = 5 << 30) -> None:
+def save_hf(params, directory: epath.PathLike, *, dtype: str | None = None, most_bytes: int = 1 << 30) -> None:
     """Write model.safetensors, or shards of at most `most_bytes` with their index; dtype None keeps every bit.
 
     Needs every parameter on this host's devices.

@@ -4,8 +4,9 @@
     qwen2   biases on q, k, v                        Qwen2.5, Qwen2.5-Math, DeepSeek-R1-Distill-Qwen
     llama   neither                                  Llama-3.2, and other Llamas without biases
 
-Whatever a config.json asks for that the block does not do is an error, never ignored: another activation, a sliding
-window, output biases, a RoPE scheme that is not known here. RoPE's θ has no default.
+What a config.json asks for and the block does not do is an error: another activation, a sliding window, output biases,
+chunked attention, quantisation, a RoPE scheme or RoPE field that is not known here. RoPE's θ has no default. Fields
+that these families do not compute with are ignored.
 
     config = read_config("/models/Qwen3-1.7B")
 """
@@ -54,13 +55,14 @@ def from_hub(c: dict) -> ModelConfig:
         "layer_types": set(given(c, "layer_types", ())) - {"full_attention"},
         "partial_rotary_factor": given(c, "partial_rotary_factor", 1.0) != 1.0,
         "quantization_config": given(c, "quantization_config", {}),
+        "dual_chunk_attention_config": given(c, "dual_chunk_attention_config", {}),
     }
     for name, refuse in refused.items():
         if refuse:
             raise UserError(f"{name}={c[name]!r} is not supported: the block is full attention, SiLU, no such bias")
     width = field(c, "hidden_size", int)
     # transformers' default where the field is absent: 128 for Qwen3, D / N for the other two
-    head_width = given(c, "head_dim", 128 if family == "qwen3" else width // heads)
+    head_width = optional(c, "head_dim", 128 if family == "qwen3" else width // heads)
     max_length = field(c, "max_position_embeddings", int)
     theta, scaling = rope_from_hub(c, max_length)
     try:
@@ -69,7 +71,7 @@ def from_hub(c: dict) -> ModelConfig:
             width=width,
             layers=layers,
             heads=heads,
-            kv_heads=given(c, "num_key_value_heads", heads),
+            kv_heads=optional(c, "num_key_value_heads", heads),
             head_width=head_width,
             mlp_width=field(c, "intermediate_size", int),
             rope_theta=theta,
@@ -94,9 +96,14 @@ def field(c: dict, name: str, kind: type):
     """A field that must be there, as `kind`."""
     value = c.get(name)
     good = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
-    if not good:
-        raise UserError(f"{name}={value!r}, a {kind.__name__} is needed")
+    if not good or (kind is not str and not value > 0):
+        raise UserError(f"{name}={value!r}, a {'string' if kind is str else 'number above 0'} is needed")
     return kind(value)
+
+
+def optional(c: dict, name: str, otherwise: int) -> int:
+    """A whole number that may be absent or null."""
+    return otherwise if c.get(name) is None else field(c, name, int)
 
 
 def rope_from_hub(c: dict, max_length: int) -> tuple[float, Scaling]:
@@ -117,7 +124,7 @@ def rope_from_hub(c: dict, max_length: int) -> tuple[float, Scaling]:
     unknown = {k for k, v in r.items() if v is not None} - {"rope_type", "type", "rope_theta", *known[kind]}
     if unknown:
         raise UserError(f"RoPE type {kind!r} with {', '.join(sorted(unknown))}: not supported")
-    original_length = given(r, "original_max_position_embeddings", max_length)
+    original_length = optional(r, "original_max_position_embeddings", max_length)
     match kind:
         case "default":
             return theta, None
@@ -141,7 +148,7 @@ def rope_from_hub(c: dict, max_length: int) -> tuple[float, Scaling]:
     )
 
 
-def to_hub(c: ModelConfig, *, dtype: str, eos: int, pad: int) -> dict:
+def to_hub(c: ModelConfig, *, dtype: str, bos: int | None, eos: int, pad: int) -> dict:
     """ModelConfig -> config.json's fields, in the spelling that transformers 4, 5 and vLLM all read."""
     if c.qk_norm and c.qkv_bias:
         raise UserError("no Hugging Face family has both QK-norm and QKV biases: this model cannot be exported")
@@ -167,6 +174,7 @@ def to_hub(c: ModelConfig, *, dtype: str, eos: int, pad: int) -> dict:
         "attention_bias": False,  # Qwen2's biases are part of its class
         "attention_dropout": 0.0,
         "use_cache": True,
+        "bos_token_id": bos,
         "eos_token_id": eos,
         "pad_token_id": pad,
         "torch_dtype": dtype,

@@ -3,10 +3,12 @@
 What a model is beside its weights (config.json, generation_config.json, tokenizer files: its description) lies next to
 the weights; a run keeps one for all its checkpoints in RUN/hf.
 
-    model, params, tokenizer, stop = load_pretrained("Qwen/Qwen3-0.6B", dtype="bfloat16", mesh=mesh)
+    model, params, tokenizer = load_pretrained("Qwen/Qwen3-0.6B", dtype="bfloat16", mesh=mesh)
 """
 
+import dataclasses
 import json
+import os
 import re
 import tempfile
 from typing import Any, NamedTuple
@@ -32,17 +34,28 @@ class Pretrained(NamedTuple):
     model: Qwen3
     params: Any
     tokenizer: HubTokenizer
-    stop: tuple[int, ...]  # ids that end a response: generation_config.json's and the tokenizer's own
 
 
 def load_pretrained(name: str, *, dtype: str, mesh: jax.sharding.Mesh) -> Pretrained:
     """Everything for sampling: matrices in `dtype`, norm scales float32, laid out on `mesh`."""
     weights = local_directory(name)
-    description = description_of(weights)
+    config = read_config(description_of(weights))
+    tokenizer = load_tokenizer(weights, config)
+    model = Qwen3(config, dtype=jax.numpy.dtype(dtype), remat="none", kernel=resolve_kernel("auto"))
+    return Pretrained(model, load_params(weights, abstract_params(model, mesh, dtype=dtype)), tokenizer)
+
+
+def load_tokenizer(name: epath.PathLike, config: ModelConfig) -> HubTokenizer:
+    """The tokenizer of a model by name; UserError when the model has no rows for all of its tokens."""
+    description = description_of(local_directory(name, weights=False))
     tokenizer = HubTokenizer(str(description))
-    model = Qwen3(read_config(description), dtype=jax.numpy.dtype(dtype), remat="none", kernel=resolve_kernel("auto"))
-    params = load_params(weights, abstract_params(model, mesh, dtype=dtype))
-    return Pretrained(model, params, tokenizer, stop_ids(description, tokenizer))
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer of {description} has {tokenizer.vocab_size} tokens, the model {config.vocab_size} rows: "
+            "take the tokenizer that belongs to the model"
+        )
+    tokenizer.stop = stop_ids(description, tokenizer)
+    return tokenizer
 
 
 def load_params(name: epath.PathLike, like):
@@ -93,8 +106,22 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def same_model(name: epath.PathLike, config: ModelConfig) -> None:
+    """UserError when weights come from a model that computes otherwise: RoPE's θ, say, shows in no shape."""
+    try:
+        theirs = read_config(description_of(local_directory(name)))
+    except UserError:
+        return  # weights alone: their shapes are compared when they are read
+    ours, theirs = (dataclasses.asdict(dataclasses.replace(c, max_length=0)) for c in (config, theirs))
+    differ = [f"{f}: {theirs[f]} there, {ours[f]} here" for f in ours if theirs[f] != ours[f]]
+    if differ:
+        raise UserError(f"{name} is of another model ({'; '.join(differ)}): set config.model.preset to it")
+
+
 def description_of(weights: epath.Path) -> epath.Path:
     """The directory with config.json and tokenizer files that belongs to these weights."""
+    if (weights / "checkpoints").is_dir():
+        raise UserError(f"{weights} is a run: name one of its checkpoints, {weights}/checkpoints/STAGE/STEP")
     run = weights.absolute().parents[2] if len(weights.absolute().parents) > 2 else weights
     for directory in (weights, run / "hf"):
         if (directory / "config.json").exists():
@@ -109,23 +136,29 @@ def generation_config(directory: epath.PathLike) -> dict:
     """generation_config.json, {} when there is none."""
     path = epath.Path(directory) / "generation_config.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): repair or remove it") from None
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is no JSON object ({error}): repair or remove it") from None
 
 
 def stop_ids(directory: epath.PathLike, tokenizer) -> tuple[int, ...]:
-    """Ids that end a response, the tokenizer's own first."""
+    """Ids that end a response: the tokenizer's own, and generation_config.json's or else config.json's."""
     named = generation_config(directory).get("eos_token_id")
+    if named is None:
+        named = json.loads((epath.Path(directory) / "config.json").read_text()).get("eos_token_id")
     named = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in named):
+        raise UserError(f"{directory}: eos_token_id={named!r}, numbers of tokens are needed")
     return tuple(dict.fromkeys([tokenizer.eos, *named]))
 
 
 def write_description(directory: epath.PathLike, config: ModelConfig, tokenizer, *, dtype: str, generation: dict):
-    """config.json, generation_config.json and the tokenizer's files into an existing directory."""
+    """config.json, generation_config.json (the given one, ending at all of tokenizer.stop) and tokenizer files."""
     directory = epath.Path(directory)
-    generation = {"do_sample": True, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad, **generation}
-    write_json(directory / "config.json", to_hub(config, dtype=dtype, eos=tokenizer.eos, pad=tokenizer.pad))
+    stop = tokenizer.stop[0] if len(tokenizer.stop) == 1 else list(tokenizer.stop)
+    generation = {"do_sample": True, "pad_token_id": tokenizer.pad, **generation, "eos_token_id": stop}
+    ids = dict(bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
+    write_json(directory / "config.json", to_hub(config, dtype=dtype, **ids))
     write_json(directory / "generation_config.json", generation)
     with tempfile.TemporaryDirectory() as local:  # transformers writes to local disks only
         tokenizer.save(local)
@@ -134,14 +167,18 @@ def write_description(directory: epath.PathLike, config: ModelConfig, tokenizer,
 
 
 def describe_run(workdir: epath.PathLike, name: str, config: ModelConfig, tokenizer) -> None:
-    """RUN/hf, once: with it a checkpoint of the run can be exported and asked wherever it is copied to."""
-    target, new = epath.Path(workdir) / "hf", epath.Path(workdir) / "hf.new"
+    """RUN/hf, once: with it a checkpoint of the run can be exported and asked wherever it is copied to.
+
+    Of the source's generation_config.json the sampling is kept; greedy decoding and lengths were the source's own.
+    """
+    target, new = epath.Path(workdir) / "hf", epath.Path(workdir) / f"hf.new-{os.getpid()}"
     if target.exists():
         return
     source = None if name in presets() else description_of(local_directory(name, weights=False))
-    new.mkdir(parents=True, exist_ok=True)
     generation = generation_config(source) if source else {}
-    write_description(new, config, tokenizer, dtype="float32", generation=generation)
+    kept = {k: v for k, v in generation.items() if k in ("temperature", "top_k", "top_p", "repetition_penalty")}
+    new.mkdir(parents=True)
+    write_description(new, config, tokenizer, dtype="float32", generation=kept)
     new.rename(target)
 
 

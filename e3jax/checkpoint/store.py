@@ -5,6 +5,8 @@ store.save(40, state)
 state = store.restore(store.latest_step(), state)  # `state` gives shapes, dtypes and shardings
 """
 
+from contextlib import contextmanager
+
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
@@ -39,13 +41,16 @@ class Store:
 
 
 def save_params(directory: epath.PathLike, params) -> None:
-    """Parameters alone, as DIR/default; there only once it is complete."""
-    with ocp.StandardCheckpointer() as writer:
-        writer.save(epath.Path(directory).absolute() / "default", {"params": params})
+    """Parameters alone, as DIR/default; there only once it is complete. About 1 GB is copied at a time."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=1)) as writer:
+        writer.save(epath.Path(directory).absolute() / "default", args=ocp.args.PyTreeSave({"params": params}))
 
 
 def load_params(directory: epath.PathLike, like):
-    """Only the parameters of a checkpoint (RUN/checkpoints/STAGE/STEP, or converted), laid out as `like`."""
+    """Only the parameters of a checkpoint (RUN/checkpoints/STAGE/STEP, or converted), laid out as `like`.
+
+    Restored one by one: orbax holds several copies of what it reads at once.
+    """
     path = epath.Path(directory).absolute() / "default"
     stored, wanted = by_name(stored_params(directory)), by_name(like)
     wrong = [f"missing     {n} {x.shape}" for n, x in wanted.items() if n not in stored]
@@ -56,11 +61,18 @@ def load_params(directory: epath.PathLike, like):
     ]  # fmt: skip
     if wrong:
         raise UserError(f"{directory} is of another model, {len(wrong)} parameters:\n  " + "\n  ".join(wrong))
-    target = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
-    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-    with ocp.PyTreeCheckpointer() as reader:
+
+    def restore(keys, leaf):
+        target = ocp.utils.to_shape_dtype_struct(leaf)
+        for key in reversed(keys):
+            target = {key.key: target}
+        target = {"params": target}
+        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
         args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
-        return reader.restore(path, args=args)["params"]
+        return jax.tree.leaves(reader.restore(path, args=args))[0]
+
+    with ocp.PyTreeCheckpointer() as reader, damaged(directory):
+        return jax.tree_util.tree_map_with_path(restore, like)
 
 
 def stored_params(directory: epath.PathLike):
@@ -68,9 +80,19 @@ def stored_params(directory: epath.PathLike):
     path = epath.Path(directory).absolute() / "default"
     if not path.exists():
         raise UserError(f"{directory} is no checkpoint: name a directory like RUN/checkpoints/STAGE/STEP")
-    with ocp.PyTreeCheckpointer() as reader:
+    with ocp.PyTreeCheckpointer() as reader, damaged(directory):
         tree = reader.metadata(path).item_metadata.tree["params"]
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+@contextmanager
+def damaged(directory: epath.PathLike):
+    """Whatever orbax or tensorstore raises on a file that is cut or missing, as one sentence."""
+    try:
+        yield
+    except Exception as error:
+        why = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        raise UserError(f"the checkpoint {directory} cannot be read, it may be cut or incomplete ({why})") from error
 
 
 def by_name(tree) -> dict:

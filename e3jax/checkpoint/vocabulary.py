@@ -21,7 +21,9 @@ MULTIPLE = 128
 
 def grow(params, config: ModelConfig, *, used: int, added: int):
     """-> params, config with rows for `added` tokens behind the first `used`; the other rows keep every bit."""
-    size = max(config.vocab_size, -(-(used + added) // MULTIPLE) * MULTIPLE)
+    size = config.vocab_size
+    if used + added > size:
+        size = -(-(used + added) // MULTIPLE) * MULTIPLE
     params = dict(params)
     for name in ("embed_vd", "unembed_vd"):
         if name in params:
@@ -31,8 +33,12 @@ def grow(params, config: ModelConfig, *, used: int, added: int):
 
 def with_new_rows(old_vd: np.ndarray, used: int, stop: int, size: int) -> np.ndarray:
     """[size, D]: rows used..stop-1 and all rows past the old end are drawn, the rest are copied."""
-    known = old_vd[:used].astype(np.float32)
-    mean, std = known.mean(0, dtype=np.float64), known.std(0, dtype=np.float64)
+    total = square = 0.0
+    for start in range(0, used, 4096):  # in blocks: the whole of it in float64 is four times a bfloat16 embedding
+        block = old_vd[start : min(start + 4096, used)].astype(np.float64)
+        total, square = total + block.sum(0), square + (block**2).sum(0)
+    mean = total / used
+    std = np.sqrt(np.maximum(square / used - mean**2, 0))
     fresh = np.r_[used:stop, max(stop, len(old_vd)) : size]
     new = np.empty((size, old_vd.shape[1]), old_vd.dtype)
     new[: len(old_vd)] = old_vd

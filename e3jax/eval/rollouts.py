@@ -56,7 +56,7 @@ def rollout(
         key=key,
         samples=samples,
         budget=budget,
-        stop=(tokenizer.eos,),
+        stop=tokenizer.stop,
         pad=tokenizer.pad,
         temperature=temperature,
         on_finished=on_finished,

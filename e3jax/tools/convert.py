@@ -19,25 +19,32 @@ from etils import epath
 from e3jax.checkpoint import store
 from e3jax.checkpoint.hf import load_hf, save_hf, stored_dtypes
 from e3jax.checkpoint.hf_config import read_config
-from e3jax.checkpoint.pretrained import description_of, generation_config, local_directory, write_description
+from e3jax.checkpoint.pretrained import (
+    description_of,
+    generation_config,
+    load_tokenizer,
+    local_directory,
+    write_description,
+)
 from e3jax.checkpoint.vocabulary import grow
 from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.models.presets import num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sharding import make_mesh
-from e3jax.tokenizer import HubTokenizer
 
 
-def convert(source: str, target: epath.PathLike, *, dtype: str = "", add_tokens=(), most_bytes: int = 5 << 30) -> str:
+def convert(source: str, target: epath.PathLike, *, dtype: str = "", add_tokens=(), most_bytes: int = 1 << 30) -> str:
     """Read `source`, write `target` in the other format; returns what was done in one line."""
     target = epath.Path(target)
+    if not all(token.strip() for token in add_tokens):
+        raise UserError(f"--add_tokens={','.join(add_tokens)!r} holds an empty token: leave out the comma")
     if target.exists():
         raise UserError(f"{target} exists: name a new directory, or remove it")
     weights = local_directory(source)
     description = description_of(weights)
     config = read_config(description)
-    tokenizer = HubTokenizer(str(description))
+    tokenizer = load_tokenizer(weights, config)
     model = Qwen3(config, dtype=jax.numpy.float32, remat="none", kernel="xla")
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices("cpu")[:1])
     like = abstract_params(model, mesh)
@@ -47,10 +54,9 @@ def convert(source: str, target: epath.PathLike, *, dtype: str = "", add_tokens=
         stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), stored)
     like = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype, sharding=x.sharding), like, stored)
     params = store.load_params(weights, like) if exported else load_hf(weights, like)
-    new = [token for token in add_tokens if token not in tokenizer.hub.get_vocab()]
-    if new:
-        used = tokenizer.vocab_size
-        params, config = grow(params, config, used=used, added=tokenizer.add(new))
+    used, added = tokenizer.vocab_size, tokenizer.add(add_tokens)
+    if added:
+        params, config = grow(params, config, used=used, added=added)
     written = target.parent / f"{target.name}.partial-{os.getpid()}"
     try:
         written.mkdir(parents=True)
@@ -81,7 +87,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("from", None, "Hugging Face directory or hub id, or a checkpoint of e3jax", required=True)
     flags.DEFINE_string("to", None, "directory to be made", required=True)
-    flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16", "float16"], "of the output; empty: as stored")
+    flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "of the output; empty: as stored")
     flags.DEFINE_list("add_tokens", [], "tokens to add to vocabulary and tokenizer, with commas between")
-    flags.DEFINE_float("most_gigabytes", 5.0, "of one safetensors file", lower_bound=0.001)
+    flags.DEFINE_float("most_gigabytes", 1.0, "of one safetensors file", 0.001, 1e6)
     run_tool(main)

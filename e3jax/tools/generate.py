@@ -13,6 +13,7 @@ Where stdout is no terminal, a line for every response, in the order of the prom
 """
 
 import json
+import math
 import re
 import sys
 import time
@@ -57,15 +58,21 @@ class TextStream:
 
     def __init__(self, decode: Callable[[list[int]], str]):
         self.decode, self.tokens, self.shown = decode, [], 0
+        self.first = 0  # tokens before it are shown and forgotten: a long text is not decoded again and again
 
     def add(self, tokens: list[int]) -> str:
         """What can be read now and could not before."""
         self.tokens += tokens
-        return self.new(self.decode(self.tokens).rstrip("\N{REPLACEMENT CHARACTER}"))
+        text = self.decode(self.tokens[self.first :])
+        new = self.new(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        tail = self.decode(self.tokens[-64:])
+        if len(self.tokens) - self.first > 256 and text.endswith(tail) and len(text) - len(tail) <= self.shown:
+            self.first, self.shown = len(self.tokens) - 64, self.shown - (len(text) - len(tail))
+        return new
 
     def rest(self) -> str:
         """What was held back."""
-        return self.new(self.decode(self.tokens))
+        return self.new(self.decode(self.tokens[self.first :]))
 
     def new(self, text: str) -> str:
         new = text[self.shown :]
@@ -83,10 +90,10 @@ def choose_budget(asked: int | None, *, longest_prompt: int, max_length: int) ->
     room = max_length - longest_prompt
     budget = min(BUDGET, max(room, 1)) if asked is None else asked
     if budget > room:
-        most = f"--budget={room}" if room > 0 else "a shorter prompt"
+        advice = f"use --budget={room} or less" if room > 0 else "shorten the prompt"
         raise UserError(
             f"a prompt of {longest_prompt} and a budget of {budget} tokens are more than the model's {max_length}: "
-            f"use at most {most}"
+            f"{advice}"
         )
     return budget
 
@@ -97,7 +104,8 @@ def respond(
     on_tokens: Callable[[list[int]], None] | None = None,
 ) -> None:  # fmt: skip
     """Sample every prompt; hears of tokens as they are drawn, of response p · samples + g when it is complete."""
-    model, params, tokenizer, stop = pretrained
+    model, params, tokenizer = pretrained
+    stop = tokenizer.stop
     drawn = [([], []) for _ in range(len(prompts) * samples)]  # tokens, log-probs
 
     def collect(row, new_tokens, new_logps):
@@ -213,6 +221,8 @@ def generate(
     """Load, ask, show; arguments are the flags."""
     if (prompt is None) == (prompts is None):
         raise UserError("give either --prompt='…' or --prompts=FILE")
+    if not all(map(math.isfinite, (sampling["temperature"], sampling["top_p"]))):
+        raise UserError(f"--temperature={sampling['temperature']} --top_p={sampling['top_p']}: use finite numbers")
     asked = [prompt] if prompts is None else read_prompts(prompts)
     note = Console(stderr=True)
     if note.is_terminal:
@@ -258,7 +268,7 @@ if __name__ == "__main__":
     flags.DEFINE_float("temperature", 0.6, "of sampling; 0: always the likeliest token", lower_bound=0.0)
     flags.DEFINE_float("top_p", 0.95, "sample from the likeliest tokens of this mass; 1: all", 1e-6, 1.0)
     flags.DEFINE_integer("top_k", 20, "sample from this many likeliest tokens; 0: all", lower_bound=0)
-    flags.DEFINE_integer("seed", 0, "same seed, same responses", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "same seed, same responses", 0, 2**32 - 1)
     flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "of weights; default float32 on CPU, else bfloat16")
     flags.DEFINE_integer("slots", 32, "responses at once, each with a cache of prompt + budget", lower_bound=1)
     run_tool(main)

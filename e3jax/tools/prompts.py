@@ -66,6 +66,8 @@ def make_prompt(tokenizer: HubTokenizer, asked: Asked, *, raw: bool, thinking: b
     UserError when the messages, the system message or the words do not suit the tokenizer.
     """
     messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+    if any("\ud800" <= c <= "\udfff" for c in f"{system}{asked}"):  # Python's stand-in for a byte of no character
+        raise UserError("the prompt is not UTF-8: set the terminal to UTF-8")
     if raw and (system or messages is asked):
         raise UserError('a raw prompt has no messages: leave out --raw, or --system and "messages"')
     if system and messages[0]["role"] == "system":

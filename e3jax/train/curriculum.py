@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from e3jax.checkpoint.pretrained import load_params
+from e3jax.checkpoint.pretrained import load_params, same_model
 from e3jax.curriculum.budget import choose_budget
 from e3jax.eval.harness import evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
@@ -33,6 +33,7 @@ def initial_params(run: Run, *, number_embeddings: bool, init_from: str):
     """Random parameters, or those of a checkpoint or a Hugging Face model; float32, placed on the mesh."""
     like = abstract_params(run.model, run.mesh)
     if init_from:
+        same_model(init_from, run.model.config)
         params = load_params(init_from, like)
     else:
         shardings = jax.tree.map(lambda x: x.sharding, like)

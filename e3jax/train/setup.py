@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
-from e3jax.checkpoint.pretrained import describe_run, model_config
+from e3jax.checkpoint.pretrained import describe_run, load_tokenizer, model_config
 from e3jax.checkpoint.store import Store
 from e3jax.flags import keep_programs
 from e3jax.log import RunLog
@@ -20,7 +20,7 @@ from e3jax.models.qwen3 import Qwen3
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_traces import WORDS
-from e3jax.tokenizer import HubTokenizer, WordTokenizer
+from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check, need
 
 
@@ -51,11 +51,11 @@ class Run(NamedTuple):
 def make_run(c: ConfigDict, workdir: str) -> Run:
     """Check the config, claim the run directory, build model, tokenizer and mesh."""
     check(c)
-    tokenizer = WordTokenizer(WORDS) if c.tokenizer == "words" else HubTokenizer(c.tokenizer)
     model = Qwen3(
         model_config(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat,
         kernel=resolve_kernel(c.model.attention),
     )  # fmt: skip
+    tokenizer = WordTokenizer(WORDS) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)
     need(tokenizer.vocab_size <= model.config.vocab_size, "tokenizer", c.tokenizer,
          f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}")  # fmt: skip
     mesh = make_mesh(**c.mesh)
