@@ -16,6 +16,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 
 def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
@@ -44,6 +45,21 @@ def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chu
             f"temperature must be > 0 and chunk >= 1; got {temperature} and {chunk} "
             "(score greedy samples at temperature 1)"
         )
+    score = partial(_scores, temperature=temperature)
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+    if shards == 1 or batch % shards:
+        return score(hidden_btd, embed_vd, targets_bt, chunk=chunk)
+    rows = PartitionSpec(("data", "fsdp"))
+    return jax.shard_map(  # `tensor` stays XLA's business; check_vma: of loops XLA is told nothing either
+        partial(score, chunk=max(1, chunk // shards)),
+        in_specs=(rows, PartitionSpec(), rows), out_specs=rows, axis_names={"data", "fsdp"}, check_vma=False,
+    )(hidden_btd, embed_vd.astype(hidden_btd.dtype), targets_bt)  # fmt: skip
+
+
+def _scores(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
+    """`token_logp_and_entropy` on one device's rows."""
+    batch, length, _ = hidden_btd.shape
     embed = embed_vd.astype(jnp.promote_types(embed_vd.dtype, jnp.float32))
     score = partial(_logp_and_entropy, temperature=temperature)
     if batch * length <= chunk:

@@ -57,7 +57,8 @@ class Block(nn.Module):
 
         def weight(name, *shape, axis_in=0):
             init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=axis_in, out_axis=-1)
-            return self.param(name, init, shape).astype(self.dtype)
+            # Pinned after the cast: gathered in `dtype` where it is used; its gradient is summed straight into shards.
+            return constrain(self.param(name, init, shape).astype(self.dtype), name.rsplit("_", 1)[-1])
 
         def scale(name, size):
             return self.param(name, nn.initializers.ones, (size,))
