@@ -35,6 +35,8 @@ class Batch:
     """One (micro-)batch for a policy-gradient step; rows of all-zero weight are padding."""
 
     tokens: jax.Array  # [B, T] int32
+    position: jax.Array  # [B, T] int32: from 0 in every packed sequence
+    segment: jax.Array  # [B, T] int32: 1, 2, … in a row; 0: padding
     weight: jax.Array  # [B, T] float32: loss mask / global denominator, so that a loss is Σ weight·term
     advantage: jax.Array  # [B, T] float32
     old_logp: jax.Array  # [B, T] float32: the policy at the start of the update

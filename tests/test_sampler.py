@@ -193,7 +193,7 @@ def test_samples_do_not_depend_on_the_mesh():
 
 
 def test_sampling_layout_draws_the_same():
-    """Parameters that training splits over fsdp, moved to tensor=2 on the same devices: a wrong shard is a wrong token."""
+    """Parameters that training splits over fsdp, moved to tensor=2: a wrong shard is a wrong token."""
     model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none", kernel="xla")
     params = init_params(model, jax.random.key(0))
     params = params | {"embed_vd": params["embed_vd"] * 8}
@@ -207,7 +207,7 @@ def test_sampling_layout_draws_the_same():
         many = draw(model, moved, prompts)
     np.testing.assert_array_equal(one.tokens, many.tokens)
     np.testing.assert_allclose(one.logp, many.logp, atol=1e-4)
-    with pytest.raises(UserError, match="sampler.tensor=3"):
+    with pytest.raises(UserError, match=r"sampler\.tensor=3"):
         sampling_mesh(mesh, tensor=3)
 
 

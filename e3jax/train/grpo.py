@@ -37,7 +37,10 @@ def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chu
     """
 
     def loss_of(params):
-        logp, entropy = forward(model, params, batch.tokens, temperature=temperature, chunk=chunk)
+        logp, entropy = forward(
+            model, params, batch.tokens, temperature=temperature, chunk=chunk,
+            position_bt=batch.position, segment_bt=batch.segment,
+        )  # fmt: skip
         value, metrics = grpo_loss(logp, entropy, batch, **loss)
         return value, {"total": value, **metrics}
 
@@ -87,6 +90,8 @@ def update(
         for index, width in micro_batches(r.length[part], **shapes):
             batch = Batch(
                 tokens=take(tokens[part], index, width, run.tokenizer.pad),
+                position=np.broadcast_to(np.arange(width, dtype=np.int32), (rows, width)),
+                segment=np.ones((rows, width), np.int32),
                 weight=take(weight, index, width),
                 advantage=take(advantage[part], index, width),
                 old_logp=take(old[part], index, width),

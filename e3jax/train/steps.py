@@ -18,6 +18,11 @@ def forward(model: Qwen3, params, token_bt, *, temperature, chunk, position_bt=N
 
 
 @partial(jax.jit, static_argnames=("model", "temperature", "chunk"))
-def score(model: Qwen3, params, token_bt, *, temperature: float, chunk: int) -> jax.Array:
-    """Log-prob [B, T] of every token, no gradients: the old policy, the KL reference, parity with the sampler."""
-    return forward(model, params, token_bt, temperature=temperature, chunk=chunk)[0]
+def score(model: Qwen3, params, token_bt, position_bt=None, segment_bt=None, *, temperature, chunk) -> jax.Array:
+    """Log-prob [B, T] of every token, no gradients: the old policy, the KL reference, parity with the sampler.
+
+    In packed rows a sequence's first token has no meaningful one: it is predicted from its neighbour.
+    """
+    return forward(
+        model, params, token_bt, temperature=temperature, chunk=chunk, position_bt=position_bt, segment_bt=segment_bt
+    )[0]
