@@ -28,7 +28,7 @@ def test_config_loads_and_is_possible(name, monkeypatch):
 def test_e3_math_lacks_its_task_only(argument, monkeypatch):
     """Lab notes rot where nothing reads them: with a task that exists, all other fields pass."""
     config = importlib.import_module("configs.e3_math").get_config(argument)
-    monkeypatch.setattr("jax.devices", lambda: [None] * config.grpo.rows)
+    monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
     with pytest.raises(UserError, match=r"config\.task\.form='math'"):
         check(config)
     config.task.form, config.stages.math.numbers = "paper", (3,)

@@ -33,13 +33,24 @@ HLO = """HloModule jit_f, entry_computation_layout={()->f32[]}
   %r = bf16[64,2]{1,0} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add
 }
 
+%fused_computation.1 (x: f32[4,2]) -> f32[8,2] {
+  %g = f32[8,2]{1,0:T(8,128)} all-gather(%x), channel_id=3, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}
+}
+
+%async_collective_fusion.2 (x: f32[4,2], y: f32[8,2]) -> f32[8,2] {
+  %h = f32[8,2]{1,0:T(8,128)} all-gather(%x), channel_id=3, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}
+}
+
 %cond (c: (s32[], f32[8])) -> pred[] {
   %n = s32[]{:T(128)} constant(28)
   ROOT %lt = pred[] compare(%i, %n), direction=LT
 }
 
 %body (c: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %g = f32[8,2]{1,0:T(8,128)} all-gather(%x), replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}, dimensions={0}
+  %d = f32[8,2]{1,0} fusion(%x), kind=kCustom, calls=%fused_computation.1
+  %g = f32[8,2]{1,0} fusion(%x, %d), kind=kOutput, calls=%async_collective_fusion.2
+  %k = f32[8] custom-call(%g), frontend_attributes={kernel_metadata={
+}}, metadata={op_name="splash"}
   %f = bf16[16,2]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
 }
 
@@ -59,7 +70,7 @@ ENTRY %main (x: f32[8]) -> f32[] {
 
 
 def test_traffic_by_hand():
-    """A loop's body counted once hides 27 of 28 layers; loops nest, and a scatter hides inside a fusion.
+    """A loop's body counted once hides 27 of 28 layers; loops nest, a scatter hides in a fusion, a gather in two.
 
     16 outer runs: 28 gathers of 64 B over 2 (half of it sent), 28 scatters of 256 B over 4, one all-reduce of 20 B over 4.
     """  # noqa: E501

@@ -32,7 +32,7 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
             name = head[2]
             bodies[name] = []
             entry = name if head[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":  # a kernel's text may begin a line with more than that
             name = None
         elif name is not None:
             bodies[name].append(line)
@@ -92,9 +92,10 @@ def collectives(text: str, *, loops: int) -> dict[str, Traffic]:
     N(n-1)/n to gather, scatter or transpose, twice that to all-reduce, and N to permute.
 
     TPU's compiler writes a reduce-scatter as an all-reduce inside a computation named so; it counts as what it is.
+    And it spreads a gather over several fusions, to compute meanwhile: one channel, one gather.
     """
     bodies, times = runs(text, loops=loops)
-    found = {}
+    found, seen = {}, set()
     for name, lines in bodies.items():
         for line in lines if times[name] else ():
             match = COLLECTIVE.search(line)
@@ -102,6 +103,12 @@ def collectives(text: str, *, loops: int) -> dict[str, Traffic]:
                 continue
             kind, n = match[2], group_size(line)
             parts = array_bytes(match[1])
+            channel = re.search(r"channel_id=(\d+)", line)
+            if channel and name.startswith(("fused_computation", "async_collective_fusion")):
+                part_of = (kind, channel[1], sum(parts))
+                if part_of in seen:
+                    continue
+                seen.add(part_of)
             size = max(parts) if match[3] and kind != "all-reduce" else sum(parts)
             if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"
