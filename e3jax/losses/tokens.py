@@ -25,7 +25,9 @@ def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chu
     Both [B, T], at least float32 (the matmul accumulates in it), both differentiable in
     `hidden_btd` [B, T, D] and `embed_vd` [V, D]. No more than max(chunk, B) tokens' logits exist at
     once: time is cut, not the batch, so that a batch sharded over devices stays where it is. The
-    gradient of the embedding is summed over pieces in float32 whatever its dtype.
+    gradient of the embedding is summed over pieces in float32 whatever its dtype. On a mesh every device
+    scores its own rows: the embedding is gathered once, not at every piece, and its gradient is summed over
+    devices once; both travel in the dtype of `hidden_btd`.
 
     Raises ValueError for a temperature that is not positive, a chunk below 1, or unequal shapes.
 
