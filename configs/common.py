@@ -25,6 +25,7 @@ def base_config() -> ConfigDict:
     c.model.preset = "tiny"  # models/presets.py, or a directory or hub id whose config.json says it
     c.model.dtype = "float32"  # of matmuls and cache; "bfloat16" on accelerators. Masters are float32
     c.model.attention = "auto"  # "splash" on TPU, "cudnn" on GPU, "xla" elsewhere (models/attention.py)
+    # "none" | "attention" (keep what splash made: one T x D array a layer) | "full"
     c.model.remat = "full"  # recompute blocks in the backward pass; on this CPU also faster than storing (LOG)
     c.model.chunk = 8192  # tokens whose logits exist at once
 
@@ -39,6 +40,7 @@ def base_config() -> ConfigDict:
 
     c.sampler = ConfigDict()
     c.sampler.slots = 128  # rows that decode together
+    c.sampler.tensor = 1  # devices that share one copy of the matrices while sampling; the training mesh is another
     c.sampler.block = 16  # decode steps between refills
     c.sampler.prefill_rows = 64  # prompts prefilled together
     c.sampler.top_k = 0  # off in training (A.6)
@@ -79,6 +81,7 @@ def base_config() -> ConfigDict:
     c.optim.beta1 = 0.9  # A.5 names no betas; .9 and .95 are the usual ones for language models
     c.optim.beta2 = 0.95
     c.optim.grad_clip = 1.0  # A.5
+    c.optim.moments_dtype = "float32"  # of Adam's two averages; "bfloat16" halves them
 
     c.budget_rule = ConfigDict()  # Eq. 2
     c.budget_rule.budgets = (64, 128, 256)  # A.1: {4k, 8k, 16k} for math; the same doubling

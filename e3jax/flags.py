@@ -39,7 +39,7 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
                 raise  # a bug in the config file shows its traceback
             stop(message)
         except (flags.Error, FileNotFoundError, ValueError, TypeError) as error:
-            stop(str(error))
+            stop(sentence(error))
 
     def guarded(argv):
         if len(argv) > 1:
@@ -63,8 +63,13 @@ def run_tool(main: Callable[[], None]) -> None:
     def parse(argv):
         try:
             return flags.FLAGS(argv)
-        except flags.Error as error:
-            stop(" ".join(str(error).split()))
+        except (AttributeError, KeyError):  # of a tool that takes a config
+            message = unknown_field(argv)
+            if message is None:
+                raise
+            stop(message)
+        except (flags.Error, FileNotFoundError) as error:
+            stop(" ".join(sentence(error).split()))
 
     def guarded(argv):
         if len(argv) > 1:
@@ -111,6 +116,11 @@ def stop(message: str) -> NoReturn:
         end_all(f"error: {message}", 2)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def sentence(error: Exception) -> str:
+    """Its message; of a config file's UserError the last part, which ml_collections wraps in a traceback."""
+    return str(error).rsplit(f"{UserError.__module__}.{UserError.__name__}: ", 1)[-1]
 
 
 def unknown_field(argv: list[str]) -> str | None:

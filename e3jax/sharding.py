@@ -22,8 +22,8 @@ from e3jax.errors import UserError
 # letter -> mesh axis (None: replicated along it). Lower case: parameters. Capitals: activations, batch and cache.
 AXES = {
     "l": None, "d": "fsdp", "n": "tensor", "k": "tensor", "h": None, "f": "tensor", "v": "tensor",
-    "B": ("data", "fsdp"), "J": ("data", "fsdp"), "T": None, "S": None, "L": None, "D": None,
-    "N": "tensor", "K": "tensor", "H": None, "F": "tensor", "V": "tensor",
+    "B": ("data", "fsdp"), "J": ("data", "fsdp"), "P": None, "T": None, "S": None, "L": None,
+    "D": None, "N": "tensor", "K": "tensor", "H": None, "F": "tensor", "V": "tensor",
 }  # fmt: skip
 
 
@@ -46,6 +46,17 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
         by_host = sorted(devices, key=lambda d: (d.process_index, d.id))
         return Mesh(np.reshape(by_host, shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def sampling_mesh(mesh: Mesh, *, tensor: int) -> Mesh:
+    """The same devices in the same order for sampling: matrices over `tensor`, whole otherwise; slots over the rest.
+
+    The table stays as it is: `fsdp` has size 1 here, so what training splits over it is replicated.
+    """
+    devices = mesh.devices.reshape(-1)
+    if tensor < 1 or len(devices) % tensor:
+        raise UserError(f"config.sampler.tensor={tensor} does not divide {len(devices)} devices: use a divisor")
+    return Mesh(devices.reshape(-1, 1, tensor), mesh.axis_names, axis_types=(AxisType.Auto,) * 3)
 
 
 def spec(axes: str, mesh) -> PartitionSpec:

@@ -13,7 +13,9 @@ from e3jax.train.state import apply_gradients, make_optimizer, new_state
 @pytest.fixture
 def saved(tmp_path):
     """A stage with steps 1, 2, 3 saved, two kept, and a half-written step 9."""
-    tx = make_optimizer(lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0)
+    tx = make_optimizer(
+        lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0, moments_dtype="float32"
+    )
     state, store = new_state(tx, {"w": jnp.arange(4.0)}), Store(tmp_path / "stage", keep=2)
     for step in (1, 2, 3):
         state, _ = apply_gradients(tx, state, {"w": jnp.ones(4) * step})

@@ -11,7 +11,7 @@ from e3jax.errors import UserError
 from e3jax.train.check import check
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common", "e3_math"))
 
 
 def load(name):
@@ -22,6 +22,24 @@ def load(name):
 def test_config_loads_and_is_possible(name, monkeypatch):
     monkeypatch.setattr("jax.devices", lambda: [None])  # the machine that the config's header names: one device
     check(load(name))
+
+
+@pytest.mark.parametrize("argument", ["stage=1", "stage=2", "stage=2,model=8b", "stage=2,seq=32k", "stage=1,chips=16"])
+def test_e3_math_lacks_its_task_only(argument, monkeypatch):
+    """Lab notes rot where nothing reads them: with a task that exists, all other fields pass."""
+    config = importlib.import_module("configs.e3_math").get_config(argument)
+    monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
+    with pytest.raises(UserError, match=r"config\.task\.form='math'"):
+        check(config)
+    config.task.form, config.stages.math.numbers = "paper", (3,)
+    check(config)
+
+
+@pytest.mark.parametrize("argument", ["stage=3", "size=8b", "stage=1,model=7b", "chips=many"])
+def test_e3_math_refuses_unknown_arguments(argument):
+    """A misspelt argument would otherwise run another experiment."""
+    with pytest.raises(UserError, match=r"stage=1\|2; model="):
+        importlib.import_module("configs.e3_math").get_config(argument)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ RANKS = {
     "models": 3,
     "sampler": 4, "checkpoint": 4, "log": 4,
     "eval": 5, "flags": 5,
-    "report": 6, "train": 6, "tools": 6,
+    "report": 6, "train": 6,
+    "tools": 7,
 }  # fmt: skip
 HEAVY = {
     "matplotlib": {"report/figures.py"},

@@ -69,6 +69,8 @@ def hand_example(**overrides):
     old_logp = logp - np.log(RATIO)
     batch = Batch(
         tokens=np.zeros(MASK.shape, np.int32),
+        position=None,
+        segment=None,
         weight=weights(MASK, **overrides),
         advantage=np.broadcast_to(advantage[:, None], MASK.shape),
         old_logp=old_logp,
@@ -88,6 +90,8 @@ def random_example(rng, rows=8, length=6):
     near = [logp + rng.normal(0, 0.5, logp.shape) for _ in range(3)]
     batch = Batch(
         tokens=np.zeros(mask.shape, np.int32),
+        position=None,
+        segment=None,
         weight=weights(mask),
         advantage=rng.normal(size=(rows, 1)) * np.ones((1, length)),
         old_logp=near[0],
@@ -385,6 +389,8 @@ def test_far_ratios_stay_finite():
         one = jnp.ones((1, 1), jnp.float32)
         batch = Batch(
             tokens=jnp.zeros((1, 1), jnp.int32),
+            position=None,
+            segment=None,
             weight=one,
             advantage=-one,
             old_logp=-200 * one,

@@ -45,6 +45,8 @@ def loss_gradient_metrics(oracle, aggregation, options, *, max_length=None):
     advantage = np.asarray(oracle["advantages"]["verl_grpo"])  # both projects were fed these
     batch = Batch(
         tokens=np.zeros(mask.shape, np.int32),
+        position=None,
+        segment=None,
         weight=token_weights(
             mask,
             aggregation=aggregation,

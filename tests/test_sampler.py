@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from e3jax.errors import UserError
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sampler import decode
 from e3jax.sampler.choose import choose, truncate
+from e3jax.sampler.layout import to_sampling
 from e3jax.sampler.slots import sample
-from e3jax.sharding import make_mesh, param_shardings
+from e3jax.sharding import make_mesh, param_shardings, sampling_mesh
 from e3jax.train.steps import score
 
 EOS, PAD = 1, 0
@@ -188,6 +190,25 @@ def test_samples_do_not_depend_on_the_mesh():
         many = draw(model, jax.device_put(params, param_shardings(params, mesh)), prompts)
     np.testing.assert_array_equal(one.tokens, many.tokens)
     np.testing.assert_allclose(one.logp, many.logp, atol=1e-4)
+
+
+def test_sampling_layout_draws_the_same():
+    """Parameters that training splits over fsdp, moved to tensor=2: a wrong shard is a wrong token."""
+    model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none", kernel="xla")
+    params = init_params(model, jax.random.key(0))
+    params = params | {"embed_vd": params["embed_vd"] * 8}
+    prompts = ragged_prompts(4, 210)
+    one = draw(model, params, prompts)
+    mesh = make_mesh(data=1, fsdp=8, tensor=1)
+    layout = sampling_mesh(mesh, tensor=2)
+    moved = to_sampling(jax.device_put(params, param_shardings(params, mesh)), layout, dtype=jnp.float32)
+    assert moved["layers"]["wq_dnh"].sharding.shard_shape((3, 64, 2, 32)) == (3, 64, 1, 32)
+    with jax.set_mesh(layout):
+        many = draw(model, moved, prompts)
+    np.testing.assert_array_equal(one.tokens, many.tokens)
+    np.testing.assert_allclose(one.logp, many.logp, atol=1e-4)
+    with pytest.raises(UserError, match=r"sampler\.tensor=3"):
+        sampling_mesh(mesh, tensor=3)
 
 
 def test_lengths_masks_and_eos(sharp):

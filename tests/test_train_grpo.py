@@ -121,13 +121,33 @@ def test_later_minibatches_are_off_policy(setting):
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
-    tx = make_optimizer(lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0)
+    tx = make_optimizer(
+        lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0, moments_dtype="float32"
+    )
     state = new_state(tx, {"w": jnp.ones(3)})
     state, metrics = apply_gradients(tx, state, {"w": jnp.array([1.0, jnp.nan, 0.0])})
     assert metrics["skipped"] == 1 and (state.params["w"] == 1).all() and state.step == 1
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.opt_state))
     state, metrics = apply_gradients(tx, state, {"w": jnp.ones(3)})
     assert metrics["skipped"] == 0 and (state.params["w"] < 1).all()
+
+
+def test_bfloat16_moments():
+    """Half the bytes, three updates within 2^-8 of float32's; scalars stay (a count in bfloat16 stops at 256)."""
+    params, after = {"w_d": jnp.linspace(-1, 1, 7)}, {}
+    for dtype in ("float32", "bfloat16"):
+        tx = make_optimizer(
+            lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.95, grad_clip=1.0, moments_dtype=dtype
+        )
+        state = new_state(tx, jax.tree.map(jnp.copy, params))
+        for i in range(3):
+            state, _ = apply_gradients(tx, state, {"w_d": jnp.sin(jnp.arange(7) + i)})
+        vectors = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
+        assert len(vectors) == 2 and all(x.dtype == dtype for x in vectors)
+        assert all(x.dtype in (jnp.float32, jnp.int32) for x in jax.tree.leaves(state.opt_state) if not x.ndim)
+        after[dtype] = state.params["w_d"] - params["w_d"]
+    gap = abs(after["float32"] - after["bfloat16"]).max() / abs(after["float32"]).max()
+    assert 0 < gap < 2**-8
 
 
 def test_packed_log_probs_equal_those_alone(setting):
@@ -147,7 +167,9 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting):
     run, params = setting
     run = SimpleNamespace(**vars(run) | {"prompt_room": 60})
     widths = row_widths(60 + 20)
-    tx = make_optimizer(lr=1e-3, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0)
+    tx = make_optimizer(
+        lr=1e-3, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0, moments_dtype="float32"
+    )
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     programs = (grpo.grpo_gradient, grpo.score, apply_gradients)
     rng = np.random.default_rng(0)

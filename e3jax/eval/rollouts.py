@@ -1,7 +1,7 @@
 """Problems -> prompts -> rollouts -> texts -> grades: the half of an RL step that an evaluation shares.
 
 graded = rollout(model, params, tokenizer, problems, key=key, first_id=0, samples=8, budget=96, temperature=1.0,
-                 sampler=dict(slots=128, block=16, prefill_rows=16, top_k=0, top_p=1.0))
+                 sampler=dict(tensor=1, slots=128, block=16, prefill_rows=16, top_k=0, top_p=1.0))
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_all
 from e3jax.runtime import gather
+from e3jax.sampler.layout import sampling
 from e3jax.sampler.slots import sample
 from e3jax.tasks.problem import Problem
 from e3jax.types import Rollouts
@@ -48,20 +49,13 @@ def rollout(
 ) -> Graded:
     """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p."""
     prompts = [tokenizer.encode(p.question) for p in problems]
-    rollouts = sample(
-        model,
-        params,
-        prompts,
-        ids=range(first_id, first_id + len(problems)),
-        key=key,
-        samples=samples,
-        budget=budget,
-        stop=tokenizer.stop,
-        pad=tokenizer.pad,
-        temperature=temperature,
-        on_finished=on_finished,
-        **sampler,
-    )
+    sampler = dict(sampler)
+    with sampling(params, tensor=sampler.pop("tensor"), dtype=model.dtype) as params:
+        rollouts = sample(
+            model, params, prompts, ids=range(first_id, first_id + len(problems)), key=key, samples=samples,
+            budget=budget, stop=tokenizer.stop, pad=tokenizer.pad, temperature=temperature, on_finished=on_finished,
+            **sampler,
+        )  # fmt: skip
     repeated = [p for p in problems for _ in range(samples)]
     # Every process reads and grades its own responses p, p + n, …, and hears of the others'.
     n, total = jax.process_count(), len(repeated)

@@ -18,6 +18,7 @@ from e3jax.errors import UserError
 from e3jax.sharding import spec
 
 MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not NaN
+SAVED = "attention"  # the name under which splash's output and row sums may be kept for its backward pass
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
 # Splash works on square tiles of the T x T scores: large ones feed the matrix unit, small ones pad a short T less.
 # At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
@@ -113,7 +114,7 @@ def splash(q_btnh, k_btkh, v_btkh, segment_bt, *, interpret: bool) -> jax.Array:
     )
     causal = pallas.CausalMask((q.shape[2], q.shape[2]))
     kernel = pallas.make_splash_mha_single_device(
-        pallas.MultiHeadMask([causal] * heads), block_sizes=blocks, interpret=interpret
+        pallas.MultiHeadMask([causal] * heads), block_sizes=blocks, interpret=interpret, residual_checkpoint_name=SAVED
     )
     return jax.vmap(kernel)(q, k, v, segment_bt)[:, :, :length].swapaxes(1, 2)
 

@@ -30,12 +30,21 @@ def clone_rows(cache: KVCache, source: KVCache, source_row_j: jax.Array) -> KVCa
 
     One prefill serves the G samples of a prompt: they clone its row. Shapes: cache [L, J, K, S, H],
     source [L, P, K, Tp, H] with Tp <= S, source_row_j [J] int32.
+
+    Layer by layer: prompts are spread over the devices and any slot may want any of them, so each layer's are gathered
+    whole, and one layer of them fits where all do not.
     """
-    take_j = (source_row_j >= 0)[None, :, None, None, None]
+    take_j = (source_row_j >= 0)[:, None, None, None]
 
-    def clone(old, new):
+    def clone(layer, old, new):
         prefix = new.shape[3]
-        row = new[:, jnp.maximum(source_row_j, 0)]  # [L, J, K, Tp, H]
-        return constrain(old.at[..., :prefix, :].set(jnp.where(take_j, row, old[..., :prefix, :])), "LBKSH")
+        prompts = constrain(jax.lax.dynamic_index_in_dim(new, layer, keepdims=False), "PKSH")
+        row = constrain(prompts[jnp.maximum(source_row_j, 0)], "JKSH")  # [J, K, Tp, H]
+        kept = jax.lax.dynamic_index_in_dim(old, layer, keepdims=False)[:, :, :prefix]
+        return jax.lax.dynamic_update_slice(old, jnp.where(take_j, row, kept)[None], (layer, 0, 0, 0, 0))
 
-    return KVCache(k=clone(cache.k, source.k), v=clone(cache.v, source.v))
+    def step(layer, cache):
+        return KVCache(k=clone(layer, cache.k, source.k), v=clone(layer, cache.v, source.v))
+
+    cache = jax.lax.fori_loop(0, cache.k.shape[0], step, cache)
+    return KVCache(*(constrain(part, "LBKSH") for part in cache))

@@ -15,12 +15,13 @@ Parameters and norms are float32; matmuls run in `dtype` (bfloat16 on accelerato
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from e3jax.models.attention import attend, cache_mask, self_attention
+from e3jax.models.attention import SAVED, attend, cache_mask, self_attention
 from e3jax.models.cache import KVCache
 from e3jax.models.presets import ModelConfig
 from e3jax.models.rope import rope, rope_angles
@@ -57,7 +58,8 @@ class Block(nn.Module):
 
         def weight(name, *shape, axis_in=0):
             init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=axis_in, out_axis=-1)
-            return self.param(name, init, shape).astype(self.dtype)
+            # Pinned after the cast: gathered in `dtype` where it is used; its gradient is summed straight into shards.
+            return constrain(self.param(name, init, shape).astype(self.dtype), name.rsplit("_", 1)[-1])
 
         def scale(name, size):
             return self.param(name, nn.initializers.ones, (size,))
@@ -109,7 +111,7 @@ class Qwen3(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype
-    remat: str  # "none" | "full": recompute the block in the backward pass
+    remat: str  # of a block, for the backward pass: "none" keeps all, "attention" what splash made, "full" nothing
     kernel: str  # of attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py)
 
     @nn.compact
@@ -124,7 +126,9 @@ class Qwen3(nn.Module):
         if not c.tied:
             self.param("unembed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         x = constrain(embed_vd[token_bt].astype(self.dtype), "BTD")  # gather, then cast: the gradient sums in float32
-        block = {"none": Block, "full": nn.remat(Block, prevent_cse=False, static_argnums=(5,))}[self.remat]
+        recompute = partial(nn.remat, Block, prevent_cse=False, static_argnums=(5,))
+        keep = jax.checkpoint_policies.save_only_these_names(SAVED)
+        block = {"none": lambda: Block, "full": recompute, "attention": lambda: recompute(policy=keep)}[self.remat]()
         layers = nn.scan(
             block,
             variable_axes={"params": 0},

@@ -2,6 +2,9 @@
 
 A slot is one row of the cache. A decode step feeds the slot's last token (the prompt's own last token at first,
 so the prefill needs no logits and there is one place that samples), writes its key and value, samples the next.
+
+On a mesh the cache's rows lie over data x fsdp; a slot's small values and what is drawn come out replicated, so that
+every process reads them.
 """
 
 from functools import partial
@@ -13,6 +16,7 @@ import jax.numpy as jnp
 from e3jax.models.cache import KVCache, clone_rows, empty_cache
 from e3jax.models.qwen3 import Qwen3, unembedding
 from e3jax.sampler.choose import choose
+from e3jax.sharding import constrain
 
 
 class Slots(NamedTuple):
@@ -34,6 +38,11 @@ class Drawn(NamedTuple):
     entropy_ij: jax.Array
 
 
+def replicated(tree):
+    """Pin every array of a tree whole on every device; without a mesh the identity."""
+    return jax.tree.map(lambda x: constrain(x, ""), tree)
+
+
 @partial(jax.jit, static_argnames=("model", "slots", "size"))
 def empty_slots(model: Qwen3, slots: int, size: int) -> Slots:
     """No live row; the cache holds `size` positions."""
@@ -43,12 +52,13 @@ def empty_slots(model: Qwen3, slots: int, size: int) -> Slots:
 
     keys = jax.random.split(jax.random.key(0), slots)  # replaced before a row goes live
     cache = empty_cache(model.config, slots, size, model.dtype)
-    return Slots(cache, zeros(), zeros(), zeros(), zeros(bool), keys)
+    return Slots(cache, *replicated((zeros(), zeros(), zeros(), zeros(bool), keys)))
 
 
 @partial(jax.jit, static_argnames="model")
 def prefill(model: Qwen3, params, token_pt: jax.Array) -> KVCache:
     """Keys and values [L, P, K, T, H] of right-padded prompts; what padding wrote is overwritten before it is read."""
+    token_pt = constrain(token_pt, "BT")
     p, t = token_pt.shape
     position = jnp.broadcast_to(jnp.arange(t), (p, t))
     cache = empty_cache(model.config, p, t, model.dtype)
@@ -60,14 +70,14 @@ def prefill(model: Qwen3, params, token_pt: jax.Array) -> KVCache:
 def admit(slots: Slots, prompts: KVCache, source_j, token_j, length_j, limit_j, key_j) -> Slots:
     """Start a sample in every slot j with source_j[j] >= 0, from that row of the prefilled prompts."""
     new = source_j >= 0
-    return Slots(
-        cache=clone_rows(slots.cache, prompts, source_j),
-        token_j=jnp.where(new, token_j, slots.token_j),
-        length_j=jnp.where(new, length_j, slots.length_j),
-        limit_j=jnp.where(new, limit_j, slots.limit_j),
-        live_j=slots.live_j | new,
-        key_j=jnp.where(new, key_j, slots.key_j),
+    rest = (
+        jnp.where(new, token_j, slots.token_j),
+        jnp.where(new, length_j, slots.length_j),
+        jnp.where(new, limit_j, slots.limit_j),
+        slots.live_j | new,
+        jnp.where(new, key_j, slots.key_j),
     )
+    return Slots(clone_rows(slots.cache, prompts, source_j), *replicated(rest))
 
 
 @partial(
@@ -111,4 +121,4 @@ def decode_block(
     _, slots, drawn = jax.lax.while_loop(
         lambda carry: (carry[0] < steps) & jnp.any(carry[1].live_j), step, (0, slots, drawn)
     )
-    return slots, drawn
+    return Slots(slots.cache, *replicated(slots[1:])), replicated(drawn)

@@ -26,6 +26,11 @@ def size_bucket(n: int, most: int = 1 << 30) -> int:
     return min(max(16, 1 << (n - 1).bit_length()), most)
 
 
+def cache_size(tokens: int, most: int) -> int:
+    """Positions of a cache for `tokens`: powers of two for short ones, multiples of 1,024 for long ones."""
+    return size_bucket(tokens, most) if tokens <= 1024 else min(-(-tokens // 1024) * 1024, most)
+
+
 def padded(prompts: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:
     """Right-padded [P, width] int32."""
     rows = np.full((len(prompts), width), pad, np.int32)
@@ -91,7 +96,7 @@ def sample(
     prompt_pt = padded(prompts, size_bucket(longest), pad)
     out = unsampled(prompt_pt[owner, :longest], prompt_len[owner], budget=budget, pad=pad)
 
-    size = size_bucket(longest + budget, model.config.max_length)
+    size = cache_size(longest + budget, model.config.max_length)
     params = cast_matrices(params, model.dtype)  # once, not at every token
     mesh = jax.sharding.get_mesh()
     shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])

@@ -27,7 +27,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "model.dtype", ("float32", "bfloat16"))
     need_one_of(c, "model.attention", ("auto", *KERNELS))
     check_attention(c)
-    need_one_of(c, "model.remat", ("none", "full"))
+    need_one_of(c, "model.remat", ("none", "attention", "full"))
     need_one_of(c, "task.form", ("calculator", "paper"))
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))
@@ -58,7 +58,7 @@ def check_counts(c: ConfigDict) -> None:
     """Counts are at least one, lists are not empty."""
     need(c.seed >= 0, "seed", c.seed, "use 0 or more")
     counts = {
-        "model": ("chunk",), "mesh": ("data", "tensor"), "sampler": ("slots", "block", "prefill_rows"),
+        "model": ("chunk",), "mesh": ("data", "tensor"), "sampler": ("tensor", "slots", "block", "prefill_rows"),
         "grpo": ("rows", "prompts", "minibatches"), "budget_rule": ("problems", "samples"),
         "eval": ("problems", "samples", "pass_problems", "pass_budget"), "checkpoint": ("every", "keep"),
     }  # fmt: skip
@@ -96,14 +96,16 @@ def check_mesh(c: ConfigDict) -> None:
     fsdp = max(devices // (c.mesh.data * c.mesh.tensor), 1) if c.mesh.fsdp == -1 else c.mesh.fsdp
     asked = c.mesh.data * fsdp * c.mesh.tensor
     need(asked == devices, "mesh", c.mesh.to_dict(), f"needs {asked} devices, {devices} are here")
-    batches = {
-        "grpo.rows": c.grpo.rows,
-        "sampler.slots": c.sampler.slots,
-        "sampler.prefill_rows": c.sampler.prefill_rows,
-    }
+    batches = {"grpo.rows": c.grpo.rows}
     batches |= {f"stages.{n}.rows": c.stages[n].rows for n in c.order if n in c.stages and c.stages[n].kind == "sft"}
     for field, rows in batches.items():
         need(rows % (c.mesh.data * fsdp) == 0, field, rows, f"must be a multiple of data x fsdp = {c.mesh.data * fsdp}")
+    tensor, heads = c.sampler.tensor, model_config(c.model.preset).kv_heads
+    need(devices % tensor == 0 and heads % tensor == 0, "sampler.tensor", tensor,
+         f"must divide {devices} devices and {heads} key/value heads")  # fmt: skip
+    for field in ("slots", "prefill_rows"):
+        rows, groups = c.sampler[field], devices // tensor
+        need(rows % groups == 0, f"sampler.{field}", rows, f"must be a multiple of devices / sampler.tensor = {groups}")
 
 
 def check_lengths(c: ConfigDict, room: int) -> None:

@@ -1,6 +1,7 @@
 """Optimiser and train state: Adam on float32 masters, one fresh optimiser per stage.
 
-tx = make_optimizer(lr=2e-4, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.95, grad_clip=1.0)
+tx = make_optimizer(lr=2e-4, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.95, grad_clip=1.0,
+                    moments_dtype="float32")
 state = new_state(tx, params)
 """
 
@@ -15,11 +16,14 @@ from e3jax.types import TrainState
 
 
 def make_optimizer(
-    *, lr: float, warmup: int, decay_steps: int, weight_decay: float, beta1: float, beta2: float, grad_clip: float
+    *, lr: float, warmup: int, decay_steps: int, weight_decay: float, beta1: float, beta2: float, grad_clip: float,
+    moments_dtype: str,
 ) -> optax.GradientTransformation:  # fmt: skip
     """AdamW after clipping by global norm; linear warm-up, then constant, or cosine to 0 at `decay_steps` (0: off).
 
-    The last update's learning rate is in the state: `learning_rate(state)`.
+    The last update's learning rate is in the state: `learning_rate(state)`. Both moments are kept in `moments_dtype`;
+    an update computes in float32 whatever it is. bfloat16 (8 bits) saves 4 bytes a parameter and stops the second
+    moment's average from following a gradient that changes it by less than 1/256: with beta2 = .95 it does not.
     """
     schedule = optax.cosine_decay_schedule(lr, decay_steps) if decay_steps else optax.constant_schedule(lr)
 
@@ -27,7 +31,21 @@ def make_optimizer(
         return schedule(count) * (jnp.minimum(1.0, (count + 1) / warmup) if warmup else 1.0)
 
     adamw = optax.inject_hyperparams(optax.adamw)(learning_rate=rate, b1=beta1, b2=beta2, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(grad_clip), adamw)
+    return optax.chain(optax.clip_by_global_norm(grad_clip), stored_as(adamw, moments_dtype))
+
+
+def stored_as(tx: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
+    """`tx` with float arrays of its state kept in `dtype` between updates, scalars as they are."""
+
+    def cast(tree, to):
+        floating = lambda x: x.ndim > 0 and jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
+        return jax.tree.map(lambda x: x.astype(to) if floating(x) else x, tree)
+
+    def update(grads, state, params):
+        updates, state = tx.update(grads, cast(state, jnp.float32), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda params: cast(tx.init(params), dtype), update)
 
 
 def learning_rate(state: TrainState) -> float:

@@ -1,0 +1,58 @@
+"""Accelerators that the compiler of this machine can compile for, and what one of their devices can do at most.
+
+Google's system-architecture pages (cloud.google.com/tpu/docs/v4, v5e, v5p, v6e), per chip, as read in 2026; a v4 device
+is half a chip. What a program reaches is less: nothing here was measured.
+"""
+
+from typing import NamedTuple
+
+from e3jax.errors import UserError
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """One device."""
+
+    memory: float  # GiB
+    flops: float  # FLOP/s in bfloat16
+    bandwidth: float  # bytes/s of its memory
+    links: float  # bytes/s to its neighbours, all links together
+    shapes: tuple[str, ...]  # slices that resolved with libtpu 0.0.52
+
+
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
+CHIPS = {
+    "v5e": Chip(16, 197e12, 819e9, 1600e9 / 8, FLAT),
+    "v6e": Chip(32, 918e12, 1640e9, 3584e9 / 8, FLAT),
+    "v5p": Chip(95, 459e12, 2765e9, 4800e9 / 8, CUBE),
+    "v4": Chip(16, 275e12 / 2, 1228e9 / 2, 2400e9 / 8 / 2, CUBE),
+}
+
+
+def find_devices(topology: str) -> tuple[Chip, list]:
+    """("v5e:8x16") -> what one device can do, and the slice's devices, none of which needs to exist."""
+    from jax.experimental import topologies  # libtpu, which this loads, reads its environment variables once
+
+    known = "; ".join(f"{name}:{' '.join(chip.shapes)}" for name, chip in CHIPS.items())
+    generation, _, shape = topology.partition(":")
+    if generation.lower().startswith(("h100", "h200", "a100", "b200", "gpu", "cuda")):
+        raise UserError(
+            f"--topology={topology!r}: JAX {_version()} has no GPU topologies: its CUDA plugin answers 'No visible GPU "
+            f"devices' on a machine without one, so a GPU program can only be compiled on a GPU; here: {known}"
+        )
+    if generation not in CHIPS or not shape:
+        raise UserError(f"--topology={topology!r} is unknown; these resolve: {known}")
+    try:
+        return CHIPS[generation], topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except RuntimeError as error:  # JaxRuntimeError
+        if "libtpu" in str(error) or "not found" in str(error).lower():
+            raise UserError(f"the TPU compiler is not installed ({error}): pip install libtpu") from error
+        raise UserError(f"--topology={topology!r} does not resolve ({error}); these do: {known}") from error
+
+
+def _version() -> str:
+    import jax
+
+    return jax.__version__

@@ -1,0 +1,200 @@
+"""Every program that a GRPO stage runs on its accelerators, from shapes alone: nothing is allocated.
+
+The shapes are the largest of the stage: a micro-batch at its full width, a prompt and a cache of full length. What lies
+on the chip while a program runs without being an argument of it (`resident`) is counted too: the moments and the
+reference during a gradient, the whole training state during sampling.
+
+    for program in stage_programs(c, "math", devices): program.lower().compile()
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from e3jax.checkpoint.pretrained import model_config
+from e3jax.errors import UserError
+from e3jax.models.cache import KVCache
+from e3jax.models.presets import flops_per_token, num_params
+from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.sampler.decode import Slots, admit, decode_block, prefill
+from e3jax.sampler.layout import mover
+from e3jax.sampler.slots import cache_size, size_bucket
+from e3jax.sharding import make_mesh, param_axes, sampling_mesh, spec
+from e3jax.train.grpo import add, grpo_gradient
+from e3jax.train.state import apply_gradients, make_optimizer, new_state
+from e3jax.train.steps import score
+from e3jax.types import Batch
+
+NAMES = ("gradient", "add", "apply", "score", "to_sampling", "prefill", "admit", "decode")
+GROWS_WITH = {"gradient": "rows", "prefill": "prefill_rows", "admit": "slots", "decode": "slots"}
+
+
+class Program(NamedTuple):
+    """One program and what its floor is."""
+
+    name: str
+    what: str  # its size, in words
+    lower: Callable[[], Any]  # -> jax.stages.Lowered
+    arguments: Any  # shapes
+    resident: int  # bytes per chip that are not arguments
+    flops: float  # per chip
+    memory_traffic: float  # bytes per chip that have to be read or written at least
+    loops: int  # runs of a loop whose end depends on data
+
+
+def chip_bytes(tree) -> int:
+    """Bytes of a tree of shapes on one chip."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def array(mesh, axes: str, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+    """A shape laid out by its axes."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec(axes, mesh)))
+
+
+def need_divides(field: str, value: int, by: int, what: str) -> None:
+    """Raise unless `by` divides the field's value."""
+    if value % by:
+        raise UserError(f"config.{field}={value} does not divide over {what} = {by}: use a multiple of {by}")
+
+
+def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: int = 1) -> list[Program]:
+    """The programs of NAMES that are in `names`; `times` the rows and slots of the config."""
+    try:
+        mesh = make_mesh(**c.mesh, devices=devices)
+        config = model_config(c.model.preset)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    sampling = sampling_mesh(mesh, tensor=c.sampler.tensor)
+    kernel = "splash" if c.model.attention == "auto" else c.model.attention
+    model = Qwen3(config, dtype=jnp.dtype(c.model.dtype), remat=c.model.remat, kernel=kernel)
+
+    g, s = c.grpo, c.stages[stage]
+    budget = max(c.budget_rule.budgets) if s.budget == "auto" else s.budget
+    unit = 128 if c.task.prompt_room + budget > 1024 else 8
+    width = -(-(c.task.prompt_room + budget) // unit) * unit
+    rows, slots, chips = g.rows * times, c.sampler.slots * times, len(devices)
+    replicas = chips // c.sampler.tensor
+    need_divides("grpo.rows", rows, mesh.shape["data"] * mesh.shape["fsdp"], "mesh.data x mesh.fsdp")
+    need_divides("sampler.slots", slots, replicas, "devices / sampler.tensor")
+    need_divides("sampler.prefill_rows", c.sampler.prefill_rows, replicas, "devices / sampler.tensor")
+    need_divides("model.preset's kv_heads", config.kv_heads, c.mesh.tensor, "mesh.tensor")
+    need_divides("model.preset's kv_heads", config.kv_heads, c.sampler.tensor, "sampler.tensor")
+    prompt_rows = c.sampler.prefill_rows * (times if "prefill" in names and len(names) == 1 else 1)
+
+    # ---- shapes
+    params = abstract_params(model, mesh)
+    tx = make_optimizer(lr=s.lr, warmup=s.warmup, decay_steps=0, **c.optim)
+
+    def placed(path, x):
+        return array(mesh, param_axes(path, x) if x.ndim else "", x.shape, x.dtype)
+
+    shapes = jax.eval_shape(lambda p: new_state(tx, p), params)
+    state = shapes.replace(
+        step=array(mesh, "", (), jnp.int32), params=params,
+        opt_state=jax.tree_util.tree_map_with_path(placed, shapes.opt_state),
+    )  # fmt: skip
+    whole = {"tokens", "position", "segment"}
+    batch = Batch(**{
+        f.name: array(mesh, "BT", (rows, width), jnp.int32 if f.name in whole else jnp.float32)
+        for f in dataclasses.fields(Batch)
+    })  # fmt: skip
+    fixed = dict(temperature=g.temperature, chunk=c.model.chunk)
+    moved = abstract_params(model, sampling, dtype=c.model.dtype)
+
+    def cache(rows, size):
+        shape = (config.layers, rows, config.kv_heads, size, config.head_width)
+        return KVCache(*(array(sampling, "LBKSH", shape, model.dtype) for _ in range(2)))
+
+    def small(dtype=jnp.int32):
+        return array(sampling, "", (slots,), dtype)
+
+    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), slots))
+    keys = array(sampling, "", key.shape, key.dtype)
+    prompt_width = size_bucket(c.task.prompt_room)
+    size = cache_size(c.task.prompt_room + budget, config.max_length)
+    state_j = Slots(cache(slots, size), small(), small(), small(), small(bool), keys)
+    prompts = cache(prompt_rows, prompt_width)
+
+    # ---- bytes and FLOPs per chip
+    masters, moments, copy = chip_bytes(params), chip_bytes(state.opt_state), chip_bytes(moved)
+    ref = masters if g.loss.kl_coef else 0
+    training = masters + moments + ref
+    kv, prompt_kv = chip_bytes(state_j.cache), chip_bytes(prompts)
+    forward = rows * width * flops_per_token(config, (width + 1) / 2) / chips
+    gathered = num_params(config) * model.dtype.itemsize / c.mesh.tensor  # weights of one pass, as a chip reads them
+    unembed = 2 * config.vocab_size * config.width
+    prompt_flops = prompt_rows * prompt_width * (flops_per_token(config, (prompt_width + 1) / 2) - unembed) / chips
+    passes = 3 if c.model.remat == "none" else 4
+    attention = rows * width * 4 * config.layers * config.heads * config.head_width * (width + 1) / 2 / chips
+    kept = attention if c.model.remat == "attention" else 0.0
+    stops = (config.vocab_size - 1,)
+    block = c.sampler.block
+
+    def gradients():
+        metrics = jax.eval_shape(
+            lambda p, b: grpo_gradient(model, p, b, **fixed, **g.loss.to_dict())[1], params, batch
+        )  # fmt: skip
+        return params, jax.tree.map(lambda x: array(mesh, "", x.shape, x.dtype), metrics)
+
+    def under(mesh, lower):
+        def lowered():
+            with jax.set_mesh(mesh):
+                return lower()
+
+        return lowered
+
+    made = {
+        "gradient": Program(
+            "gradient", f"{rows} x {width} tokens",
+            under(mesh, lambda: grpo_gradient.lower(model, params, batch, **fixed, **g.loss.to_dict())),
+            (params, batch), moments + ref + masters, passes * forward - kept, (passes - 1) * gathered, 1,
+        ),
+        "add": Program(
+            "add", "gradients of two micro-batches", under(mesh, lambda: add.lower(gradients(), gradients())),
+            (params, params), training, 0.0, 3 * masters, 1,
+        ),
+        "apply": Program(
+            "apply", f"AdamW, {c.optim.moments_dtype} moments",
+            under(mesh, lambda: apply_gradients.lower(tx, state, params)),
+            (state, params), ref, 0.0, 3 * masters + 2 * moments, 1,
+        ),
+        "score": Program(
+            "score", f"{rows} x {width} tokens",
+            under(mesh, lambda: score.lower(model, params, batch.tokens, batch.position, batch.segment, **fixed)),
+            (params, batch.tokens), moments + ref, forward, gathered, 1,
+        ),
+        "to_sampling": Program(
+            "to_sampling", f"{c.model.dtype}, tensor={c.sampler.tensor}",
+            under(mesh, lambda: mover(params, sampling).lower(params, c.model.dtype)),
+            params, moments + ref, 0.0, masters + copy, 1,
+        ),
+        "prefill": Program(
+            "prefill", f"{prompt_rows} x {prompt_width} tokens",
+            under(sampling, lambda: prefill.lower(
+                model, moved, array(sampling, "", (prompt_rows, prompt_width), jnp.int32))),
+            moved, training + kv + prompt_kv, prompt_flops, copy, 1,
+        ),
+        "admit": Program(
+            "admit", f"{prompt_rows} prompts into {slots} slots",
+            under(sampling, lambda: admit.lower(state_j, prompts, small(), small(), small(), small(), keys)),
+            (state_j, prompts), training + copy, 0.0, 2 * prompt_kv, 1,
+        ),
+        "decode": Program(
+            "decode", f"{slots} slots, {block} steps, cache of {size}",
+            under(sampling, lambda: decode_block.lower(
+                model, moved, state_j, steps=block, window=size, stop=stops, temperature=g.temperature,
+                top_k=c.sampler.top_k, top_p=c.sampler.top_p)),
+            (moved, state_j), training + prompt_kv, block * slots * flops_per_token(config, size) / chips,
+            block * (copy + kv), block,
+        ),
+    }  # fmt: skip
+    return [made[name] for name in names]
