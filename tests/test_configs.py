@@ -83,7 +83,11 @@ def test_impossible_configs_are_named(change, words, monkeypatch):
     ("change", "words"),
     [
         (lambda c: c.grpo.update(rows=12), "config.grpo.rows=12: must be a multiple of data x fsdp = 8"),
-        (lambda c: c.sampler.update(slots=4), "config.sampler.slots=4: must be a multiple of data x fsdp = 8"),
+        (
+            lambda c: c.sampler.update(slots=4),
+            "config.sampler.slots=4: must be a multiple of devices / sampler.tensor = 8",
+        ),
+        (lambda c: c.sampler.update(tensor=2), "config.sampler.tensor=2: must divide 8 devices and 1 key/value heads"),
         (lambda c: c.mesh.update(data=3), "needs 6 devices, 8 are here"),
     ],
 )

@@ -49,12 +49,12 @@ def rollout(
 ) -> Graded:
     """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p."""
     prompts = [tokenizer.encode(p.question) for p in problems]
-    sampler = dict(sampler)
+    sampler, bits = dict(sampler), np.asarray(jax.random.key_data(key))  # a key belongs to the mesh it was made on
     with sampling(params, tensor=sampler.pop("tensor"), dtype=model.dtype) as params:
         rollouts = sample(
-            model, params, prompts, ids=range(first_id, first_id + len(problems)), key=key, samples=samples,
-            budget=budget, stop=tokenizer.stop, pad=tokenizer.pad, temperature=temperature, on_finished=on_finished,
-            **sampler,
+            model, params, prompts, ids=range(first_id, first_id + len(problems)),
+            key=jax.random.wrap_key_data(bits), samples=samples, budget=budget, stop=tokenizer.stop,
+            pad=tokenizer.pad, temperature=temperature, on_finished=on_finished, **sampler,
         )  # fmt: skip
     repeated = [p for p in problems for _ in range(samples)]
     # Every process reads and grades its own responses p, p + n, …, and hears of the others'.
