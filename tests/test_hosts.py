@@ -71,7 +71,7 @@ def two_heads(directory: Path) -> str:
     """The tiny model with two key heads, so that `tensor` has something to split."""
     directory.mkdir()
     (directory / "config.json").write_text(
-        json.dumps(to_hub(dataclasses.replace(preset("tiny"), kv_heads=2), dtype="float32", eos=1, pad=0))
+        json.dumps(to_hub(dataclasses.replace(preset("tiny"), kv_heads=2), dtype="float32", bos=None, eos=1, pad=0))
     )
     return f"--config.model.preset={directory}"
 

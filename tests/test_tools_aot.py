@@ -89,7 +89,7 @@ def test_suggestion_by_hand():
 
 
 def start(tmp_path, *flags):
-    (tmp_path / "config.json").write_text(json.dumps(to_hub(SMALL, dtype="bfloat16", eos=1, pad=0)))
+    (tmp_path / "config.json").write_text(json.dumps(to_hub(SMALL, dtype="bfloat16", bos=None, eos=1, pad=0)))
     command = [sys.executable, "-m", "e3jax.tools.aot", "--config=configs/e3_math.py:stage=2,chips=4"]
     command += ["--topology=v5e:2x2", f"--config.model.preset={tmp_path}", "--config.task.prompt_room=128", *flags]
     command += ["--config.stages.math.budget=384", "--config.model.chunk=512"]
