@@ -3,3 +3,8 @@
 
 class UserError(ValueError):
     """Something the person at the command line can mend; the message says what, its value, and how."""
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, without the stack of causes."""
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -37,7 +37,7 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
         fsdp = len(devices) // (data * tensor)
     shape = (data, fsdp, tensor)
     if math.prod(shape) != len(devices):
-        raise ValueError(
+        raise UserError(
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {math.prod(shape)} devices, "
             f"{len(devices)} are here: set mesh.fsdp=-1 or change mesh.data/mesh.tensor"
         )

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from e3jax.errors import UserError
+from e3jax.errors import UserError, first_line
 
 PAD, EOS = "<pad>", "<eos>"
 FILES = (
@@ -82,8 +82,7 @@ class HubTokenizer:
         try:
             self.hub = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises nothing narrower
-            why = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".: ")
-            raise no_tokenizer(name, why) from error
+            raise no_tokenizer(name, first_line(error).rstrip(".: ")) from error
         self.source = Path(name)  # for a hub id: no such directory
         self.vocab_size, self.added = len(self.hub), []
         if not self.hub.get_vocab().keys() - self.hub.get_added_vocab().keys():
@@ -165,10 +164,8 @@ class HubTokenizer:
         for file in found:
             shutil.copyfile(file, directory / file.name)
         config_file, added_file = directory / "tokenizer_config.json", directory / "added_tokens.json"
-        config = json.loads(config_file.read_text())
-        if config.get("tokenizer_class") == "TokenizersBackend":
-            config["tokenizer_class"] = "PreTrainedTokenizerFast"
-            config_file.write_text(json.dumps(config, indent=2) + "\n")
+        before = config_file.read_text()
+        config = json.loads(before.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))  # 5's name for it
         if self.added:
             self.hub.backend_tokenizer.save(str(directory / "tokenizer.json"))
             ids = {token: self.id(token) for token in self.added}
@@ -177,7 +174,8 @@ class HubTokenizer:
             if "added_tokens_decoder" in config:
                 plain = dict(lstrip=False, normalized=False, rstrip=False, single_word=False, special=False)
                 config["added_tokens_decoder"] |= {str(i): {"content": t, **plain} for t, i in ids.items()}
-                config_file.write_text(json.dumps(config, indent=2) + "\n")
+        if config != json.loads(before):
+            config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def no_tokenizer(name: str, why: str) -> UserError:

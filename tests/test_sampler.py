@@ -178,13 +178,20 @@ def test_samples_do_not_depend_on_the_schedule(sharp):
     assert (groups[:, 0] != groups[:, 1]).any(), "all samples of a group are the same"
 
 
-def test_samples_do_not_depend_on_the_mesh():
-    """The cache's and the slots' layout: 4 devices draw what one draws, tensor axis included."""
+@pytest.fixture(scope="module")
+def two_heads():
+    """Two KV heads, so that tensor=2 has one each: model, parameters, prompts, and what one device draws."""
     model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none", kernel="xla")
     params = init_params(model, jax.random.key(0))
     params = params | {"embed_vd": params["embed_vd"] * 8}
     prompts = ragged_prompts(4, 210)
     one = draw(model, params, prompts)
+    return model, params, prompts, one
+
+
+def test_samples_do_not_depend_on_the_mesh(two_heads):
+    """The cache's and the slots' layout: 4 devices draw what one draws, tensor axis included."""
+    model, params, prompts, one = two_heads
     mesh = make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
     with jax.set_mesh(mesh):
         many = draw(model, jax.device_put(params, param_shardings(params, mesh)), prompts)
@@ -192,13 +199,9 @@ def test_samples_do_not_depend_on_the_mesh():
     np.testing.assert_allclose(one.logp, many.logp, atol=1e-4)
 
 
-def test_sampling_layout_draws_the_same():
+def test_sampling_layout_draws_the_same(two_heads):
     """Parameters that training splits over fsdp, moved to tensor=2: a wrong shard is a wrong token."""
-    model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none", kernel="xla")
-    params = init_params(model, jax.random.key(0))
-    params = params | {"embed_vd": params["embed_vd"] * 8}
-    prompts = ragged_prompts(4, 210)
-    one = draw(model, params, prompts)
+    model, params, prompts, one = two_heads
     mesh = make_mesh(data=1, fsdp=8, tensor=1)
     layout = sampling_mesh(mesh, tensor=2)
     moved = to_sampling(jax.device_put(params, param_shardings(params, mesh)), layout, dtype=jnp.float32)

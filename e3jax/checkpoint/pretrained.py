@@ -19,7 +19,7 @@ from etils import epath
 from e3jax.checkpoint import store
 from e3jax.checkpoint.hf import INDEX, SINGLE, load_hf
 from e3jax.checkpoint.hf_config import read_config, to_hub
-from e3jax.errors import UserError
+from e3jax.errors import UserError, first_line
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.presets import ModelConfig, preset, presets
 from e3jax.models.qwen3 import Qwen3, abstract_params
@@ -99,11 +99,6 @@ def local_directory(name: epath.PathLike, *, weights: bool = True) -> epath.Path
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{name} is not a directory here, and the hub did not give it: {first_line(error)}") from None
     return epath.Path(found) / (folder or "")
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong, without the stack of causes."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def same_model(name: epath.PathLike, config: ModelConfig) -> None:

@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from e3jax.errors import UserError
+from e3jax.errors import UserError, first_line
 
 
 class Store:
@@ -91,7 +91,7 @@ def damaged(directory: epath.PathLike):
     try:
         yield
     except Exception as error:
-        why = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        why = first_line(error)[:200]
         raise UserError(f"the checkpoint {directory} cannot be read, it may be cut or incomplete ({why})") from error
 
 

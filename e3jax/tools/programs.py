@@ -27,9 +27,10 @@ from e3jax.sampler.layout import mover
 from e3jax.sampler.slots import cache_size, size_bucket
 from e3jax.sharding import make_mesh, param_axes, sampling_mesh, spec
 from e3jax.train.grpo import add, grpo_gradient
+from e3jax.train.packing import row_widths
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
 from e3jax.train.steps import score
-from e3jax.types import Batch
+from e3jax.types import Batch, TrainState
 
 NAMES = ("gradient", "add", "apply", "score", "to_sampling", "prefill", "admit", "decode")
 GROWS_WITH = {"gradient": "rows", "prefill": "prefill_rows", "admit": "slots", "decode": "slots"}
@@ -64,23 +65,38 @@ def need_divides(field: str, value: int, by: int, what: str) -> None:
         raise UserError(f"config.{field}={value} does not divide over {what} = {by}: use a multiple of {by}")
 
 
+def train_state(tx, params, mesh) -> TrainState:
+    """Shapes of the state that an update donates, its moments laid out as the parameters."""
+
+    def placed(path, x):
+        return array(mesh, param_axes(path, x) if x.ndim else "", x.shape, x.dtype)
+
+    shapes = jax.eval_shape(lambda p: new_state(tx, p), params)
+    return shapes.replace(
+        step=array(mesh, "", (), jnp.int32), params=params,
+        opt_state=jax.tree_util.tree_map_with_path(placed, shapes.opt_state),
+    )  # fmt: skip
+
+
+def micro_batch(mesh, rows: int, width: int) -> Batch:
+    """Shapes of a packed micro-batch."""
+    whole = {"tokens", "position", "segment"}
+    return Batch(**{
+        f.name: array(mesh, "BT", (rows, width), jnp.int32 if f.name in whole else jnp.float32)
+        for f in dataclasses.fields(Batch)
+    })  # fmt: skip
+
+
 def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: int = 1) -> list[Program]:
     """The programs of NAMES that are in `names`; `times` the rows and slots of the config."""
-    try:
-        mesh = make_mesh(**c.mesh, devices=devices)
-        config = model_config(c.model.preset)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    mesh, config = make_mesh(**c.mesh, devices=devices), model_config(c.model.preset)
     sampling = sampling_mesh(mesh, tensor=c.sampler.tensor)
     kernel = "splash" if c.model.attention == "auto" else c.model.attention
     model = Qwen3(config, dtype=jnp.dtype(c.model.dtype), remat=c.model.remat, kernel=kernel)
 
     g, s = c.grpo, c.stages[stage]
     budget = max(c.budget_rule.budgets) if s.budget == "auto" else s.budget
-    unit = 128 if c.task.prompt_room + budget > 1024 else 8
-    width = -(-(c.task.prompt_room + budget) // unit) * unit
+    width = row_widths(c.task.prompt_room + budget)[0]
     rows, slots, chips = g.rows * times, c.sampler.slots * times, len(devices)
     replicas = chips // c.sampler.tensor
     need_divides("grpo.rows", rows, mesh.shape["data"] * mesh.shape["fsdp"], "mesh.data x mesh.fsdp")
@@ -93,20 +109,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     # ---- shapes
     params = abstract_params(model, mesh)
     tx = make_optimizer(lr=s.lr, warmup=s.warmup, decay_steps=0, **c.optim)
-
-    def placed(path, x):
-        return array(mesh, param_axes(path, x) if x.ndim else "", x.shape, x.dtype)
-
-    shapes = jax.eval_shape(lambda p: new_state(tx, p), params)
-    state = shapes.replace(
-        step=array(mesh, "", (), jnp.int32), params=params,
-        opt_state=jax.tree_util.tree_map_with_path(placed, shapes.opt_state),
-    )  # fmt: skip
-    whole = {"tokens", "position", "segment"}
-    batch = Batch(**{
-        f.name: array(mesh, "BT", (rows, width), jnp.int32 if f.name in whole else jnp.float32)
-        for f in dataclasses.fields(Batch)
-    })  # fmt: skip
+    state, batch = train_state(tx, params, mesh), micro_batch(mesh, rows, width)
     fixed = dict(temperature=g.temperature, chunk=c.model.chunk)
     moved = abstract_params(model, sampling, dtype=c.model.dtype)
 
