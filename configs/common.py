@@ -101,8 +101,17 @@ def base_config() -> ConfigDict:
     c.eval.shown = 10  # responses kept in eval_samples.jsonl
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 20  # steps; a stage's last step is always saved
-    c.checkpoint.keep = 2
+    c.checkpoint.every = 20  # steps: what a kill costs at most, in time only; a stage's last step is always saved
+    c.checkpoint.keep = 2  # the newest ones …
+    c.checkpoint.keep_every = 0  # … and every so many steps; 0: none of these
+    c.checkpoint.best = ""  # … and the best RL step by a metric: "reward/mean", or "-loss/kl" for the least; "": none
+
+    c.faults = ConfigDict()
+    c.faults.most_skipped = 3  # steps in a row without a finite gradient before the run stops (own choice)
+
+    c.grader = ConfigDict()
+    c.grader.workers = 2  # processes per host
+    c.grader.timeout_s = 10.0  # per response; tried twice, then it scores 0 with reason "timeout"
 
     c.log = ConfigDict()
     c.log.tensorboard = True

@@ -17,7 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from e3jax.errors import UserError
+from e3jax.errors import Stopped, UserError
 from e3jax.log import flatten
 from e3jax.runtime import end_all, processes, start
 
@@ -91,6 +91,8 @@ def guard(main: Callable, *arguments) -> None:
         main(*arguments)
     except UserError as error:
         stop(str(error))
+    except Stopped as stopped:
+        print(f"stopped by SIGTERM: {stopped}; the same command goes on from there", file=sys.stderr)
     except (KeyboardInterrupt, BrokenPipeError) as ended:  # at once: an orderly end while the device works may crash
         if processes() > 1:
             end_all("stopped by Ctrl-C or a closed pipe", 130)
@@ -100,8 +102,7 @@ def guard(main: Callable, *arguments) -> None:
             stop(str(error))
         if processes() == 1:
             raise
-        broken = "if a connection broke, another process died first and its own log says why"
-        end_all(traceback.format_exc() + (broken if isinstance(error, jax.errors.JaxRuntimeError) else ""), 1)
+        end_all(traceback.format_exc(), 1, broken=isinstance(error, jax.errors.JaxRuntimeError))
 
 
 def keep_programs() -> None:

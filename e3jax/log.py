@@ -1,6 +1,8 @@
 """A run directory's records: append-only JSON lines, TensorBoard, optional wandb, and one live progress line.
 
 Of several processes the first writes; the others call the same methods, and only `read` gives them something.
+In a bucket (gs://) there is no append: records are written whole, every half minute and at `flush`, which comes before
+a checkpoint. What a kill loses there is made again from the checkpoint.
 
 log = RunLog(workdir, config.to_dict(), tensorboard=True, wandb="")
 log.metrics("easy", "grpo", step=3, global_step=903, values={"reward/mean": 0.31})
@@ -9,6 +11,7 @@ with log.phase("stage easy", total=80) as phase:
     phase.advance(1, "reward 0.31")
 """
 
+import datetime
 import hashlib
 import json
 import math
@@ -24,10 +27,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from e3jax.errors import UserError
-from e3jax.runtime import from_main, is_main
+from e3jax.runtime import from_main, is_main, processes
+from e3jax.storage import append, is_remote, patiently
 
-RECORDS = ("metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "budget.jsonl", "shapes.jsonl")
+RECORDS = (
+    "metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "budget.jsonl", "shapes.jsonl",
+    "starts.jsonl",
+)  # fmt: skip
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
+SPACE = "Nothing that was written before is lost: make room, then give the same command again"
+FLUSH_EVERY_S = 30.0  # in a bucket
+# How the work is laid out, watched and kept; a resumed run may change these, the numbers stay the same.
+LAYOUT = (
+    "mesh.", "log.", "checkpoint.", "grader.", "faults.", "model.attention", "model.remat", "model.chunk",
+    "grpo.rows", "sampler.tensor", "sampler.slots", "sampler.block", "sampler.prefill_rows",
+)  # fmt: skip
 
 
 class RunLog:
@@ -38,13 +52,21 @@ class RunLog:
         self.main = is_main()
         self.console = Console(file=sys.stderr, quiet=not self.main)
         self.writer = self.wandb = None
-        from_main(lambda: claim(self.workdir, config))
+        self.bucket, self.flushed = is_remote(workdir), time.monotonic()
+        self.texts, self.late = {}, set()  # of a bucket's records: their contents, and which are not written yet
+        changed = from_main(lambda: claim(self.workdir, config))
         if not (self.workdir / "config.json").exists():
             raise UserError(f"{self.workdir} is there for process 0 only: choose a --workdir that all hosts share")
-        for name in RECORDS:
-            self.keep(name, lambda line: True)  # a line that a kill cut short would swallow the next one
         if not self.main:
             return
+        for name in RECORDS:
+            if self.bucket and (self.workdir / name).exists():
+                self.texts[name] = (self.workdir / name).read_text()
+            self.keep(name, lambda line: True)  # a line that a kill cut short would swallow the next one
+        self.append("starts.jsonl", {**this_start(), "changed": changed})
+        self.flush()
+        if changed:
+            self.say(f"not as in {self.workdir / 'config.json'}, and used from here on: {'; '.join(changed)}")
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -57,37 +79,67 @@ class RunLog:
 
     def append(self, name: str, line: dict) -> None:
         """Add one JSON line to a file of the run directory; numbers that are not finite become null."""
-        if self.main:
-            with (self.workdir / name).open("a") as file:
-                file.write(json.dumps(finite(line)) + "\n")
+        if not self.main:
+            return
+        text = json.dumps(finite(line)) + "\n"
+        if self.bucket:
+            self.texts[name] = self.texts.get(name, "") + text
+            self.late.add(name)
+            if time.monotonic() - self.flushed > FLUSH_EVERY_S:
+                self.flush()
+        else:
+            path = self.workdir / name
+            patiently(f"write {path}", lambda: append(path, text), advice=SPACE)
+
+    def flush(self) -> None:
+        """Write what a bucket has not got yet; before every checkpoint, so that none is ahead of its records."""
+        for name in sorted(self.late):
+            path = self.workdir / name
+            patiently(f"write {path}", lambda path=path, name=name: path.write_text(self.texts[name]), advice=SPACE)
+        self.late, self.flushed = set(), time.monotonic()
 
     def read(self, name: str) -> list[dict]:
         """Lines of a file as process 0 has them, on every process: all must ask."""
         return from_main(lambda: self.lines(name))
 
+    def text(self, name: str) -> str:
+        """What a record holds, "" when there is none."""
+        if self.bucket:
+            return self.texts.get(name, "")
+        path = self.workdir / name
+        return path.read_text() if path.exists() else ""
+
     def lines(self, name: str) -> list[dict]:
         """Lines of a file, [] when there is none; a last line that a kill cut short is dropped."""
-        path = self.workdir / name
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = self.text(name).splitlines()
         parsed = []
         for i, text in enumerate(lines):
             try:
                 parsed.append(json.loads(text))
             except json.JSONDecodeError as error:
                 if i + 1 < len(lines):
-                    raise ValueError(f"{path} line {i + 1} is not JSON ({error}): mend or remove it") from error
+                    where = f"{self.workdir / name} line {i + 1}"
+                    raise UserError(f"{where} is not JSON ({error}): mend or remove it") from error
         return parsed
 
     def keep(self, name: str, wanted: Callable[[dict], bool]) -> None:
         """Drop the lines of a file that are not wanted (and a cut last line), atomically."""
         if not self.main:
             return
-        path = self.workdir / name
         kept = "".join(json.dumps(line) + "\n" for line in self.lines(name) if wanted(line))
-        if path.exists() and kept != path.read_text():
+        if kept == self.text(name):
+            return
+        if self.bucket:
+            self.texts[name] = kept
+            self.late.add(name)
+            return
+
+        def replace():
             new = self.workdir / f"{name}.new"
             new.write_text(kept)
-            new.replace(path)
+            new.replace(self.workdir / name)
+
+        patiently(f"write {self.workdir / name}", replace, advice=SPACE)
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget this stage's metrics and samples after `step`: they are made again, to the same numbers."""
@@ -131,8 +183,15 @@ class RunLog:
             yield phase
         self.say(f"{name}: {phase.done} done in {time.monotonic() - phase.start:.0f} s  {phase.note}")
 
+    def done(self) -> None:
+        """Write RUN/DONE: all stages are finished, there is nothing to start again."""
+        if self.main:
+            self.flush()
+            patiently(f"write {self.workdir / 'DONE'}", lambda: (self.workdir / "DONE").write_text(now() + "\n"))
+
     def close(self) -> None:
-        """Flush TensorBoard and wandb."""
+        """Flush records, TensorBoard and wandb."""
+        self.flush()
         if self.writer:
             self.writer.close()
         if self.wandb:
@@ -158,26 +217,32 @@ class Phase:
             self.log.say(f"{self.name}: {self.done}/{self.total}  {self.note}")
 
 
-def claim(workdir: epath.Path, config: dict) -> None:
-    """Write config.json and code.json, or refuse a directory that another config wrote, naming what differs."""
+def claim(workdir: epath.Path, config: dict) -> list[str]:
+    """Write config.json, or refuse a directory that another config wrote, naming what differs.
+
+    -> what differs of LAYOUT, which may.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
     if not path.exists():
-        (workdir / "code.json").write_text(json.dumps(code_version(), indent=1))
-        path.write_text(text)
-        return
+        new = path.with_name("config.json.new")  # a kill must not leave half of it
+        new.write_text(text)
+        new.replace(path)
+        return []
     old, new = flatten(json.loads(path.read_text())), flatten(json.loads(text))
     absent = "(absent)"
-    changed = [
-        f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} here"
+    differ = {
+        key: f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} here"
         for key in sorted(old.keys() | new.keys())
         if old.get(key, absent) != new.get(key, absent)
-    ]
+    }
+    changed = [text for key, text in differ.items() if not key.startswith(LAYOUT)]
     if changed:
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(changed[:5])}"
             f"{'; …' if len(changed) > 5 else ''}): choose another --workdir, or give the config it was made with"
         )
+    return list(differ.values())
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
@@ -197,8 +262,13 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def code_version() -> dict[str, str]:
-    """Commit of the source tree (with "+dirty" when it was changed), jax's version, the devices."""
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def this_start() -> dict:
+    """When and where the command was started: commit of the source tree (with "+dirty" when changed), jax, devices."""
     source = epath.Path(__file__).parent
 
     def git(*args):
@@ -207,4 +277,8 @@ def code_version() -> dict[str, str]:
 
     commit = git("rev-parse", "HEAD") or "unknown"
     dirty = "+dirty" if git("status", "--porcelain") else ""
-    return {"commit": commit + dirty, "jax": jax.__version__, "devices": str(jax.devices())}
+    kinds = sorted({d.device_kind for d in jax.devices()})
+    return {
+        "time": now(), "commit": commit + dirty, "jax": jax.__version__, "processes": processes(),
+        "devices": len(jax.devices()), "kind": ", ".join(kinds),
+    }  # fmt: skip

@@ -8,6 +8,7 @@ writes, how results travel, how arrays get onto devices that other processes own
     budget = from_main(read_budget)        # process 0 asks, all know
     tokens = put(tokens_bt, "BT")          # the same numpy array on every process -> one global array
     lengths = fetch(state.length_j)        # back: whole, on every process
+    if stop_asked(): save(); raise Stopped # SIGTERM reached one of the processes
 """
 
 import contextlib
@@ -15,6 +16,8 @@ import functools
 import importlib.util
 import os
 import pickle
+import signal
+import socket
 import sys
 import threading
 import time
@@ -32,9 +35,14 @@ from e3jax.errors import UserError
 from e3jax.sharding import spec
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-HEARTBEAT_S = 60  # a process that died without a word is missed after so long, and JAX ends the others
-POLL_S = 1.0  # how often a process asks whether another one has failed
-FAILED = "e3jax/failed"
+HEARTBEAT_S = 60  # JAX's own: ends, without a name, what DEAD_S did not end before
+POLL_S = 1.0  # how often a process says that it lives, and asks whether another one has failed
+DEAD_S = 30  # a process that has been silent for so long is dead, and the others end
+SILENT_S = 4  # the same after a collective broke: one of them has gone, the question is which
+GRACE_S = 25  # from SIGTERM to the end, whatever a step still has to do: a spot TPU is gone after 30
+FAILED, ALIVE = "e3jax/failed", "e3jax/alive"
+GONE = "process 0, which holds the others together, cannot be reached: it was killed or its host is gone"
+TERMINATED, BROKEN = threading.Event(), threading.Event()  # by SIGTERM; a collective failed
 
 
 def start() -> None:
@@ -44,6 +52,7 @@ def start() -> None:
     """
     if jax.distributed.is_initialized():
         return
+    jax.config.update("jax_enable_preemption_service", False)  # its signal is SIGTERM too; `stop_asked` answers it
     given = [os.environ.get(name) for name in NAMES]
     if any(given):
         missing = [name for name, value in zip(NAMES, given) if not value]
@@ -58,8 +67,35 @@ def start() -> None:
         except ValueError as error:  # a TPU without Google's metadata, or a job of one task
             if "should be defined" not in str(error) and "must be defined" not in str(error):
                 raise
+    threading.Thread(target=await_sigterm, args=(sigterm_pipe(),), daemon=True).start()
     if processes() > 1:
         threading.Thread(target=listen, daemon=True).start()
+
+
+def sigterm_pipe() -> int:
+    """Where the number of every signal can be read. A handler in Python would wait until a compilation is over."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    return read
+
+
+def await_sigterm(pipe: int) -> None:
+    """From SIGTERM on `stop_asked` answers True, and after GRACE_S the process ends wherever it is."""
+    while signal.SIGTERM not in os.read(pipe, 64):
+        pass
+    TERMINATED.set()
+    time.sleep(GRACE_S)
+    late = f"SIGTERM came {GRACE_S} s ago and the step is not done: the same command goes on from the newest checkpoint"
+    tell(f"{me()} leaves: {late}" if processes() > 1 else late)
+    os._exit(0)
+
+
+def stop_asked() -> bool:
+    """Whether any process got SIGTERM; the same answer on all, which must ask at the same places."""
+    asked = np.array([TERMINATED.is_set()])
+    return bool(asked.any() if processes() == 1 else multihost_utils.process_allgather(asked).any())
 
 
 def on_cluster() -> bool:
@@ -143,31 +179,76 @@ def me() -> str:
 
 
 def known() -> str | None:
-    """The reason that the first process to fail has left; None while all is well, or when process 0 is gone."""
+    """The reason that the first process to fail has left; None while all is well."""
     try:
         return distributed.global_state.client.key_value_try_get(FAILED)
-    except (jax.errors.JaxRuntimeError, AttributeError):  # no such key; no client once the run is over
+    except (jax.errors.JaxRuntimeError, AttributeError) as error:  # no such key; no client once the run is over
+        return GONE if "UNAVAILABLE" in str(error) or "DEADLINE_EXCEEDED" in str(error) else None
+
+
+class Pulse:
+    """When each process was last heard of; a process that stops writing its line is dead."""
+
+    def __init__(self):
+        self.said, self.heard = {}, {}
+        self.where = f"pid {os.getpid()} on {socket.gethostname()}"
+
+    def beat(self, count: int) -> None:
+        """Say that this one lives, and read what the others said."""
+        client, now = distributed.global_state.client, time.monotonic()
+        client.key_value_set(f"{ALIVE}/{jax.process_index()}", f"{count} {self.where}", allow_overwrite=True)
+        for key, line in client.key_value_dir_get(ALIVE):
+            if self.said.get(key) != line:
+                self.said[key], self.heard[key] = line, now
+
+    def dead(self, after: float) -> str | None:
+        """Which process has been silent for `after` seconds, in words."""
+        now = time.monotonic()
+        for key, at in self.heard.items():
+            if now - at > after:
+                index, where = key.rsplit("/", 1)[1], self.said[key].partition(" ")[2]
+                return (
+                    f"process {index} of {processes()} ({where}) died without a word, last heard of {now - at:.0f} s "
+                    "ago: killed, out of memory, or its host is gone"
+                )
         return None
 
 
 def listen() -> None:
     """End this process, with the reason, as soon as another one has failed: it would wait for it in a collective."""
+    pulse, count = Pulse(), 0
     while True:
         time.sleep(POLL_S)
+        count += 1
         reason = known()
+        if reason is None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # the run is over
+                pulse.beat(count)
+            # a connection that broke under a collective says that one of them has gone: no need to wait long
+            reason = pulse.dead(SILENT_S if BROKEN.is_set() else DEAD_S)
         if reason and not reason.startswith(me()):
             print(f"{me()} ends, because {reason}", file=sys.stderr, flush=True)
             leave(1)
 
 
-def end_all(reason: str, code: int) -> NoReturn:
-    """Say which process failed and why, here and on the others, and end all of them within seconds."""
+def end_all(reason: str, code: int, *, broken: bool = False) -> NoReturn:
+    """Say which process failed and why, here and on the others, and end all of them within seconds.
+
+    `broken`: a collective failed here. Then another process died first, and `listen` finds out which.
+    """
+    if broken:
+        BROKEN.set()
+        time.sleep(3 * SILENT_S)  # listen() ends this process meanwhile, unless all are alive
     if known() is None:  # else this is only what follows from it
-        reason = f"{me()} failed: {reason}"
-        print(reason, file=sys.stderr, flush=True)
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was quicker
-            distributed.global_state.client.key_value_set(FAILED, reason)
+        tell(f"{me()} failed: {reason}")
     leave(code)
+
+
+def tell(reason: str) -> None:
+    """Print it here, and give it to the other processes, which end because of it."""
+    print(reason, file=sys.stderr, flush=True)
+    with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # another one was quicker; none to tell
+        distributed.global_state.client.key_value_set(FAILED, reason)
 
 
 def leave(code: int) -> NoReturn:

@@ -123,13 +123,17 @@ def constrain_params(tree):
 
 
 def assert_sharded(params, *, limit: float = 0.02) -> None:
-    """Raise when more than `limit` of the parameter bytes sit whole on every device of a sharding mesh."""
+    """Raise when more than `limit` of the parameter bytes sit whole on every device of a sharding mesh.
+
+    Arrays or their shapes: `tools/aot.py` asks before anything is compiled, the trainer once parameters are placed.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     mesh = leaves[0][1].sharding.mesh
     if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
         return  # one device, or plain data parallelism: replication was asked for
-    whole = [(jax.tree_util.keystr(p), x.nbytes) for p, x in leaves if x.sharding.is_fully_replicated]
-    share = sum(b for _, b in whole) / sum(x.nbytes for _, x in leaves)
+    sizes = [(jax.tree_util.keystr(p), x.size * x.dtype.itemsize, x.sharding) for p, x in leaves]
+    whole = [(name, size) for name, size, sharding in sizes if sharding.is_fully_replicated]
+    share = sum(size for _, size in whole) / sum(size for _, size, _ in sizes)
     if share > limit:
         listing = ", ".join(f"{name} ({size} B)" for name, size in sorted(whole, key=lambda w: -w[1]))
-        raise ValueError(f"{share:.1%} of the parameter bytes are replicated (limit {limit:.0%}): {listing}")
+        raise UserError(f"{share:.1%} of the parameter bytes are replicated (limit {limit:.0%}): {listing}")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from e3jax.errors import UserError
 from e3jax.losses.sft import sft_weights
 from e3jax.sharding import assert_sharded, constrain, make_mesh, param_shardings, spec
 from e3jax.train.sft import sft_gradient
@@ -48,6 +49,9 @@ def test_replication_raises(tiny):
     whole = jax.device_put(tiny[1], jax.sharding.NamedSharding(mesh, P()))
     with pytest.raises(ValueError, match="embed_vd"):
         assert_sharded(whole)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), whole)
+    with pytest.raises(UserError, match="embed_vd"):  # before anything is allocated or compiled
+        assert_sharded(shapes)
     assert_sharded(jax.device_put(tiny[1], param_shardings(tiny[1], mesh)))
     data_parallel = make_mesh(data=8, fsdp=1, tensor=1)  # replication was asked for
     assert_sharded(jax.device_put(tiny[1], param_shardings(tiny[1], data_parallel)))

@@ -1,43 +1,164 @@
-"""Checkpoints of a stage with orbax: written asynchronously, committed last, the newest complete one restored.
+"""Checkpoints of a stage with orbax: written asynchronously, committed last, the newest one that can be read restored.
 
-store = Store(workdir / "checkpoints" / "easy", keep=2)
-store.save(40, state)
-state = store.restore(store.latest_step(), state)  # `state` gives shapes, dtypes and shardings
+store = Store(workdir / "checkpoints" / "easy", keep=2, keep_every=0, say=print)
+step, state = store.newest(state)       # `state` gives shapes, dtypes and shardings: those of this run's devices,
+store.save(step + 1, state, rank=0.31)  # whatever mesh the checkpoint was written on
+store.close(step + 1, state)
 """
 
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, suppress
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from e3jax.errors import UserError, first_line
+from e3jax.runtime import from_main, gather, processes
+from e3jax.storage import patiently
+
+MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # orbax writes them last into a complete checkpoint
+WRITING = ".orbax-checkpoint-tmp"
 
 
 class Store:
-    """The checkpoints of one stage; a step number is the number of training steps done."""
+    """The checkpoints of one stage; a step number is the number of training steps done.
 
-    def __init__(self, directory: epath.PathLike, *, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self.manager = ocp.CheckpointManager(epath.Path(directory).absolute(), options=options)
+    Kept are the last `keep`, every `keep_every`-th step (0: none of them) and the one of the highest rank; `ranks` are
+    those of earlier steps, which a resumed run knows from its metrics.
+    """
 
-    def latest_step(self) -> int | None:
-        """Newest complete checkpoint, or None."""
-        return self.manager.latest_step()
+    def __init__(
+        self, directory: epath.PathLike, *, keep: int, keep_every: int, say: Callable[[str], None],
+        ranks: dict[int, float] | None = None,
+    ):  # fmt: skip
+        self.directory, self.say, self.ranks = epath.Path(directory).absolute(), say, dict(ranks or {})
+        kept = [policies.LatestN(keep), Highest(self.ranks)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
+        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
+        from_main(self.clear_interrupted)
+        self.manager = ocp.CheckpointManager(self.directory, options=options)
 
-    def save(self, step: int, state) -> None:
-        """Start writing; returns before the bytes are on disk (`close` waits)."""
-        self.manager.save(step, args=ocp.args.StandardSave(state))
+    def newest(self, like):
+        """-> (step, state) of the newest checkpoint that can be read, or (0, like) where there is none yet.
+
+        Those that cannot be read are named, and set aside once an older one can; UserError when none can.
+        """
+        broken = {}
+        for step in reversed(from_main(lambda: list(self.manager.all_steps()))):
+            try:
+                state = self.restore(step, like)
+            except Exception as error:  # whatever orbax and tensorstore raise on files that are cut or missing
+                broken[step] = first_line(error)[:300]
+                self.say(f"checkpoint {self.directory / str(step)} cannot be read: {broken[step]}")
+                if processes() > 1:  # the others may have read it, and wait inside orbax: all end, and start again
+                    self.set_aside(str(step))
+                    raise RuntimeError(f"checkpoint {step} is set aside: start again, with an older one") from error
+                continue
+            for unusable in broken:
+                self.set_aside(str(unusable))
+            if broken:
+                self.manager.reload()
+            return step, state
+        if broken:
+            raise UserError(
+                f"none of the checkpoints {sorted(broken)} of {self.directory} can be read ({broken[max(broken)]}): "
+                "mend them, or remove that directory to begin the stage again"
+            )
+        return 0, like
 
     def restore(self, step: int, like):
         """The state of `step`, laid out as `like` (arrays or ShapeDtypeStructs)."""
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self.manager.restore(step, args=ocp.args.StandardRestore(target))
 
-    def close(self) -> None:
-        """Wait for writes under way."""
-        self.manager.wait_until_finished()
+    def save(self, step: int, state, *, rank: float = math.nan) -> None:
+        """Start writing, for a minute if need be; returns before the bytes are there.
+
+        Whether the write before it came to its end is found out, and told, here.
+        """
+        self.ranks[step] = rank
+        self.finish_writing()
+        self.try_for_a_minute(step, lambda: self.begin_writing(step, state))
+
+    def close(self, step: int, state) -> None:
+        """Wait until the checkpoint of `step` is there; where its write failed, write it again, for a minute."""
+
+        def certain():
+            if not self.finish_writing() or step not in self.manager.all_steps():
+                self.begin_writing(step, state)
+                self.together(self.manager.wait_until_finished)
+
+        self.try_for_a_minute(step, certain)
         self.manager.close()
+
+    def begin_writing(self, step: int, state) -> None:
+        """Copy the state to the host and write it in the background; a step that is there already is left alone."""
+        if step not in self.manager.all_steps():
+            self.together(lambda: self.manager.save(step, args=ocp.args.StandardSave(state)))
+
+    def finish_writing(self) -> bool:
+        """Wait for the write under way; False, with a line that says why, where it failed."""
+        try:
+            self.together(self.manager.wait_until_finished)
+            return True
+        except OSError as error:
+            self.say(f"a checkpoint of {self.directory} was not written: {error}")
+            return False
+
+    def together(self, act: Callable[[], None]) -> None:
+        """act() on every process; where it failed on one, OSError on all, and what it left behind is cleared."""
+        error = None
+        try:
+            act()
+        except Exception as raised:  # orbax's and tensorstore's errors have no common base
+            error = raised
+        told = [text for text in gather(error and first_line(error)[:300]) if text]
+        if told:
+            from_main(self.clear_interrupted)
+            self.manager.reload()
+            raise OSError(told[0]) from error
+
+    def try_for_a_minute(self, step: int, act: Callable[[], None]) -> None:
+        """`patiently`, with what to do when it was of no avail."""
+        good = max((n for n in self.manager.all_steps() if n < step), default="none")
+        advice = f"The newest good checkpoint is {good}: make room, then give the same command again"
+        patiently(f"write checkpoint {self.directory / str(step)}", act, advice=advice)
+
+    def clear_interrupted(self) -> None:
+        """Remove what a killed or failed write left; set aside what looks whole but was never committed."""
+        for path in self.directory.iterdir() if self.directory.exists() else ():
+            if WRITING in path.name:
+                self.say(f"the write of checkpoint {path.with_suffix('')} was interrupted: removed")
+                path.rmtree()
+            elif path.name.isdigit() and not all((path / marker).exists() for marker in MARKERS):
+                self.say(f"checkpoint {path} is incomplete")
+                self.set_aside(path.name)
+
+    def set_aside(self, name: str) -> None:
+        """Rename to unusable-NAME: a checkpoint is never deleted because it is broken."""
+        target = self.directory / f"unusable-{name}"
+        while target.exists():
+            target = target.with_name(target.name + "-")
+        self.say(f"{self.directory / name} is now called {target.name}, and not used")
+        with suppress(FileNotFoundError):  # another process was quicker
+            (self.directory / name).rename(target)
+
+
+class Highest(policies.PreservationPolicy):
+    """Keep the checkpoint of the highest rank; NaN is no rank, and of equal ones the latest counts."""
+
+    def __init__(self, ranks: dict[int, float]):
+        self.ranks = ranks
+
+    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        rank = {c.step: self.ranks.get(c.step, math.nan) for c in checkpoints}
+        known = [step for step in rank if not math.isnan(rank[step])]
+        best = max(known, key=lambda step: (rank[step], step), default=None)
+        return [c.step == best for c in checkpoints]
 
 
 def save_params(directory: epath.PathLike, params) -> None:

@@ -20,6 +20,8 @@ from e3jax.sampler.slots import sample
 from e3jax.tasks.problem import Problem
 from e3jax.types import Rollouts
 
+Grader = Callable[[Sequence[Problem], Sequence[str], Sequence[bool]], list[Grade]]
+
 
 class Graded(NamedTuple):
     """Rollouts and what they are worth; rows are prompt-major, B = P · G."""
@@ -45,9 +47,13 @@ def rollout(
     budget: int,
     temperature: float,
     sampler: dict,
+    grade: Grader = grade_all,
     on_finished: Callable[[int], None] | None = None,
 ) -> Graded:
-    """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p."""
+    """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p.
+
+    `grade`: `rewards.grade.grade_all` in this process, or that of a `rewards.pool.GraderPool`.
+    """
     prompts = [tokenizer.encode(p.question) for p in problems]
     sampler, bits = dict(sampler), np.asarray(jax.random.key_data(key))  # a key belongs to the mesh it was made on
     with sampling(params, tensor=sampler.pop("tensor"), dtype=model.dtype) as params:
@@ -59,8 +65,14 @@ def rollout(
     repeated = [p for p in problems for _ in range(samples)]
     # Every process reads and grades its own responses p, p + n, …, and hears of the others'.
     n, total = jax.process_count(), len(repeated)
-    mine = [judged(tokenizer, repeated[i], rollouts, i) for i in range(jax.process_index(), total, n)]
-    all_of = gather(mine)
+    mine = range(jax.process_index(), total, n)
+    asked, done = [repeated[i] for i in mine], [bool(rollouts.done[i]) for i in mine]
+    texts = [
+        tokenizer.decode(rollouts.tokens[i, rollouts.prompt_len[i] : rollouts.length[i]].tolist()) for i in mine
+    ]
+    grades = grade(asked, texts, done)
+    habits = [explore(p, t, done=d, correct=g.score > 0) for p, t, d, g in zip(asked, texts, done, grades)]
+    all_of = gather(list(zip(texts, grades, habits)))
     texts, grades, features = zip(*(all_of[i % n][i // n] for i in range(total)))
     return Graded(
         problems=repeated,
@@ -71,14 +83,6 @@ def rollout(
         response_len_b=rollouts.length - rollouts.prompt_len,
         features=list(features),
     )
-
-
-def judged(tokenizer, problem: Problem, rollouts: Rollouts, i: int) -> tuple[str, Grade, dict[str, float]]:
-    """Response i's text, grade and habits."""
-    done = bool(rollouts.done[i])
-    text = tokenizer.decode(rollouts.tokens[i, rollouts.prompt_len[i] : rollouts.length[i]].tolist())
-    (grade,) = grade_all([problem], [text], [done])
-    return text, grade, explore(problem, text, done=done, correct=grade.score > 0)
 
 
 def ratio(part: float, whole: float) -> float:

@@ -25,7 +25,7 @@ from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sampler.decode import Slots, admit, decode_block, prefill
 from e3jax.sampler.layout import mover
 from e3jax.sampler.slots import cache_size, size_bucket
-from e3jax.sharding import make_mesh, param_axes, sampling_mesh, spec
+from e3jax.sharding import assert_sharded, make_mesh, param_axes, sampling_mesh, spec
 from e3jax.train.grpo import add, grpo_gradient
 from e3jax.train.packing import row_widths
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
@@ -108,6 +108,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
 
     # ---- shapes
     params = abstract_params(model, mesh)
+    assert_sharded(params)
     tx = make_optimizer(lr=s.lr, warmup=s.warmup, decay_steps=0, **c.optim)
     state, batch = train_state(tx, params, mesh), micro_batch(mesh, rows, width)
     fixed = dict(temperature=g.temperature, chunk=c.model.chunk)

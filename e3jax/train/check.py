@@ -61,10 +61,13 @@ def check_counts(c: ConfigDict) -> None:
         "model": ("chunk",), "mesh": ("data", "tensor"), "sampler": ("tensor", "slots", "block", "prefill_rows"),
         "grpo": ("rows", "prompts", "minibatches"), "budget_rule": ("problems", "samples"),
         "eval": ("problems", "samples", "pass_problems", "pass_budget"), "checkpoint": ("every", "keep"),
+        "grader": ("workers",), "faults": ("most_skipped",),
     }  # fmt: skip
     for section, names in counts.items():
         for name in names:
             need(c[section][name] >= 1, f"{section}.{name}", c[section][name], "use 1 or more")
+    need(c.checkpoint.keep_every >= 0, "checkpoint.keep_every", c.checkpoint.keep_every, "use 0 (none) or more")
+    need(c.grader.timeout_s > 0, "grader.timeout_s", c.grader.timeout_s, "must be above 0")
     for section, name in (("eval", "budgets"), ("eval", "pass_ks"), ("budget_rule", "budgets")):
         values = tuple(c[section][name])
         need(len(values) > 0 and min(values) >= 1, f"{section}.{name}", values, "name at least one, each 1 or more")

@@ -7,6 +7,8 @@ on the stage's own problems with the model that enters it, and the table it saw 
 stage has its own optimiser, and its KL reference is the model it started from (ALGORITHMS A.6).
 """
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,11 +16,12 @@ from rich.table import Table
 
 from e3jax.checkpoint.pretrained import load_params, same_model
 from e3jax.curriculum.budget import choose_budget
+from e3jax.errors import Stopped
 from e3jax.eval.harness import evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.report.html import write_report
-from e3jax.runtime import barrier, is_main
+from e3jax.runtime import barrier, is_main, stop_asked
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.stream import problems_at
 from e3jax.train import grpo, sft
@@ -59,7 +62,8 @@ def automatic_budget(
     with run.log.phase(f"{stage}: budget by Eq. 2", total=problems * samples) as phase:
         line, graded = evaluate(
             run.model, params, run.tokenizer, asked, key=run.key(stage_index, BUDGET_KEY), samples=samples,
-            budgets=grid, temperature=temperature, sampler=sampler, on_finished=phase.advance,
+            budgets=grid, temperature=temperature, sampler=sampler, grade=run.grader.grade_all,
+            on_finished=unless_stopped(phase.advance, f"{stage}, before its first step"),
         )  # fmt: skip
     accuracy = {b: line["accuracy"][str(b)][0] for b in grid}
     # B0 (e3 §6.1): mean response length of the incoming model on these problems, at the budget it comes from; a
@@ -72,6 +76,7 @@ def automatic_budget(
         {"stage": stage, "kappa": kappa, "minimum": minimum, "chosen": chosen, "satisfied": satisfied, "rows": rows,
          "problems": problems, "samples": samples},
     )  # fmt: skip
+    run.log.flush()
     run.log.say(f"{stage}: Eq. 2 chose a budget of {chosen} tokens (kappa {kappa})")
     return chosen
 
@@ -82,7 +87,7 @@ def evaluate_stage(
 ) -> None:  # fmt: skip
     """Accuracy at every budget and pass@k on every held-out set; sets that eval.jsonl already has are left out."""
     known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage}
-    common = dict(temperature=temperature, sampler=sampler)
+    common = dict(temperature=temperature, sampler=sampler, grade=run.grader.grade_all)
     for index, name in enumerate(sorted(sets)):
         if name in known:
             continue
@@ -90,12 +95,13 @@ def evaluate_stage(
         with run.log.phase(f"{stage}: eval, {name}", total=problems * samples) as phase:
             line, graded = evaluate(
                 run.model, params, run.tokenizer, asked, key=run.key(index, EVAL_KEY), samples=samples,
-                budgets=budgets, on_finished=phase.advance, **common,
+                budgets=budgets, on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"), **common,
             )  # fmt: skip
         with run.log.phase(f"{stage}: pass@k, {name}", total=pass_problems * max(pass_ks)) as phase:
             _, many = evaluate(
                 run.model, params, run.tokenizer, asked[:pass_problems], key=run.key(index, PASS_KEY),
-                samples=max(pass_ks), budgets=(pass_budget,), on_finished=phase.advance, **common,
+                samples=max(pass_ks), budgets=(pass_budget,),
+                on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"), **common,
             )  # fmt: skip
         line |= {
             "pass_at_k": pass_at_ks(many, max(pass_ks), pass_ks),
@@ -108,6 +114,18 @@ def evaluate_stage(
                 {"stage": stage, "set": name, **sample_line(graded, i * samples)},
             )
         run.log.append("eval.jsonl", {"stage": stage, "set": name, "train_budget": train_budget, **line})
+        run.log.flush()
+
+
+def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int], None]:
+    """`advance`, but Stopped after SIGTERM: an evaluation has nothing to save, its set is made again."""
+
+    def heard(finished: int) -> None:
+        advance(finished)
+        if stop_asked():
+            raise Stopped(where)
+
+    return heard
 
 
 def final_table(lines: list[dict]) -> Table:
@@ -161,7 +179,9 @@ def main(config: ConfigDict, workdir: str) -> None:
         run.log.console.print(final_table(lines))
     if is_main():
         run.log.say(f"report: {write_report(run.workdir)}")
+    run.log.done()
     run.log.close()
+    run.grader.close()
     barrier("end")
 
 

@@ -4,7 +4,7 @@ Path to the equation: configs/*.py -> train/curriculum.py -> here -> losses/grpo
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -15,9 +15,10 @@ from e3jax.eval.rollouts import Graded, feature_means, rollout
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
 from e3jax.metrics.training import rollout_metrics
 from e3jax.models.qwen3 import Qwen3
-from e3jax.runtime import fetch, gather, put
+from e3jax.runtime import fetch, put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import problems_at
+from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
@@ -68,8 +69,11 @@ def score_packed(
 def update(
     run: Run, tx, state: TrainState, graded: Graded, advantage_b: np.ndarray, ref_params, *, minibatches: int,
     rows: int, temperature: float, budget: int, weights: dict, loss: dict,
-) -> tuple[TrainState, dict[str, float]]:  # fmt: skip
-    """All optimiser updates of one RL step: `minibatches` of prompts, each in exact micro-batches of packed rows."""
+) -> tuple[TrainState, dict[str, float], Callable[[], list[Batch]]]:  # fmt: skip
+    """All optimiser updates of one RL step: `minibatches` of prompts, each in exact micro-batches of packed rows.
+
+    -> state, metrics, and what makes the first minibatch's micro-batches again, as host arrays.
+    """
     r = graded.rollouts
     mask = r.sampled.astype(np.float32)  # EOS is sampled: stopping is an action and is trained
     advantage = np.broadcast_to(advantage_b[:, None], mask.shape).astype(np.float32)
@@ -86,13 +90,13 @@ def update(
         for micro, logps in zip(packed, old) for m, logp in zip(micro, logps)
     ])  # fmt: skip
 
-    values = []
-    for part, micro, old_logps, ref_logps in zip(parts, packed, old, ref):
-        weight = np.zeros_like(mask)
+    weight = np.zeros_like(mask)
+    for part in parts:
         weight[part] = token_weights(mask[part], advantage_b=advantage_b[part], max_length=budget, **weights)
-        total = None
-        for m, old_logp, ref_logp in zip(micro, old_logps, ref_logps):
-            batch = Batch(
+
+    def batches(i: int) -> Iterator[Batch]:
+        for m, old_logp, ref_logp in zip(packed[i], old[i], ref[i]):
+            yield Batch(
                 tokens=m.take(r.tokens, run.tokenizer.pad),
                 position=m.positions(),
                 segment=m.segments(),
@@ -102,6 +106,11 @@ def update(
                 ref_logp=ref_logp,
                 rollout_logp=m.take(r.logp),
             )
+
+    values = []
+    for i, part in enumerate(parts):
+        total = None
+        for batch in batches(i):
             batch = jax.tree.map(lambda x: put(x, "BT"), batch)
             more = grpo_gradient(run.model, state.params, batch, temperature=temperature, chunk=run.chunk, **loss)
             total = more if total is None else add(total, more)
@@ -115,11 +124,12 @@ def update(
     mean = {name: float(np.mean([float(v[name]) for v in values])) for name in values[0]}
     if not loss["kl_coef"]:
         del mean["loss/kl"]  # there was no reference to measure it against
-    return state, mean | {
+    mean |= {
         "parity/logp_max": float(gap.max()),
         "parity/logp_mean": float(gap.mean()),
         "pack/padding": padding([m for micro in packed for m in micro]),
     }
+    return state, mean, lambda: list(batches(0))
 
 
 def train(
@@ -133,11 +143,10 @@ def train(
     """
     tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=0, **optim)
     ref_params = params
-    state, store = new_state(tx, jax.tree.map(jnp.copy, params)), run.store(stage)
-    done = gather(store.latest_step() or 0)[0]  # what process 0 saw
-    if done:
-        state = store.restore(done, state)
+    store = run.store(stage)
+    done, state = store.newest(new_state(tx, jax.tree.map(jnp.copy, params)))
     run.log.rewind(stage, done)
+    skips = Skips(run, stage, kind="grpo", temperature=temperature, loss=loss)
     log_shapes(run, stage, rows=rows, widths=row_widths(run.prompt_room + budget))
     rolled, summary = 0, ""
 
@@ -157,11 +166,12 @@ def train(
             rolled = 0
             graded = rollout(
                 run.model, state.params, run.tokenizer, problems, key=run.key(stage_index, step), first_id=0,
-                samples=group_size, budget=budget, temperature=temperature, sampler=sampler, on_finished=heard,
+                samples=group_size, budget=budget, temperature=temperature, sampler=sampler,
+                grade=run.grader.grade_all, on_finished=heard,
             )  # fmt: skip
             sampled_at = time.monotonic()
             advantage_b = group_advantages(graded.score_b.reshape(prompts, group_size), **advantage).reshape(-1)
-            state, values = update(
+            state, values, batches = update(
                 run, tx, state, graded, advantage_b, ref_params, minibatches=minibatches, rows=rows,
                 temperature=temperature, budget=budget, weights=weights, loss=loss,
             )  # fmt: skip
@@ -184,9 +194,9 @@ def train(
                 f"attempts {values['explore/attempts']:.1f}  {values['time/rollout_tokens_per_s']:.0f} tok/s"
             )
             phase.advance(1, summary)
-            if (step + 1) % run.save_every == 0 or step + 1 == steps:
-                store.save(step + 1, state)
-    store.close()
+            skips.heed(step + 1, values["optim/skipped"] == 1, state.params, batches)
+            save_or_stop(run, store, stage, step + 1, steps, state, rank=run.rank(values))
+    store.close(steps, state)
     return state.params
 
 

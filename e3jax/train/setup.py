@@ -4,6 +4,7 @@ Below this file there is no config object: most sections are spread as keyword a
 reads is a TypeError.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +18,21 @@ from e3jax.flags import keep_programs
 from e3jax.log import RunLog
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3
+from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check, need
+
+
+class Checkpoints(NamedTuple):
+    """config.checkpoint."""
+
+    every: int
+    keep: int
+    keep_every: int
+    best: str
 
 
 class Run(NamedTuple):
@@ -36,12 +47,24 @@ class Run(NamedTuple):
     form: str  # of the task: "calculator" or "paper"
     chunk: int  # tokens whose logits exist at once
     prompt_room: int  # tokens that a prompt may have: fixes the shapes of a stage
-    save_every: int
-    keep: int
+    grader: GraderPool
+    checkpoint: Checkpoints
+    most_skipped: int  # steps in a row without a finite gradient before the run stops
 
     def store(self, stage: str) -> Store:
-        """Checkpoints of one stage."""
-        return Store(self.workdir / "checkpoints" / stage, keep=self.keep)
+        """Checkpoints of one stage; the ranks of earlier ones are in the metrics that were logged with them."""
+        c = self.checkpoint
+        known = [x for x in self.log.read("metrics.jsonl") if x["stage"] == stage] if c.best else []
+        return Store(
+            self.workdir / "checkpoints" / stage, keep=c.keep, keep_every=c.keep_every, say=self.log.say,
+            ranks={x["step"]: self.rank(x) for x in known},
+        )  # fmt: skip
+
+    def rank(self, values: dict) -> float:
+        """What a checkpoint is kept for: its config.checkpoint.best, "-NAME" for the least; NaN where it has none."""
+        name = self.checkpoint.best.removeprefix("-")
+        value = values[name] if name in values and values[name] is not None else math.nan
+        return -value if self.checkpoint.best.startswith("-") else value
 
     def key(self, stage_index: int, step: int) -> jax.Array:
         """The one source of randomness of a step: a function of (seed, stage, step), never stored."""
@@ -64,6 +87,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     from_main(lambda: describe_run(workdir, c.model.preset, model.config, tokenizer))
     return Run(
         workdir=epath.Path(workdir), log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
-        form=c.task.form, chunk=c.model.chunk,
-        prompt_room=c.task.prompt_room, save_every=c.checkpoint.every, keep=c.checkpoint.keep,
+        form=c.task.form, chunk=c.model.chunk, prompt_room=c.task.prompt_room,
+        grader=GraderPool(**c.grader), checkpoint=Checkpoints(**c.checkpoint),
+        **c.faults,
     )  # fmt: skip

@@ -13,10 +13,11 @@ import numpy as np
 
 from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
-from e3jax.runtime import gather, put
+from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.countdown_traces import base_trace
 from e3jax.tasks.stream import problems_at
+from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import pack_rows
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
@@ -74,26 +75,29 @@ def train(
     rows: int, row_length: int, aggregation: str, position_gap: int, gap_rate: float, traces: dict, optim: dict,
 ):  # fmt: skip
     """Train `params` for `steps`; resumes from the stage's newest checkpoint. Returns the final parameters."""
-    tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim)
-    state, store = new_state(tx, params), run.store(stage)
-    done = gather(store.latest_step() or 0)[0]  # what process 0 saw
-    if done:
-        state = store.restore(done, state)
+    tx, store = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim), run.store(stage)
+    done, state = store.newest(new_state(tx, params))
     run.log.rewind(stage, done)
+    skips = Skips(run, stage, kind="sft", temperature=1.0, loss={})
+
+    def batch_of(step: int) -> list[np.ndarray]:
+        """Tokens, positions, segments and weights of a step."""
+        data = examples(
+            run, stage_index=stage_index, step=step, global_step=first_step + step, numbers=numbers,
+            position_gap=position_gap, gap_rate=gap_rate, traces=traces,
+        )  # fmt: skip
+        *packed, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
+        return [*packed, sft_weights(mask, aggregation=aggregation)]
 
     with run.log.phase(f"{stage}: SFT", total=steps) as phase:
         phase.advance(done)
         logged, since = time.monotonic(), 0
+        batch = batch_of(done) if done < steps else None
         for step in range(done, steps):
-            data = examples(
-                run, stage_index=stage_index, step=step, global_step=first_step + step, numbers=numbers,
-                position_gap=position_gap, gap_rate=gap_rate, traces=traces,
-            )  # fmt: skip
-            tokens, positions, segments, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
-            weight = sft_weights(mask, aggregation=aggregation)
-            rows_bt = [put(x, "BT") for x in (tokens, positions, segments, weight)]
-            grads, metrics = sft_gradient(run.model, state.params, *rows_bt, chunk=run.chunk)
+            grads, metrics = sft_gradient(run.model, state.params, *(put(x, "BT") for x in batch), chunk=run.chunk)
             state, update = apply_gradients(tx, state, grads)
+            this, batch = batch, batch_of(step + 1)  # while the device works
+            skips.heed(step + 1, update["skipped"] == 1, state.params, lambda this=this: [this])
             since += 1
             if (step + 1) % 10 == 0 or step + 1 == steps:
                 values = {name: float(value) for name, value in metrics.items()}
@@ -102,12 +106,11 @@ def train(
                 values |= {
                     "optim/lr": learning_rate(state),
                     "time/step_s": seconds,
-                    "time/tokens_per_s": (segments > 0).sum() / seconds,
+                    "time/tokens_per_s": (this[2] > 0).sum() / seconds,
                 }
                 run.log.metrics(stage, "sft", step=step + 1, global_step=first_step + step + 1, values=values)
                 phase.advance(since, f"loss {values['loss/total']:.3f}")
                 since = 0
-            if (step + 1) % run.save_every == 0 or step + 1 == steps:
-                store.save(step + 1, state)
-    store.close()
+            save_or_stop(run, store, stage, step + 1, steps, state)
+    store.close(steps, state)
     return state.params

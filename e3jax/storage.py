@@ -1,0 +1,53 @@
+"""Writes that wait for a full disk or a bucket that is away, then give up in one sentence; local paths and gs://.
+
+    patiently(f"write {path}", lambda: path.write_text(text))   # tries again for a minute
+    append(path, '{"step": 1}\n')                               # whole or not at all
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+from e3jax.errors import UserError, first_line
+
+WAITS_S = (1, 2, 4, 8, 16, 30)  # between tries
+
+
+def patiently(what: str, act: Callable[[], Any], *, advice: str = "") -> Any:
+    """act(); where it fails, again after 1, 2, 4, … s, saying so; after a minute a UserError with `advice`.
+
+    Any exception counts: what a file system, gcsfs or tensorstore raise has no common base.
+    """
+    for wait in (*WAITS_S, None):
+        try:
+            return act()
+        except UserError:
+            raise
+        except Exception as error:
+            if wait is None:
+                tries = f"{len(WAITS_S) + 1} tries in {sum(WAITS_S)} s"
+                raise UserError(f"cannot {what}: {first_line(error)} ({tries}). {advice}".rstrip()) from error
+            print(f"cannot {what}: {first_line(error)}; trying again in {wait} s", file=sys.stderr, flush=True)
+            time.sleep(wait)
+
+
+def append(path: epath.Path, text: str) -> None:
+    """Add to a local file; a write that fails half-way (a full disk) is cut off again before it raises."""
+    left = text.encode()
+    with open(path, "ab", buffering=0) as file:  # a buffer would be written again when the file is closed
+        before = file.tell()
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """A bucket: objects are written whole, there is no append."""
+    return "://" in os.fspath(path)

@@ -1,0 +1,125 @@
+"""A gradient that was not finite, once more: which parameters, which terms, which tokens.
+
+    python -m e3jax.tools.replay --dump=runs/quickstart/replay/easy-12
+    python -m e3jax.tools.replay --dump=runs/quickstart/replay/easy-12 --dtype=float32
+
+Reads what `train/faults.py` wrote: the parameters of that step, the micro-batches of one update, how the gradient was
+called; and the model's fields of RUN/config.json. Exit status 1 when the gradient is not finite here either.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from e3jax.checkpoint.pretrained import model_config
+from e3jax.checkpoint.store import load_params
+from e3jax.errors import UserError
+from e3jax.flags import run_tool
+from e3jax.models.attention import resolve_kernel
+from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.sharding import make_mesh
+from e3jax.train.grpo import grpo_gradient
+from e3jax.train.sft import sft_gradient
+from e3jax.train.steps import score
+from e3jax.types import Batch
+
+SHOWN = 10  # lines of a table
+
+
+def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
+    """How the gradient was called, arrays of every micro-batch, the run's model section."""
+    for file in (dump / "call.json", dump / "batch-0.npz", dump.parent.parent / "config.json"):
+        if not file.exists():
+            raise UserError(f"{file} is missing: name a directory like RUN/replay/STAGE-STEP, inside its run")
+    call = json.loads((dump / "call.json").read_text())
+    batches = []
+    while (path := dump / f"batch-{len(batches)}.npz").exists():
+        with path.open("rb") as file:
+            arrays = np.load(file)
+            batches.append([arrays[name] for name in arrays.files])
+    return call, batches, json.loads((dump.parent.parent / "config.json").read_text())["model"]
+
+
+def gradient(model: Qwen3, params, arrays: list[np.ndarray], call: dict):
+    """-> gradients, metrics of one micro-batch, and the log-probs [B, T] of its tokens under `params`."""
+    fixed = dict(chunk=call["chunk"])
+    if call["kind"] == "sft":
+        found = sft_gradient(model, params, *arrays, **fixed)
+    else:
+        fixed["temperature"] = call["temperature"]
+        found = grpo_gradient(model, params, Batch(*arrays), **fixed, **call["loss"])
+    logp = score(model, params, *arrays[:3], temperature=call["temperature"], chunk=call["chunk"])
+    return *found, np.asarray(logp)
+
+
+def parameter_table(params, grads) -> Table:
+    """Every parameter's size and its gradient's, the worst first."""
+    table = Table(title="parameters")
+    for column in ("parameter", "largest entry", "not finite", "norm of gradient", "entries of it not finite"):
+        table.add_column(column, justify="left" if column == "parameter" else "right")
+    rows = []
+    for (path, p), g in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(grads)):
+        bad = int((~jnp.isfinite(g)).sum())
+        finite = jnp.where(jnp.isfinite(g), g, 0)
+        rows.append((bad / g.size, jax.tree_util.keystr(path), p, float(jnp.linalg.norm(finite)), bad))
+    for _, name, p, norm, bad in sorted(rows, key=lambda row: -row[0]):
+        table.add_row(name, f"{float(abs(p).max()):.3g}", str(int((~jnp.isfinite(p)).sum())), f"{norm:.3g}", str(bad))
+    return table
+
+
+def token_table(i: int, arrays: list[np.ndarray], call: dict, logp: np.ndarray) -> Table:
+    """The trained tokens of a micro-batch with the least finite, then least likely, log-probs."""
+    weight = arrays[3]
+    table = Table(title=f"micro-batch {i}: {int((weight != 0).sum())} trained tokens, the worst")
+    columns = ["row", "column", "token", "weight", "log-prob"]
+    old = None if call["kind"] == "sft" else Batch(*arrays).old_logp
+    for column in columns + ([] if old is None else ["before the update"]):
+        table.add_column(column, justify="right")
+    key = np.where(weight != 0, np.where(np.isfinite(logp), logp, -np.inf), np.inf)
+    for at in np.argsort(key, axis=None)[:SHOWN]:
+        row, column = np.unravel_index(at, key.shape)
+        if weight[row, column] != 0:
+            cells = [row, column, arrays[0][row, column], f"{weight[row, column]:.3g}", f"{logp[row, column]:.4g}"]
+            table.add_row(*map(str, cells + ([] if old is None else [f"{old[row, column]:.4g}"])))
+    return table
+
+
+def main() -> None:
+    """Print the tables."""
+    f, out = flags.FLAGS, Console()
+    call, batches, c = read(epath.Path(f.dump))
+    mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    model = Qwen3(
+        model_config(c["preset"]), dtype=jnp.dtype(f.dtype or c["dtype"]), remat=c["remat"],
+        kernel=resolve_kernel("auto" if jax.default_backend() != "cpu" else "xla"),
+    )  # fmt: skip
+    params = load_params(f.dump, abstract_params(model, mesh))
+    total, terms = None, Table(title="terms of the loss, by micro-batch")
+    terms.add_column("term")
+    columns = []
+    for i, arrays in enumerate(batches):
+        grads, metrics, logp = gradient(model, params, arrays, call)
+        total = grads if total is None else jax.tree.map(jnp.add, total, grads)
+        terms.add_column(str(i), justify="right")
+        columns.append(metrics)
+        out.print(token_table(i, arrays, call, logp))
+    for name in columns[0]:
+        terms.add_row(name.removeprefix("loss/"), *(f"{float(m[name]):.4g}" for m in columns))
+    out.print(terms)
+    out.print(parameter_table(params, total))
+    finite = all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(total))
+    out.print(f"in {model.dtype}: the gradient is {'finite' if finite else 'not finite'}")
+    if not finite:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("dump", None, "RUN/replay/STAGE-STEP", required=True)
+    flags.DEFINE_string("dtype", "", "compute in float32 or bfloat16 instead of the run's")
+    run_tool(main)
