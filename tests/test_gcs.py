@@ -1,0 +1,118 @@
+"""A run directory in a bucket: what the trainer leans on, in a process of its own, against an emulator on localhost."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gcs_emulator import Emulator, emulated_bucket
+
+ROOT = Path(__file__).parent.parent
+NEEDED = ("gcp_storage_emulator", "gcsfs")
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason="needs gcp-storage-emulator and gcsfs: pip install -e '.[test]'",
+)
+
+PRELUDE = """
+import jax, jax.numpy as jnp, numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+run = epath.Path("{url}/run")
+state = {{"params": {{"w": jnp.arange(6.0).reshape(2, 3)}}, "step": jnp.int32(7)}}
+like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+manager = ocp.CheckpointManager(run / "checkpoints/easy", options=ocp.CheckpointManagerOptions(max_to_keep=2))
+"""
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    with emulated_bucket(tmp_path) as bucket:
+        yield bucket
+
+
+def output(bucket: Emulator, code: str) -> str:
+    """Output of `code` after the prelude, in a process that sees the bucket."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE.format(url=bucket.url) + code],
+        cwd=ROOT, env=os.environ | bucket.env | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def test_checkpoints_of_one_process_are_restored_by_another(bucket):
+    """tensorstore writes the arrays and gcsfs the rest: with one of them not led to the bucket, nothing restores."""
+    saving = """
+for step in (1, 2, 3):
+    manager.save(step, args=ocp.args.StandardSave(state))
+manager.close()
+(run / "config.json").write_text("σ")
+(run / "config.json.new").write_text("σ×")
+(run / "config.json.new").replace(run / "config.json")
+"""
+    output(bucket, saving)
+    restoring = """
+restored = manager.restore(3, args=ocp.args.StandardRestore(like))
+same = jax.tree.map(np.array_equal, restored, state)
+print(manager.all_steps(), all(jax.tree.leaves(same)), (run / "config.json").read_text())
+print(sorted(path.name for path in run.iterdir()))
+"""
+    assert output(bucket, restoring) == "[2, 3] True σ×\n['checkpoints', 'config.json']"
+
+
+def test_a_save_that_was_killed_before_its_commit_is_no_checkpoint(bucket):
+    """A bucket has no atomic rename of directories: without commit_success.txt a half-written step would be resumed."""
+    killed = """
+import os, signal
+from orbax.checkpoint._src.path import async_path
+for step in (1, 2):
+    manager.save(step, args=ocp.args.StandardSave(state))
+    manager.wait_until_finished()
+    write_text = async_path.write_text
+    async def killed_at_commit(path, *args, **kwargs):
+        if path.name == "commit_success.txt" and path.parent.name == "2":
+            print([p.name for p in path.parent.iterdir()], flush=True)
+            os._exit(0)
+        return await write_text(path, *args, **kwargs)
+    async_path.write_text = killed_at_commit
+"""
+    assert output(bucket, killed) == "['_CHECKPOINT_METADATA', 'default']"
+    resumed = """
+print(manager.all_steps(), manager.latest_step())
+manager.save(2, args=ocp.args.StandardSave(state))
+manager.wait_until_finished()
+print(manager.all_steps())
+(run / "checkpoints/easy/2/commit_success.txt").unlink()
+manager.reload()
+print(manager.all_steps())
+"""
+    assert output(bucket, resumed) == "[1] 1\n[1, 2]\n[1]"
+
+
+def test_the_emulator_keeps_googles_promises(bucket):
+    """Without them the tests prove little: of two writes that raced both would hold, half an upload would be there."""
+    checking = """
+import socket, urllib.error, urllib.request, os
+host = os.environ["STORAGE_EMULATOR_HOST"]
+def post(name, query=""):
+    url = f"{host}/upload/storage/v1/b/bucket/o?uploadType=media&name={name}{query}"
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, data=b"x")).status
+    except urllib.error.HTTPError as error:
+        return error.code
+print(post("a", "&ifGenerationMatch=0"), post("a", "&ifGenerationMatch=0"), post("a"))
+with socket.create_connection(host.removeprefix("http://").split(":")) as half:
+    path = "/upload/storage/v1/b/bucket/o?uploadType=media&name=half"
+    half.sendall(f"POST {path} HTTP/1.1\\r\\nContent-Length: 9\\r\\n\\r\\nxxx".encode())
+    half.shutdown(socket.SHUT_WR)
+    half.recv(1)
+print(sorted(path.name for path in run.parent.iterdir()))
+"""
+    assert output(bucket, checking) == "200 412 200\n['a']"
+    bucket.stop()
+    bucket.start()
+    assert output(bucket, 'print((run.parent / "a").read_text())') == "x"
