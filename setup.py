@@ -1,7 +1,7 @@
 from setuptools import find_packages, setup
 
 HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
-TEST = [*HF, "pytest", "pytest-xdist", "ruff==0.17.6", "gcsfs", "gcp-storage-emulator"]  # a bucket on localhost
+TEST = [*HF, "pytest", "pytest-xdist", "ruff==0.17.6", "gcp-storage-emulator"]  # a bucket on localhost
 
 setup(
     name="e3jax",
@@ -18,6 +18,7 @@ setup(
         "ml-collections>=1.1",
         "absl-py",
         "etils[epath]",
+        "gcsfs",  # run directories in buckets, under epath
         "numpy",
         "safetensors>=0.8",  # weights in and out; 0.8 reads bfloat16 into numpy, and without mapping whole files
         "rich",  # progress lines and the final table

@@ -4,6 +4,7 @@ Bad input ends with one sentence and exit status 2, never with a traceback; a bu
 """
 
 import difflib
+import faulthandler
 import os
 import re
 import runpy
@@ -52,6 +53,8 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
 
     def run(config, workdir):
         start()
+        if processes() > 1:
+            faulthandler.disable()  # absl's: when process 0 dies JAX aborts with a reason, to be found in the log
         main(config, workdir)
 
     app.run(guarded, flags_parser=parse)

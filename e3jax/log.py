@@ -17,6 +17,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from e3jax.errors import UserError
 from e3jax.runtime import from_main, is_main, processes
-from e3jax.storage import append, is_remote, patiently
+from e3jax.storage import append, is_bucket, patiently, place
 
 RECORDS = (
     "metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "budget.jsonl", "shapes.jsonl",
@@ -48,11 +49,12 @@ class RunLog:
     """Writer of metrics.jsonl, samples.jsonl, eval.jsonl, budget.jsonl and tb/ under one directory."""
 
     def __init__(self, workdir: epath.PathLike, config: dict, *, tensorboard: bool, wandb: str):
-        self.workdir = epath.Path(workdir)
+        self.workdir = place(workdir)
         self.main = is_main()
         self.console = Console(file=sys.stderr, quiet=not self.main)
         self.writer = self.wandb = None
-        self.bucket, self.flushed = is_remote(workdir), time.monotonic()
+        self.bucket, self.flushed = is_bucket(workdir), time.monotonic()
+        self.beside = None
         self.texts, self.late = {}, set()  # of a bucket's records: their contents, and which are not written yet
         changed = from_main(lambda: claim(self.workdir, config))
         if not (self.workdir / "config.json").exists():
@@ -68,14 +70,20 @@ class RunLog:
         if changed:
             self.say(f"not as in {self.workdir / 'config.json'}, and used from here on: {'; '.join(changed)}")
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.workdir / "tb"))
+            self.writer = self.tensorboard()
         if wandb:
             import wandb as wandb_package
 
-            run_id = hashlib.sha256(str(self.workdir.absolute()).encode()).hexdigest()[:16]
+            run_id = hashlib.sha256(str(self.workdir).encode()).hexdigest()[:16]
             self.wandb = wandb_package.init(project=wandb, config=config, id=run_id, resume="allow")
+
+    def tensorboard(self, **options):
+        """A writer into RUN/tb; a bucket's files are written beside and copied at every flush."""
+        from tensorboardX import SummaryWriter
+
+        if self.bucket and self.beside is None:
+            self.beside = tempfile.TemporaryDirectory(prefix="e3jax-tb-")
+        return SummaryWriter(str(self.beside.name if self.bucket else self.workdir / "tb"), **options)
 
     def append(self, name: str, line: dict) -> None:
         """Add one JSON line to a file of the run directory; numbers that are not finite become null."""
@@ -96,6 +104,11 @@ class RunLog:
         for name in sorted(self.late):
             path = self.workdir / name
             patiently(f"write {path}", lambda path=path, name=name: path.write_text(self.texts[name]), advice=SPACE)
+        if self.beside and self.writer:
+            self.writer.flush()
+            for file in epath.Path(self.beside.name).iterdir():
+                target = self.workdir / "tb" / file.name
+                patiently(f"write {target}", lambda file=file, target=target: target.write_bytes(file.read_bytes()))
         self.late, self.flushed = set(), time.monotonic()
 
     def read(self, name: str) -> list[dict]:
@@ -148,7 +161,7 @@ class RunLog:
         again = [x["global_step"] for x in self.lines("metrics.jsonl") if x["stage"] == stage and x["step"] > step]
         if self.writer and again:  # TensorBoard hides what it read at these steps before
             self.writer.close()
-            self.writer = type(self.writer)(str(self.workdir / "tb"), purge_step=min(again))
+            self.writer = self.tensorboard(purge_step=min(again))
         for name in ("metrics.jsonl", "samples.jsonl"):
             self.keep(name, lambda line: line["stage"] != stage or line["step"] <= step)
 

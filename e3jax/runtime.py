@@ -41,7 +41,6 @@ DEAD_S = 30  # a process that has been silent for so long is dead, and the other
 SILENT_S = 4  # the same after a collective broke: one of them has gone, the question is which
 GRACE_S = 25  # from SIGTERM to the end, whatever a step still has to do: a spot TPU is gone after 30
 FAILED, ALIVE = "e3jax/failed", "e3jax/alive"
-GONE = "process 0, which holds the others together, cannot be reached: it was killed or its host is gone"
 TERMINATED, BROKEN = threading.Event(), threading.Event()  # by SIGTERM; a collective failed
 
 
@@ -179,11 +178,14 @@ def me() -> str:
 
 
 def known() -> str | None:
-    """The reason that the first process to fail has left; None while all is well."""
+    """The reason that the first process to fail has left; None while all is well.
+
+    When process 0 goes, which holds the others together, JAX itself ends them at once: "the leader task … died".
+    """
     try:
         return distributed.global_state.client.key_value_try_get(FAILED)
-    except (jax.errors.JaxRuntimeError, AttributeError) as error:  # no such key; no client once the run is over
-        return GONE if "UNAVAILABLE" in str(error) or "DEADLINE_EXCEEDED" in str(error) else None
+    except (jax.errors.JaxRuntimeError, AttributeError):  # no such key; no client once the run is over
+        return None
 
 
 class Pulse:

@@ -17,6 +17,24 @@ from e3jax.errors import UserError, first_line
 WAITS_S = (1, 2, 4, 8, 16, 30)  # between tries
 
 
+def place(path: epath.PathLike) -> epath.Path:
+    """A local path made absolute, a bucket's as it is (`epath` would make "/here/gs:/…" of it).
+
+    For a bucket, gcsfs is told not to keep listings: it would go on showing what it saw first.
+    """
+    if not is_bucket(path):
+        return epath.Path(path).absolute()
+    import fsspec  # under epath where there is a bucket; it comes with gcsfs
+
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return epath.Path(path)
+
+
+def is_bucket(path: epath.PathLike) -> bool:
+    """gs://…: objects are written whole, there is no append and no rename of directories at once."""
+    return "://" in os.fspath(path)
+
+
 def patiently(what: str, act: Callable[[], Any], *, advice: str = "") -> Any:
     """act(); where it fails, again after 1, 2, 4, … s, saying so; after a minute a UserError with `advice`.
 
@@ -46,8 +64,3 @@ def append(path: epath.Path, text: str) -> None:
         except OSError:
             file.truncate(before)
             raise
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """A bucket: objects are written whole, there is no append."""
-    return "://" in os.fspath(path)

@@ -8,7 +8,6 @@ the weights; a run keeps one for all its checkpoints in RUN/hf.
 
 import dataclasses
 import json
-import os
 import re
 import tempfile
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from e3jax.errors import UserError, first_line
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.presets import ModelConfig, preset, presets
 from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.storage import place
 from e3jax.tokenizer import HubTokenizer
 
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
@@ -117,7 +117,8 @@ def description_of(weights: epath.Path) -> epath.Path:
     """The directory with config.json and tokenizer files that belongs to these weights."""
     if (weights / "checkpoints").is_dir():
         raise UserError(f"{weights} is a run: name one of its checkpoints, {weights}/checkpoints/STAGE/STEP")
-    run = weights.absolute().parents[2] if len(weights.absolute().parents) > 2 else weights
+    above = place(weights).parents
+    run = above[2] if len(above) > 2 else weights
     for directory in (weights, run / "hf"):
         if (directory / "config.json").exists():
             return directory
@@ -166,15 +167,19 @@ def describe_run(workdir: epath.PathLike, name: str, config: ModelConfig, tokeni
 
     Of the source's generation_config.json the sampling is kept; greedy decoding and lengths were the source's own.
     """
-    target, new = epath.Path(workdir) / "hf", epath.Path(workdir) / f"hf.new-{os.getpid()}"
-    if target.exists():
+    target = place(workdir) / "hf"
+    if (target / "config.json").exists():  # the file that is written last
         return
     source = None if name in presets() else description_of(local_directory(name, weights=False))
     generation = generation_config(source) if source else {}
     kept = {k: v for k, v in generation.items() if k in ("temperature", "top_k", "top_p", "repetition_penalty")}
-    new.mkdir(parents=True)
-    write_description(new, config, tokenizer, dtype="float32", generation=kept)
-    new.rename(target)
+    with tempfile.TemporaryDirectory() as local:
+        write_description(local, config, tokenizer, dtype="float32", generation=kept)
+        target.mkdir(parents=True, exist_ok=True)
+        for file in sorted(epath.Path(local).iterdir(), key=lambda file: file.name == "config.json"):
+            new = target / f"{file.name}.new"
+            file.copy(new, overwrite=True)
+            new.replace(target / file.name)
 
 
 def write_json(path: epath.Path, value: dict) -> None:

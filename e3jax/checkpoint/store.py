@@ -17,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from e3jax.errors import UserError, first_line
 from e3jax.runtime import from_main, gather, processes
-from e3jax.storage import patiently
+from e3jax.storage import is_bucket, patiently, place
 
 MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # orbax writes them last into a complete checkpoint
 WRITING = ".orbax-checkpoint-tmp"
@@ -34,11 +34,13 @@ class Store:
         self, directory: epath.PathLike, *, keep: int, keep_every: int, say: Callable[[str], None],
         ranks: dict[int, float] | None = None,
     ):  # fmt: skip
-        self.directory, self.say, self.ranks = epath.Path(directory).absolute(), say, dict(ranks or {})
+        self.directory, self.say, self.ranks = place(directory), say, dict(ranks or {})
         kept = [policies.LatestN(keep), Highest(self.ranks)]
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
+        if is_bucket(directory):
+            bound_retries()
         from_main(self.clear_interrupted)
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -135,8 +137,9 @@ class Store:
                 self.say(f"the write of checkpoint {path.with_suffix('')} was interrupted: removed")
                 path.rmtree()
             elif path.name.isdigit() and not all((path / marker).exists() for marker in MARKERS):
-                self.say(f"checkpoint {path} is incomplete")
-                self.set_aside(path.name)
+                self.say(f"checkpoint {path} is incomplete: not used")
+                if not is_bucket(path):  # there orbax goes by the marker too, and will write the step in its place
+                    self.set_aside(path.name)
 
     def set_aside(self, name: str) -> None:
         """Rename to unusable-NAME: a checkpoint is never deleted because it is broken."""
@@ -146,6 +149,17 @@ class Store:
         self.say(f"{self.directory / name} is now called {target.name}, and not used")
         with suppress(FileNotFoundError):  # another process was quicker
             (self.directory / name).rename(target)
+
+
+def bound_retries() -> None:
+    """Let tensorstore give up on a bucket after about 20 s instead of an hour: `patiently` is who tries again.
+
+    orbax has no option for it.
+    """
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+        context["gcs_request_retries"] = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
 
 
 class Highest(policies.PreservationPolicy):
@@ -164,7 +178,7 @@ class Highest(policies.PreservationPolicy):
 def save_params(directory: epath.PathLike, params) -> None:
     """Parameters alone, as DIR/default; there only once it is complete. About 1 GB is copied at a time."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=1)) as writer:
-        writer.save(epath.Path(directory).absolute() / "default", args=ocp.args.PyTreeSave({"params": params}))
+        writer.save(place(directory) / "default", args=ocp.args.PyTreeSave({"params": params}))
 
 
 def load_params(directory: epath.PathLike, like):
@@ -172,7 +186,7 @@ def load_params(directory: epath.PathLike, like):
 
     Restored one by one: orbax holds several copies of what it reads at once.
     """
-    path = epath.Path(directory).absolute() / "default"
+    path = place(directory) / "default"
     stored, wanted = by_name(stored_params(directory)), by_name(like)
     wrong = [f"missing     {n} {x.shape}" for n, x in wanted.items() if n not in stored]
     wrong += [f"unexpected  {n} {x.shape}" for n, x in stored.items() if n not in wanted]
@@ -198,7 +212,7 @@ def load_params(directory: epath.PathLike, like):
 
 def stored_params(directory: epath.PathLike):
     """Shapes and dtypes of a checkpoint's parameters; UserError when there is none."""
-    path = epath.Path(directory).absolute() / "default"
+    path = place(directory) / "default"
     if not path.exists():
         raise UserError(f"{directory} is no checkpoint: name a directory like RUN/checkpoints/STAGE/STEP")
     with ocp.PyTreeCheckpointer() as reader, damaged(directory):

@@ -13,13 +13,14 @@ import argparse
 import json
 import math
 from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from e3jax.report import figures
 from e3jax.report.figures import read_interval, read_number
+from e3jax.storage import place
 
 SAMPLES = 10  # rollouts shown
 REQUIRED = {  # file -> keys without which a line means nothing
@@ -90,7 +91,7 @@ class Run(NamedTuple):
     notes: list[str]  # sentences on what could not be read
 
 
-def read_jsonl(path: Path, *, required: tuple[str, ...]) -> tuple[list[dict], int]:
+def read_jsonl(path: epath.Path, *, required: tuple[str, ...]) -> tuple[list[dict], int]:
     """The objects of a JSON-lines file with the `required` keys; how many other lines it has.
 
     A process that is killed while it writes leaves half a line: the last one or, after a resume,
@@ -99,7 +100,7 @@ def read_jsonl(path: Path, *, required: tuple[str, ...]) -> tuple[list[dict], in
     if not path.is_file():
         return [], 0
     rows, skipped = [], 0
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_bytes().decode(errors="replace")
     for line in filter(str.strip, text.split("\n")):  # splitlines() would cut at U+2028 in a text
         try:
             row = json.loads(line)
@@ -112,7 +113,7 @@ def read_jsonl(path: Path, *, required: tuple[str, ...]) -> tuple[list[dict], in
     return rows, skipped
 
 
-def load_run(run_dir: Path) -> Run:
+def load_run(run_dir: epath.Path) -> Run:
     """Read a run directory. Raises FileNotFoundError where `run_dir` holds no file of a run."""
     if not any((run_dir / name).is_file() for name in ("config.json", *REQUIRED)):
         raise FileNotFoundError(
@@ -127,18 +128,18 @@ def load_run(run_dir: Path) -> Run:
             notes.append(f"{name}: {skipped} unreadable line{'s'[: skipped > 1]} skipped.")
     if (run_dir / "config.json").is_file():
         try:
-            config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+            config = json.loads((run_dir / "config.json").read_text())
         except ValueError as error:
             notes.append(f"config.json could not be read: {error}.")
     return Run(config, *files, notes)
 
 
-def write_report(run_dir: Path | str) -> Path:
+def write_report(run_dir: epath.PathLike) -> epath.Path:
     """Write RUN_DIR/report.html from what the run has logged so far; returns its path.
 
     Raises FileNotFoundError where `run_dir` is not a run directory.
     """
-    run_dir = Path(run_dir)
+    run_dir = place(run_dir)
     run = load_run(run_dir)
     latest = {(row["stage"], row["set"]): row for row in run.evals if row["accuracy"]}
     sets = {}  # problem set -> its rows, first checkpoint first; measured twice: the last counts
@@ -156,7 +157,7 @@ def write_report(run_dir: Path | str) -> Path:
     }
     body = "".join(f"<section><h2>{key}</h2>{text}</section>" for key, text in sections.items())
     notes = "".join(f"<p class='note'>{_text(note)}</p>" for note in run.notes)
-    name = _text(run_dir.resolve().name)
+    name = _text(run_dir.name)
     page = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='color-scheme' "
         "content='light dark'><meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -164,7 +165,7 @@ def write_report(run_dir: Path | str) -> Path:
         f"<h1>{name}</h1>{_stages(run.metrics)}{notes}</header><main>{body}</main></body></html>\n"
     )
     path = run_dir / "report.html"
-    path.write_text(page, encoding="utf-8", errors="replace")  # text may hold half a surrogate
+    path.write_bytes(page.encode(errors="replace"))  # text may hold half a surrogate
     return path
 
 
@@ -388,7 +389,7 @@ def _config(config: Any) -> str:
 def main() -> None:
     about = {"prog": "python -m e3jax.report.html", "description": "Write RUN_DIR/report.html."}
     parser = argparse.ArgumentParser(**about)
-    parser.add_argument("run_dir", type=Path, help="the directory that a training command wrote")
+    parser.add_argument("run_dir", help="the directory that a training command wrote")
     try:
         print(write_report(parser.parse_args().run_dir))
     except FileNotFoundError as error:

@@ -8,6 +8,7 @@ called; and the model's fields of RUN/config.json. Exit status 1 when the gradie
 """
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from e3jax.checkpoint.pretrained import model_config
-from e3jax.checkpoint.store import load_params
+from e3jax.checkpoint.store import by_name, load_params
 from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sharding import make_mesh
+from e3jax.storage import place
 from e3jax.train.grpo import grpo_gradient
 from e3jax.train.sft import sft_gradient
 from e3jax.train.steps import score
@@ -60,16 +62,17 @@ def gradient(model: Qwen3, params, arrays: list[np.ndarray], call: dict):
 
 def parameter_table(params, grads) -> Table:
     """Every parameter's size and its gradient's, the worst first."""
-    table = Table(title="parameters")
-    for column in ("parameter", "largest entry", "not finite", "norm of gradient", "entries of it not finite"):
-        table.add_column(column, justify="left" if column == "parameter" else "right")
+    table = Table(title="parameters, and gradients of all micro-batches")
+    table.add_column("parameter", no_wrap=True)
+    for column in ("largest", "not finite", "gradient: norm of what is finite", "not finite"):
+        table.add_column(column, justify="right")
     rows = []
-    for (path, p), g in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(grads)):
+    for (name, p), g in zip(by_name(params).items(), jax.tree.leaves(grads)):
         bad = int((~jnp.isfinite(g)).sum())
-        finite = jnp.where(jnp.isfinite(g), g, 0)
-        rows.append((bad / g.size, jax.tree_util.keystr(path), p, float(jnp.linalg.norm(finite)), bad))
-    for _, name, p, norm, bad in sorted(rows, key=lambda row: -row[0]):
-        table.add_row(name, f"{float(abs(p).max()):.3g}", str(int((~jnp.isfinite(p)).sum())), f"{norm:.3g}", str(bad))
+        rows.append((bad / g.size, name, p, float(jnp.linalg.norm(jnp.where(jnp.isfinite(g), g, 0))), bad))
+    for share, name, p, norm, bad in sorted(rows, key=lambda row: -row[0]):
+        lost = f"{bad} ({share:.0%})" if bad else "0"
+        table.add_row(name, f"{float(abs(p).max()):.3g}", str(int((~jnp.isfinite(p)).sum())), f"{norm:.3g}", lost)
     return table
 
 
@@ -92,8 +95,8 @@ def token_table(i: int, arrays: list[np.ndarray], call: dict, logp: np.ndarray) 
 
 def main() -> None:
     """Print the tables."""
-    f, out = flags.FLAGS, Console()
-    call, batches, c = read(epath.Path(f.dump))
+    f, out = flags.FLAGS, Console(width=None if os.isatty(1) else 120)
+    call, batches, c = read(place(f.dump))
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     model = Qwen3(
         model_config(c["preset"]), dtype=jnp.dtype(f.dtype or c["dtype"]), remat=c["remat"],

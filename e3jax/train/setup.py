@@ -86,7 +86,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     log = RunLog(workdir, c.to_dict(), tensorboard=c.log.tensorboard, wandb=c.log.wandb)
     from_main(lambda: describe_run(workdir, c.model.preset, model.config, tokenizer))
     return Run(
-        workdir=epath.Path(workdir), log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
+        workdir=log.workdir, log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
         form=c.task.form, chunk=c.model.chunk, prompt_room=c.task.prompt_room,
         grader=GraderPool(**c.grader), checkpoint=Checkpoints(**c.checkpoint),
         **c.faults,
