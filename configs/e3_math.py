@@ -70,7 +70,7 @@ def get_config(argument: str = "stage=1"):
     c.grpo.loss.entropy_coef = 0.001 if second else 0.002  # T8
 
     c.sampler.tensor = SAMPLING_TENSOR[size]  # matrices of the sampling layout are split over so many chips
-    c.sampler.slots = SLOTS_PER_CHIP[size] * chips
+    c.sampler.slots = SLOTS_PER_CHIP[size] // (2 if given["seq"] else 1) * chips  # 32k: twice the cache (AOT)
     c.sampler.prefill_rows = chips // SAMPLING_TENSOR[size]  # the least: one prompt per group of chips
     c.sampler.block = 32  # steps; one block is about half a second on v5e at best (AOT)
 

@@ -5,6 +5,7 @@ Bad input ends with one sentence and exit status 2, never with a traceback; a bu
 
 import difflib
 import faulthandler
+import logging as python_logging
 import os
 import re
 import runpy
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from e3jax.errors import Stopped, UserError
 from e3jax.log import flatten
-from e3jax.runtime import end_all, processes, start
+from e3jax.runtime import end_all, finish, processes, start
 
 
 def run_command(main: Callable[[ConfigDict, str], None]) -> None:
@@ -55,7 +56,11 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
         start()
         if processes() > 1:
             faulthandler.disable()  # absl's: when process 0 dies JAX aborts with a reason, to be found in the log
-        main(config, workdir)
+        try:
+            main(config, workdir)
+        except Stopped as stopped:
+            print(f"stopped by SIGTERM: {stopped}; the same command goes on from there", file=sys.stderr)
+        finish()
 
     app.run(guarded, flags_parser=parse)
 
@@ -90,12 +95,11 @@ def guard(main: Callable, *arguments) -> None:
     A process that fails ends the others: they may be waiting for it.
     """
     logging.set_verbosity(logging.WARNING)  # jax and orbax tell every detail at INFO
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # a broken checkpoint's every array, again
     try:
         main(*arguments)
     except UserError as error:
         stop(str(error))
-    except Stopped as stopped:
-        print(f"stopped by SIGTERM: {stopped}; the same command goes on from there", file=sys.stderr)
     except (KeyboardInterrupt, BrokenPipeError) as ended:  # at once: an orderly end while the device works may crash
         if processes() > 1:
             end_all("stopped by Ctrl-C or a closed pipe", 130)

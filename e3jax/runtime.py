@@ -41,7 +41,8 @@ DEAD_S = 30  # a process that has been silent for so long is dead, and the other
 SILENT_S = 4  # the same after a collective broke: one of them has gone, the question is which
 GRACE_S = 25  # from SIGTERM to the end, whatever a step still has to do: a spot TPU is gone after 30
 FAILED, ALIVE = "e3jax/failed", "e3jax/alive"
-TERMINATED, BROKEN = threading.Event(), threading.Event()  # by SIGTERM; a collective failed
+LISTENER = "listens for other processes"
+TERMINATED, BROKEN, OVER = (threading.Event() for _ in range(3))  # SIGTERM came; a collective failed; all is done
 
 
 def start() -> None:
@@ -68,7 +69,15 @@ def start() -> None:
                 raise
     threading.Thread(target=await_sigterm, args=(sigterm_pipe(),), daemon=True).start()
     if processes() > 1:
-        threading.Thread(target=listen, daemon=True).start()
+        threading.Thread(target=listen, name=LISTENER, daemon=True).start()
+
+
+def finish() -> None:
+    """Before an orderly end: a thread that is inside JAX while Python shuts down aborts the process."""
+    OVER.set()
+    for thread in threading.enumerate():
+        if thread.name == LISTENER:
+            thread.join()
 
 
 def sigterm_pipe() -> int:
@@ -219,8 +228,7 @@ class Pulse:
 def listen() -> None:
     """End this process, with the reason, as soon as another one has failed: it would wait for it in a collective."""
     pulse, count = Pulse(), 0
-    while True:
-        time.sleep(POLL_S)
+    while not OVER.wait(POLL_S):
         count += 1
         reason = known()
         if reason is None:

@@ -2,14 +2,14 @@
 
 Real processes, real collectives (gloo), the real command. By hand, 1, 2 and 4 processes on three meshes (10 minutes):
 
-    JAX_PLATFORMS=cpu python tests/test_hosts.py
+    PYTHONPATH=. JAX_PLATFORMS=cpu python tests/test_hosts.py
 """
 
 import dataclasses
 import json
 import os
+import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks.faults import Command
 from e3jax.checkpoint.hf_config import to_hub
 from e3jax.checkpoint.store import load_params, stored_params
 from e3jax.models.presets import preset
@@ -38,33 +39,28 @@ STAGE = (
 )  # fmt: skip
 
 
-def launch(workdirs: list[Path], devices: int, *flags: str) -> list[subprocess.Popen]:
+def launch(workdirs: list[Path], devices: int, *flags: str) -> list[Command]:
     """One process per workdir (all the same, as a rule) with so many simulated devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     started = []
     for i, workdir in enumerate(workdirs):
-        env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": QUICK}
+        env = {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": QUICK}
         if len(workdirs) > 1:
             env |= {
                 "JAX_COORDINATOR_ADDRESS": address,
                 "JAX_NUM_PROCESSES": str(len(workdirs)),
                 "JAX_PROCESS_ID": str(i),
             }
-        command = [sys.executable, "-m", "e3jax.train.curriculum", "--config=configs/smoke.py", f"--workdir={workdir}"]
-        started.append(
-            subprocess.Popen(
-                [*command, *flags], cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        )
+        started.append(Command(workdir, *flags, env=env))
     return started
 
 
-def finish(*runs: list[subprocess.Popen]) -> None:
+def finish(*runs: list[Command]) -> None:
     """Wait for whole runs, side by side."""
-    for process, errors in [(p, p.communicate()[1]) for started in runs for p in started]:
-        assert process.returncode == 0, errors[-3000:]
+    for command in [c for started in runs for c in started]:
+        assert command.end() == 0, command.said[-3000:]
 
 
 def two_heads(directory: Path) -> str:
@@ -84,48 +80,82 @@ def lines(workdir: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
 
 
-def parameters(workdir: Path) -> list[np.ndarray]:
-    checkpoint = workdir / "checkpoints/easy/3"
+def parameters(workdir: Path, step: int) -> list[np.ndarray]:
+    checkpoint = workdir / f"checkpoints/easy/{step}"
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), stored_params(checkpoint))
     return [np.asarray(x) for x in jax.tree.leaves(load_params(checkpoint, like))]
 
 
-def gaps(one: Path, many: Path) -> tuple[float, float]:
+def gaps(one: Path, many: Path, *, steps: int = 3) -> tuple[float, float]:
     """Largest difference of any metric and of any parameter; the sampled tokens must be the same."""
     assert lines(one, "samples.jsonl") == lines(many, "samples.jsonl")
     a, b = lines(one, "metrics.jsonl"), lines(many, "metrics.jsonl")
-    assert [x["step"] for x in a] == [x["step"] for x in b] == [1, 2, 3]
+    assert [x["step"] for x in a] == [x["step"] for x in b] == list(range(1, steps + 1))
     assert any(x["loss/pg"] for x in a), "no group with an advantage: the comparison would be empty"
     assert all(x.keys() == y.keys() for x, y in zip(a, b))
     numbers = [
         (x[k], y[k]) for x, y in zip(a, b) for k in x if not k.startswith("time/") and isinstance(x[k], int | float)
     ]
     metric = max(abs(p - q) for p, q in numbers)
-    return metric, max(float(abs(x - y).max()) for x, y in zip(parameters(one), parameters(many)))
+    pairs = zip(parameters(one, steps), parameters(many, steps))
+    return metric, max(float(abs(x - y).max()) for x, y in pairs)
 
 
-def test_two_processes_make_the_run_of_one(tmp_path, monkeypatch):
-    """Guards: processes that fall out of step, grades mixed up, a denominator per host, records written twice."""
+def preempt(started: list[Command], victim: int, steps: int) -> None:
+    """SIGTERM to one process once so many steps are logged: all save and end well."""
+    assert started[0].wait_for(lambda: started[0].logged("easy", steps)), started[0].said[-3000:]
+    started[victim].process.send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    for command in started:
+        assert command.end() == 0, command.said[-3000:]
+        assert "stopped by SIGTERM: easy, step " in command.said, command.said[-3000:]
+    assert time.monotonic() - start < 20
+
+
+def test_preempted_and_resumed_on_other_devices_it_is_the_run_of_one_process(tmp_path, monkeypatch):
+    """8 devices of 2 processes, then 4 of one, then a single one; against 1 x 4 devices that nobody disturbed.
+
+    Guards: processes that fall out of step or stop at different ones, grades mixed up, a denominator per host, records
+    written twice, checkpoints that fit one mesh only.
+    """
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
-    base, one, two = tmp_path / "base", tmp_path / "one", tmp_path / "two"
+    base, one, many = tmp_path / "base", tmp_path / "one", tmp_path / "many"
     finish(launch([base], 1, *BASE))
-    flags = (*STAGE, f"--config.init.init_from={base / 'checkpoints/short/150'}")
-    finish(launch([one], 4, *flags, *mesh(1, 4, 1)), launch([two] * 2, 2, *flags, *mesh(2, 2, 1)))
-    metric, parameter = gaps(one, two)
+    flags = (*STAGE, f"--config.init.init_from={base / 'checkpoints/short/150'}", "--config.stages.easy.steps=6")
+    straight = launch([one], 4, *flags, *mesh(1, 4, 1))
+    preempt(launch([many] * 2, 4, *flags, *mesh(2, 4, 1)), victim=1, steps=1)
+    preempt(launch([many], 4, *flags, *mesh(1, 4, 1)), victim=0, steps=3)
+    finish(launch([many], 1, *flags, *mesh(1, 1, 1)), straight)
+    metric, parameter = gaps(one, many, steps=6)
     assert metric < 1e-5 and parameter < 1e-5, (metric, parameter)
+    starts = lines(many, "starts.jsonl")
+    assert [(s["processes"], s["devices"]) for s in starts] == [(2, 8), (1, 4), (1, 1)]
+    assert starts[1]["changed"] == ["mesh.data: 2 there, 1 here"]
 
 
 def test_one_failing_process_ends_all_with_its_reason(tmp_path):
     """Guards: the others waiting for ever in a collective for a process that has gone."""
     start = time.monotonic()
     started = launch([tmp_path / "a", tmp_path / "not_shared"], 1, *STAGE)
-    errors = [p.communicate(timeout=60)[1] for p in started]
-    assert all(p.returncode in (1, 2) for p in started), errors
-    for text in errors:  # whichever log a person opens
+    for command in started:  # whichever log a person opens
+        assert command.end() in (1, 2)
+        text = command.said
         assert "process 1 of 2 failed: error: " in text and "choose a --workdir that all hosts share" in text
         assert "Traceback" not in text and "Fatal" not in text, text
     assert time.monotonic() - start < 60
+
+
+def test_a_process_that_dies_without_a_word_is_named(tmp_path):
+    """Killed, out of memory: the others would wait in a collective, or show a broken connection and no name."""
+    started = launch([tmp_path / "a"] * 2, 1, *STAGE, "--config.stages.easy.steps=4000")
+    assert started[0].wait_for(lambda: started[0].logged("easy", 1)), started[0].said[-3000:]
+    pid = started[1].process.pid
+    started[1].kill()
+    start = time.monotonic()
+    assert started[0].end() == 1 and time.monotonic() - start < 60
+    assert f"process 0 of 2 ends, because process 1 of 2 (pid {pid} on " in started[0].said, started[0].said
+    assert "died without a word" in started[0].said and "Traceback" not in started[0].said
 
 
 def test_hosts_lie_along_data(monkeypatch):

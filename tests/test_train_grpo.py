@@ -48,7 +48,7 @@ def updated(
     g = graded(run.model, params, score_b)
     edit(g.rollouts)
     advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
-    state, values = grpo.update(
+    state, values, _ = grpo.update(
         run, tx, state, g, advantage_b, params if ref is None else ref, minibatches=minibatches, rows=rows,
         temperature=1.0, budget=20, weights=weights, loss=LOSS,
     )  # fmt: skip
@@ -78,7 +78,7 @@ def test_all_equal_groups_change_nothing(setting):
     state = new_state(tx, jax.tree.map(jnp.copy, params))
     score_b = np.repeat([1.0, 0.0, 0.3, 1.0], 4)
     advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
-    state, _ = grpo.update(
+    state, _, _ = grpo.update(
         run, tx, state, graded(run.model, params, score_b), advantage_b, params, minibatches=1, rows=16,
         temperature=1.0, budget=20, weights=WEIGHTS, loss=LOSS | {"entropy_coef": 0.0, "kl_coef": 0.0},
     )  # fmt: skip
@@ -185,7 +185,7 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting):
             g = SimpleNamespace(rollouts=r._replace(length=length, sampled=r.sampled & cut), score_b=MIXED)
             micro = [m for part in np.split(length, 2) for m in pack_micro_batches(part, rows=2, widths=widths)]
             seen |= {m.width for m in micro}
-            state, values = grpo.update(
+            state, values, _ = grpo.update(
                 run, tx, state, g, np.repeat([1.0, -1.0], 8), params, minibatches=2, rows=2, temperature=1.0,
                 budget=20, weights=WEIGHTS, loss=LOSS,
             )  # fmt: skip

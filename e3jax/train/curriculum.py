@@ -149,7 +149,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     run = make_run(config, workdir)
     sampler, rl = config.sampler.to_dict(), config.grpo.to_dict()
     first_step, budget = 0, None
-    with jax.set_mesh(run.mesh):
+    with jax.set_mesh(run.mesh), run.grader:
         params = initial_params(run, **config.init)
         for index, name in enumerate(config.order):
             stage = config.stages[name].to_dict()
@@ -181,7 +181,6 @@ def main(config: ConfigDict, workdir: str) -> None:
         run.log.say(f"report: {write_report(run.workdir)}")
     run.log.done()
     run.log.close()
-    run.grader.close()
     barrier("end")
 
 

@@ -1,0 +1,101 @@
+"""A grader that hangs, dies or prints costs one response at most, and leaves no process behind."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from e3jax.rewards.extract import Grade
+from e3jax.rewards.grade import grade_all
+from e3jax.rewards.pool import GraderPool
+from e3jax.tasks.countdown import calculator_problem
+
+HERE = "tests.test_rewards_pool"
+
+
+def moody(problem, text, done):
+    """A grader for the tests, run in the workers: does what the response says."""
+    if text.startswith("hang"):
+        time.sleep(60)
+    if text.startswith("die"):
+        os._exit(9)
+    if text.startswith("once "):  # fails at the first try
+        path = text.removeprefix("once ")
+        if not os.path.exists(path):
+            open(path, "w").close()
+            os._exit(9)
+    if text.startswith("print"):
+        print("a library that talks", flush=True)
+    if text.startswith("bug"):
+        raise KeyError("a bug")
+    return Grade(1.0, "correct")
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """The workers find this file."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+
+
+def pool(**options) -> GraderPool:
+    return GraderPool(**{"workers": 2, "timeout_s": 5.0, "function": f"{HERE}:moody"} | options)
+
+
+def test_same_grades_as_in_this_process():
+    """With 1 and with 4 workers, in order."""
+    problems = [calculator_problem(0, i, numbers=3, split="train") for i in range(40)]
+    texts = [f"<answer> {p.meta['numbers'][0]} + {i} </answer>" for i, p in enumerate(problems)]
+    done = [i % 3 > 0 for i in range(40)]
+    want = grade_all(problems, texts, done)
+    for workers in (1, 4):
+        with GraderPool(workers=workers, timeout_s=30.0) as graders:
+            assert graders.grade_all(problems, texts, done) == want
+            assert graders.submit(problems[:3], texts[:3], done[:3]).result() == want[:3]
+
+
+def test_what_fails_twice_scores_0_and_its_neighbours_keep_their_grades(tmp_path):
+    """A worker that hangs or dies takes the rest of its batch along: that rest must be graded all the same."""
+    texts = ["fine"] * 20
+    texts[3], texts[4], texts[11] = "die", f"once {tmp_path / 'tried'}", "hang"
+    start = time.monotonic()
+    with pool(timeout_s=1.0) as graders:
+        grades = graders.grade_all([None] * 20, texts, [True] * 20)
+        left = [worker.process for worker in graders.started]
+    lost = [i for i, grade in enumerate(grades) if grade != Grade(1.0, "correct")]
+    assert lost == [3, 11] and grades[3] == grades[11] == Grade(0.0, "timeout")
+    assert time.monotonic() - start < 20
+    assert all(process.poll() is not None for process in left)  # reaped: no zombies
+
+
+def test_what_a_grader_prints_is_no_answer(capfd):
+    with pool() as graders:
+        assert graders.grade_all([None], ["print"], [True]) == [Grade(1.0, "correct")]
+    assert "a library that talks" in capfd.readouterr().err
+
+
+def test_a_bug_in_a_grader_is_shown():
+    """Scored 0 it would train the model on noise."""
+    with pool() as graders, pytest.raises(RuntimeError, match="KeyError: 'a bug'"):
+        graders.grade_all([None], ["bug"], [True])
+
+
+def test_workers_end_with_their_parent():
+    """A trainer that is killed must not leave graders behind, hanging ones included."""
+    code = (
+        "import os, signal, threading, time\n"
+        "from e3jax.rewards.pool import GraderPool\n"
+        f"pool = GraderPool(workers=1, timeout_s=60.0, function='{HERE}:moody')\n"
+        "later = pool.submit([None], ['hang'], [True])\n"
+        "while not pool.started: time.sleep(0.01)\n"
+        "time.sleep(1.0)\n"
+        "print(pool.started[0].process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{pid}")
