@@ -110,6 +110,7 @@ if [[ $DRY_RUN ]]; then
 fi
 
 failures=0 best=$(progress) started="" uneven=0
+finished || queue_state > /dev/null # not logged in, a wrong project: said at once, not waited out
 while ! finished; do
   state=$(queue_state) || state=UNKNOWN # no network here: the run does not mind
   case $state in
