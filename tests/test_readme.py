@@ -1,5 +1,6 @@
 """The README tells the truth: its tree is the disk's, its commands parse, its links exist."""
 
+import os
 import re
 import subprocess
 import sys
@@ -52,8 +53,10 @@ def test_commands_parse():
                     assert (ROOT / word.removeprefix("--config=").partition(":")[0]).exists(), command
         elif words[0] == "python":
             assert (ROOT / words[1]).exists(), command
+        elif words[0].startswith("launch/"):
+            assert os.access(ROOT / words[0], os.X_OK), command
         else:
-            assert words[0] in ("pip", "pytest", "git", "cd", "tensorboard"), command
+            assert words[0] in ("pip", "pytest", "git", "cd", "cp", "tensorboard"), command
     assert modules
     started = {
         m: subprocess.Popen(

@@ -1,75 +1,20 @@
 """A run killed in every stage and started again with the same command ends with exactly the same numbers.
 
-The test kills the smoke config with SIGKILL. By hand, for any config (minutes):
+The whole campaign, at least 50 kills: benchmarks/faults.py. For the quickstart, killed once in each stage (minutes):
 
-    python tests/test_train_resume.py configs/quickstart.py runs/quickstart /tmp/killed
+    PYTHONPATH=. python tests/test_train_resume.py configs/quickstart.py runs/quickstart /tmp/killed
 """
 
-import json
 import os
+import random
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+from benchmarks.faults import EVERY_STEP, Command, difference, kill_at_random, records, run_to_end
+
 ROOT = Path(__file__).parent.parent
-RECORDS = ("metrics.jsonl", "eval.jsonl", "budget.jsonl", "samples.jsonl", "eval_samples.jsonl")
-
-
-def start(config: str, workdir: Path) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        "e3jax.train.curriculum",
-        f"--config={config}",
-        f"--workdir={workdir}",
-    ]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finish(config: str, workdir: Path) -> None:
-    process = start(config, workdir)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors[-3000:]
-
-
-def kill_in_stage(config: str, workdir: Path, stage: str, lines: int) -> None:
-    """SIGKILL as soon as the stage has logged `lines` steps; no cleanup code gets to run."""
-    process = start(config, workdir)
-    metrics = workdir / "metrics.jsonl"
-    while process.poll() is None:
-        if metrics.exists() and metrics.read_text().count(f'"stage": "{stage}"') >= lines:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.02)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, f"stage {stage} was over before it could be killed"
-    whole = [line for line in metrics.read_text().splitlines() if line.endswith("}")]  # the last may be cut
-    assert f'"stage": "{stage}"' in whole[-1], f"killed after {stage}, not in it"
-
-
-def records(workdir: Path) -> dict[str, list]:
-    """All records without what may differ: times."""
-    out = {}
-    for name in RECORDS:
-        lines = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
-        out[name] = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
-    return out
-
-
-def compare(config: str, straight: Path, killed: Path, lines: dict[str, int]) -> None:
-    finish(config, straight)
-    for stage, count in lines.items():
-        kill_in_stage(config, killed, stage, count)
-    finish(config, killed)
-    want, got = records(straight), records(killed)
-    for name in RECORDS:
-        assert got[name] == want[name], name
-    steps = [(line["stage"], line["step"]) for line in got["metrics.jsonl"]]
-    assert len(steps) == len(set(steps)), "a step was logged twice"
-    assert (killed / "report.html").exists()
 
 
 def undocumented(workdir: Path) -> set[str]:
@@ -83,16 +28,43 @@ def undocumented(workdir: Path) -> set[str]:
     return logged - named
 
 
+def kill_in(workdir: Path, stage: str, steps: int, *flags: str, number=signal.SIGKILL, **options) -> Command:
+    """One life, ended as soon as the stage has logged so many lines."""
+    command = Command(workdir, *flags, **options)
+    assert command.wait_for(lambda: command.logged(stage, steps), 7200), f"over before {stage}: {command.said[-2000:]}"
+    command.kill(number)
+    return command
+
+
 def test_killed_in_every_stage_equals_straight(tmp_path, monkeypatch):
-    """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten."""
+    """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten.
+
+    SIGKILL in a supervised stage, while a checkpoint is written, in an evaluation and between stages; SIGTERM in RL.
+    """
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # restarts compile nothing again
-    compare("configs/smoke.py", tmp_path / "a", tmp_path / "b", {"short": 1, "base": 1, "easy": 3, "hard": 3})
-    assert not undocumented(tmp_path / "a")
+    straight, killed, rng = tmp_path / "a", tmp_path / "b", random.Random(0)
+    run_to_end(straight, *EVERY_STEP)
+    kill_in(killed, "short", 1, *EVERY_STEP)
+    for kind in ("checkpoint write", "evaluation", "between stages"):
+        assert kill_at_random(killed, kind, rng, EVERY_STEP, 60.0), kind
+    stopped = kill_in(killed, "hard", 2, *EVERY_STEP, number=signal.SIGTERM)
+    assert stopped.process.returncode == 0 and "stopped by SIGTERM: hard, step " in stopped.said, stopped.said
+    assert not (killed / "DONE").exists()
+    run_to_end(killed, *EVERY_STEP)
+    assert not (found := difference(straight, killed)), found
+    steps = [(line["stage"], line["step"]) for line in records(killed)["metrics.jsonl"]]
+    assert len(steps) == len(set(steps)), "a step was logged twice"
+    assert (killed / "report.html").exists() and (killed / "DONE").exists()
+    assert len((killed / "starts.jsonl").read_text().splitlines()) == 6
+    assert not undocumented(straight)
 
 
 if __name__ == "__main__":
     config, straight, killed = sys.argv[1:]
     os.chdir(ROOT)
-    compare(config, Path(straight), Path(killed), {"short": 100, "base": 12, "easy": 33, "hard": 25})
-    print("equal")
+    run_to_end(Path(straight), config=config)
+    for stage, lines in {"short": 100, "base": 12, "easy": 33, "hard": 25}.items():
+        kill_in(Path(killed), stage, lines, config=config)
+    run_to_end(Path(killed), config=config)
+    print(difference(Path(straight), Path(killed)) or "equal")
