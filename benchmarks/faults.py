@@ -27,8 +27,11 @@ EVERY_STEP = ("--config.checkpoint.every=1", "--config.stages.easy.steps=8", "--
 class Command:
     """A training command under way; what it says on stderr is kept."""
 
-    def __init__(self, workdir, *flags: str, config: str = "configs/smoke.py", env: dict | None = None):
-        command = [sys.executable, "-m", "e3jax.train.curriculum", f"--config={config}", f"--workdir={workdir}", *flags]
+    def __init__(self, workdir, *flags: str, config: str = "configs/smoke.py", env: dict | None = None, before=""):
+        """`before`: Python to run in the process first."""
+        start = f"{before}\nimport runpy\nrunpy.run_module('e3jax.train.curriculum', run_name='__main__')"
+        module = ["-c", start] if before else ["-m", "e3jax.train.curriculum"]
+        command = [sys.executable, *module, f"--config={config}", f"--workdir={workdir}", *flags]
         self.workdir, self.lines = workdir, []
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"} | (env or {}), text=True,

@@ -94,7 +94,7 @@ def guard(main: Callable, *arguments) -> None:
 
     A process that fails ends the others: they may be waiting for it.
     """
-    logging.set_verbosity(logging.WARNING)  # jax and orbax tell every detail at INFO
+    logging.set_verbosity(logging.FATAL)  # orbax tells every detail, and every error that we tell, with its stack
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # a broken checkpoint's every array, again
     try:
         main(*arguments)

@@ -54,7 +54,7 @@ class Store:
             try:
                 state = self.restore(step, like)
             except Exception as error:  # whatever orbax and tensorstore raise on files that are cut or missing
-                broken[step] = first_line(error)[:300]
+                broken[step] = short(error)
                 self.say(f"checkpoint {self.directory / str(step)} cannot be read: {broken[step]}")
                 if processes() > 1:  # the others may have read it, and wait inside orbax: all end, and start again
                     self.set_aside(str(step))
@@ -118,7 +118,7 @@ class Store:
             act()
         except Exception as raised:  # orbax's and tensorstore's errors have no common base
             error = raised
-        told = [text for text in gather(error and first_line(error)[:300]) if text]
+        told = [text for text in gather(error and short(error)) if text]
         if told:
             from_main(self.clear_interrupted)
             self.manager.reload()
@@ -149,6 +149,12 @@ class Store:
         self.say(f"{self.directory / name} is now called {target.name}, and not used")
         with suppress(FileNotFoundError):  # another process was quicker
             (self.directory / name).rename(target)
+
+
+def short(error: Exception) -> str:
+    """tensorstore's messages begin with what happened, end with why, and are as long as a page."""
+    text = first_line(error).split(" [tensorstore_spec")[0]
+    return text if len(text) < 240 else f"{text[:80]} … {text[-160:]}"
 
 
 def bound_retries() -> None:
@@ -226,7 +232,7 @@ def damaged(directory: epath.PathLike):
     try:
         yield
     except Exception as error:
-        why = first_line(error)[:200]
+        why = short(error)
         raise UserError(f"the checkpoint {directory} cannot be read, it may be cut or incomplete ({why})") from error
 
 
