@@ -6,13 +6,12 @@ The whole campaign, at least 50 kills: benchmarks/faults.py. For the quickstart,
 """
 
 import os
-import random
 import re
 import signal
 import sys
 from pathlib import Path
 
-from benchmarks.faults import EVERY_STEP, Command, difference, kill_at_random, records, run_to_end
+from benchmarks.faults import EVERY_STEP, Command, difference, records, run_to_end, writing
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,10 +27,10 @@ def undocumented(workdir: Path) -> set[str]:
     return logged - named
 
 
-def kill_in(workdir: Path, stage: str, steps: int, *flags: str, number=signal.SIGKILL, **options) -> Command:
-    """One life, ended as soon as the stage has logged so many lines."""
+def killed_when(happened, workdir: Path, *flags: str, number=signal.SIGKILL, **options) -> Command:
+    """One life of the run, ended by a signal as soon as `happened(command)`."""
     command = Command(workdir, *flags, **options)
-    assert command.wait_for(lambda: command.logged(stage, steps), 7200), f"over before {stage}: {command.said[-2000:]}"
+    assert command.wait_for(lambda: happened(command), 7200), f"over too early: {command.said[-2000:]}"
     command.kill(number)
     return command
 
@@ -39,17 +38,18 @@ def kill_in(workdir: Path, stage: str, steps: int, *flags: str, number=signal.SI
 def test_killed_in_every_stage_equals_straight(tmp_path, monkeypatch):
     """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten.
 
-    SIGKILL in a supervised stage, while a checkpoint is written, in an evaluation and between stages; SIGTERM in RL.
+    SIGKILL in a supervised stage, an evaluation, between two stages and in a checkpoint write; SIGTERM in RL.
     """
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # restarts compile nothing again
-    straight, killed, rng = tmp_path / "a", tmp_path / "b", random.Random(0)
+    straight, killed = tmp_path / "a", tmp_path / "b"
     run_to_end(straight, *EVERY_STEP)
-    kill_in(killed, "short", 1, *EVERY_STEP)
-    for kind in ("checkpoint write", "evaluation", "between stages"):
-        assert kill_at_random(killed, kind, rng, EVERY_STEP, 60.0), kind
-    stopped = kill_in(killed, "hard", 2, *EVERY_STEP, number=signal.SIGTERM)
-    assert stopped.process.returncode == 0 and "stopped by SIGTERM: hard, step " in stopped.said, stopped.said
+    killed_when(lambda c: c.logged("short", 1), killed, *EVERY_STEP)
+    killed_when(lambda c: "base: SFT: " in c.said, killed, *EVERY_STEP)
+    killed_when(lambda c: "base: pass@k, 4 numbers: " in c.said, killed, *EVERY_STEP)
+    stopped = killed_when(lambda c: c.logged("easy", 3), killed, *EVERY_STEP, number=signal.SIGTERM)
+    assert stopped.process.returncode == 0 and "stopped by SIGTERM: easy, step " in stopped.said, stopped.said
+    killed_when(lambda c: any("/hard/" in path for path in writing(killed)), killed, *EVERY_STEP)
     assert not (killed / "DONE").exists()
     run_to_end(killed, *EVERY_STEP)
     assert not (found := difference(straight, killed)), found
@@ -65,6 +65,6 @@ if __name__ == "__main__":
     os.chdir(ROOT)
     run_to_end(Path(straight), config=config)
     for stage, lines in {"short": 100, "base": 12, "easy": 33, "hard": 25}.items():
-        kill_in(Path(killed), stage, lines, config=config)
+        killed_when(lambda c, s=stage, n=lines: c.logged(s, n), Path(killed), config=config)
     run_to_end(Path(killed), config=config)
     print(difference(Path(straight), Path(killed)) or "equal")
