@@ -143,9 +143,11 @@ def kill_at_random(workdir: Path, kind: str, rng: random.Random, flags, longest_
 def campaign(out: Path, *, kills: int, seed: int, flags=EVERY_STEP, say=print) -> dict:
     """-> kills by kind, runs that came to their end, steps made again; AssertionError at the first difference."""
     rng, kinds = random.Random(seed), ("any moment", "checkpoint write", "evaluation", "between stages")
-    start = time.monotonic()
     run_to_end(out / "straight", *flags)
+    start = time.monotonic()
+    run_to_end(out / "again", *flags)  # compiled programs are there now: how long a life is
     longest = time.monotonic() - start
+    assert not (found := difference(out / "straight", out / "again")), f"two straight runs: {found}"
     count, again, runs = dict.fromkeys(kinds, 0), [], 0
     while sum(count.values()) < kills:
         workdir = out / f"killed-{runs}"
