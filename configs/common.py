@@ -43,6 +43,7 @@ def base_config() -> ConfigDict:
     c.sampler.tensor = 1  # devices that share one copy of the matrices while sampling; the training mesh is another
     c.sampler.block = 16  # decode steps between refills
     c.sampler.prefill_rows = 64  # prompts prefilled together
+    c.sampler.cache = "compute"  # keys and values in model.dtype; "int8": half the memory of bfloat16
     c.sampler.top_k = 0  # off in training (A.6)
     c.sampler.top_p = 1.0  # off in training (A.6)
 

@@ -140,6 +140,8 @@ def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse,
     """
     model, params = sharp
     monkeypatch.setattr("e3jax.sampler.slots.admit", poisoned_admit)
+    monkeypatch.setattr("e3jax.sampler.slots.new_piece", poisoned_piece)
+    monkeypatch.setattr("e3jax.sampler.slots.FIRST", 16)  # so that the cache grows on the way
     prompts = ragged_prompts(20, 210, seed=3)
     order = list(range(20))[:: -1 if reverse else 1]
     rollouts = draw(model, params, [prompts[i] for i in order], samples=1, temperature=0.0, **schedule)
@@ -151,20 +153,30 @@ def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse,
 admit = decode.admit
 
 
-def poisoned_admit(slots, prompts, source_j, *rest):
-    """The real `admit`, after every row that is not live was filled with 1e4."""
+def poisoned_admit(first, slots, *rest):
+    """The real `admit`, after every row that is not live was filled with 1e4 (later pieces: `poisoned_piece`)."""
     free = ~slots.live_j[None, :, None, None, None]
-    cache = jax.tree.map(lambda x: jnp.where(free, 1e4, x), slots.cache)
-    return admit(slots._replace(cache=cache), prompts, source_j, *rest)
+    first = jax.tree.map(lambda x: jnp.where(free, 1e4, x), first)
+    return admit(first, slots, *rest)
 
 
-def test_samples_do_not_depend_on_the_schedule(sharp):
-    """Same (key, id, g): same tokens, whatever the slots, blocks, order, and company."""
+def poisoned_piece(*args):
+    """A new piece of the cache that holds 1e4 everywhere."""
+    return jax.tree.map(lambda x: jnp.full_like(x, 1e4), decode.new_piece(*args))
+
+
+def test_samples_do_not_depend_on_the_schedule(sharp, monkeypatch):
+    """Same (key, id, g): same tokens, whatever the slots, blocks, order, company, and growth of the cache."""
     model, params = sharp
     prompts = ragged_prompts(12, 210)
     a = draw(model, params, prompts)
     b = draw(model, params, prompts, slots=32, block=5, prefill_rows=2)
     np.testing.assert_array_equal(a.tokens, b.tokens)
+    monkeypatch.setattr("e3jax.sampler.slots.FIRST", 16)
+    grown = draw(model, params, prompts, block=4)
+    np.testing.assert_array_equal(a.tokens, grown.tokens)
+    np.testing.assert_allclose(a.logp, grown.logp, atol=1e-5)
+    monkeypatch.undo()
     c = draw(model, params, prompts[::-1], ids=range(12)[::-1])
     for p in range(12):
         for g in range(3):
@@ -258,10 +270,15 @@ def test_what_is_drawn_is_reported(sharp):
         tokens.setdefault(row, []).extend(new.tolist())
         logps.setdefault(row, []).extend(logp.tolist())
 
+    def on_finished(rows, so_far):
+        for b in rows:
+            finished.append(int(b))
+            assert len(tokens[int(b)]) == so_far.length[b] - so_far.prompt_len[b]
+
     r = draw(
-        model, params, ragged_prompts(20, 210), slots=8, block=3, on_tokens=on_tokens, on_finished=finished.append
+        model, params, ragged_prompts(20, 210), slots=8, block=3, on_tokens=on_tokens, on_finished=on_finished
     )  # fmt: skip
-    assert sum(finished) == len(r.tokens) == 60
+    assert sorted(finished) == list(range(60)) and len(r.tokens) == 60
     for b in range(60):
         assert tokens[b] == r.tokens[b, r.prompt_len[b] : r.length[b]].tolist()
         assert logps[b] == r.logp[b, r.prompt_len[b] : r.length[b]].tolist()

@@ -28,6 +28,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "model.attention", ("auto", *KERNELS))
     check_attention(c)
     need_one_of(c, "model.remat", ("none", "attention", "full"))
+    need_one_of(c, "sampler.cache", ("compute", "int8"))
     need_one_of(c, "task.form", ("calculator", "paper"))
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))

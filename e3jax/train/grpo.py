@@ -167,7 +167,7 @@ def train(
             graded = rollout(
                 run.model, state.params, run.tokenizer, problems, key=run.key(stage_index, step), first_id=0,
                 samples=group_size, budget=budget, temperature=temperature, sampler=sampler,
-                grade=run.grader.grade_all, on_finished=heard,
+                grade=run.grader.submit, on_finished=heard,
             )  # fmt: skip
             sampled_at = time.monotonic()
             advantage_b = group_advantages(graded.score_b.reshape(prompts, group_size), **advantage).reshape(-1)
