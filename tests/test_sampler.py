@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from e3jax.errors import UserError
+from e3jax.models.cache import quantize
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sampler import decode
@@ -258,6 +259,98 @@ def test_any_of_several_tokens_ends_a_response(sharp):
         np.testing.assert_array_equal(more.tokens[b, : more.length[b]], one.tokens[b, : more.length[b]])
         ended_by.add(int(more.tokens[b, more.length[b] - 1]))
     assert len(ended_by & set(several)) > 2 and 0 < more.done.mean() < 1
+
+
+def test_a_budget_for_every_request(sharp):
+    """Each response is the same as with the common budget, cut at its own; the widest need not be the longest."""
+    model, params = sharp
+    prompts, stop = ragged_prompts(6, 210), (EOS, *range(2, 12))
+    one = draw(model, params, prompts, stop=stop)
+    budgets = np.random.default_rng(0).integers(1, 25, 18)
+    each = draw(model, params, prompts, stop=stop, budget=budgets)
+    want = np.minimum(one.length, one.prompt_len + budgets)
+    np.testing.assert_array_equal(each.length, want)
+    assert (each.done == (one.done & (one.length <= want))).all() and 0 < each.done.mean() < one.done.mean()
+    for b in range(18):
+        np.testing.assert_array_equal(each.tokens[b, : want[b]], one.tokens[b, : want[b]])
+
+
+def test_sequences_of_tokens_end_a_response(sharp):
+    """Two tokens that occurred end it at their second one; not where the first is the prompt's last token."""
+    model, params = sharp
+    prompts = ragged_prompts(10, 210)
+    one = draw(model, params, prompts)
+    pairs = [tuple(one.tokens[b, one.prompt_len[b] + 3 : one.prompt_len[b] + 5].tolist()) for b in (0, 4, 9)]
+    across = tuple(one.tokens[20, one.prompt_len[20] - 1 : one.prompt_len[20] + 1].tolist())
+    more = draw(model, params, prompts, stop=(EOS, *pairs, across))
+    for b in range(30):
+        response = one.tokens[b, one.prompt_len[b] : one.length[b]].tolist()
+        ends = [i + 2 for i in range(len(response) - 1) if tuple(response[i : i + 2]) in {*pairs, across}]
+        want = min([*ends, len(response)])
+        assert more.length[b] - more.prompt_len[b] == want
+        assert more.done[b] == (bool(ends) or one.done[b])
+    assert all(more.done[b] for b in (0, 4, 9))
+
+
+def test_prompts_longer_than_a_chunk(sharp, monkeypatch):
+    """Prefill in chunks: a later one must see the earlier ones' keys."""
+    model, params = sharp
+    prompts = [p * 9 for p in ragged_prompts(4, 210)]
+    whole = draw(model, params, prompts)
+    monkeypatch.setattr("e3jax.sampler.decode.CHUNK", 16)
+    decode.prefill.clear_cache()
+    np.testing.assert_array_equal(draw(model, params, prompts).tokens, whole.tokens)
+    decode.prefill.clear_cache()
+
+
+def test_int8_cache(sharp):
+    """Half the bytes of bfloat16; log-probs of what was drawn within the error that README states, and not exact."""
+    model, params = sharp
+    prompts = ragged_prompts(10, 210)
+    rollouts = draw(model, params, prompts, cache="int8")
+    again = np.asarray(score(model, params, rollouts.tokens, temperature=1.0, chunk=4096))
+    gap = abs(again - rollouts.logp)[rollouts.sampled]
+    assert 1e-6 < gap.mean() < 0.02 and gap.max() < 0.3, (gap.mean(), gap.max())
+
+
+def test_int8_by_hand():
+    """The largest entry is 127 steps; zeros stay zeros; no entry is off by more than half a step."""
+    x = jnp.array([[1.0, -2.54, 0.005, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    values, scale = quantize(x)
+    np.testing.assert_allclose(scale, [0.02, 0.0], rtol=1e-6)
+    assert values.tolist() == [[50, -127, 0, 0], [0, 0, 0, 0]]
+
+
+def test_slots_are_busy_and_prompts_are_prefilled_once(sharp):
+    """Freed slots that wait for a block's end, or G prefills of one prompt, are what makes samplers slow."""
+    model, params = sharp
+    prompts, stats = ragged_prompts(40, 210), {}
+    rng = np.random.default_rng(0)
+    budgets = np.minimum(rng.lognormal(3.0, 0.7, 160), 100).astype(int) + 1
+    draw(model, params, prompts, samples=4, budget=budgets, stop=(-1,), slots=16, block=32, stats=stats)
+    assert stats["occupancy"] > 0.9, stats
+    assert stats["prefilled"] == sum(map(len, prompts))
+    assert stats["first_token_s"] > 0
+
+
+def test_a_long_limit_costs_nothing_until_it_is_used(sharp, monkeypatch):
+    """Positions allocated and attended follow the live length: 32 short responses under budgets of 200 and of 2,000."""
+    model, params = sharp
+    made, windows = [], []
+    piece, block = decode.new_piece, decode.decode_block
+
+    def counted(*args, **kwargs):
+        windows.append(kwargs["window"])
+        return block(*args, **kwargs)
+
+    monkeypatch.setattr("e3jax.sampler.slots.new_piece", lambda *a: made.append(a[2]) or piece(*a))
+    monkeypatch.setattr("e3jax.sampler.slots.decode_block", counted)
+    seen = []
+    for limit in (200, 2000):
+        made.clear(), windows.clear()
+        draw(model, params, ragged_prompts(8, 210), samples=4, stop=range(2, 210), budget=limit)
+        seen.append((list(made), list(windows)))
+    assert seen[0] == seen[1] and sum(made) == 128
 
 
 def test_what_is_drawn_is_reported(sharp):
