@@ -58,6 +58,8 @@ def base_config() -> ConfigDict:
     c.grpo.temperature = 1.0  # A.6 Countdown
     c.grpo.minibatches = 2  # optimiser updates per step; A.6: 4
     c.grpo.rows = 32  # of a micro-batch
+    c.grpo.old_logp = "trainer"  # A.5 computes it again; "sampler": what the sampler said, one forward pass less
+    c.grpo.parity_alarm = 0.05  # nats: a line when sampler and trainer are further apart on average (own choice)
     c.grpo.samples_logged = 4  # responses per step in samples.jsonl
     c.grpo.advantage = ConfigDict()
     c.grpo.advantage.normalize_std = True  # A.5
