@@ -113,7 +113,8 @@ def sample(
 
     `on_finished(rows, rollouts)` hears of the rows that finished since last time, which are final by then;
     `on_tokens(b, tokens, logps)` of what row b drew since last time, the ending token included. `stats` gets
-    first_token_s (seconds), occupancy (share of slots at work until no request waits) and prefilled (prompt tokens).
+    first_token_s (seconds), occupancy (share of slots at work until no request waits, NaN when none ever waited) and
+    prefilled (prompt tokens).
     Raises when a prompt is empty or prompt + budget exceeds the model's length.
     """
     start = time.monotonic()
@@ -175,7 +176,7 @@ def sample(
         busy = request_j >= 0
         if not busy.any():
             if stats is not None:
-                stats |= {"occupancy": busy_steps / max(slot_steps, 1), "prefilled": prefilled}
+                stats |= {"occupancy": busy_steps / slot_steps if slot_steps else math.nan, "prefilled": prefilled}
             return widened(out, int(out.length.max()), pad)
 
         # ---- a block of steps, in a cache that is long enough; host and device then agree on who finished
