@@ -296,10 +296,10 @@ def test_prompts_longer_than_a_chunk(sharp, monkeypatch):
     """Prefill in chunks: a later one must see the earlier ones' keys."""
     model, params = sharp
     prompts = [p * 9 for p in ragged_prompts(4, 210)]
-    whole = draw(model, params, prompts)
+    assert max(map(len, prompts)) > 48
     monkeypatch.setattr("e3jax.sampler.decode.CHUNK", 16)
     decode.prefill.clear_cache()
-    np.testing.assert_array_equal(draw(model, params, prompts).tokens, whole.tokens)
+    check_parity(model, params, draw(model, params, prompts), 1.0)
     decode.prefill.clear_cache()
 
 
