@@ -12,7 +12,7 @@ from e3jax.models.cache import quantize
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sampler import decode
-from e3jax.sampler.choose import choose, truncate
+from e3jax.sampler.choose import choose, inverse_cdf, truncate
 from e3jax.sampler.layout import to_sampling
 from e3jax.sampler.slots import sample
 from e3jax.sharding import make_mesh, param_shardings, sampling_mesh
@@ -58,6 +58,19 @@ def test_inverse_cdf_by_hand():
         1,
         1,
     ]
+
+
+@pytest.mark.parametrize("size", [5, 512, 513, 4000])
+def test_inverse_cdf_equals_a_search_in_float64(size):
+    """Blocks of the vocabulary: a token is the one whose interval holds u, up to rounding at the interval's ends."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(size, 0.1), 300) * (rng.random((300, size)) < 0.7) + np.eye(size)[3] * 1e-3
+    p /= p.sum(1, keepdims=True)
+    u = np.append(rng.random(298), [0.0, 1 - 2**-24])
+    got = np.asarray(inverse_cdf(jnp.asarray(p, jnp.float32), jnp.asarray(u, jnp.float32)))
+    cdf, row = p.cumsum(1), np.arange(300)
+    assert (p[row, got] > 0).all()
+    assert (cdf[row, got] > u - 1e-6).all() and (cdf[row, got] - p[row, got] < u + 1e-6).all()
 
 
 def test_frequencies_follow_the_tempered_distribution():
