@@ -58,15 +58,16 @@ def inverse_cdf(mass_jv: jax.Array, uniform_j: jax.Array) -> jax.Array:
     Sums over blocks first, then inside one: a cumulative sum over a whole vocabulary costs more than its softmax. A
     float32 sum is not quite monotone, hence "with mass", and where rounding leaves none beyond, the last one with any.
     """
-    v = mass_jv.shape[1]
-    mass_jcb = jnp.pad(mass_jv, ((0, 0), (0, -v % BLOCK))).reshape(len(mass_jv), -1, min(BLOCK, v + -v % BLOCK))
+    j, v = mass_jv.shape
+    width = min(BLOCK, v)
+    mass_jcb = jnp.pad(mass_jv, ((0, 0), (0, -v % width))).reshape(j, -1, width)
     cdf_jc = jnp.cumsum(mass_jcb.sum(-1), axis=-1)
     target_j1 = (uniform_j * jnp.max(cdf_jc, axis=-1))[:, None]
     block_j = first_or_last(cdf_jc > target_j1, mass_jcb.max(-1) > 0)
     inside_jb = jnp.take_along_axis(mass_jcb, block_j[:, None, None], axis=1)[:, 0]
     before_j1 = jnp.take_along_axis(cdf_jc, block_j[:, None], axis=1) - inside_jb.sum(-1, keepdims=True)
     beyond_jb = before_j1 + jnp.cumsum(inside_jb, axis=-1) > target_j1
-    return block_j * mass_jcb.shape[2] + first_or_last(beyond_jb, inside_jb > 0)
+    return block_j * width + first_or_last(beyond_jb, inside_jb > 0)
 
 
 def first_or_last(beyond_jn: jax.Array, possible_jn: jax.Array) -> jax.Array:
