@@ -43,6 +43,7 @@ def base_config() -> ConfigDict:
     c.sampler.tensor = 1  # devices that share one copy of the matrices while sampling; the training mesh is another
     c.sampler.block = 16  # decode steps between refills
     c.sampler.prefill_rows = 64  # prompts prefilled together
+    c.sampler.cache = "compute"  # keys and values in model.dtype; "int8": half the memory of bfloat16
     c.sampler.top_k = 0  # off in training (A.6)
     c.sampler.top_p = 1.0  # off in training (A.6)
 
@@ -57,6 +58,8 @@ def base_config() -> ConfigDict:
     c.grpo.temperature = 1.0  # A.6 Countdown
     c.grpo.minibatches = 2  # optimiser updates per step; A.6: 4
     c.grpo.rows = 32  # of a micro-batch
+    c.grpo.old_logp = "trainer"  # A.5 computes it again; "sampler": what the sampler said, one forward pass less
+    c.grpo.parity_alarm = 0.05  # nats: a line when sampler and trainer are further apart on average (own choice)
     c.grpo.samples_logged = 4  # responses per step in samples.jsonl
     c.grpo.advantage = ConfigDict()
     c.grpo.advantage.normalize_std = True  # A.5

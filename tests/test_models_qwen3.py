@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from e3jax.models.attention import cache_mask, causal_mask
-from e3jax.models.cache import clone_rows, empty_cache
+from e3jax.models.cache import clone_rows, empty_piece
 from e3jax.models.qwen3 import Qwen3
 
 
@@ -21,12 +22,16 @@ def test_masks_written_out():
     assert cache_mask(jnp.array([[2]]), 4)[0].astype(int).tolist() == [[1, 1, 1, 0]]
 
 
-def test_prefill_and_decode_equal_one_forward(tiny):
-    """Ragged rows, chunk by chunk: a wrong position or mask shows at the first step after the prompt."""
+@pytest.mark.parametrize("sizes", [(32,), (8, 8, 16), (5, 20, 7)])
+def test_prefill_and_decode_equal_one_forward(tiny, sizes):
+    """Ragged rows, chunk by chunk, in a cache of one piece and of several that rows reach at different steps.
+
+    A wrong position, mask or piece shows at the first step after the prompt.
+    """
     model, params = tiny
     token = jax.random.randint(jax.random.key(1), (3, 20), 0, 210)
     full, _ = model.apply({"params": params}, token, positions(3, 20))
-    cache = empty_cache(model.config, 3, 32, jnp.float32)
+    cache = tuple(empty_piece(model.config, 3, size, jnp.float32) for size in sizes)
     _, cache = model.apply({"params": params}, token[:, :9], positions(3, 9), cache=cache, window=16)
     start = jnp.array([4, 9, 6])  # rows with shorter prompts rewrite what padding left in the cache
     decode = jax.jit(lambda token, at, cache: model.apply({"params": params}, token, at, cache=cache, window=32))
@@ -85,7 +90,8 @@ def test_embedding_gradient_sums_in_float32(tiny):
 def test_clone_rows_copies_only_what_was_asked(tiny):
     """Slot 1 gets prompt 0's row, slot 0 keeps its own."""
     model, _ = tiny
-    cache = jax.tree.map(lambda x: x + 7.0, empty_cache(model.config, 2, 8, jnp.float32))
-    source = jax.tree.map(lambda x: x + 3.0, empty_cache(model.config, 1, 4, jnp.float32))
-    k = clone_rows(cache, source, jnp.array([-1, 0])).k
-    assert (k[:, 0] == 7).all() and (k[:, 1, :, :4] == 3).all() and (k[:, 1, :, 4:] == 7).all()
+    cache = jax.tree.map(lambda x: x + 7.0, empty_piece(model.config, 2, 8, jnp.float32))
+    source = jax.tree.map(lambda x: x + 3.0, empty_piece(model.config, 1, 4, jnp.float32))
+    k, v, *_ = clone_rows(cache, source, jnp.array([-1, 0]))
+    for x in (k.swapaxes(3, 4), v):
+        assert (x[:, 0] == 7).all() and (x[:, 1, :, :4] == 3).all() and (x[:, 1, :, 4:] == 7).all()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from e3jax.errors import UserError
+from e3jax.models.cache import quantize
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sampler import decode
-from e3jax.sampler.choose import choose, truncate
+from e3jax.sampler.choose import choose, inverse_cdf, truncate
 from e3jax.sampler.layout import to_sampling
 from e3jax.sampler.slots import sample
 from e3jax.sharding import make_mesh, param_shardings, sampling_mesh
@@ -57,6 +58,19 @@ def test_inverse_cdf_by_hand():
         1,
         1,
     ]
+
+
+@pytest.mark.parametrize("size", [5, 512, 513, 4000])
+def test_inverse_cdf_equals_a_search_in_float64(size):
+    """Blocks of the vocabulary: a token is the one whose interval holds u, up to rounding at the interval's ends."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(size, 0.1), 300) * (rng.random((300, size)) < 0.7) + np.eye(size)[3] * 1e-3
+    p /= p.sum(1, keepdims=True)
+    u = np.append(rng.random(298), [0.0, 1 - 2**-24])
+    got = np.asarray(inverse_cdf(jnp.asarray(p, jnp.float32), jnp.asarray(u, jnp.float32)))
+    cdf, row = p.cumsum(1), np.arange(300)
+    assert (p[row, got] > 0).all()
+    assert (cdf[row, got] > u - 1e-6).all() and (cdf[row, got] - p[row, got] < u + 1e-6).all()
 
 
 def test_frequencies_follow_the_tempered_distribution():
@@ -140,6 +154,8 @@ def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse,
     """
     model, params = sharp
     monkeypatch.setattr("e3jax.sampler.slots.admit", poisoned_admit)
+    monkeypatch.setattr("e3jax.sampler.slots.new_piece", poisoned_piece)
+    monkeypatch.setattr("e3jax.sampler.slots.FIRST", 16)  # so that the cache grows on the way
     prompts = ragged_prompts(20, 210, seed=3)
     order = list(range(20))[:: -1 if reverse else 1]
     rollouts = draw(model, params, [prompts[i] for i in order], samples=1, temperature=0.0, **schedule)
@@ -151,20 +167,30 @@ def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse,
 admit = decode.admit
 
 
-def poisoned_admit(slots, prompts, source_j, *rest):
-    """The real `admit`, after every row that is not live was filled with 1e4."""
+def poisoned_admit(first, slots, *rest):
+    """The real `admit`, after every row that is not live was filled with 1e4 (later pieces: `poisoned_piece`)."""
     free = ~slots.live_j[None, :, None, None, None]
-    cache = jax.tree.map(lambda x: jnp.where(free, 1e4, x), slots.cache)
-    return admit(slots._replace(cache=cache), prompts, source_j, *rest)
+    first = jax.tree.map(lambda x: jnp.where(free, 1e4, x), first)
+    return admit(first, slots, *rest)
 
 
-def test_samples_do_not_depend_on_the_schedule(sharp):
-    """Same (key, id, g): same tokens, whatever the slots, blocks, order, and company."""
+def poisoned_piece(*args):
+    """A new piece of the cache that holds 1e4 everywhere."""
+    return jax.tree.map(lambda x: jnp.full_like(x, 1e4), decode.new_piece(*args))
+
+
+def test_samples_do_not_depend_on_the_schedule(sharp, monkeypatch):
+    """Same (key, id, g): same tokens, whatever the slots, blocks, order, company, and growth of the cache."""
     model, params = sharp
     prompts = ragged_prompts(12, 210)
     a = draw(model, params, prompts)
     b = draw(model, params, prompts, slots=32, block=5, prefill_rows=2)
     np.testing.assert_array_equal(a.tokens, b.tokens)
+    monkeypatch.setattr("e3jax.sampler.slots.FIRST", 16)
+    grown = draw(model, params, prompts, block=4)
+    np.testing.assert_array_equal(a.tokens, grown.tokens)
+    np.testing.assert_allclose(a.logp, grown.logp, atol=1e-5)
+    monkeypatch.undo()
     c = draw(model, params, prompts[::-1], ids=range(12)[::-1])
     for p in range(12):
         for g in range(3):
@@ -248,6 +274,98 @@ def test_any_of_several_tokens_ends_a_response(sharp):
     assert len(ended_by & set(several)) > 2 and 0 < more.done.mean() < 1
 
 
+def test_a_budget_for_every_request(sharp):
+    """Each response is the same as with the common budget, cut at its own; the widest need not be the longest."""
+    model, params = sharp
+    prompts, stop = ragged_prompts(6, 210), (EOS, *range(2, 12))
+    one = draw(model, params, prompts, stop=stop)
+    budgets = np.random.default_rng(0).integers(1, 25, 18)
+    each = draw(model, params, prompts, stop=stop, budget=budgets)
+    want = np.minimum(one.length, one.prompt_len + budgets)
+    np.testing.assert_array_equal(each.length, want)
+    assert (each.done == (one.done & (one.length <= want))).all() and 0 < each.done.mean() < one.done.mean()
+    for b in range(18):
+        np.testing.assert_array_equal(each.tokens[b, : want[b]], one.tokens[b, : want[b]])
+
+
+def test_sequences_of_tokens_end_a_response(sharp):
+    """Two tokens that occurred end it at their second one; not where the first is the prompt's last token."""
+    model, params = sharp
+    prompts = ragged_prompts(10, 210)
+    one = draw(model, params, prompts)
+    pairs = [tuple(one.tokens[b, one.prompt_len[b] + 3 : one.prompt_len[b] + 5].tolist()) for b in (0, 4, 9)]
+    across = tuple(one.tokens[20, one.prompt_len[20] - 1 : one.prompt_len[20] + 1].tolist())
+    more = draw(model, params, prompts, stop=(EOS, *pairs, across))
+    for b in range(30):
+        response = one.tokens[b, one.prompt_len[b] : one.length[b]].tolist()
+        ends = [i + 2 for i in range(len(response) - 1) if tuple(response[i : i + 2]) in {*pairs, across}]
+        want = min([*ends, len(response)])
+        assert more.length[b] - more.prompt_len[b] == want
+        assert more.done[b] == (bool(ends) or one.done[b])
+    assert all(more.done[b] for b in (0, 4, 9))
+
+
+def test_prompts_longer_than_a_chunk(sharp, monkeypatch):
+    """Prefill in chunks: a later one must see the earlier ones' keys."""
+    model, params = sharp
+    prompts = [p * 9 for p in ragged_prompts(4, 210)]
+    assert max(map(len, prompts)) > 48
+    monkeypatch.setattr("e3jax.sampler.decode.CHUNK", 16)
+    decode.prefill.clear_cache()
+    check_parity(model, params, draw(model, params, prompts), 1.0)
+    decode.prefill.clear_cache()
+
+
+def test_int8_cache(sharp):
+    """Half the bytes of bfloat16; log-probs of what was drawn within the error that README states, and not exact."""
+    model, params = sharp
+    prompts = ragged_prompts(10, 210)
+    rollouts = draw(model, params, prompts, cache="int8")
+    again = np.asarray(score(model, params, rollouts.tokens, temperature=1.0, chunk=4096))
+    gap = abs(again - rollouts.logp)[rollouts.sampled]
+    assert 1e-6 < gap.mean() < 0.02 and gap.max() < 0.3, (gap.mean(), gap.max())
+
+
+def test_int8_by_hand():
+    """The largest entry is 127 steps; zeros stay zeros; no entry is off by more than half a step."""
+    x = jnp.array([[1.0, -2.54, 0.005, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    values, scale = quantize(x)
+    np.testing.assert_allclose(scale, [0.02, 0.0], rtol=1e-6)
+    assert values.tolist() == [[50, -127, 0, 0], [0, 0, 0, 0]]
+
+
+def test_slots_are_busy_and_prompts_are_prefilled_once(sharp):
+    """Freed slots that wait for a block's end, or G prefills of one prompt, are what makes samplers slow."""
+    model, params = sharp
+    prompts, stats = ragged_prompts(40, 210), {}
+    rng = np.random.default_rng(0)
+    budgets = np.minimum(rng.lognormal(3.0, 0.7, 160), 100).astype(int) + 1
+    draw(model, params, prompts, samples=4, budget=budgets, stop=(-1,), slots=16, block=32, stats=stats)
+    assert stats["occupancy"] > 0.9, stats
+    assert stats["prefilled"] == sum(map(len, prompts))
+    assert stats["first_token_s"] > 0
+
+
+def test_a_long_limit_costs_nothing_until_it_is_used(sharp, monkeypatch):
+    """Positions allocated and attended follow the live length: 32 short responses under budgets of 200 and of 2,000."""
+    model, params = sharp
+    made, windows = [], []
+    piece, block = decode.new_piece, decode.decode_block
+
+    def counted(*args, **kwargs):
+        windows.append(kwargs["window"])
+        return block(*args, **kwargs)
+
+    monkeypatch.setattr("e3jax.sampler.slots.new_piece", lambda *a: made.append(a[2]) or piece(*a))
+    monkeypatch.setattr("e3jax.sampler.slots.decode_block", counted)
+    seen = []
+    for limit in (200, 2000):
+        made.clear(), windows.clear()
+        draw(model, params, ragged_prompts(8, 210), samples=4, stop=range(2, 210), budget=limit)
+        seen.append((list(made), list(windows)))
+    assert seen[0] == seen[1] and sum(made) == 128
+
+
 def test_what_is_drawn_is_reported(sharp):
     """A token lost, doubled or given to the neighbour on its way to the person who reads along."""
     model, params = sharp
@@ -258,10 +376,15 @@ def test_what_is_drawn_is_reported(sharp):
         tokens.setdefault(row, []).extend(new.tolist())
         logps.setdefault(row, []).extend(logp.tolist())
 
+    def on_finished(rows, so_far):
+        for b in rows:
+            finished.append(int(b))
+            assert len(tokens[int(b)]) == so_far.length[b] - so_far.prompt_len[b]
+
     r = draw(
-        model, params, ragged_prompts(20, 210), slots=8, block=3, on_tokens=on_tokens, on_finished=finished.append
+        model, params, ragged_prompts(20, 210), slots=8, block=3, on_tokens=on_tokens, on_finished=on_finished
     )  # fmt: skip
-    assert sum(finished) == len(r.tokens) == 60
+    assert sorted(finished) == list(range(60)) and len(r.tokens) == 60
     for b in range(60):
         assert tokens[b] == r.tokens[b, r.prompt_len[b] : r.length[b]].tolist()
         assert logps[b] == r.logp[b, r.prompt_len[b] : r.length[b]].tolist()

@@ -40,8 +40,9 @@ def setting(tiny):
 
 
 def updated(
-    run, params, score_b, *, rows, minibatches=1, ref=None, weights=WEIGHTS, lr=1.0, edit=lambda rollouts: None
-):
+    run, params, score_b, *, rows, minibatches=1, ref=None, weights=WEIGHTS, lr=1.0, edit=lambda rollouts: None,
+    old_logp="trainer",
+):  # fmt: skip
     """Parameters after one RL step with plain SGD, so that differences are gradients' differences."""
     tx = optax.sgd(lr)
     state = new_state(tx, jax.tree.map(jnp.copy, params))
@@ -50,7 +51,7 @@ def updated(
     advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
     state, values, _ = grpo.update(
         run, tx, state, g, advantage_b, params if ref is None else ref, minibatches=minibatches, rows=rows,
-        temperature=1.0, budget=20, weights=weights, loss=LOSS,
+        temperature=1.0, budget=20, old_logp=old_logp, weights=weights, loss=LOSS,
     )  # fmt: skip
     return state.params, values
 
@@ -80,7 +81,8 @@ def test_all_equal_groups_change_nothing(setting):
     advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
     state, _, _ = grpo.update(
         run, tx, state, graded(run.model, params, score_b), advantage_b, params, minibatches=1, rows=16,
-        temperature=1.0, budget=20, weights=WEIGHTS, loss=LOSS | {"entropy_coef": 0.0, "kl_coef": 0.0},
+        temperature=1.0, budget=20, old_logp="trainer", weights=WEIGHTS,
+        loss=LOSS | {"entropy_coef": 0.0, "kl_coef": 0.0},
     )  # fmt: skip
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
 
@@ -95,6 +97,22 @@ def test_first_minibatch_is_on_policy_and_parity_is_logged(setting):
     assert values["loss/kl"] > 1e-4
     assert 0 < values["parity/logp_max"] < 1e-4
     assert 0 < values["grad/negative_mass"] < 1
+
+
+def test_old_log_probs_from_the_sampler(setting):
+    """The same update to rounding, parity measured all the same; what the sampler said wrong shows in it."""
+    run, params = setting
+    want, values = updated(run, params, MIXED, rows=16, minibatches=2)
+    got, same = updated(run, params, MIXED, rows=16, minibatches=2, old_logp="sampler")
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), want, got)
+    assert same["parity/logp_max"] == pytest.approx(values["parity/logp_max"], abs=1e-6) and 0 < same["parity/logp_max"]
+
+    def shifted(rollouts):
+        rollouts.logp[rollouts.sampled] += 0.5
+
+    for old_logp in ("trainer", "sampler"):
+        _, values = updated(run, params, MIXED, rows=16, edit=shifted, old_logp=old_logp)
+        assert values["parity/logp_mean"] == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("positive_only", [True, False])
@@ -187,7 +205,7 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting):
             seen |= {m.width for m in micro}
             state, values, _ = grpo.update(
                 run, tx, state, g, np.repeat([1.0, -1.0], 8), params, minibatches=2, rows=2, temperature=1.0,
-                budget=20, weights=WEIGHTS, loss=LOSS,
+                budget=20, old_logp="trainer", weights=WEIGHTS, loss=LOSS,
             )  # fmt: skip
             assert values["pack/padding"] == pytest.approx(padding(micro))
         traced = [f._cache_size() - n for f, n in zip(programs, before)]

@@ -12,7 +12,6 @@ from e3jax.eval.rollouts import Graded, Grader, feature_means, rollout
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
 from e3jax.models.qwen3 import Qwen3
-from e3jax.rewards.grade import grade_all
 from e3jax.tasks.countdown_traces import parse
 from e3jax.tasks.problem import Problem
 
@@ -27,7 +26,7 @@ def with_interval(values_p: np.ndarray) -> list[float]:
 
 def evaluate(
     model: Qwen3, params, tokenizer, problems: Sequence[Problem], *, key: jax.Array, samples: int,
-    budgets: Sequence[int], temperature: float, sampler: dict, grade: Grader = grade_all,
+    budgets: Sequence[int], temperature: float, sampler: dict, grade: Grader,
     on_finished: Callable[[int], None] | None = None,
 ) -> tuple[dict, Graded]:  # fmt: skip
     """-> what eval.jsonl records, and the rollouts. `accuracy` is pass@1 at each budget, mean over `samples`."""

@@ -5,6 +5,7 @@ graded = rollout(model, params, tokenizer, problems, key=key, first_id=0, sample
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import jax
@@ -13,14 +14,13 @@ import numpy as np
 from e3jax.metrics.exploration import explore
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.extract import Grade
-from e3jax.rewards.grade import grade_all
 from e3jax.runtime import gather
 from e3jax.sampler.layout import sampling
 from e3jax.sampler.slots import sample
 from e3jax.tasks.problem import Problem
 from e3jax.types import Rollouts
 
-Grader = Callable[[Sequence[Problem], Sequence[str], Sequence[bool]], list[Grade]]
+Grader = Callable[[Sequence[Problem], Sequence[str], Sequence[bool]], Future[list[Grade]]]
 
 
 class Graded(NamedTuple):
@@ -33,6 +33,7 @@ class Graded(NamedTuple):
     reasons: list[str]  # [B]
     response_len_b: np.ndarray  # [B], EOS included
     features: list[dict[str, float]]  # [B], metrics/exploration.py
+    stats: dict[str, float]  # of the sampler: first_token_s, occupancy, prefilled
 
 
 def rollout(
@@ -47,32 +48,40 @@ def rollout(
     budget: int,
     temperature: float,
     sampler: dict,
-    grade: Grader = grade_all,
+    grade: Grader,
     on_finished: Callable[[int], None] | None = None,
 ) -> Graded:
     """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p.
 
-    `grade`: `rewards.grade.grade_all` in this process, or that of a `rewards.pool.GraderPool`.
+    `grade` is a `rewards.pool.GraderPool`'s submit: responses are graded while others are still being sampled.
     """
     prompts = [tokenizer.encode(p.question) for p in problems]
     sampler, bits = dict(sampler), np.asarray(jax.random.key_data(key))  # a key belongs to the mesh it was made on
+    repeated = [p for p in problems for _ in range(samples)]
+    n, me, total, stats = jax.process_count(), jax.process_index(), len(problems) * samples, {}
+    judged = {}  # of this process's own responses p, p + n, …: problem, text, done, grade; the others grade theirs
+
+    def finished(rows: np.ndarray, r: Rollouts) -> None:
+        own = [int(i) for i in rows if i % n == me]
+        asked, done = [repeated[i] for i in own], [bool(r.done[i]) for i in own]
+        texts = [tokenizer.decode(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()) for i in own]
+        grades = grade(asked, texts, done)  # graded while the others are sampled
+        judged.update({i: (*known, grades, k) for k, (i, *known) in enumerate(zip(own, asked, texts, done))})
+        if on_finished:
+            on_finished(len(rows))
+
     with sampling(params, tensor=sampler.pop("tensor"), dtype=model.dtype) as params:
         rollouts = sample(
             model, params, prompts, ids=range(first_id, first_id + len(problems)),
             key=jax.random.wrap_key_data(bits), samples=samples, budget=budget, stop=tokenizer.stop,
-            pad=tokenizer.pad, temperature=temperature, on_finished=on_finished, **sampler,
+            pad=tokenizer.pad, temperature=temperature, on_finished=finished, stats=stats, **sampler,
         )  # fmt: skip
-    repeated = [p for p in problems for _ in range(samples)]
-    # Every process reads and grades its own responses p, p + n, …, and hears of the others'.
-    n, total = jax.process_count(), len(repeated)
-    mine = range(jax.process_index(), total, n)
-    asked, done = [repeated[i] for i in mine], [bool(rollouts.done[i]) for i in mine]
-    texts = [
-        tokenizer.decode(rollouts.tokens[i, rollouts.prompt_len[i] : rollouts.length[i]].tolist()) for i in mine
-    ]
-    grades = grade(asked, texts, done)
-    habits = [explore(p, t, done=d, correct=g.score > 0) for p, t, d, g in zip(asked, texts, done, grades)]
-    all_of = gather(list(zip(texts, grades, habits)))
+    mine = []
+    for i in range(me, total, n):
+        problem, text, done, grades, k = judged[i]
+        verdict = grades.result()[k]
+        mine.append((text, verdict, explore(problem, text, done=done, correct=verdict.score > 0)))
+    all_of = gather(mine)
     texts, grades, features = zip(*(all_of[i % n][i // n] for i in range(total)))
     return Graded(
         problems=repeated,
@@ -82,6 +91,7 @@ def rollout(
         reasons=[g.reason for g in grades],
         response_len_b=rollouts.length - rollouts.prompt_len,
         features=list(features),
+        stats=stats,
     )
 
 

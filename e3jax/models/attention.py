@@ -19,6 +19,7 @@ from e3jax.sharding import spec
 
 MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not NaN
 SAVED = "attention"  # the name under which splash's output and row sums may be kept for its backward pass
+Pieces = list[tuple[jax.Array, jax.Array | None]]
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
 # Splash works on square tiles of the T x T scores: large ones feed the matrix unit, small ones pad a short T less.
 # At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
@@ -40,17 +41,36 @@ def cache_mask(position_bt: jax.Array, size: int) -> jax.Array:
     return jnp.arange(size)[None, None, :] <= position_bt[:, :, None]
 
 
-def attend(q_btnh: jax.Array, k_bksh: jax.Array, v_bksh: jax.Array, mask_bts: jax.Array) -> jax.Array:
-    """[B, T, N, H] attention output; scores and softmax in float32, R = N // K query heads share a key head."""
+def attend(q_btnh: jax.Array, keys: Pieces, values: Pieces, mask_bts: jax.Array) -> jax.Array:
+    """[B, T, N, H] attention output; scores and softmax in float32, R = N // K query heads share a key head.
+
+    Keys and values come in pieces along S, as a cache keeps them: keys [B, K, H, S], values [B, K, S, H], each with a
+    scale [B, K, S] or None.
+    """
     b, t, n, h = q_btnh.shape
-    k = k_bksh.shape[1]
+    k = keys[0][0].shape[1]
     # R and T folded into one axis: both products are plain batched matmuls, and no operand is transposed to decode.
     q = jnp.moveaxis(q_btnh.reshape(b, t, k, n // k, h), 1, 3).reshape(b, k, -1, h) * h**-0.5
-    scores = jnp.einsum("bkxh,bksh->bkxs", q, k_bksh, preferred_element_type=jnp.float32)
+
+    def score(k_bkhs, scale_bks):
+        scores = jnp.einsum("bkxh,bkhs->bkxs", q, k_bkhs.astype(q.dtype), preferred_element_type=jnp.float32)
+        return scores if scale_bks is None else scores * scale_bks[:, :, None]
+
+    scores = joined([score(*piece) for piece in keys])
     scores = jnp.where(mask_bts[:, None, None], scores.reshape(b, k, n // k, t, -1), MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_bksh.dtype).reshape(b, k, n // k * t, -1)
-    out = jnp.einsum("bkxs,bksh->bkxh", weights, v_bksh).reshape(b, k, n // k, t, h)
-    return jnp.moveaxis(out, 3, 1).reshape(b, t, n, h)
+    weights = jax.nn.softmax(scores, axis=-1).reshape(b, k, n // k * t, -1)
+    out, start = 0, 0
+    for v_bksh, scale_bks in values:
+        part = weights[..., start : start + v_bksh.shape[2]]
+        part = part if scale_bks is None else part * scale_bks[:, :, None]
+        out += jnp.einsum("bkxs,bksh->bkxh", part.astype(q.dtype), v_bksh.astype(q.dtype))
+        start += v_bksh.shape[2]
+    return jnp.moveaxis(out.reshape(b, k, n // k, t, h), 3, 1).reshape(b, t, n, h)
+
+
+def joined(pieces: list[jax.Array]) -> jax.Array:
+    """One array along the last axis; a single piece is not copied."""
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=-1)
 
 
 def resolve_kernel(name: str) -> str:
@@ -74,7 +94,7 @@ def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> j
     kernel = resolve_kernel(kernel)
     if kernel == "xla":
         mask = causal_mask(segment_bt, q_btnh.shape[1])
-        return attend(q_btnh, k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2), mask)
+        return attend(q_btnh, [(jnp.moveaxis(k_btkh, 1, 3), None)], [(v_btkh.swapaxes(1, 2), None)], mask)
     if kernel == "cudnn":
         return per_shard(cudnn, q_btnh, k_btkh, v_btkh, segment_bt)
     interpret = kernel == "splash_interpret"

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from e3jax.models.attention import SAVED, attend, cache_mask, self_attention
-from e3jax.models.cache import KVCache
+from e3jax.models.cache import read, write
 from e3jax.models.presets import ModelConfig
 from e3jax.models.rope import rope, rope_angles
 from e3jax.sharding import constrain, param_axes, param_shardings
@@ -82,19 +82,9 @@ class Block(nn.Module):
         q, k, v = constrain(q, "BTNH"), constrain(k, "BTKH"), constrain(v, "BTKH")
         if cache is None:
             y = self_attention(q, k, v, segment_bt, kernel=self.kernel)
-        else:  # write at the tokens' positions (out of range: dropped), read the first `window`
-            at = (
-                layer,
-                jnp.arange(x.shape[0])[:, None, None],
-                jnp.arange(c.kv_heads),
-                position_bt[:, :, None],
-            )
-            cache = KVCache(
-                k=cache.k.at[at].set(k.astype(cache.k.dtype), mode="drop"),
-                v=cache.v.at[at].set(v.astype(cache.v.dtype), mode="drop"),
-            )
-            k, v = (part[layer, :, :, :window].astype(self.dtype) for part in cache)
-            y = attend(q, k, v, cache_mask(position_bt, window))
+        else:
+            cache = write(cache, layer, position_bt, k, v)
+            y = attend(q, *read(cache, layer, window), cache_mask(position_bt, window))
         wo = weight("wo_nhd", c.heads, c.head_width, c.width, axis_in=(0, 1))
         x = constrain(x + project(y, wo, axes_in=2), "BTD")
 
@@ -119,7 +109,8 @@ class Qwen3(nn.Module):
         """-> hidden [B, T, D] after the final norm, cache.
 
         Without a cache: causal attention inside the T tokens (and inside equal `segment_bt`, when packed).
-        With one: keys and values are written at `position_bt` and positions < `window` (static) are attended.
+        With one (models/cache.py): keys and values are written at `position_bt` and positions < `window` (static) are
+        attended.
         """
         c = self.config
         embed_vd = self.param("embed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))

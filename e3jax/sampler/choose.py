@@ -8,6 +8,8 @@ distribution, which is what the trainer computes; top-k and top-p change only wh
 import jax
 import jax.numpy as jnp
 
+BLOCK = 512  # entries of the vocabulary that are summed together
+
 
 def truncate(logit_jv: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
     """Set to -inf all but the `top_k` largest (0: off), then all but the nucleus of mass `top_p` (1: off).
@@ -43,14 +45,33 @@ def choose(
         allowed_jv = p_jv
         if top_k or top_p < 1:
             allowed_jv = jnp.where(jnp.isfinite(truncate(z, top_k=top_k, top_p=top_p)), p_jv, 0.0)
-        cdf_jv = jnp.cumsum(allowed_jv, axis=-1)
-        # The first token with mass whose CDF exceeds u·total. A float32 sum over a large vocabulary is not quite
-        # monotone, hence "with mass", and the total is the largest sum, not the last.
-        beyond_jv = (cdf_jv > uniform_j[:, None] * jnp.max(cdf_jv, axis=-1, keepdims=True)) & (allowed_jv > 0)
-        token_j = jnp.where(
-            jnp.any(beyond_jv, axis=-1), jnp.argmax(beyond_jv, axis=-1), jnp.argmax(allowed_jv, axis=-1)
-        )
+        token_j = inverse_cdf(allowed_jv, uniform_j)
     token_j = token_j.astype(jnp.int32)
     logp_j = jnp.take_along_axis(logp_jv, token_j[:, None], axis=-1)[:, 0]
     entropy_j = -jnp.sum(jnp.where(p_jv > 0, p_jv * logp_jv, 0.0), axis=-1)
     return token_j, logp_j, entropy_j
+
+
+def inverse_cdf(mass_jv: jax.Array, uniform_j: jax.Array) -> jax.Array:
+    """The first entry [J] with mass whose cumulative mass exceeds uniform · total.
+
+    Sums over blocks first, then inside one: a cumulative sum over a whole vocabulary costs more than its softmax. A
+    float32 sum is not quite monotone, hence "with mass", and where rounding leaves none beyond, the last one with any.
+    """
+    j, v = mass_jv.shape
+    width = min(BLOCK, v)
+    mass_jcb = jnp.pad(mass_jv, ((0, 0), (0, -v % width))).reshape(j, -1, width)
+    cdf_jc = jnp.cumsum(mass_jcb.sum(-1), axis=-1)
+    target_j1 = (uniform_j * jnp.max(cdf_jc, axis=-1))[:, None]
+    block_j = first_or_last(cdf_jc > target_j1, mass_jcb.max(-1) > 0)
+    inside_jb = jnp.take_along_axis(mass_jcb, block_j[:, None, None], axis=1)[:, 0]
+    before_j1 = jnp.take_along_axis(cdf_jc, block_j[:, None], axis=1) - inside_jb.sum(-1, keepdims=True)
+    beyond_jb = before_j1 + jnp.cumsum(inside_jb, axis=-1) > target_j1
+    return block_j * width + first_or_last(beyond_jb, inside_jb > 0)
+
+
+def first_or_last(beyond_jn: jax.Array, possible_jn: jax.Array) -> jax.Array:
+    """[J] index of the first entry that is both, or else of the last possible one."""
+    both = beyond_jn & possible_jn
+    last_j = possible_jn.shape[1] - 1 - jnp.argmax(possible_jn[:, ::-1], axis=1)
+    return jnp.where(jnp.any(both, axis=1), jnp.argmax(both, axis=1), last_j)

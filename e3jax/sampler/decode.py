@@ -1,4 +1,4 @@
-"""The three compiled programs of the sampler: prefill prompts, put a prompt into slots, decode a block of steps.
+"""The compiled programs of the sampler: prefill prompts, put a prompt into slots, decode a block of steps.
 
 A slot is one row of the cache. A decode step feeds the slot's last token (the prompt's own last token at first,
 so the prefill needs no logits and there is one place that samples), writes its key and value, samples the next.
@@ -13,20 +13,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from e3jax.models.cache import KVCache, clone_rows, empty_cache
+from e3jax.models.cache import Cache, KVCache, clone_rows, empty_piece, length
 from e3jax.models.qwen3 import Qwen3, unembedding
 from e3jax.sampler.choose import choose
 from e3jax.sharding import constrain
 
+CHUNK = 2048  # tokens of a prompt that are prefilled at once: attention scores are [chunk, prompt]
+
 
 class Slots(NamedTuple):
-    """The sampler's device state; rows that are not live change nothing."""
+    """The sampler's small device state; rows that are not live change nothing."""
 
-    cache: KVCache  # [L, J, K, S, H]
-    token_j: jax.Array  # last token of each slot, not yet in the cache
-    length_j: jax.Array  # tokens so far, that one included
+    last_ji: jax.Array  # [J, most tokens of a stop sequence]: the newest token last; it is not yet in the cache
+    length_j: jax.Array  # tokens so far, the newest included
     limit_j: jax.Array  # length at which the budget ends the sample
+    first_j: jax.Array  # tokens of the prompt: a stop sequence does not reach into it
     live_j: jax.Array
+    stopped_j: jax.Array  # ended by a stop sequence, not by its budget
     key_j: jax.Array  # one key per sample; the draw at position t uses fold_in(key, t)
 
 
@@ -43,66 +46,83 @@ def replicated(tree):
     return jax.tree.map(lambda x: constrain(x, ""), tree)
 
 
-@partial(jax.jit, static_argnames=("model", "slots", "size"))
-def empty_slots(model: Qwen3, slots: int, size: int) -> Slots:
-    """No live row; the cache holds `size` positions."""
+@partial(jax.jit, static_argnames=("slots", "tail"))
+def empty_slots(slots: int, tail: int) -> Slots:
+    """No live row; `tail`: tokens of the longest stop sequence."""
 
-    def zeros(dtype=jnp.int32):
-        return jnp.zeros(slots, dtype)  # a buffer each: they are donated
+    def zeros(*shape, dtype=jnp.int32):
+        return jnp.zeros((slots, *shape), dtype)  # a buffer each: they are donated
 
     keys = jax.random.split(jax.random.key(0), slots)  # replaced before a row goes live
-    cache = empty_cache(model.config, slots, size, model.dtype)
-    return Slots(cache, *replicated((zeros(), zeros(), zeros(), zeros(bool), keys)))
+    small = Slots(zeros(tail), zeros(), zeros(), zeros(), zeros(dtype=bool), zeros(dtype=bool), keys)
+    return replicated(small)
 
 
-@partial(jax.jit, static_argnames="model")
-def prefill(model: Qwen3, params, token_pt: jax.Array) -> KVCache:
+@partial(jax.jit, static_argnames=("model", "rows", "size", "dtype"))
+def new_piece(model: Qwen3, rows: int, size: int, dtype) -> KVCache:
+    """`size` more positions for every slot."""
+    return empty_piece(model.config, rows, size, dtype)
+
+
+@partial(jax.jit, static_argnames=("model", "dtype"))
+def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
     """Keys and values [L, P, K, T, H] of right-padded prompts; what padding wrote is overwritten before it is read."""
     token_pt = constrain(token_pt, "BT")
     p, t = token_pt.shape
-    position = jnp.broadcast_to(jnp.arange(t), (p, t))
-    cache = empty_cache(model.config, p, t, model.dtype)
-    _, cache = model.apply({"params": params}, token_pt, position, cache=cache, window=t)
-    return cache
+    cache = (empty_piece(model.config, p, t, dtype),)
+    for start in range(0, t, CHUNK):
+        end = min(start + CHUNK, t)
+        position = jnp.broadcast_to(jnp.arange(start, end), (p, end - start))
+        _, cache = model.apply({"params": params}, token_pt[:, start:end], position, cache=cache, window=end)
+    return cache[0]
 
 
-@partial(jax.jit, donate_argnames="slots")
-def admit(slots: Slots, prompts: KVCache, source_j, token_j, length_j, limit_j, key_j) -> Slots:
-    """Start a sample in every slot j with source_j[j] >= 0, from that row of the prefilled prompts."""
+@partial(jax.jit, donate_argnames=("first", "slots"))
+def admit(
+    first: KVCache, slots: Slots, prompts: KVCache, source_j, token_j, length_j, limit_j, key_j
+) -> tuple[KVCache, Slots]:  # fmt: skip
+    """Start a sample in every slot j with source_j[j] >= 0, from that row of the prefilled prompts.
+
+    `first` is the cache's first piece, which holds every prompt.
+    """
     new = source_j >= 0
-    rest = (
-        jnp.where(new, token_j, slots.token_j),
+    last_ji = jnp.where(new[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
+    rest = Slots(
+        last_ji,
         jnp.where(new, length_j, slots.length_j),
         jnp.where(new, limit_j, slots.limit_j),
+        jnp.where(new, length_j, slots.first_j),
         slots.live_j | new,
+        slots.stopped_j & ~new,
         jnp.where(new, key_j, slots.key_j),
     )
-    return Slots(clone_rows(slots.cache, prompts, source_j), *replicated(rest))
+    return clone_rows(first, prompts, source_j), replicated(rest)
 
 
 @partial(
     jax.jit,
     static_argnames=("model", "steps", "window", "stop", "temperature", "top_k", "top_p"),
-    donate_argnames="slots",
+    donate_argnames=("cache", "slots"),
 )
 def decode_block(
-    model: Qwen3, params, slots: Slots, *, steps: int, window: int, stop: tuple[int, ...],
-    temperature: float, top_k: int, top_p: float,
-) -> tuple[Slots, Drawn]:  # fmt: skip
-    """Up to `steps` tokens for every live slot; any of `stop` ends a sample. Stops early when none lives.
+    model: Qwen3, params, cache: Cache, slots: Slots, enough: jax.Array, *, steps: int, window: int,
+    stop: tuple[tuple[int, ...], ...], temperature: float, top_k: int, top_p: float,
+) -> tuple[Cache, Slots, Drawn]:  # fmt: skip
+    """Up to `steps` tokens for every live slot; any sequence of `stop` ends a sample.
 
+    Ends early when none lives, or `enough` slots have finished in this block and could take other samples.
     `window` (static) bounds the cache positions that attention reads: max live length + steps, rounded up.
     """
-    j = slots.token_j.shape[0]
-    size = slots.cache.k.shape[3]
+    j, size = slots.length_j.shape[0], length(cache)
     weights_vd = unembedding(params).astype(model.dtype)
     drawn = Drawn(jnp.zeros((steps, j), jnp.int32), jnp.zeros((steps, j)), jnp.zeros((steps, j)))
+    began = jnp.sum(slots.live_j)
 
     def step(carry):
-        i, s, drawn = carry
+        i, cache, s, drawn = carry
         position = jnp.where(s.live_j, s.length_j - 1, size)  # a dead row writes out of range: dropped
         hidden, cache = model.apply(
-            {"params": params}, s.token_j[:, None], position[:, None], cache=s.cache, window=window
+            {"params": params}, s.last_ji[:, -1:], position[:, None], cache=cache, window=window
         )
         logits = jnp.einsum("jd,vd->jv", hidden[:, 0], weights_vd, preferred_element_type=jnp.float32)
         uniform = jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t)))(s.key_j, s.length_j)
@@ -112,13 +132,21 @@ def decode_block(
             drawn.logp_ij.at[i].set(logp),
             drawn.entropy_ij.at[i].set(entropy),
         )
-        length = jnp.where(s.live_j, s.length_j + 1, s.length_j)
-        live = s.live_j & (length < s.limit_j)
-        for end in stop:
-            live &= token != end
-        return i + 1, s._replace(cache=cache, token_j=token, length_j=length, live_j=live), drawn
+        last_ji = jnp.concatenate([s.last_ji[:, 1:], token[:, None]], axis=1)
+        last_ji = jnp.where(s.live_j[:, None], last_ji, s.last_ji)
+        length_j = jnp.where(s.live_j, s.length_j + 1, s.length_j)
+        stopped = s.stopped_j
+        for sequence in stop:
+            ends = jnp.all(last_ji[:, -len(sequence) :] == jnp.array(sequence)[None], axis=1)
+            stopped |= s.live_j & ends & (length_j - s.first_j >= len(sequence))
+        live = s.live_j & (length_j < s.limit_j) & ~stopped
+        s = s._replace(last_ji=last_ji, length_j=length_j, live_j=live, stopped_j=stopped)
+        return i + 1, cache, s, drawn
 
-    _, slots, drawn = jax.lax.while_loop(
-        lambda carry: (carry[0] < steps) & jnp.any(carry[1].live_j), step, (0, slots, drawn)
-    )
-    return Slots(slots.cache, *replicated(slots[1:])), replicated(drawn)
+    def more(carry):
+        i, _, s, _ = carry
+        alive = jnp.sum(s.live_j)
+        return (i < steps) & (alive > 0) & (began - alive < enough)
+
+    _, cache, slots, drawn = jax.lax.while_loop(more, step, (0, cache, slots, drawn))
+    return cache, replicated(slots), replicated(drawn)

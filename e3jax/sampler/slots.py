@@ -1,24 +1,28 @@
 """Sampling G responses for each of P prompts through J slots that are refilled the moment they finish.
 
-Sample (prompt p, g) draws from fold_in(fold_in(key, id_p), g) alone: which slot it sat in, who sat beside it and how
-many slots there were change nothing (tests/test_sampler.py).
+Sample (prompt p, g) draws from fold_in(fold_in(key, id_p), g) alone: which slot it sat in, who sat beside it, how many
+slots there were and how the cache grew change nothing (tests/test_sampler.py).
 
     rollouts = sample(model, params, prompts, ids=range(len(prompts)), key=key, samples=8, budget=96, stop=(1,),
                       pad=0, slots=128, block=16, prefill_rows=16, temperature=1.0, top_k=0, top_p=1.0)
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.models.cache import covering
 from e3jax.models.qwen3 import Qwen3, cast_matrices
 from e3jax.runtime import fetch, put
-from e3jax.sampler.decode import admit, decode_block, empty_slots, prefill
+from e3jax.sampler.decode import admit, decode_block, empty_slots, new_piece, prefill
 from e3jax.sharding import AXES
 from e3jax.types import Rollouts
+
+FIRST = 128  # positions of the cache's first piece at least; every other one doubles what is there
 
 
 def size_bucket(n: int, most: int = 1 << 30) -> int:
@@ -39,17 +43,43 @@ def padded(prompts: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray
     return rows
 
 
-def unsampled(prompt_bt: np.ndarray, prompt_len_b: np.ndarray, *, budget: int, pad: int) -> Rollouts:
-    """Rollouts with room for `budget` tokens after the longest prompt, and nothing sampled yet."""
-    shape = (len(prompt_bt), prompt_bt.shape[1] + budget)
+def piece_sizes(prompt: int, tokens: int, most: int) -> list[int]:
+    """Pieces of a cache for `tokens` positions: the first holds a prompt, each later one doubles the whole.
+
+    >>> piece_sizes(1024, 17_408, 40_960), piece_sizes(8, 104, 2048)
+    ([1024, 1024, 2048, 4096, 8192, 1024], [128])
+    """
+    total = cache_size(tokens, most)
+    sizes = [min(max(cache_size(prompt, most), FIRST), total)]
+    while sum(sizes) < total:
+        sizes.append(min(sum(sizes), total - sum(sizes)))
+    return sizes
+
+
+def unsampled(prompts: Sequence[Sequence[int]], samples: int, *, pad: int) -> Rollouts:
+    """Rollouts with nothing sampled yet, as wide as the longest prompt."""
+    prompt_len = np.repeat([len(p) for p in prompts], samples).astype(np.int32)
+    tokens = np.repeat(padded(prompts, int(prompt_len.max()), pad), samples, axis=0)
     return Rollouts(
-        tokens=np.pad(prompt_bt, ((0, 0), (0, budget)), constant_values=pad),
-        prompt_len=prompt_len_b,
-        length=prompt_len_b.copy(),
-        logp=np.zeros(shape, np.float32),
-        entropy=np.zeros(shape, np.float32),
-        sampled=np.zeros(shape, bool),
-        done=np.zeros(len(prompt_bt), bool),
+        tokens=tokens,
+        prompt_len=prompt_len,
+        length=prompt_len.copy(),
+        logp=np.zeros(tokens.shape, np.float32),
+        entropy=np.zeros(tokens.shape, np.float32),
+        sampled=np.zeros(tokens.shape, bool),
+        done=np.zeros(len(tokens), bool),
+    )
+
+
+def widened(r: Rollouts, width: int, pad: int) -> Rollouts:
+    """The same with room for `width` tokens a row; narrower than before, what is cut has to be empty."""
+    more = max(width - r.tokens.shape[1], 0)
+
+    def wide(array, fill):
+        return np.pad(array[:, :width], ((0, 0), (0, more)), constant_values=fill)
+
+    return r._replace(
+        tokens=wide(r.tokens, pad), logp=wide(r.logp, 0), entropy=wide(r.entropy, 0), sampled=wide(r.sampled, False)
     )
 
 
@@ -61,8 +91,8 @@ def sample(
     ids: Sequence[int],
     key: jax.Array,
     samples: int,
-    budget: int,
-    stop: tuple[int, ...],
+    budget: int | Sequence[int],
+    stop: Sequence[int | Sequence[int]],
     pad: int,
     slots: int,
     block: int,
@@ -70,77 +100,107 @@ def sample(
     temperature: float,
     top_k: int,
     top_p: float,
-    on_finished: Callable[[int], None] | None = None,
+    cache: str = "compute",
+    on_finished: Callable[[np.ndarray, Rollouts], None] | None = None,
     on_tokens: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
+    stats: dict[str, float] | None = None,
 ) -> Rollouts:
-    """Rollouts of `samples` responses per prompt, prompt-major; `budget` counts response tokens, the ending one too.
+    """Rollouts of `samples` responses per prompt, prompt-major, as wide as the longest.
 
-    A response is done when it draws a token of `stop` (EOS). `ids[p]` names prompt p in its samples' keys.
-    `on_finished(n)` hears of the responses finished since last time, `on_tokens(b, tokens, logps)` of what row b of
-    the rollouts drew since last time, the ending token included.
+    `budget` counts response tokens, the ending one too; one number, or one per response. A response is done when it
+    draws a token of `stop` (EOS), or the last token of a sequence of tokens in it. `ids[p]` names prompt p in its
+    samples' keys. `cache="int8"` keeps keys and values in 8 bits, "compute" in the model's dtype.
+
+    `on_finished(rows, rollouts)` hears of the rows that finished since last time, which are final by then;
+    `on_tokens(b, tokens, logps)` of what row b drew since last time, the ending token included. `stats` gets
+    first_token_s (seconds), occupancy (share of slots at work until no request waits, NaN when none ever waited) and
+    prefilled (prompt tokens).
     Raises when a prompt is empty or prompt + budget exceeds the model's length.
     """
-    prompt_len = np.array([len(p) for p in prompts], np.int32)
-    longest = int(prompt_len.max())
-    if prompt_len.min() < 1:
-        raise ValueError(f"prompt {int(prompt_len.argmin())} is empty: give it at least a begin token")
-    if longest + budget > model.config.max_length:
-        raise ValueError(
-            f"prompt of {longest} + budget of {budget} tokens exceeds the model's {model.config.max_length}"
-        )
+    start = time.monotonic()
+    stop = tuple((s,) if isinstance(s, int | np.integer) else tuple(s) for s in stop)
     total = len(prompts) * samples
+    out = unsampled(prompts, samples, pad=pad)
+    limit = out.prompt_len + np.broadcast_to(budget, total).astype(np.int32)
+    if out.prompt_len.min() < 1:
+        raise ValueError(f"prompt {int(out.prompt_len.argmin()) // samples} is empty: give it at least a begin token")
+    if limit.max() > model.config.max_length:
+        at = int(limit.argmax())
+        raise ValueError(
+            f"prompt of {out.prompt_len[at]} + budget of {limit[at] - out.prompt_len[at]} tokens exceeds the model's "
+            f"{model.config.max_length}"
+        )
     owner = np.repeat(np.arange(len(prompts)), samples)  # request -> prompt
     keys = jax.vmap(lambda i, g: jax.random.fold_in(jax.random.fold_in(key, i), g))(
         jnp.asarray(ids, jnp.uint32)[owner], jnp.tile(jnp.arange(samples), len(prompts))
     )
-    prompt_pt = padded(prompts, size_bucket(longest), pad)
-    out = unsampled(prompt_pt[owner, :longest], prompt_len[owner], budget=budget, pad=pad)
 
-    size = cache_size(longest + budget, model.config.max_length)
     params = cast_matrices(params, model.dtype)  # once, not at every token
     mesh = jax.sharding.get_mesh()
     shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])
     slots = min(slots, -(-size_bucket(total) // shards) * shards)
-    state = empty_slots(model, slots, size)
+    dtype = {"compute": model.dtype, "int8": jnp.dtype("int8")}[cache]
+    most = model.config.max_length
+    sizes = piece_sizes(int(out.prompt_len.max()), int(limit.max()), most)
+    pieces = (new_piece(model, slots, sizes[0], dtype),)
+    state = empty_slots(slots, max(map(len, stop), default=1))
     request_j = np.full(slots, -1)  # request in each slot
     length_j = np.zeros(slots, np.int32)  # the device's, known here without asking it
     waiting = 0  # next request
     chunk, first = None, 0  # the prefilled prompts, from `first` to first + prefill_rows - 1
+    prefilled = busy_steps = slot_steps = 0
 
     while True:
-        # Refill every free slot, prefilling the next prompts when their turn comes.
+        # ---- refill every free slot, prefilling the next prompts when their turn comes
         while waiting < total and (request_j < 0).any():
             if chunk is None or owner[waiting] >= first + prefill_rows:
                 first = int(owner[waiting])
-                rows = prompt_pt[first : first + prefill_rows]
-                rows = np.pad(rows, ((0, prefill_rows - len(rows)), (0, 0)), constant_values=pad)
-                chunk = prefill(model, params, put(rows, ""))
+                group = list(prompts[first : first + prefill_rows])
+                prefilled += sum(map(len, group))
+                width = cache_size(max(map(len, group)), most)
+                rows = padded(group + [[pad]] * (prefill_rows - len(group)), width, pad)
+                chunk = prefill(model, params, put(rows, ""), dtype)
             ready = np.searchsorted(owner, first + prefill_rows)  # requests whose prompt is in the chunk
             free = np.flatnonzero(request_j < 0)[: ready - waiting]
             request_j[free] = np.arange(waiting, waiting + len(free))
             waiting += len(free)
             source = np.full(slots, -1, np.int32)
-            source[free] = owner[request_j[free]] - first
-            request = np.maximum(request_j, 0)  # free slots read request 0 and ignore it
-            length = prompt_len[owner[request]]
-            length_j[free] = length[free]
-            last = out.tokens[request, length - 1]
-            placed = [put(x, "") for x in (source, last, length, length + budget)]
-            state = admit(state, chunk, *placed, keys[request])
+            request = np.maximum(request_j, 0)  # any, in slots that stay as they are
+            source[free] = owner[request[free]] - first
+            begun = out.prompt_len[request]
+            length_j[free] = begun[free]
+            last = out.tokens[request, begun - 1]
+            placed = [put(x, "") for x in (source, last, begun, limit[request])]
+            head, state = admit(pieces[0], state, chunk, *placed, keys[request])
+            pieces = (head, *pieces[1:])
         busy = request_j >= 0
         if not busy.any():
-            return out
+            if stats is not None:
+                stats |= {"occupancy": busy_steps / slot_steps if slot_steps else math.nan, "prefilled": prefilled}
+            return widened(out, int(out.length.max()), pad)
 
-        # A block of steps; host and device then agree on who finished.
+        # ---- a block of steps, in a cache that is long enough; host and device then agree on who finished
         before = length_j
-        window = min(size, size_bucket(int(before[busy].max()) + block))
-        state, drawn = decode_block(
-            model, params, state, steps=block, window=window, stop=stop,
+        window = min(sum(sizes), size_bucket(int(before[busy].max()) + block))
+        while sum(sizes[: len(pieces)]) < window:
+            pieces += (new_piece(model, slots, sizes[len(pieces)], dtype),)
+        if out.tokens.shape[1] < window:
+            out = widened(out, window, pad)
+        used = covering(pieces, window)
+        enough = np.int32(max(slots // 8, 1) if waiting < total else slots + 1)
+        head, state, drawn = decode_block(
+            model, params, pieces[:used], state, enough, steps=block, window=window, stop=stop,
             temperature=temperature, top_k=top_k, top_p=top_p,
         )  # fmt: skip
-        length_j, live, drawn = fetch((state.length_j, state.live_j, drawn))
+        pieces = (*head, *pieces[used:])
+        length_j, live, stopped, drawn = fetch((state.length_j, state.live_j, state.stopped_j, drawn))
         length_j = length_j.copy()  # the device may own it
-        i, j = np.nonzero(np.arange(block)[:, None] < np.where(busy, length_j - before, 0)[None])
+        steps = np.where(busy, length_j - before, 0)
+        if stats is not None:
+            stats.setdefault("first_token_s", time.monotonic() - start)
+            if waiting < total:
+                busy_steps, slot_steps = busy_steps + steps.sum(), slot_steps + slots * steps.max()
+        i, j = np.nonzero(np.arange(block)[:, None] < steps[None])
         request, position = request_j[j], before[j] + i
         out.tokens[request, position] = drawn.token_ij[i, j]
         out.logp[request, position] = drawn.logp_ij[i, j]
@@ -153,7 +213,7 @@ def sample(
         finished = np.flatnonzero(busy & ~live)
         request = request_j[finished]
         out.length[request] = length_j[finished]
-        out.done[request] = np.isin(out.tokens[request, length_j[finished] - 1], stop)
+        out.done[request] = stopped[finished]
         request_j[finished] = -1
         if on_finished and len(finished):
-            on_finished(len(finished))
+            on_finished(request, out)

@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError
-from e3jax.models.cache import KVCache
+from e3jax.models.cache import KVCache, length
 from e3jax.models.presets import flops_per_token, num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sampler.decode import Slots, admit, decode_block, prefill
 from e3jax.sampler.layout import mover
-from e3jax.sampler.slots import cache_size, size_bucket
+from e3jax.sampler.slots import cache_size, piece_sizes
 from e3jax.sharding import assert_sharded, make_mesh, param_axes, sampling_mesh, spec
 from e3jax.train.grpo import add, grpo_gradient
 from e3jax.train.packing import row_widths
@@ -114,25 +114,32 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     fixed = dict(temperature=g.temperature, chunk=c.model.chunk)
     moved = abstract_params(model, sampling, dtype=c.model.dtype)
 
-    def cache(rows, size):
-        shape = (config.layers, rows, config.kv_heads, size, config.head_width)
-        return KVCache(*(array(sampling, "LBKSH", shape, model.dtype) for _ in range(2)))
+    kv_dtype = jnp.dtype("int8") if c.sampler.cache == "int8" else model.dtype
 
-    def small(dtype=jnp.int32):
-        return array(sampling, "", (slots,), dtype)
+    def piece(rows, size):
+        head, width = (config.layers, rows, config.kv_heads), config.head_width
+        k = array(sampling, "LBKHS", (*head, width, size), kv_dtype)
+        v = array(sampling, "LBKSH", (*head, size, width), kv_dtype)
+        scales = [array(sampling, "LBKS", (*head, size), jnp.float32) for _ in range(2)]
+        return KVCache(k, v, *(scales if kv_dtype == jnp.int8 else ()))
+
+    def small(*shape, dtype=jnp.int32):
+        return array(sampling, "", (slots, *shape), dtype)
 
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), slots))
     keys = array(sampling, "", key.shape, key.dtype)
-    prompt_width = size_bucket(c.task.prompt_room)
-    size = cache_size(c.task.prompt_room + budget, config.max_length)
-    state_j = Slots(cache(slots, size), small(), small(), small(), small(bool), keys)
-    prompts = cache(prompt_rows, prompt_width)
+    prompt_width = cache_size(c.task.prompt_room, config.max_length)
+    size = c.task.prompt_room + budget
+    cache = tuple(piece(slots, n) for n in piece_sizes(c.task.prompt_room, size, config.max_length))
+    size = length(cache)
+    state_j = Slots(small(1), small(), small(), small(), small(dtype=bool), small(dtype=bool), keys)
+    prompts = piece(prompt_rows, prompt_width)
 
     # ---- bytes and FLOPs per chip
     masters, moments, copy = chip_bytes(params), chip_bytes(state.opt_state), chip_bytes(moved)
     ref = masters if g.loss.kl_coef else 0
     training = masters + moments + ref
-    kv, prompt_kv = chip_bytes(state_j.cache), chip_bytes(prompts)
+    kv, prompt_kv = chip_bytes(cache), chip_bytes(prompts)
     forward = rows * width * flops_per_token(config, (width + 1) / 2) / chips
     gathered = num_params(config) * model.dtype.itemsize / c.mesh.tensor  # weights of one pass, as a chip reads them
     unembed = 2 * config.vocab_size * config.width
@@ -140,7 +147,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     passes = 3 if c.model.remat == "none" else 4
     attention = rows * width * 4 * config.layers * config.heads * config.head_width * (width + 1) / 2 / chips
     kept = attention if c.model.remat == "attention" else 0.0
-    stops = (config.vocab_size - 1,)
+    stops = ((config.vocab_size - 1,),)
     block = c.sampler.block
 
     def gradients():
@@ -184,20 +191,20 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
         "prefill": Program(
             "prefill", f"{prompt_rows} x {prompt_width} tokens",
             under(sampling, lambda: prefill.lower(
-                model, moved, array(sampling, "", (prompt_rows, prompt_width), jnp.int32))),
+                model, moved, array(sampling, "", (prompt_rows, prompt_width), jnp.int32), kv_dtype)),
             moved, training + kv + prompt_kv, prompt_flops, copy, 1,
         ),
         "admit": Program(
             "admit", f"{prompt_rows} prompts into {slots} slots",
-            under(sampling, lambda: admit.lower(state_j, prompts, small(), small(), small(), small(), keys)),
-            (state_j, prompts), training + copy, 0.0, 2 * prompt_kv, 1,
+            under(sampling, lambda: admit.lower(cache[0], state_j, prompts, small(), small(), small(), small(), keys)),
+            (cache[0], state_j, prompts), training + copy + chip_bytes(cache[1:]), 0.0, 2 * prompt_kv, 1,
         ),
         "decode": Program(
             "decode", f"{slots} slots, {block} steps, cache of {size}",
             under(sampling, lambda: decode_block.lower(
-                model, moved, state_j, steps=block, window=size, stop=stops, temperature=g.temperature,
-                top_k=c.sampler.top_k, top_p=c.sampler.top_p)),
-            (moved, state_j), training + prompt_kv, block * slots * flops_per_token(config, size) / chips,
+                model, moved, cache, state_j, array(sampling, "", (), jnp.int32), steps=block, window=size,
+                stop=stops, temperature=g.temperature, top_k=c.sampler.top_k, top_p=c.sampler.top_p)),
+            (moved, cache, state_j), training + prompt_kv, block * slots * flops_per_token(config, size) / chips,
             block * (copy + kv), block,
         ),
     }  # fmt: skip

@@ -28,6 +28,8 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "model.attention", ("auto", *KERNELS))
     check_attention(c)
     need_one_of(c, "model.remat", ("none", "attention", "full"))
+    need_one_of(c, "grpo.old_logp", ("trainer", "sampler"))
+    need_one_of(c, "sampler.cache", ("compute", "int8"))
     need_one_of(c, "task.form", ("calculator", "paper"))
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))
@@ -87,6 +89,7 @@ def check_grpo(g: ConfigDict) -> None:
     need(g.prompts % g.minibatches == 0, "grpo.minibatches", g.minibatches,
          f"must divide grpo.prompts={g.prompts}")  # fmt: skip
     need(g.temperature > 0, "grpo.temperature", g.temperature, "must be above 0: greedy samples have no log-prob")
+    need(g.parity_alarm > 0, "grpo.parity_alarm", g.parity_alarm, "must be above 0")
     for field, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):
         value = g.loss[field]
         need(value is None or (isinstance(value, int | float) and value > least), f"grpo.loss.{field}", value,

@@ -14,7 +14,7 @@ import numpy as np
 
 from e3jax.checkpoint.store import Store, save_params
 from e3jax.errors import Stopped, UserError
-from e3jax.runtime import from_main, stop_asked
+from e3jax.runtime import fetch, from_main, stop_asked
 from e3jax.train.setup import Run
 from e3jax.types import TrainState
 
@@ -47,7 +47,8 @@ class Skips:
         self.run.log.flush()
         where = self.run.workdir / "replay" / f"{self.stage}-{step}"
         save_params(where, params)
-        from_main(lambda: dump(where, self.call, batches()))
+        kept = fetch(batches())  # every process has a part
+        from_main(lambda: dump(where, self.call, kept))
         raise UserError(
             f"{self.stage}: no gradient of the last {self.streak} steps was finite, up to step {step}, and the "
             f"parameters did not change: see python -m e3jax.tools.replay --dump={where}"

@@ -15,7 +15,7 @@ from e3jax.eval.rollouts import Graded, feature_means, rollout
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
 from e3jax.metrics.training import rollout_metrics
 from e3jax.models.qwen3 import Qwen3
-from e3jax.runtime import fetch, put
+from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import problems_at
 from e3jax.train.faults import Skips, save_or_stop
@@ -45,33 +45,38 @@ def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chu
             position_bt=batch.position, segment_bt=batch.segment,
         )  # fmt: skip
         value, metrics = grpo_loss(logp, entropy, batch, **loss)
-        return value, {"total": value, **metrics}
+        gap = jnp.where(batch.weight != 0, jnp.abs(logp - batch.rollout_logp), 0.0)
+        return value, {"total": value, **metrics, "gap_sum": gap.sum(), "gap_max": gap.max()}
 
     grads, metrics = jax.grad(loss_of, has_aux=True)(params)
     return constrain_params(grads), metrics
 
 
-add = jax.jit(lambda total, more: jax.tree.map(jnp.add, total, more), donate_argnums=0)
+@partial(jax.jit, donate_argnums=0)
+def add(total, more):
+    """Gradients and metrics of two micro-batches together: sums, and the larger `gap_max`."""
+    (grads, metrics), largest = jax.tree.map(jnp.add, total, more), jnp.maximum(total[1]["gap_max"], more[1]["gap_max"])
+    return grads, metrics | {"gap_max": largest}
 
 
-def score_packed(
-    run: Run, params, graded: Graded, micro: Sequence[Packed], *, temperature: float
-) -> list[np.ndarray]:  # fmt: skip
-    """Log-probs of every micro-batch's tokens under `params`, each [rows, width]."""
+def score_packed(run: Run, params, graded: Graded, micro: Sequence[Packed], *, temperature: float) -> list[jax.Array]:
+    """Log-probs of every micro-batch's tokens under `params`, each [rows, width], left on the devices."""
     logps = []
     for m in micro:
         rows_bt = (m.take(graded.rollouts.tokens, run.tokenizer.pad), m.positions(), m.segments())
         placed = [put(x, "BT") for x in rows_bt]
-        logps.append(fetch(score(run.model, params, *placed, temperature=temperature, chunk=run.chunk)))
+        logps.append(score(run.model, params, *placed, temperature=temperature, chunk=run.chunk))
     return logps
 
 
 def update(
     run: Run, tx, state: TrainState, graded: Graded, advantage_b: np.ndarray, ref_params, *, minibatches: int,
-    rows: int, temperature: float, budget: int, weights: dict, loss: dict,
+    rows: int, temperature: float, budget: int, old_logp: str, weights: dict, loss: dict,
 ) -> tuple[TrainState, dict[str, float], Callable[[], list[Batch]]]:  # fmt: skip
     """All optimiser updates of one RL step: `minibatches` of prompts, each in exact micro-batches of packed rows.
 
+    `old_logp`: of the policy before the update, computed here ("trainer") or taken from the rollouts ("sampler", which
+    saves a forward pass). How far the two are apart is in parity/…, either way measured before any update.
     -> state, metrics, and what makes the first minibatch's micro-batches again, as host arrays.
     """
     r = graded.rollouts
@@ -81,15 +86,13 @@ def update(
     # Rows are prompt-major: groups stay whole. Every old log-prob is taken before the first update.
     parts = np.split(np.arange(len(mask)), minibatches)
     packed = [[m.of(part) for m in pack_micro_batches(r.length[part], rows=rows, widths=widths)] for part in parts]
-    old = [score_packed(run, state.params, graded, micro, temperature=temperature) for micro in packed]
+    if old_logp == "sampler":
+        old = [[m.take(r.logp) for m in micro] for micro in packed]
+    else:
+        old = [score_packed(run, state.params, graded, micro, temperature=temperature) for micro in packed]
     ref = old
     if loss["kl_coef"]:
         ref = [score_packed(run, ref_params, graded, micro, temperature=temperature) for micro in packed]
-    gap = np.concatenate([
-        np.abs(logp - m.take(r.logp))[m.take(r.sampled)]
-        for micro, logps in zip(packed, old) for m, logp in zip(micro, logps)
-    ])  # fmt: skip
-
     weight = np.zeros_like(mask)
     for part in parts:
         weight[part] = token_weights(mask[part], advantage_b=advantage_b[part], max_length=budget, **weights)
@@ -111,10 +114,13 @@ def update(
     for i, part in enumerate(parts):
         total = None
         for batch in batches(i):
-            batch = jax.tree.map(lambda x: put(x, "BT"), batch)
+            batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else put(x, "BT"), batch)
             more = grpo_gradient(run.model, state.params, batch, temperature=temperature, chunk=run.chunk, **loss)
             total = more if total is None else add(total, more)
         grads, metrics = total
+        gap = {name: metrics.pop(f"gap_{name}") for name in ("sum", "max")}
+        if i == 0:  # of the first minibatch, whose log-probs are those of the old policy
+            parity = {"parity/logp_max": gap["max"], "parity/logp_mean": gap["sum"] / max((weight[part] != 0).sum(), 1)}
         state, optim = apply_gradients(tx, state, grads)
         values.append(
             {f"loss/{k}": v for k, v in metrics.items()}
@@ -124,18 +130,15 @@ def update(
     mean = {name: float(np.mean([float(v[name]) for v in values])) for name in values[0]}
     if not loss["kl_coef"]:
         del mean["loss/kl"]  # there was no reference to measure it against
-    mean |= {
-        "parity/logp_max": float(gap.max()),
-        "parity/logp_mean": float(gap.mean()),
-        "pack/padding": padding([m for micro in packed for m in micro]),
-    }
+    mean |= {name: float(value) for name, value in parity.items()}
+    mean["pack/padding"] = padding([m for micro in packed for m in micro])
     return state, mean, lambda: list(batches(0))
 
 
 def train(
     run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float, warmup: int,
-    budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int, advantage: dict,
-    weights: dict, loss: dict, optim: dict, sampler: dict, samples_logged: int,
+    budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int, old_logp: str,
+    parity_alarm: float, advantage: dict, weights: dict, loss: dict, optim: dict, sampler: dict, samples_logged: int,
 ):  # fmt: skip
     """Train `params` for `steps` RL steps; the KL reference is the stage's start. Returns the final parameters.
 
@@ -167,13 +170,13 @@ def train(
             graded = rollout(
                 run.model, state.params, run.tokenizer, problems, key=run.key(stage_index, step), first_id=0,
                 samples=group_size, budget=budget, temperature=temperature, sampler=sampler,
-                grade=run.grader.grade_all, on_finished=heard,
+                grade=run.grader.submit, on_finished=heard,
             )  # fmt: skip
             sampled_at = time.monotonic()
             advantage_b = group_advantages(graded.score_b.reshape(prompts, group_size), **advantage).reshape(-1)
             state, values, batches = update(
                 run, tx, state, graded, advantage_b, ref_params, minibatches=minibatches, rows=rows,
-                temperature=temperature, budget=budget, weights=weights, loss=loss,
+                temperature=temperature, budget=budget, old_logp=old_logp, weights=weights, loss=loss,
             )  # fmt: skip
             end = time.monotonic()
             r = graded.rollouts
@@ -182,9 +185,15 @@ def train(
                 sampled_bt=r.sampled, reasons=graded.reasons, advantage_b=advantage_b, group_size=group_size,
             )  # fmt: skip
             values |= feature_means(graded.features)
+            if values["parity/logp_mean"] > parity_alarm:
+                run.log.say(
+                    f"{stage}, step {step + 1}: sampler and trainer disagree, mean |Δ log-prob| "
+                    f"{values['parity/logp_mean']:.3g} above config.grpo.parity_alarm={parity_alarm}"
+                )
             values |= {
                 "budget": budget, "optim/lr": learning_rate(state),
                 "time/step_s": end - start, "time/rollout_s": sampled_at - start,
+                "time/first_token_s": graded.stats["first_token_s"], "sampler/occupancy": graded.stats["occupancy"],
                 "time/update_s": end - sampled_at, "time/rollout_tokens_per_s": r.sampled.sum() / (sampled_at - start),
             }  # fmt: skip
             run.log.metrics(stage, "grpo", step=step + 1, global_step=first_step + step + 1, values=values)
