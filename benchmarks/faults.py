@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py --kills=50 --out=/tmp/faults
 
-The run is configs/smoke.py with a checkpoint at every step. SIGKILL comes in one of four ways, chosen by --seed: after
+The run is configs/smoke.py with a checkpoint at every step. SIGKILL comes in one of four ways, in turn: after
 a random time; while a checkpoint is being written; during an evaluation; between two stages. Whenever the run gets to
 its end its records are compared, line by line and bit for bit, times apart, and a new one begins until --kills is
 reached. Prints a table of kills by kind, the steps that had to be made again, and where the first difference is.
@@ -118,7 +118,7 @@ def kill_at_random(workdir: Path, kind: str, rng: random.Random, flags, longest_
     """One life of the run; whether it was killed before its end."""
     command = Command(workdir, *flags)
     if kind == "any moment":
-        after = time.monotonic() + rng.uniform(0, longest_s)
+        after = time.monotonic() + rng.uniform(0, longest_s / 2)  # most lives have less left than a whole run
         alive = command.wait_for(lambda: time.monotonic() > after)
     elif kind == "checkpoint write":
         seen, number = set(), rng.randrange(1, 30)  # which write of this life
@@ -140,9 +140,12 @@ def kill_at_random(workdir: Path, kind: str, rng: random.Random, flags, longest_
     return False
 
 
-def campaign(out: Path, *, kills: int, seed: int, flags=EVERY_STEP, say=print) -> dict:
+KINDS = ("any moment", "checkpoint write", "evaluation", "between stages")
+
+
+def campaign(out: Path, *, kills: int, seed: int, kinds=KINDS, flags=EVERY_STEP, say=print) -> dict:
     """-> kills by kind, runs that came to their end, steps made again; AssertionError at the first difference."""
-    rng, kinds = random.Random(seed), ("any moment", "checkpoint write", "evaluation", "between stages")
+    rng = random.Random(seed)
     run_to_end(out / "straight", *flags)
     start = time.monotonic()
     run_to_end(out / "again", *flags)  # compiled programs are there now: how long a life is
@@ -153,7 +156,7 @@ def campaign(out: Path, *, kills: int, seed: int, flags=EVERY_STEP, say=print) -
         workdir = out / f"killed-{runs}"
         finished = False
         while not finished and sum(count.values()) < kills:
-            kind = rng.choice(kinds)
+            kind = min(kinds, key=count.__getitem__)
             if kill_at_random(workdir, kind, rng, flags, longest):
                 count[kind] += 1
                 again.append(made_again(workdir))
@@ -171,11 +174,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True)
     start = time.monotonic()
-    found = campaign(asked.out, kills=asked.kills, seed=asked.seed)
+    found = campaign(asked.out, kills=asked.kills, seed=asked.seed, kinds=asked.kinds)
     print(f"{json.dumps(found)} in {time.monotonic() - start:.0f} s")
 
 
