@@ -44,16 +44,19 @@ def cache_mask(position_bt: jax.Array, size: int) -> jax.Array:
 def attend(q_btnh: jax.Array, keys: Pieces, values: Pieces, mask_bts: jax.Array) -> jax.Array:
     """[B, T, N, H] attention output; scores and softmax in float32, R = N // K query heads share a key head.
 
-    Keys and values come in pieces along S, as a cache keeps them: keys [B, K, H, S], values [B, K, S, H], each with a
-    scale [B, K, S] or None.
+    Keys and values come in pieces along S, as a cache keeps them: each [B, K, S, H] with a scale [B, K, S] or None.
     """
     b, t, n, h = q_btnh.shape
     k = keys[0][0].shape[1]
     # R and T folded into one axis: both products are plain batched matmuls, and no operand is transposed to decode.
     q = jnp.moveaxis(q_btnh.reshape(b, t, k, n // k, h), 1, 3).reshape(b, k, -1, h) * h**-0.5
 
-    def score(k_bkhs, scale_bks):
-        scores = jnp.einsum("bkxh,bkhs->bkxs", q, k_bkhs.astype(q.dtype), preferred_element_type=jnp.float32)
+    def score(k_bksh, scale_bks):
+        k_bksh = k_bksh.astype(q.dtype)
+        if t == 1:  # XLA's CPU backend is 8 times slower the other way round, with so few rows on the left (LOG)
+            scores = jnp.einsum("bksh,bkxh->bksx", k_bksh, q, preferred_element_type=jnp.float32).swapaxes(2, 3)
+        else:
+            scores = jnp.einsum("bkxh,bksh->bkxs", q, k_bksh, preferred_element_type=jnp.float32)
         return scores if scale_bks is None else scores * scale_bks[:, :, None]
 
     scores = joined([score(*piece) for piece in keys])
@@ -94,7 +97,7 @@ def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> j
     kernel = resolve_kernel(kernel)
     if kernel == "xla":
         mask = causal_mask(segment_bt, q_btnh.shape[1])
-        return attend(q_btnh, [(jnp.moveaxis(k_btkh, 1, 3), None)], [(v_btkh.swapaxes(1, 2), None)], mask)
+        return attend(q_btnh, [(k_btkh.swapaxes(1, 2), None)], [(v_btkh.swapaxes(1, 2), None)], mask)
     if kernel == "cudnn":
         return per_shard(cudnn, q_btnh, k_btkh, v_btkh, segment_bt)
     interpret = kernel == "splash_interpret"

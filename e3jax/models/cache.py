@@ -19,11 +19,10 @@ from e3jax.sharding import constrain
 class KVCache(NamedTuple):
     """Keys and values of all layers at S positions. Who reads masks what is not written yet.
 
-    Keys lie with their positions last: a query's product with them then runs along memory, eight times faster on a CPU
-    than with the head width last (LOG), and is a plain matrix product elsewhere.
+    Positions are next to the head width: a token's key is written in one place, and products read the cache as it lies.
     """
 
-    k: jax.Array  # [L, B, K, H, S], after QK-norm and RoPE
+    k: jax.Array  # [L, B, K, S, H], after QK-norm and RoPE
     v: jax.Array  # [L, B, K, S, H]
     k_scale: jax.Array | None = None  # [L, B, K, S] float32 where k is int8: key = k · scale
     v_scale: jax.Array | None = None
@@ -34,12 +33,11 @@ Cache = tuple[KVCache, ...]  # positions 0 … of the first piece, then those of
 
 def empty_piece(config: ModelConfig, batch: int, size: int, dtype) -> KVCache:
     """Zeros for `batch` rows of `size` positions; inside jit and a mesh, laid out by it."""
-    rows, width = (config.layers, batch, config.kv_heads), config.head_width
-    k = constrain(jnp.zeros((*rows, width, size), dtype), "LBKHS")
-    v = constrain(jnp.zeros((*rows, size, width), dtype), "LBKSH")
+    shape = (config.layers, batch, config.kv_heads, size, config.head_width)
+    k, v = (constrain(jnp.zeros(shape, dtype), "LBKSH") for _ in range(2))
     if k.dtype != jnp.int8:
         return KVCache(k, v)
-    return KVCache(k, v, *(constrain(jnp.zeros((*rows, size), jnp.float32), "LBKS") for _ in range(2)))
+    return KVCache(k, v, *(constrain(jnp.zeros(shape[:-1], jnp.float32), "LBKS") for _ in range(2)))
 
 
 def length(cache: Cache) -> int:
@@ -62,30 +60,28 @@ def write(cache: Cache, layer, position_bt: jax.Array, k_btkh: jax.Array, v_btkh
         size = piece.v.shape[3]
         at = position_bt - start
         at = jnp.where((at >= 0) & (at < size), at, size)[:, :, None]  # a negative index would count from the end
-        where = (layer, jnp.arange(b)[:, None, None], jnp.arange(heads))
-
-        def put(array, index, values):
-            return array.at[index].set(values.astype(array.dtype), mode="drop")
-
-        k, v, scales = k_btkh, v_btkh, ()
+        index = (layer, jnp.arange(b)[:, None, None], jnp.arange(heads), at)
+        parts = (k_btkh, v_btkh)
         if piece.k_scale is not None:
-            (k, k_scale), (v, v_scale) = quantize(k), quantize(v)
-            scales = (put(piece.k_scale, (*where, at), k_scale), put(piece.v_scale, (*where, at), v_scale))
-        new.append(KVCache(put(piece.k, (*where, slice(None), at), k), put(piece.v, (*where, at), v), *scales))
+            (k, k_scale), (v, v_scale) = quantize(k_btkh), quantize(v_btkh)
+            parts = (k, v, k_scale, v_scale)
+        new.append(KVCache(*(
+            old.at[index].set(part.astype(old.dtype), mode="drop") for old, part in zip(piece, parts)
+        )))  # fmt: skip
         start += size
     return tuple(new)
 
 
 def read(cache: Cache, layer, window: int) -> tuple[list, list]:
-    """A layer's first `window` positions: lists of (keys [B, K, H, S], scale [B, K, S] or None), and of values."""
+    """Keys and values of a layer's first `window` positions: lists of ([B, K, S, H], scale [B, K, S] or None)."""
     keys, values, left = [], [], window
     for piece in cache:
         size = min(left, piece.v.shape[3])
         if size <= 0:
             break
-        k_scale, v_scale = (None if part is None else part[layer, :, :, :size] for part in piece[2:])
-        keys.append((piece.k[layer, :, :, :, :size], k_scale))
-        values.append((piece.v[layer, :, :, :size], v_scale))
+        k, v, k_scale, v_scale = (None if part is None else part[layer, :, :, :size] for part in piece)
+        keys.append((k, k_scale))
+        values.append((v, v_scale))
         left -= size
     return keys, values
 
@@ -110,20 +106,17 @@ def clone_rows(cache: KVCache, source: KVCache, source_row_j: jax.Array) -> KVCa
     whole, and one layer of them fits where all do not.
     """
 
-    def clone(layer, old, new, axes):  # [L, J, …], [L, P, …]
-        take_j = (source_row_j >= 0).reshape(-1, *(1,) * len(axes))
+    def clone(layer, old, new):  # [L, J, K, S, …], [L, P, K, Tp, …]
+        take_j = (source_row_j >= 0).reshape(-1, *(1,) * (old.ndim - 2))
+        axes = "KSH"[: old.ndim - 2]
         prompts = constrain(jax.lax.dynamic_index_in_dim(new, layer, keepdims=False), "P" + axes)
-        row = constrain(prompts[jnp.maximum(source_row_j, 0)], "J" + axes)
+        row = constrain(prompts[jnp.maximum(source_row_j, 0)], "J" + axes)  # [J, K, Tp, …]
         start = (layer,) + (0,) * (old.ndim - 1)
         kept = jax.lax.dynamic_slice(old, start, (1, *row.shape))[0]
         return jax.lax.dynamic_update_slice(old, jnp.where(take_j, row, kept)[None], start)
 
     def step(layer, cache):
-        return KVCache(*(
-            None if old is None else clone(layer, old, new, axes)
-            for old, new, axes in zip(cache, source, ("KHS", "KSH", "KS", "KS"))
-        ))  # fmt: skip
+        return jax.tree.map(lambda old, new: clone(layer, old, new), cache, source)
 
     cache = jax.lax.fori_loop(0, cache.k.shape[0], step, cache)
-    axes = ("LBKHS", "LBKSH", "LBKS", "LBKS")
-    return KVCache(*(None if part is None else constrain(part, a) for part, a in zip(cache, axes)))
+    return jax.tree.map(lambda part: constrain(part, "LBKSH"[: part.ndim]), cache)

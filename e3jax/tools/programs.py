@@ -117,11 +117,10 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     kv_dtype = jnp.dtype("int8") if c.sampler.cache == "int8" else model.dtype
 
     def piece(rows, size):
-        head, width = (config.layers, rows, config.kv_heads), config.head_width
-        k = array(sampling, "LBKHS", (*head, width, size), kv_dtype)
-        v = array(sampling, "LBKSH", (*head, size, width), kv_dtype)
-        scales = [array(sampling, "LBKS", (*head, size), jnp.float32) for _ in range(2)]
-        return KVCache(k, v, *(scales if kv_dtype == jnp.int8 else ()))
+        shape = (config.layers, rows, config.kv_heads, size, config.head_width)
+        values = [array(sampling, "LBKSH", shape, kv_dtype) for _ in range(2)]
+        scales = [array(sampling, "LBKS", shape[:-1], jnp.float32) for _ in range(2)]
+        return KVCache(*values, *(scales if kv_dtype == jnp.int8 else ()))
 
     def small(*shape, dtype=jnp.int32):
         return array(sampling, "", (slots, *shape), dtype)
