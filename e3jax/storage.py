@@ -1,6 +1,6 @@
 """Writes that wait for a full disk or a bucket that is away, then give up in one sentence; local paths and gs://.
 
-    patiently(f"write {path}", lambda: path.write_text(text))   # tries again for a minute
+    patiently(f"write {path}", lambda: path.write_text(text))   # tries again, with a minute of waiting
     append(path, '{"step": 1}\n')                               # whole or not at all
 """
 
@@ -36,10 +36,13 @@ def is_bucket(path: epath.PathLike) -> bool:
 
 
 def patiently(what: str, act: Callable[[], Any], *, advice: str = "") -> Any:
-    """act(); where it fails, again after 1, 2, 4, … s, saying so; after a minute a UserError with `advice`.
+    """act(); where it fails, again after 1, 2, 4, … s, saying so; after a minute of waiting a UserError with `advice`.
+
+    On a bucket every try itself takes up to a minute: gcsfs and tensorstore try again too.
 
     Any exception counts: what a file system, gcsfs or tensorstore raise has no common base.
     """
+    start = time.monotonic()
     for wait in (*WAITS_S, None):
         try:
             return act()
@@ -47,7 +50,7 @@ def patiently(what: str, act: Callable[[], Any], *, advice: str = "") -> Any:
             raise
         except Exception as error:
             if wait is None:
-                tries = f"{len(WAITS_S) + 1} tries in {sum(WAITS_S)} s"
+                tries = f"{len(WAITS_S) + 1} tries in {time.monotonic() - start:.0f} s"
                 raise UserError(f"cannot {what}: {first_line(error)} ({tries}). {advice}".rstrip()) from error
             print(f"cannot {what}: {first_line(error)}; trying again in {wait} s", file=sys.stderr, flush=True)
             time.sleep(wait)
