@@ -38,10 +38,10 @@ RECORDS = (
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
 SPACE = "Nothing that was written before is lost: make room, then give the same command again"
 FLUSH_EVERY_S = 30.0  # in a bucket
-# How the work is laid out, watched and kept; a resumed run may change these, the numbers stay the same.
+# How the work is laid out, watched and kept; a resumed run may change these. Its numbers stay the same up to rounding.
 LAYOUT = (
     "mesh.", "log.", "checkpoint.", "grader.", "faults.", "model.attention", "model.remat", "model.chunk",
-    "grpo.rows", "sampler.tensor", "sampler.slots", "sampler.block", "sampler.prefill_rows",
+    "grpo.rows", "grpo.parity_alarm", "sampler.tensor", "sampler.slots", "sampler.block", "sampler.prefill_rows",
 )  # fmt: skip
 
 
@@ -104,8 +104,9 @@ class RunLog:
         for name in sorted(self.late):
             path = self.workdir / name
             patiently(f"write {path}", lambda path=path, name=name: path.write_text(self.texts[name]), advice=SPACE)
-        if self.beside and self.writer:
+        if self.writer:
             self.writer.flush()
+        if self.beside:
             for file in epath.Path(self.beside.name).iterdir():
                 target = self.workdir / "tb" / file.name
                 patiently(f"write {target}", lambda file=file, target=target: target.write_bytes(file.read_bytes()))

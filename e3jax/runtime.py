@@ -136,18 +136,19 @@ def gather(value: Any) -> list:
 
 
 def from_main(make: Callable[[], Any]) -> Any:
-    """make() of process 0, on every process; a UserError there is raised on all."""
+    """make() of process 0, on every process; what it raises is raised on all: a UserError, or else an OSError."""
     if processes() == 1:
         return make()
     value = error = None
     if is_main():
         try:
             value = make()
-        except UserError as raised:
-            error = str(raised)
+        except Exception as raised:  # the others wait for an answer
+            error = (UserError if isinstance(raised, UserError) else OSError, str(raised) or repr(raised))
     value, error = gather((value, error))[0]
     if error is not None:
-        raise UserError(error)
+        kind, text = error
+        raise kind(text)
     return value
 
 

@@ -47,7 +47,8 @@ class Store:
     def newest(self, like):
         """-> (step, state) of the newest checkpoint that can be read, or (0, like) where there is none yet.
 
-        Those that cannot be read are named, and set aside once an older one can; UserError when none can.
+        Those that cannot be read are named, and set aside once an older one can (of several processes: at once, and all
+        end, to start again); UserError when none can.
         """
         broken = {}
         for step in reversed(from_main(lambda: list(self.manager.all_steps()))):
@@ -56,7 +57,8 @@ class Store:
             except Exception as error:  # whatever orbax and tensorstore raise on files that are cut or missing
                 broken[step] = short(error)
                 self.say(f"checkpoint {self.directory / str(step)} cannot be read: {broken[step]}")
-                if processes() > 1:  # the others may have read it, and wait inside orbax: all end, and start again
+                # other processes may have read it, and wait inside orbax: all end, and start again with an older one
+                if processes() > 1 and step > min(self.manager.all_steps()):
                     self.set_aside(str(step))
                     raise RuntimeError(f"checkpoint {step} is set aside: start again, with an older one") from error
                 continue

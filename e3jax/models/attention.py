@@ -66,8 +66,10 @@ def attend(q_btnh: jax.Array, keys: Pieces, values: Pieces, mask_bts: jax.Array)
     for v_bksh, scale_bks in values:
         part = weights[..., start : start + v_bksh.shape[2]]
         part = part if scale_bks is None else part * scale_bks[:, :, None]
-        out += jnp.einsum("bkxs,bksh->bkxh", part.astype(q.dtype), v_bksh.astype(q.dtype))
+        part, v_bksh = part.astype(q.dtype), v_bksh.astype(q.dtype)
+        out += jnp.einsum("bkxs,bksh->bkxh", part, v_bksh, preferred_element_type=jnp.float32)
         start += v_bksh.shape[2]
+    out = out.astype(q.dtype)
     return jnp.moveaxis(out.reshape(b, k, n // k, t, h), 3, 1).reshape(b, t, n, h)
 
 

@@ -7,6 +7,7 @@
 A worker is `python -m e3jax.rewards.pool MODULE:FUNCTION`; it knows nothing of jax, and ends with its parent.
 """
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -25,6 +26,7 @@ from typing import Any
 from e3jax.rewards.extract import Grade
 
 FEW = 8  # responses that a worker gets at once: fewer wait longer on pipes, more wait longer for a slow neighbour
+START_S = 120.0  # for a worker to import its grader, on a slow file system
 GRADE = "e3jax.rewards.grade:grade_one"
 
 
@@ -86,6 +88,11 @@ class Worker:
             [sys.executable, "-m", "e3jax.rewards.pool", function], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent
         )  # fmt: skip
+        try:
+            self.receive(time.monotonic() + START_S)  # it has imported its grader: from here on time is its own
+        except (EOFError, TimeoutError) as error:
+            self.end()
+            raise RuntimeError(f"a grader ({function}) does not start; what it said is above") from error
 
     def ask(self, items: list, timeout_s: float) -> list[Grade]:
         """Their grades, in order; fewer where it died, or one took longer than `timeout_s`."""
@@ -119,7 +126,8 @@ class Worker:
         """Kill it, and leave no zombie."""
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it may have died with a message half-way
+            self.process.stdin.close()
         self.process.stdout.close()
 
 
@@ -139,6 +147,7 @@ def serve(function: str) -> None:
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     module, name = function.split(":")
     grade = getattr(importlib.import_module(module), name)
+    send(answers, "ready")
     while header := sys.stdin.buffer.read(4):
         for item in pickle.loads(sys.stdin.buffer.read(struct.unpack("<I", header)[0])):
             try:

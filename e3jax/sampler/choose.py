@@ -67,7 +67,8 @@ def inverse_cdf(mass_jv: jax.Array, uniform_j: jax.Array) -> jax.Array:
     inside_jb = jnp.take_along_axis(mass_jcb, block_j[:, None, None], axis=1)[:, 0]
     before_j1 = jnp.take_along_axis(cdf_jc, block_j[:, None], axis=1) - inside_jb.sum(-1, keepdims=True)
     beyond_jb = before_j1 + jnp.cumsum(inside_jb, axis=-1) > target_j1
-    return block_j * width + first_or_last(beyond_jb, inside_jb > 0)
+    # NaN has no mass anywhere: any entry of the vocabulary will do, one of the padding would not
+    return jnp.minimum(block_j * width + first_or_last(beyond_jb, inside_jb > 0), v - 1)
 
 
 def first_or_last(beyond_jn: jax.Array, possible_jn: jax.Array) -> jax.Array:

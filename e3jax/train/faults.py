@@ -46,7 +46,8 @@ class Skips:
             return
         self.run.log.flush()
         where = self.run.workdir / "replay" / f"{self.stage}-{step}"
-        save_params(where, params)
+        if not from_main(lambda: (where / "default").exists()):  # the same command came here before
+            save_params(where, params)
         kept = fetch(batches())  # every process has a part
         from_main(lambda: dump(where, self.call, kept))
         raise UserError(
