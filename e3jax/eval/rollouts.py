@@ -5,7 +5,6 @@ graded = rollout(model, params, tokenizer, problems, key=key, first_id=0, sample
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import NamedTuple
 
 import jax
@@ -13,14 +12,14 @@ import numpy as np
 
 from e3jax.metrics.exploration import explore
 from e3jax.models.qwen3 import Qwen3
-from e3jax.rewards.extract import Grade
+from e3jax.rewards.pool import Later
 from e3jax.runtime import gather
 from e3jax.sampler.layout import sampling
 from e3jax.sampler.slots import sample
 from e3jax.tasks.problem import Problem
 from e3jax.types import Rollouts
 
-Grader = Callable[[Sequence[Problem], Sequence[str], Sequence[bool]], Future[list[Grade]]]
+Grader = Callable[[Sequence[Problem], Sequence[str], Sequence[bool]], Later]
 
 
 class Graded(NamedTuple):

@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from e3jax.rewards.extract import Grade
 
@@ -52,13 +52,12 @@ class GraderPool:
 
     def grade_all(self, problems: Sequence, texts: Sequence[str], done: Sequence[bool]) -> list[Grade]:
         """One Grade per (Problem, response, done), in order."""
-        items = list(zip(problems, texts, done, strict=True))
-        parts = [self.threads.submit(self.judge, items[i : i + FEW]) for i in range(0, len(items), FEW)]
-        return [grade for part in parts for grade in part.result()]
+        return self.submit(problems, texts, done).result()
 
-    def submit(self, problems: Sequence, texts: Sequence[str], done: Sequence[bool]) -> "Future[list[Grade]]":
-        """The same, without waiting."""
-        return self.threads.submit(self.judge, list(zip(problems, texts, done, strict=True)))
+    def submit(self, problems: Sequence, texts: Sequence[str], done: Sequence[bool]) -> "Later":
+        """The same without waiting, a few at a time to every worker."""
+        items = list(zip(problems, texts, done, strict=True))
+        return Later([self.threads.submit(self.judge, items[i : i + FEW]) for i in range(0, len(items), FEW)])
 
     def judge(self, items: list[tuple]) -> list[Grade]:
         """Grades of a few responses by this thread's worker; the second failure at a response is its grade."""
@@ -78,6 +77,16 @@ class GraderPool:
             else:
                 failed_at = len(grades)
         return grades
+
+
+class Later(NamedTuple):
+    """Grades under way."""
+
+    parts: list[Future]
+
+    def result(self) -> list[Grade]:
+        """Wait for all of them."""
+        return [grade for part in self.parts for grade in part.result()]
 
 
 class Worker:
