@@ -5,7 +5,7 @@ Axes, one letter each, used in names (`wq_dnh`), einsums and comments of the who
     B batch of sequences      T time (tokens)        D model width      N query heads
     P prompts                 S cache length         F mlp width        K key/value heads
     G samples per prompt      V vocabulary           H head width       R = N // K
-    L layers                  J decode slots
+    L layers                  J decode slots         X pages of the cache
 
 Everything per token is aligned with the token itself: `logp[b, t]` is log p(tokens[b, t] | tokens[b, :t]),
 `weight[b, t]` is its share of the loss. Rollouts are prompt, response, padding, in this order, one a row; a Batch

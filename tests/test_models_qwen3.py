@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from e3jax.models.attention import cache_mask, causal_mask
-from e3jax.models.cache import clone_rows, empty_piece
+from e3jax.models.cache import empty_cache
+from e3jax.models.pages import Pages, copy_prompts, empty_piece, gather_pages
+from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3
 
 
@@ -22,24 +24,42 @@ def test_masks_written_out():
     assert cache_mask(jnp.array([[2]]), 4)[0].astype(int).tolist() == [[1, 1, 1, 0]]
 
 
-@pytest.mark.parametrize("sizes", [(32,), (8, 8, 16), (5, 20, 7)])
+@pytest.mark.parametrize("sizes", [(8,), (2, 2, 4)])
 def test_prefill_and_decode_equal_one_forward(tiny, sizes):
-    """Ragged rows, chunk by chunk, in a cache of one piece and of several that rows reach at different steps.
+    """Ragged rows: prompts into a cache, from there into pages of 4 that lie anywhere in one piece or in several.
 
-    A wrong position, mask or piece shows at the first step after the prompt.
+    A wrong position, mask, page or order of pages shows at the first step after the prompt.
     """
     model, params = tiny
     token = jax.random.randint(jax.random.key(1), (3, 20), 0, 210)
     full, _ = model.apply({"params": params}, token, positions(3, 20))
-    cache = tuple(empty_piece(model.config, 3, size, jnp.float32) for size in sizes)
-    _, cache = model.apply({"params": params}, token[:, :9], positions(3, 9), cache=cache, window=16)
-    start = jnp.array([4, 9, 6])  # rows with shorter prompts rewrite what padding left in the cache
-    decode = jax.jit(lambda token, at, cache: model.apply({"params": params}, token, at, cache=cache, window=32))
+    _, prompts = model.apply(
+        {"params": params}, token[:, :8], positions(3, 8), cache=empty_cache(model.config, 3, 8, jnp.float32), window=8
+    )
+    start = jnp.array([4, 8, 6])  # shorter prompts than what was prefilled: the rest is written over
+    table = np.full((3, 8), 99, np.int32)
+    table[:, :5] = np.random.default_rng(0).permutation(24)[:15].reshape(3, 5)
+    owner, order = np.full(24, -1, np.int32), np.zeros(24, np.int32)
+    owner[table[:, :5]], order[table[:, :5]] = np.arange(3)[:, None], np.arange(5)
+    pieces = tuple(jax.tree.map(lambda x: x + 1e4, empty_piece(model.config, 3 * n, 4, jnp.float32)) for n in sizes)
+    copies = [(row, n, table[row, n]) for row in range(3) for n in range(2)]
+    pieces = copy_prompts(pieces, prompts, jnp.array(copies + [(0, 0, 0)]), jnp.array([6]))
+    cache = Pages(pieces, *map(jnp.asarray, (table, owner, order)))
+    decode = jax.jit(lambda token, at, cache: model.apply({"params": params}, token, at, cache=cache))
     for i in range(11):
         at = (start + i)[:, None]
         one, cache = decode(jnp.take_along_axis(token, at, 1), at, cache)
         want = jnp.take_along_axis(full, at[:, :, None], 1)
         np.testing.assert_allclose(one, want, atol=2e-5)
+
+
+def test_gather_pages_closes_up():
+    """Pages of two pieces in a new order: 3 is the second piece's first."""
+    empty = empty_piece(preset("tiny"), 3, 4, jnp.float32)
+    number = jnp.arange(3.0).reshape(1, 3, 1, 1, 1)
+    pieces = tuple(jax.tree.map(lambda x, n=n: x + n + number, empty) for n in (0.0, 3.0))
+    for part in gather_pages(pieces, jnp.array([4, 0, 3, 5]))[:2]:
+        assert part[0, :, 0, 0, 0].tolist() == [4.0, 0.0, 3.0, 5.0]
 
 
 def test_packed_equals_alone(tiny):
@@ -85,13 +105,3 @@ def test_embedding_gradient_sums_in_float32(tiny):
     )
     ratio = jnp.linalg.norm(many) / jnp.linalg.norm(one["embed_vd"][7])
     assert 950 < ratio < 1100, ratio  # equal tokens attend to equal values: each contributes the same
-
-
-def test_clone_rows_copies_only_what_was_asked(tiny):
-    """Slot 1 gets prompt 0's row, slot 0 keeps its own."""
-    model, _ = tiny
-    cache = jax.tree.map(lambda x: x + 7.0, empty_piece(model.config, 2, 8, jnp.float32))
-    source = jax.tree.map(lambda x: x + 3.0, empty_piece(model.config, 1, 4, jnp.float32))
-    k, v, *_ = clone_rows(cache, source, jnp.array([-1, 0]))
-    for x in (k, v):
-        assert (x[:, 0] == 7).all() and (x[:, 1, :, :4] == 3).all() and (x[:, 1, :, 4:] == 7).all()

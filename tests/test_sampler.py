@@ -148,14 +148,13 @@ def plain_greedy(sharp):
 @pytest.mark.parametrize("schedule", [dict(slots=16), dict(slots=16, block=3, prefill_rows=1), dict(slots=64, block=5)])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse, monkeypatch):
-    """Any slot count, block and arrival order; cache rows that are not live hold 1e4 whenever a sample starts.
+    """Any slot count, block and arrival order; pages hold 1e4 when they are new.
 
     Poison is finite on purpose: softmax gives it weight 0, and 0 · NaN would be NaN (STYLE 2.6).
     """
     model, params = sharp
-    monkeypatch.setattr("e3jax.sampler.slots.admit", poisoned_admit)
     monkeypatch.setattr("e3jax.sampler.slots.new_piece", poisoned_piece)
-    monkeypatch.setattr("e3jax.sampler.slots.FIRST", 16)  # so that the cache grows on the way
+    small_pages(monkeypatch)
     prompts = ragged_prompts(20, 210, seed=3)
     order = list(range(20))[:: -1 if reverse else 1]
     rollouts = draw(model, params, [prompts[i] for i in order], samples=1, temperature=0.0, **schedule)
@@ -164,18 +163,13 @@ def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse,
         assert rollouts.tokens[row, : rollouts.length[row]].tolist() == want
 
 
-admit = decode.admit
-
-
-def poisoned_admit(first, slots, *rest):
-    """The real `admit`, after every row that is not live was filled with 1e4 (later pieces: `poisoned_piece`)."""
-    free = ~slots.live_j[None, :, None, None, None]
-    first = jax.tree.map(lambda x: jnp.where(free, 1e4, x), first)
-    return admit(first, slots, *rest)
+def small_pages(monkeypatch):
+    """Pages of 8 positions and pools that begin with 8 of them: samples have several, and pools grow on the way."""
+    monkeypatch.setattr("e3jax.sampler.slots.PAGE", 8)
 
 
 def poisoned_piece(*args):
-    """A new piece of the cache that holds 1e4 everywhere."""
+    """New pages that hold 1e4 everywhere; pages given back hold what another sample left there."""
     return jax.tree.map(lambda x: jnp.full_like(x, 1e4), decode.new_piece(*args))
 
 
@@ -186,10 +180,11 @@ def test_samples_do_not_depend_on_the_schedule(sharp, monkeypatch):
     a = draw(model, params, prompts)
     b = draw(model, params, prompts, slots=32, block=5, prefill_rows=2)
     np.testing.assert_array_equal(a.tokens, b.tokens)
-    monkeypatch.setattr("e3jax.sampler.slots.FIRST", 16)
-    grown = draw(model, params, prompts, block=4)
-    np.testing.assert_array_equal(a.tokens, grown.tokens)
-    np.testing.assert_allclose(a.logp, grown.logp, atol=1e-5)
+    small_pages(monkeypatch)
+    paged = [draw(model, params, prompts, block=block, slots=slots) for block, slots in ((4, 64), (7, 16))]
+    np.testing.assert_array_equal(paged[0].tokens, paged[1].tokens)
+    np.testing.assert_array_equal(a.tokens, paged[0].tokens)
+    np.testing.assert_allclose(a.logp, paged[0].logp, atol=1e-5)
     monkeypatch.undo()
     c = draw(model, params, prompts[::-1], ids=range(12)[::-1])
     for p in range(12):
@@ -288,6 +283,27 @@ def test_a_budget_for_every_request(sharp):
         np.testing.assert_array_equal(each.tokens[b, : want[b]], one.tokens[b, : want[b]])
 
 
+def test_a_draining_queue_moves_to_fewer_slots(sharp, monkeypatch):
+    """Half of the slots, then half of those, pages closed up on the way; and nothing of it shows."""
+    model, params = sharp
+    prompts, used, block = ragged_prompts(16, 210), [], decode.decode_block
+    budgets = np.where(np.arange(32) % 9, 6, 90)
+
+    def counted(*args, **kwargs):
+        used.append((args[3].live_j.shape[0], sum(piece.k.shape[1] for piece in args[2].pieces)))
+        return block(*args, **kwargs)
+
+    small_pages(monkeypatch)
+    monkeypatch.setattr("e3jax.sampler.slots.decode_block", counted)
+    r = draw(model, params, prompts, samples=2, budget=budgets, slots=32, stop=(-1,))
+    assert [slots for slots, _ in used][0] == 32 and {8} == {slots for slots, _ in used[3:]}
+    monkeypatch.setattr("e3jax.sampler.slots.FEWEST", 64)
+    np.testing.assert_array_equal(
+        r.tokens, draw(model, params, prompts, samples=2, budget=budgets, slots=32, stop=(-1,)).tokens
+    )
+    check_parity(model, params, r, 1.0)
+
+
 def test_sequences_of_tokens_end_a_response(sharp):
     """Two tokens that occurred end it at their second one; not where the first is the prompt's last token."""
     model, params = sharp
@@ -349,21 +365,21 @@ def test_slots_are_busy_and_prompts_are_prefilled_once(sharp):
 def test_a_long_limit_costs_nothing_until_it_is_used(sharp, monkeypatch):
     """Positions allocated and attended follow the live length: 32 short responses under budgets of 200 and of 2,000."""
     model, params = sharp
-    made, windows = [], []
+    made, read = [], []
     piece, block = decode.new_piece, decode.decode_block
 
     def counted(*args, **kwargs):
-        windows.append(kwargs["window"])
+        read.append(int((np.asarray(args[2].owner_x) >= 0).sum()))
         return block(*args, **kwargs)
 
-    monkeypatch.setattr("e3jax.sampler.slots.new_piece", lambda *a: made.append(a[2]) or piece(*a))
+    monkeypatch.setattr("e3jax.sampler.slots.new_piece", lambda *a: made.append(a[1]) or piece(*a))
     monkeypatch.setattr("e3jax.sampler.slots.decode_block", counted)
     seen = []
     for limit in (200, 2000):
-        made.clear(), windows.clear()
+        made.clear(), read.clear()
         draw(model, params, ragged_prompts(8, 210), samples=4, stop=range(2, 210), budget=limit)
-        seen.append((list(made), list(windows)))
-    assert seen[0] == seen[1] and sum(made) == 128
+        seen.append((list(made), list(read)))
+    assert seen[0] == seen[1] and sum(made) == 16 and max(read) <= 16  # of 64 positions, for 16 slots
 
 
 def test_what_is_drawn_is_reported(sharp):

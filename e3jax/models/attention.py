@@ -6,7 +6,7 @@
     "splash_interpret"  CPU, slowly    none                   the same kernel, for tests
     "cudnn"             NVIDIA GPU     none                   bfloat16, float16
 
-Generation reads a cache and has few queries: `attend` serves it on every device.
+A prefill reads a cache through `attend` on every device; decoding has models/pages.py.
 """
 
 import functools
@@ -19,7 +19,6 @@ from e3jax.sharding import spec
 
 MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not NaN
 SAVED = "attention"  # the name under which splash's output and row sums may be kept for its backward pass
-Pieces = list[tuple[jax.Array, jax.Array | None]]
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
 # Splash works on square tiles of the T x T scores: large ones feed the matrix unit, small ones pad a short T less.
 # At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
@@ -41,41 +40,24 @@ def cache_mask(position_bt: jax.Array, size: int) -> jax.Array:
     return jnp.arange(size)[None, None, :] <= position_bt[:, :, None]
 
 
-def attend(q_btnh: jax.Array, keys: Pieces, values: Pieces, mask_bts: jax.Array) -> jax.Array:
+def attend(q_btnh, k_bksh, v_bksh, mask_bts, k_scale=None, v_scale=None) -> jax.Array:
     """[B, T, N, H] attention output; scores and softmax in float32, R = N // K query heads share a key head.
 
-    Keys and values come in pieces along S, as a cache keeps them: each [B, K, S, H] with a scale [B, K, S] or None.
+    Keys and values lie as in a cache, [B, K, S, H]; where they are int8, with scales [B, K, S].
     """
     b, t, n, h = q_btnh.shape
-    k = keys[0][0].shape[1]
-    # R and T folded into one axis: both products are plain batched matmuls, and no operand is transposed to decode.
+    k = k_bksh.shape[1]
+    # R and T folded into one axis: both products are plain batched matmuls
     q = jnp.moveaxis(q_btnh.reshape(b, t, k, n // k, h), 1, 3).reshape(b, k, -1, h) * h**-0.5
-
-    def score(k_bksh, scale_bks):
-        k_bksh = k_bksh.astype(q.dtype)
-        if t == 1:  # XLA's CPU backend is 8 times slower the other way round, with so few rows on the left (LOG)
-            scores = jnp.einsum("bksh,bkxh->bksx", k_bksh, q, preferred_element_type=jnp.float32).swapaxes(2, 3)
-        else:
-            scores = jnp.einsum("bkxh,bksh->bkxs", q, k_bksh, preferred_element_type=jnp.float32)
-        return scores if scale_bks is None else scores * scale_bks[:, :, None]
-
-    scores = joined([score(*piece) for piece in keys])
+    scores = jnp.einsum("bkxh,bksh->bkxs", q, k_bksh.astype(q.dtype), preferred_element_type=jnp.float32)
+    scores = scores if k_scale is None else scores * k_scale[:, :, None]
     scores = jnp.where(mask_bts[:, None, None], scores.reshape(b, k, n // k, t, -1), MASKED)
     weights = jax.nn.softmax(scores, axis=-1).reshape(b, k, n // k * t, -1)
-    out, start = 0, 0
-    for v_bksh, scale_bks in values:
-        part = weights[..., start : start + v_bksh.shape[2]]
-        part = part if scale_bks is None else part * scale_bks[:, :, None]
-        part, v_bksh = part.astype(q.dtype), v_bksh.astype(q.dtype)
-        out += jnp.einsum("bkxs,bksh->bkxh", part, v_bksh, preferred_element_type=jnp.float32)
-        start += v_bksh.shape[2]
-    out = out.astype(q.dtype)
-    return jnp.moveaxis(out.reshape(b, k, n // k, t, h), 3, 1).reshape(b, t, n, h)
-
-
-def joined(pieces: list[jax.Array]) -> jax.Array:
-    """One array along the last axis; a single piece is not copied."""
-    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=-1)
+    weights = weights if v_scale is None else weights * v_scale[:, :, None]
+    out = jnp.einsum(
+        "bkxs,bksh->bkxh", weights.astype(q.dtype), v_bksh.astype(q.dtype), preferred_element_type=jnp.float32
+    )
+    return jnp.moveaxis(out.astype(q.dtype).reshape(b, k, n // k, t, h), 3, 1).reshape(b, t, n, h)
 
 
 def resolve_kernel(name: str) -> str:
@@ -99,7 +81,7 @@ def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> j
     kernel = resolve_kernel(kernel)
     if kernel == "xla":
         mask = causal_mask(segment_bt, q_btnh.shape[1])
-        return attend(q_btnh, [(k_btkh.swapaxes(1, 2), None)], [(v_btkh.swapaxes(1, 2), None)], mask)
+        return attend(q_btnh, k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2), mask)
     if kernel == "cudnn":
         return per_shard(cudnn, q_btnh, k_btkh, v_btkh, segment_bt)
     interpret = kernel == "splash_interpret"

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from e3jax.models.attention import SAVED, attend, cache_mask, self_attention
 from e3jax.models.cache import read, write
+from e3jax.models.pages import Pages, attend_pages
 from e3jax.models.presets import ModelConfig
 from e3jax.models.rope import rope, rope_angles
 from e3jax.sharding import constrain, param_axes, param_shardings
@@ -82,9 +83,14 @@ class Block(nn.Module):
         q, k, v = constrain(q, "BTNH"), constrain(k, "BTKH"), constrain(v, "BTKH")
         if cache is None:
             y = self_attention(q, k, v, segment_bt, kernel=self.kernel)
+        elif isinstance(cache, Pages):
+            y, cache = attend_pages(q[:, 0], k[:, 0], v[:, 0], cache, layer, position_bt[:, 0])
+            y = y[:, None]
         else:
-            cache = write(cache, layer, position_bt, k, v)
-            y = attend(q, *read(cache, layer, window), cache_mask(position_bt, window))
+            row_bt = jnp.broadcast_to(jnp.arange(len(k))[:, None], position_bt.shape)
+            cache = write(cache, layer, row_bt, position_bt, k, v)
+            keys = read(cache, layer, window)
+            y = attend(q, keys.k, keys.v, cache_mask(position_bt, window), keys.k_scale, keys.v_scale)
         wo = weight("wo_nhd", c.heads, c.head_width, c.width, axis_in=(0, 1))
         x = constrain(x + project(y, wo, axes_in=2), "BTD")
 
@@ -109,8 +115,8 @@ class Qwen3(nn.Module):
         """-> hidden [B, T, D] after the final norm, cache.
 
         Without a cache: causal attention inside the T tokens (and inside equal `segment_bt`, when packed).
-        With one (models/cache.py): keys and values are written at `position_bt` and positions < `window` (static) are
-        attended.
+        With a KVCache: keys and values are written at `position_bt` and positions < `window` (static) are attended.
+        With Pages: one token a row, attending to all of its row up to its position.
         """
         c = self.config
         embed_vd = self.param("embed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))

@@ -1,9 +1,9 @@
 """The compiled programs of the sampler: prefill prompts, put a prompt into slots, decode a block of steps.
 
-A slot is one row of the cache. A decode step feeds the slot's last token (the prompt's own last token at first,
+A slot is a sample being drawn; its keys and values lie in pages (models/pages.py). A decode step feeds the slot's last token (the prompt's own last token at first,
 so the prefill needs no logits and there is one place that samples), writes its key and value, samples the next.
 
-On a mesh the cache's rows lie over data x fsdp; a slot's small values and what is drawn come out replicated, so that
+On a mesh slots and pages lie over data x fsdp; a slot's small values and what is drawn come out replicated, so that
 every process reads them.
 """
 
@@ -13,11 +13,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from e3jax.models.cache import Cache, KVCache, clone_rows, empty_piece, length
+from e3jax.models.cache import KVCache, empty_cache
+from e3jax.models.pages import Pages, Piece, copy_prompts, empty_piece, gather_pages
 from e3jax.models.qwen3 import Qwen3, unembedding
 from e3jax.sampler.choose import choose
 from e3jax.sharding import constrain
 
+NOWHERE = 1 << 30  # a position beyond any page: a slot without a sample writes nothing
 CHUNK = 2048  # tokens of a prompt that are prefilled at once: attention scores are [chunk, prompt]
 
 
@@ -58,10 +60,10 @@ def empty_slots(slots: int, tail: int) -> Slots:
     return replicated(small)
 
 
-@partial(jax.jit, static_argnames=("model", "rows", "size", "dtype"))
-def new_piece(model: Qwen3, rows: int, size: int, dtype) -> KVCache:
-    """`size` more positions for every slot."""
-    return empty_piece(model.config, rows, size, dtype)
+@partial(jax.jit, static_argnames=("model", "pages", "size", "dtype"))
+def new_piece(model: Qwen3, pages: int, size: int, dtype) -> Piece:
+    """`pages` more pages of `size` positions, over all devices."""
+    return empty_piece(model.config, pages, size, dtype)
 
 
 @partial(jax.jit, static_argnames=("model", "dtype"))
@@ -69,61 +71,61 @@ def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
     """Keys and values [L, P, K, T, H] of right-padded prompts; what padding wrote is overwritten before it is read."""
     token_pt = constrain(token_pt, "BT")
     p, t = token_pt.shape
-    cache = (empty_piece(model.config, p, t, dtype),)
+    cache = empty_cache(model.config, p, t, dtype)
     for start in range(0, t, CHUNK):
         end = min(start + CHUNK, t)
         position = jnp.broadcast_to(jnp.arange(start, end), (p, end - start))
         _, cache = model.apply({"params": params}, token_pt[:, start:end], position, cache=cache, window=end)
-    return cache[0]
+    return cache
 
 
-@partial(jax.jit, donate_argnames=("first", "slots"))
+@partial(jax.jit, donate_argnames=("pieces", "slots"))
 def admit(
-    first: KVCache, slots: Slots, prompts: KVCache, source_j, token_j, length_j, limit_j, key_j
-) -> tuple[KVCache, Slots]:  # fmt: skip
-    """Start a sample in every slot j with source_j[j] >= 0, from that row of the prefilled prompts.
-
-    `first` is the cache's first piece, which holds every prompt.
-    """
-    new = source_j >= 0
-    last_ji = jnp.where(new[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
+    pieces: tuple[Piece, ...], slots: Slots, prompts: KVCache, copies_m3, count, new_j, token_j, length_j, limit_j, key_j
+) -> tuple[tuple[Piece, ...], Slots]:  # fmt: skip
+    """Start a sample in every slot of new_j, whose prompt is copied as `copy_prompts` says."""
+    last_ji = jnp.where(new_j[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
     rest = Slots(
         last_ji,
-        jnp.where(new, length_j, slots.length_j),
-        jnp.where(new, limit_j, slots.limit_j),
-        jnp.where(new, length_j, slots.first_j),
-        slots.live_j | new,
-        slots.stopped_j & ~new,
-        jnp.where(new, key_j, slots.key_j),
+        jnp.where(new_j, length_j, slots.length_j),
+        jnp.where(new_j, limit_j, slots.limit_j),
+        jnp.where(new_j, length_j, slots.first_j),
+        slots.live_j | new_j,
+        slots.stopped_j & ~new_j,
+        jnp.where(new_j, key_j, slots.key_j),
     )
-    return clone_rows(first, prompts, source_j), replicated(rest)
+    return copy_prompts(pieces, prompts, copies_m3, count), replicated(rest)
+
+
+@jax.jit
+def fewer(pieces: tuple[Piece, ...], slots: Slots, page_x, slot_j) -> tuple[tuple[Piece, ...], Slots]:
+    """Only the slots slot_j and the pages page_x (each of its own device), in that order."""
+    return (gather_pages(pieces, page_x),), replicated(jax.tree.map(lambda x: x[slot_j], slots))
 
 
 @partial(
     jax.jit,
-    static_argnames=("model", "steps", "window", "stop", "temperature", "top_k", "top_p"),
+    static_argnames=("model", "steps", "stop", "temperature", "top_k", "top_p"),
     donate_argnames=("cache", "slots"),
 )
 def decode_block(
-    model: Qwen3, params, cache: Cache, slots: Slots, enough: jax.Array, *, steps: int, window: int,
+    model: Qwen3, params, cache: Pages, slots: Slots, enough: jax.Array, *, steps: int,
     stop: tuple[tuple[int, ...], ...], temperature: float, top_k: int, top_p: float,
-) -> tuple[Cache, Slots, Drawn]:  # fmt: skip
+) -> tuple[Pages, Slots, Drawn]:  # fmt: skip
     """Up to `steps` tokens for every live slot; any sequence of `stop` ends a sample.
 
     Ends early when none lives, or `enough` slots have finished in this block and could take other samples.
-    `window` (static) bounds the cache positions that attention reads: max live length + steps, rounded up.
+    `cache` has pages for every position that the block may reach.
     """
-    j, size = slots.length_j.shape[0], length(cache)
+    j = slots.length_j.shape[0]
     weights_vd = unembedding(params).astype(model.dtype)
     drawn = Drawn(jnp.zeros((steps, j), jnp.int32), jnp.zeros((steps, j)), jnp.zeros((steps, j)))
     began = jnp.sum(slots.live_j)
 
     def step(carry):
         i, cache, s, drawn = carry
-        position = jnp.where(s.live_j, s.length_j - 1, size)  # a dead row writes out of range: dropped
-        hidden, cache = model.apply(
-            {"params": params}, s.last_ji[:, -1:], position[:, None], cache=cache, window=window
-        )
+        position = jnp.where(s.live_j, s.length_j - 1, NOWHERE)
+        hidden, cache = model.apply({"params": params}, s.last_ji[:, -1:], position[:, None], cache=cache)
         logits = jnp.einsum("jd,vd->jv", hidden[:, 0], weights_vd, preferred_element_type=jnp.float32)
         uniform = jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t)))(s.key_j, s.length_j)
         token, logp, entropy = choose(logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p)

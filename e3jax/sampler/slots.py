@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e3jax.models.cache import covering
+from e3jax.models.pages import MERGED, PAGE, Pages
 from e3jax.models.qwen3 import Qwen3, cast_matrices
 from e3jax.runtime import fetch, put
-from e3jax.sampler.decode import admit, decode_block, empty_slots, new_piece, prefill
+from e3jax.sampler.book import Book, pages_of
+from e3jax.sampler.decode import admit, decode_block, empty_slots, fewer, new_piece, prefill
 from e3jax.sharding import AXES
 from e3jax.types import Rollouts
 
-FIRST = 128  # positions of the cache's first piece at least; every other one doubles what is there
+FEWEST = 8  # slots of the smallest program that a draining queue is moved to
 
 
 def size_bucket(n: int, most: int = 1 << 30) -> int:
@@ -41,19 +42,6 @@ def padded(prompts: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray
     for row, prompt in zip(rows, prompts):
         row[: len(prompt)] = prompt
     return rows
-
-
-def piece_sizes(prompt: int, tokens: int, most: int) -> list[int]:
-    """Pieces of a cache for `tokens` positions: the first holds a prompt, each later one doubles the whole.
-
-    >>> piece_sizes(1024, 17_408, 40_960), piece_sizes(8, 104, 2048)
-    ([1024, 1024, 2048, 4096, 8192, 1024], [128])
-    """
-    total = cache_size(tokens, most)
-    sizes = [min(max(cache_size(prompt, most), FIRST), total)]
-    while sum(sizes) < total:
-        sizes.append(min(sum(sizes), total - sum(sizes)))
-    return sizes
 
 
 def unsampled(prompts: Sequence[Sequence[int]], samples: int, *, pad: int) -> Rollouts:
@@ -141,79 +129,88 @@ def sample(
     slots = min(slots, -(-size_bucket(total) // shards) * shards)
     dtype = {"compute": model.dtype, "int8": jnp.dtype("int8")}[cache]
     most = model.config.max_length
-    sizes = piece_sizes(int(out.prompt_len.max()), int(limit.max()), most)
-    pieces = (new_piece(model, slots, sizes[0], dtype),)
-    state = empty_slots(slots, max(map(len, stop), default=1))
-    request_j = np.full(slots, -1)  # request in each slot
-    length_j = np.zeros(slots, np.int32)  # the device's, known here without asking it
+    longest = pages_of(int(limit.max()), PAGE)
+    book = Book.empty(shards, slots, page=PAGE, rows=size_bucket(-(-longest // MERGED) * MERGED), longest=longest)
+    pieces, state = (), empty_slots(slots, max(map(len, stop), default=1))
     waiting = 0  # next request
     chunk, first = None, 0  # the prefilled prompts, from `first` to first + prefill_rows - 1
     prefilled = busy_steps = slot_steps = 0
 
+    def reserve(tokens_j):
+        """Pages for so many positions of every slot, growing the pool where they are too few."""
+        nonlocal pieces
+        for more in book.reserve(tokens_j):
+            pieces += (new_piece(model, more, PAGE, dtype),)
+
     while True:
         # ---- refill every free slot, prefilling the next prompts when their turn comes
-        while waiting < total and (request_j < 0).any():
+        while waiting < total and book.free().any():
             if chunk is None or owner[waiting] >= first + prefill_rows:
                 first = int(owner[waiting])
                 group = list(prompts[first : first + prefill_rows])
                 prefilled += sum(map(len, group))
-                width = cache_size(max(map(len, group)), most)
+                width = -(-cache_size(max(map(len, group)), most) // PAGE) * PAGE
                 rows = padded(group + [[pad]] * (prefill_rows - len(group)), width, pad)
                 chunk = prefill(model, params, put(rows, ""), dtype)
             ready = np.searchsorted(owner, first + prefill_rows)  # requests whose prompt is in the chunk
-            free = np.flatnonzero(request_j < 0)[: ready - waiting]
-            request_j[free] = np.arange(waiting, waiting + len(free))
-            waiting += len(free)
-            source = np.full(slots, -1, np.int32)
-            request = np.maximum(request_j, 0)  # any, in slots that stay as they are
-            source[free] = owner[request[free]] - first
+            new = np.flatnonzero(book.free())[: ready - waiting]
+            book.request_j[new] = np.arange(waiting, waiting + len(new))
+            waiting += len(new)
+            request = np.maximum(book.request_j, 0)  # any, in slots that stay as they are
             begun = out.prompt_len[request]
-            length_j[free] = begun[free]
+            book.length_j[new] = begun[new]
+            reserve(np.where(book.free(), 0, book.length_j))
+            copies, count = book.copies(new, owner[request[new]] - first, width)
             last = out.tokens[request, begun - 1]
-            placed = [put(x, "") for x in (source, last, begun, limit[request])]
-            head, state = admit(pieces[0], state, chunk, *placed, keys[request])
-            pieces = (head, *pieces[1:])
-        busy = request_j >= 0
+            is_new = np.isin(np.arange(slots), new)
+            placed = [put(x, "") for x in (is_new, last, begun, limit[request])]
+            pieces, state = admit(pieces, state, chunk, put(copies, "JT"), put(count, "J"), *placed, keys[request])
+        busy = ~book.free()
         if not busy.any():
             if stats is not None:
                 stats |= {"occupancy": busy_steps / slot_steps if slot_steps else math.nan, "prefilled": prefilled}
             return widened(out, int(out.length.max()), pad)
 
-        # ---- a block of steps, in a cache that is long enough; host and device then agree on who finished
-        before = length_j
-        window = min(sum(sizes), size_bucket(int(before[busy].max()) + block))
-        while sum(sizes[: len(pieces)]) < window:
-            pieces += (new_piece(model, slots, sizes[len(pieces)], dtype),)
+        # ---- the queue is empty: half of the slots will do as soon as the others have finished
+        while waiting == total and (left := book.fewer(FEWEST)):
+            slot_j, page_x, book = left
+            pieces, state = fewer(pieces, state, put(page_x, "X"), put(slot_j, ""))
+            slots, busy = len(slot_j), ~book.free()
+
+        # ---- a block of steps; host and device then agree on who finished
+        before = book.length_j
+        reserve(np.where(busy, np.minimum(before + block, limit[np.maximum(book.request_j, 0)]), 0))
+        window = int(before[busy].max()) + block
         if out.tokens.shape[1] < window:
-            out = widened(out, window, pad)
-        used = covering(pieces, window)
+            out = widened(out, size_bucket(window), pad)
+        pages = Pages(pieces, *(put(x, a) for x, a in ((book.table_jn, "JT"), *((x, "X") for x in book.owners()))))
         enough = np.int32(max(slots // 8, 1) if waiting < total else slots + 1)
-        head, state, drawn = decode_block(
-            model, params, pieces[:used], state, enough, steps=block, window=window, stop=stop,
+        pages, state, drawn = decode_block(
+            model, params, pages, state, enough, steps=block, stop=stop,
             temperature=temperature, top_k=top_k, top_p=top_p,
         )  # fmt: skip
-        pieces = (*head, *pieces[used:])
+        pieces = pages.pieces
         length_j, live, stopped, drawn = fetch((state.length_j, state.live_j, state.stopped_j, drawn))
-        length_j = length_j.copy()  # the device may own it
+        book.length_j = length_j.copy()  # the device may own it
         steps = np.where(busy, length_j - before, 0)
         if stats is not None:
             stats.setdefault("first_token_s", time.monotonic() - start)
             if waiting < total:
                 busy_steps, slot_steps = busy_steps + steps.sum(), slot_steps + slots * steps.max()
         i, j = np.nonzero(np.arange(block)[:, None] < steps[None])
-        request, position = request_j[j], before[j] + i
+        request, position = book.request_j[j], before[j] + i
         out.tokens[request, position] = drawn.token_ij[i, j]
         out.logp[request, position] = drawn.logp_ij[i, j]
         out.entropy[request, position] = drawn.entropy_ij[i, j]
         out.sampled[request, position] = True
         if on_tokens:
             for j in np.flatnonzero(busy):
-                new = request_j[j], slice(before[j], length_j[j])
-                on_tokens(int(request_j[j]), out.tokens[new], out.logp[new])
+                new = book.request_j[j], slice(before[j], length_j[j])
+                on_tokens(int(book.request_j[j]), out.tokens[new], out.logp[new])
         finished = np.flatnonzero(busy & ~live)
-        request = request_j[finished]
+        request = book.request_j[finished]
         out.length[request] = length_j[finished]
         out.done[request] = stopped[finished]
-        request_j[finished] = -1
+        book.release(finished)
         if on_finished and len(finished):
             on_finished(request, out)

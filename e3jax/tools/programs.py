@@ -14,17 +14,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError
-from e3jax.models.cache import KVCache, length
+from e3jax.models.cache import KVCache
+from e3jax.models.pages import AXES, PAGE, Pages, Piece
 from e3jax.models.presets import flops_per_token, num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sampler.decode import Slots, admit, decode_block, prefill
 from e3jax.sampler.layout import mover
-from e3jax.sampler.slots import cache_size, piece_sizes
+from e3jax.sampler.book import Book, pages_of
+from e3jax.sampler.slots import cache_size, size_bucket
 from e3jax.sharding import assert_sharded, make_mesh, param_axes, sampling_mesh, spec
 from e3jax.train.grpo import add, grpo_gradient
 from e3jax.train.packing import row_widths
@@ -116,23 +119,27 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
 
     kv_dtype = jnp.dtype("int8") if c.sampler.cache == "int8" else model.dtype
 
-    def piece(rows, size):
-        shape = (config.layers, rows, config.kv_heads, size, config.head_width)
-        values = [array(sampling, "LBKSH", shape, kv_dtype) for _ in range(2)]
-        scales = [array(sampling, "LBKS", shape[:-1], jnp.float32) for _ in range(2)]
-        return KVCache(*values, *(scales if kv_dtype == jnp.int8 else ()))
+    def placed(axes, rows, size):
+        sizes = dict(L=config.layers, B=rows, X=rows, K=config.kv_heads, S=size, H=config.head_width)
+        parts = [(a, jnp.float32 if "H" not in a else kv_dtype) for a in axes if "H" in a or kv_dtype == jnp.int8]
+        return [array(sampling, a, tuple(sizes[x] for x in a), dtype) for a, dtype in parts]
 
     def small(*shape, dtype=jnp.int32):
         return array(sampling, "", (slots, *shape), dtype)
 
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), slots))
     keys = array(sampling, "", key.shape, key.dtype)
-    prompt_width = cache_size(c.task.prompt_room, config.max_length)
+    prompt_width = pages_of(cache_size(c.task.prompt_room, config.max_length), PAGE) * PAGE
     size = c.task.prompt_room + budget
-    cache = tuple(piece(slots, n) for n in piece_sizes(c.task.prompt_room, size, config.max_length))
-    size = length(cache)
+    book = Book.empty(replicas, slots, page=PAGE, rows=size_bucket(pages_of(size, PAGE)), longest=pages_of(size, PAGE))
+    grown = book.reserve(np.full(slots, c.task.prompt_room)) + book.reserve(np.full(slots, size))
+    pieces = tuple(Piece(*placed(AXES, pages, PAGE)) for pages in grown)
+    table = array(sampling, "JT", book.table_jn.shape, jnp.int32)
+    cache = Pages(pieces, table, *(array(sampling, "X", x.shape, jnp.int32) for x in book.owners()))
+    copies = [array(sampling, axes, x.shape, jnp.int32) for axes, x in
+              zip(("JT", "J"), book.copies(np.array([], int), np.array([], int), prompt_width))]  # fmt: skip
     state_j = Slots(small(1), small(), small(), small(), small(dtype=bool), small(dtype=bool), keys)
-    prompts = piece(prompt_rows, prompt_width)
+    prompts = KVCache(*placed(("LBKSH", "LBKSH", "LBKS", "LBKS"), prompt_rows, prompt_width))
 
     # ---- bytes and FLOPs per chip
     masters, moments, copy = chip_bytes(params), chip_bytes(state.opt_state), chip_bytes(moved)
@@ -195,13 +202,14 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
         ),
         "admit": Program(
             "admit", f"{prompt_rows} prompts into {slots} slots",
-            under(sampling, lambda: admit.lower(cache[0], state_j, prompts, small(), small(), small(), small(), keys)),
-            (cache[0], state_j, prompts), training + copy + chip_bytes(cache[1:]), 0.0, 2 * prompt_kv, 1,
+            under(sampling, lambda: admit.lower(
+                pieces, state_j, prompts, *copies, small(dtype=bool), small(), small(), small(), keys)),
+            (pieces, state_j, prompts), training + copy, 0.0, 2 * prompt_kv, 1,
         ),
         "decode": Program(
-            "decode", f"{slots} slots, {block} steps, cache of {size}",
+            "decode", f"{slots} slots, {block} steps, {sum(grown)} pages of {PAGE}",
             under(sampling, lambda: decode_block.lower(
-                model, moved, cache, state_j, array(sampling, "", (), jnp.int32), steps=block, window=size,
+                model, moved, cache, state_j, array(sampling, "", (), jnp.int32), steps=block,
                 stop=stops, temperature=g.temperature, top_k=c.sampler.top_k, top_p=c.sampler.top_p)),
             (moved, cache, state_j), training + prompt_kv, block * slots * flops_per_token(config, size) / chips,
             block * (copy + kv), block,

@@ -1,0 +1,246 @@
+"""The key/value cache of decoding: pages of 64 positions, as many as the live tokens need, and attention over them.
+
+A slot's positions lie in pages anywhere in the pool; the host hands them out (sampler/slots.py). One decode step reads
+every page once, each with the query of the slot that owns it, and puts a slot's partial softmaxes together in the order
+of its positions: time and memory follow the number of live tokens, not the longest one times the number of slots, and a
+token's logits do not depend on where its pages lie or on who sits beside it.
+
+The pool is a tuple of pieces along the pages: a larger one is the same pieces and one more, so growing copies nothing.
+On a mesh every device has its own slots, pages and page numbers.
+
+    softmax over pages x of (m, l, o):   m = max_s z    l = Σ_s e^(z-m)    o = Σ_s e^(z-m) v_s
+    together                             M = max_x m    out = Σ_x e^(m-M) o / Σ_x e^(m-M) l        (flash decoding)
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from e3jax.models.cache import KVCache, quantize
+from e3jax.models.presets import ModelConfig
+from e3jax.sharding import constrain, spec
+
+PAGE = 64  # positions
+CHUNK = 64  # pages that are read at once: what fits into a processor's cache
+MERGED = 8  # pages of a slot that are put together at once
+NONE = 1 << 30  # number of a page that is not there
+MASKED = -1e30  # finite: a page with nothing to attend to weighs 0, not NaN
+
+
+class Piece(NamedTuple):
+    """Keys and values of all layers in X pages of S positions. Keys lie across: XLA's CPU backend multiplies a few
+    queries with [H, S] four times as fast as with [S, H] (LOG)."""
+
+    k: jax.Array  # [L, X, K, H, S], after QK-norm and RoPE
+    v: jax.Array  # [L, X, K, S, H]
+    k_scale: jax.Array | None = None  # [L, X, K, S] float32 where k is int8: key = k · scale
+    v_scale: jax.Array | None = None
+
+
+AXES = Piece("LXKHS", "LXKSH", "LXKS", "LXKS")
+
+
+class Pages(NamedTuple):
+    """The pool and whose its pages are; page numbers count through all pieces of a device."""
+
+    pieces: tuple[Piece, ...]
+    table_jn: jax.Array  # page of a slot's positions n·S … n·S + S - 1, or NONE
+    owner_x: jax.Array  # slot (of this device) that a page belongs to, or -1
+    order_x: jax.Array  # which of its owner's pages it is: n
+
+
+def per_device(function, axes_in, axes_out, *args):
+    """`function` on every device's own part of the args, whose axes `axes_in` names; the whole without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(*args)
+
+    def specs(axes):
+        return jax.tree.map(lambda a: spec(a, mesh), axes)
+
+    mapped = jax.shard_map(function, in_specs=specs(axes_in), out_specs=specs(axes_out), check_vma=False)
+    return mapped(*args)
+
+
+def axes_of(piece: Piece) -> Piece:
+    """Axis letters of every array of a piece; None where it has none."""
+    return Piece(*(None if part is None else axes for part, axes in zip(piece, AXES)))
+
+
+def empty_piece(config: ModelConfig, pages: int, size: int, dtype) -> Piece:
+    """Zeros for `pages` pages of `size` positions; inside jit and a mesh, laid out by it."""
+    rows = (config.layers, pages, config.kv_heads)
+    k = constrain(jnp.zeros((*rows, config.head_width, size), dtype), AXES.k)
+    v = constrain(jnp.zeros((*rows, size, config.head_width), dtype), AXES.v)
+    if k.dtype != jnp.int8:
+        return Piece(k, v)
+    return Piece(k, v, *(constrain(jnp.zeros((*rows, size), jnp.float32), AXES.k_scale) for _ in range(2)))
+
+
+def write(piece: Piece, layer, page_j, at_j, k_jkh, v_jkh) -> Piece:
+    """Put a token's keys and values into position `at` of its page; a page outside of the piece is dropped."""
+    index = (layer, page_j[:, None], jnp.arange(k_jkh.shape[1]))
+    k_scale = v_scale = None
+    if piece.k_scale is not None:
+        (k_jkh, k_scale), (v_jkh, v_scale) = quantize(k_jkh), quantize(v_jkh)
+        k_scale = piece.k_scale.at[*index, at_j[:, None]].set(k_scale, mode="drop")
+        v_scale = piece.v_scale.at[*index, at_j[:, None]].set(v_scale, mode="drop")
+    across = (index[0], index[1][:, :, None], index[2][None, :, None], jnp.arange(k_jkh.shape[2]), at_j[:, None, None])
+    k = piece.k.at[across].set(k_jkh.astype(piece.k.dtype), mode="drop")
+    v = piece.v.at[*index, at_j[:, None]].set(v_jkh.astype(piece.v.dtype), mode="drop")
+    return Piece(k, v, k_scale, v_scale)
+
+
+def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j) -> tuple[jax.Array, Pages]:
+    """Write one token per slot at its position, then attend to all positions up to it: [J, N, H] and the cache.
+
+    A slot whose position lies beyond its table writes nothing; what comes out for it means nothing.
+    """
+    pool = tuple(map(axes_of, cache.pieces))
+    axes = ("JNH", "JKH", "JKH", pool, "JT", "X", "X", "", "J")
+    out, pieces = per_device(
+        _attend, axes, ("JNH", pool), q_jnh, k_jkh, v_jkh, *cache, jnp.asarray(layer, jnp.int32), position_j
+    )
+    return out, cache._replace(pieces=pieces)
+
+
+def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, position_j):
+    """`attend_pages` on one device."""
+    (j, n, h), k = q_jnh.shape, k_jkh.shape[1]
+    q_jkrh = q_jnh.reshape(j, k, n // k, h) * h**-0.5
+    size = pieces[0].k.shape[4]
+    live_j = position_j < table_jn.shape[1] * size
+    at_j = jnp.take_along_axis(table_jn, jnp.where(live_j, position_j, 0)[:, None] // size, axis=1)[:, 0]
+    at_j = jnp.where(live_j, at_j, NONE)
+
+    # ---- write
+    written, start = [], 0
+    for piece in pieces:
+        pages = piece.k.shape[1]
+        local = jnp.where((at_j >= start) & (at_j < start + pages), at_j - start, pages)  # elsewhere: dropped
+        written.append(write(piece, layer, local, position_j % size, k_jkh, v_jkh))
+        start += pages
+    total = start
+
+    # ---- a softmax of every page, by the query of its owner
+    last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # positions <= it are visible
+    used = jnp.max(jnp.where(owner_x >= 0, jnp.arange(total) + 1, 0))
+
+    def partial(piece, start, chunk):
+        def step(i, carry):
+            here = i * chunk  # in the piece
+            parts = [
+                None if x is None else jax.lax.dynamic_slice(
+                    x, (layer, here) + (0,) * (x.ndim - 2), (1, chunk, *x.shape[2:]))[0] for x in piece
+            ]  # fmt: skip
+            owner = jax.lax.dynamic_slice(owner_x, (start + here,), (chunk,))
+            last = jax.lax.dynamic_slice(last_x, (start + here,), (chunk,))
+            results = softmax_of_pages(q_jkrh[jnp.maximum(owner, 0)], *parts, last)
+            return tuple(
+                jax.lax.dynamic_update_slice(old, new, (start + here,) + (0,) * (new.ndim - 1))
+                for old, new in zip(carry, results)
+            )
+
+        return step
+
+    sums = jnp.zeros((total, k, n // k))
+    carry, start = (sums + MASKED, sums, jnp.zeros((total, *q_jkrh.shape[1:]))), 0
+    for piece in written:
+        pages = piece.k.shape[1]
+        chunk = math.gcd(pages, CHUNK)
+        steps = jnp.clip(-(-(used - start) // chunk), 0, pages // chunk)
+        carry = jax.lax.fori_loop(0, steps, partial(piece, start, chunk), carry)
+        start += pages
+    m_xkr, l_xkr, o_xkrh = carry
+
+    # ---- put together, in the order of positions; pages that are not there weigh 0 exactly
+    def merge(i, carry):
+        m, l, o = carry
+        page_jn = jax.lax.dynamic_slice(table_jn, (0, i * MERGED), (j, MERGED))
+        there = (page_jn < total)[:, :, None, None]
+        page_jn = jnp.minimum(page_jn, total - 1)
+        m_jnkr = jnp.where(there, m_xkr[page_jn], MASKED)
+        most = jnp.maximum(m, jnp.max(m_jnkr, axis=1))
+        old, weight = jnp.exp(m - most), jnp.exp(m_jnkr - most[:, None])
+        l = l * old + jnp.sum(weight * l_xkr[page_jn], axis=1)
+        o = o * old[..., None] + jnp.sum(weight[..., None] * o_xkrh[page_jn], axis=1)
+        return most, l, o
+
+    empty = jnp.full(q_jkrh.shape[:3], MASKED), jnp.zeros(q_jkrh.shape[:3]), jnp.zeros(q_jkrh.shape)
+    longest = jnp.max(jnp.where(live_j, position_j, 0))
+    _, l, o = jax.lax.fori_loop(0, longest // (size * MERGED) + 1, merge, empty)
+    return (o / l[..., None]).astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
+
+
+def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):
+    """(m, l [X, K, R], o [X, K, R, H]) of pages, each attended up to its position last_x; scores in float32."""
+    dtype = q_xkrh.dtype
+    z = jnp.einsum("xkrh,xkhs->xkrs", q_xkrh, k_xkhs.astype(dtype), preferred_element_type=jnp.float32)
+    if k_scale is not None:
+        z = z * k_scale[:, :, None]
+    visible = jnp.arange(z.shape[3])[None] <= last_x[:, None]
+    z = jnp.where(visible[:, None, None], z, MASKED)
+    m = jnp.max(z, axis=3)
+    p = jnp.exp(z - m[..., None])
+    l = jnp.sum(p, axis=3)
+    p = (p if v_scale is None else p * v_scale[:, :, None]).astype(dtype)
+    o = jnp.einsum("xkrs,xksh->xkrh", p, v_xksh.astype(dtype), preferred_element_type=jnp.float32)
+    return m, l, o
+
+
+def copy_prompts(pieces: tuple[Piece, ...], prompts: KVCache, copies_m3, count) -> tuple[Piece, ...]:
+    """Copy pages of prefilled prompts [L, P, K, T, H] into the pool: rows of copies_m3 are (prompt, its n-th page, page
+    of the pool), of which each device has M, the first `count` of them real.
+
+    One prefill serves the G samples of a prompt: they copy its row. Layer by layer: prompts are spread over the devices
+    and any slot may want any of them, so each layer's are gathered whole, and one layer of them fits where all do not.
+    """
+    pool = tuple(map(axes_of, pieces))
+    whole = jax.tree.map(lambda part: "PKSH"[: part.ndim - 1], prompts)
+
+    def copy(pieces, source, layer, copies_m3, count):
+        size = pieces[0].k.shape[4]
+
+        def step(m, pieces):
+            row, n, to = copies_m3[m]
+            page = jax.tree.map(
+                lambda x: jax.lax.dynamic_slice(
+                    x, (row, 0, n * size) + (0,) * (x.ndim - 3), (1, x.shape[1], size, *x.shape[3:]))[0], source
+            )  # fmt: skip
+            page = Piece(page.k.swapaxes(1, 2), *page[1:])
+            new, start = [], 0
+            for piece in pieces:
+                pages = piece.k.shape[1]
+                at = jnp.where((to >= start) & (to < start + pages), to - start, pages)
+                new.append(jax.tree.map(lambda old, x: old.at[layer, at].set(x, mode="drop"), piece, page))
+                start += pages
+            return tuple(new)
+
+        return jax.lax.fori_loop(0, count[0], step, pieces)
+
+    def each(layer, pieces):
+        source = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), prompts)
+        layer = jnp.asarray(layer, jnp.int32)
+        return per_device(copy, (pool, whole, "", "JT", "J"), pool, pieces, source, layer, copies_m3, count)
+
+    return jax.lax.fori_loop(0, pieces[0].k.shape[0], each, pieces)
+
+
+def gather_pages(pieces: tuple[Piece, ...], page_x: jax.Array) -> Piece:
+    """One piece of the pages `page_x` in that order, on every device its own: what is live, moved together."""
+
+    def gather(pieces, page_x):
+        def layer(parts):
+            out, start = 0, 0
+            for part in parts:
+                at = page_x - start
+                here = ((at >= 0) & (at < part.shape[0])).reshape(-1, *(1,) * (part.ndim - 1))
+                out += jnp.where(here, part[jnp.clip(at, 0, part.shape[0] - 1)], 0)
+                start += part.shape[0]
+            return out
+
+        return Piece(*(None if parts[0] is None else jax.lax.map(layer, parts) for parts in zip(*pieces)))
+
+    return per_device(gather, (tuple(map(axes_of, pieces)), "X"), axes_of(pieces[0]), pieces, page_x)

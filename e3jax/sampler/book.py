@@ -1,0 +1,124 @@
+"""The host's book of slots: which request each one works for, and which pages of the cache it holds.
+
+Slots and pages are dealt to `shards` devices, slot j to device j // (slots / shards); a device's pages have numbers of
+their own, from 0 through all pieces of its pool. Numpy only.
+
+    book = Book.empty(shards=1, slots=4, page=64, rows=8, longest=5)
+    grown = book.reserve(np.array([100, 0, 0, 0]))      # [8]: pages that the pool has to grow by
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from e3jax.models.pages import NONE
+
+LEAST = 8  # pages per device in the first piece; each later one doubles the pool
+
+
+def pages_of(tokens, page: int):
+    """Pages that hold so many positions."""
+    return -(-tokens // page)
+
+
+@dataclass
+class Book:
+    request_j: np.ndarray  # request in each slot, or -1
+    length_j: np.ndarray  # tokens of each slot's sample so far, as the device has them
+    table_jn: np.ndarray  # number of the slot's n-th page, or NONE
+    owner_dx: np.ndarray  # [shards, X]: slot, counted on its device, or -1
+    order_dx: np.ndarray  # [shards, X]: which of its owner's pages it is
+    page: int  # positions per page
+    longest: int  # pages of the longest sample that can occur
+
+    @classmethod
+    def empty(cls, shards: int, slots: int, *, page: int, rows: int, longest: int) -> "Book":
+        return cls(
+            np.full(slots, -1), np.zeros(slots, np.int32), np.full((slots, rows), NONE, np.int32),
+            np.full((shards, 0), -1, np.int32), np.zeros((shards, 0), np.int32), page, longest,
+        )  # fmt: skip
+
+    def free(self) -> np.ndarray:
+        """[J] slots without a request."""
+        return self.request_j < 0
+
+    def per_device(self) -> int:
+        """Slots per device."""
+        return len(self.request_j) // len(self.owner_dx)
+
+    def owners(self) -> tuple[np.ndarray, np.ndarray]:
+        """owner_x and order_x of models/pages.py."""
+        return self.owner_dx.reshape(-1), self.order_dx.reshape(-1)
+
+    def reserve(self, tokens_j: np.ndarray) -> list[int]:
+        """Give every slot pages for tokens_j positions; -> pages, over all devices, of each piece to grow the pool by."""
+        shards, grown = len(self.owner_dx), []
+        wanted = pages_of(tokens_j, self.page)
+        held = (self.table_jn != NONE).sum(1)
+        missing_d = np.maximum(wanted - held, 0).reshape(shards, -1).sum(1)
+        while (missing_d > (self.owner_dx < 0).sum(1)).any():
+            have = self.owner_dx.shape[1]
+            short = int((missing_d - (self.owner_dx < 0).sum(1)).max())
+            more = have or max(LEAST, 1 << (short - 1).bit_length())
+            more = min(more, -(-self.per_device() * self.longest // LEAST) * LEAST - have)
+            grown.append(more * shards)
+            self.owner_dx = np.pad(self.owner_dx, ((0, 0), (0, more)), constant_values=-1)
+            self.order_dx = np.pad(self.order_dx, ((0, 0), (0, more)))
+        for j in np.flatnonzero(wanted > held):
+            device, slot = divmod(int(j), self.per_device())
+            pages = np.flatnonzero(self.owner_dx[device] < 0)[
+                : wanted[j] - held[j]
+            ]  # the lowest: what is read is short
+            order = np.arange(held[j], wanted[j])
+            self.table_jn[j, order] = pages
+            self.owner_dx[device, pages] = slot
+            self.order_dx[device, pages] = order
+        return grown
+
+    def release(self, slots: np.ndarray) -> None:
+        """These slots are free, and so are their pages."""
+        for j in slots:
+            device, slot = divmod(int(j), self.per_device())
+            self.owner_dx[device, self.owner_dx[device] == slot] = -1
+        self.table_jn[slots] = NONE
+        self.request_j[slots] = -1
+
+    def copies(self, slots: np.ndarray, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `copy_prompts` does for slots that begin on prompt `rows`: [shards · M, 3] and how many on each device."""
+        shards, each = len(self.owner_dx), self.per_device()
+        copies = np.zeros((shards, each * pages_of(width, self.page), 3), np.int32)
+        count = np.zeros(shards, np.int32)
+        for j, row in zip(slots, rows):
+            device = j // each
+            for n in range(pages_of(int(self.length_j[j]), self.page)):
+                copies[device, count[device]] = row, n, self.table_jn[j, n]
+                count[device] += 1
+        return copies.reshape(-1, 3), count
+
+    def fewer(self, fewest: int) -> "tuple[np.ndarray, np.ndarray, Book] | None":
+        """Half of the slots, if they hold all requests: which, which pages, and their book; else None.
+
+        The pages of every device are closed up, and the pool is as small as they allow.
+        """
+        shards, each = len(self.owner_dx), self.per_device()
+        busy_d = (~self.free()).reshape(shards, each).sum(1)
+        if each % 2 or each // 2 * shards < fewest or busy_d.max() > each // 2:
+            return None
+        slot_dj = np.argsort(self.free().reshape(shards, each), axis=1, kind="stable")[:, : each // 2]
+        slot_j = (slot_dj + np.arange(shards)[:, None] * each).reshape(-1)
+        rows = [self.table_jn[j][self.table_jn[j] != NONE] for j in slot_j]
+        held_d = [sum(len(r) for r in rows[d * each // 2 : (d + 1) * each // 2]) for d in range(shards)]
+        size = max(LEAST, 1 << (max(held_d) - 1).bit_length())
+        page_dx = np.zeros((shards, size), np.int32)
+        book = Book.empty(shards, len(slot_j), page=self.page, rows=self.table_jn.shape[1], longest=self.longest)
+        book.request_j, book.length_j = self.request_j[slot_j], self.length_j[slot_j]
+        book.owner_dx, book.order_dx = np.full((shards, size), -1, np.int32), np.zeros((shards, size), np.int32)
+        at_d = np.zeros(shards, int)
+        for j, row in enumerate(rows):
+            device, slot = divmod(j, each // 2)
+            to = at_d[device] + np.arange(len(row))
+            page_dx[device, to] = row
+            book.owner_dx[device, to], book.order_dx[device, to] = slot, np.arange(len(row))
+            book.table_jn[j, : len(row)] = to
+            at_d[device] += len(row)
+        return slot_j, page_dx.reshape(-1), book

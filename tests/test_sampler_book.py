@@ -1,0 +1,66 @@
+"""The host's book of pages: nobody shares a page, none is lost, and the pool grows only when it must."""
+
+import numpy as np
+import pytest
+
+from e3jax.models.pages import NONE
+from e3jax.sampler.book import Book
+
+
+def check(book: Book):
+    """Table and owners say the same, on every device for itself."""
+    each = book.per_device()
+    for j, row in enumerate(book.table_jn):
+        device, slot = divmod(j, each)
+        pages = row[row != NONE]
+        assert (row[len(pages) :] == NONE).all()
+        assert (book.owner_dx[device, pages] == slot).all()
+        assert book.order_dx[device, pages].tolist() == list(range(len(pages)))
+    assert (book.owner_dx >= 0).sum() == (book.table_jn != NONE).sum()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_pages_through_a_random_life(shards):
+    rng = np.random.default_rng(0)
+    book = Book.empty(shards, 8, page=4, rows=8, longest=8)
+    have = 0
+    for _ in range(200):
+        tokens = np.where(book.free(), 0, np.minimum(book.length_j + rng.integers(0, 6, 8), 32))
+        have += sum(book.reserve(tokens))
+        book.length_j = tokens.astype(np.int32)
+        check(book)
+        assert ((book.table_jn != NONE).sum(1) >= -(-tokens // 4)).all()
+        assert book.owner_dx.size == have <= 8 * 8
+        book.release(np.flatnonzero((rng.random(8) < 0.1) & ~book.free()))
+        check(book)
+        new = book.free() & (rng.random(8) < 0.5)
+        book.request_j[new], book.length_j[new] = 1, 3
+    assert have == 8 * 8
+
+
+def test_the_pool_doubles_when_it_is_too_small():
+    """8 pages at first, then 8 more, then 16; never more than all slots at their longest need."""
+    book = Book.empty(1, 4, page=4, rows=16, longest=10)
+    assert book.reserve(np.array([12, 0, 0, 0])) == [8]
+    assert book.reserve(np.array([12, 20, 0, 0])) == []
+    assert book.reserve(np.array([12, 20, 1, 0])) == [8]
+    assert book.reserve(np.array([40, 40, 40, 40])) == [16, 8]
+
+
+def test_fewer_slots_keep_their_requests_and_pages():
+    """Slots 1 and 6 are left, of one device and of the other: half of the slots hold them, their pages first."""
+    book = Book.empty(2, 8, page=4, rows=8, longest=8)
+    book.request_j[:] = np.arange(8) + 10
+    book.length_j[:] = [5, 9, 5, 5, 5, 5, 17, 5]
+    book.reserve(book.length_j)
+    assert book.fewer(4) is None
+    book.release(np.array([0, 2, 3, 4, 5, 7]))
+    before = {j: book.table_jn[j][book.table_jn[j] != NONE] for j in (1, 6)}
+    assert book.fewer(8) is None
+    slot_j, page_x, left = book.fewer(4)
+    check(left)
+    assert left.request_j[left.request_j >= 0].tolist() == [11, 16] and slot_j[[0, 2]].tolist() == [1, 6]
+    for new, old in ((0, 1), (2, 6)):
+        pages = left.table_jn[new][left.table_jn[new] != NONE]
+        assert page_x.reshape(2, -1)[old // 4][pages].tolist() == before[old].tolist()
+        assert left.length_j[new] == book.length_j[old]
