@@ -43,7 +43,7 @@ def test_prefill_and_decode_equal_one_forward(tiny, sizes):
     owner[table[:, :5]], order[table[:, :5]] = np.arange(3)[:, None], np.arange(5)
     pieces = tuple(jax.tree.map(lambda x: x + 1e4, empty_piece(model.config, 3 * n, 4, jnp.float32)) for n in sizes)
     copies = [(row, n, table[row, n]) for row in range(3) for n in range(2)]
-    pieces = copy_prompts(pieces, prompts, jnp.array(copies + [(0, 0, 0)]), jnp.array([6]))
+    pieces = copy_prompts(pieces, prompts, jnp.array([*copies, (0, 0, 0)]), jnp.array([6]))
     cache = Pages(pieces, *map(jnp.asarray, (table, owner, order)))
     decode = jax.jit(lambda token, at, cache: model.apply({"params": params}, token, at, cache=cache))
     for i in range(11):

@@ -296,7 +296,7 @@ def test_a_draining_queue_moves_to_fewer_slots(sharp, monkeypatch):
     small_pages(monkeypatch)
     monkeypatch.setattr("e3jax.sampler.slots.decode_block", counted)
     r = draw(model, params, prompts, samples=2, budget=budgets, slots=32, stop=(-1,))
-    assert [slots for slots, _ in used][0] == 32 and {8} == {slots for slots, _ in used[3:]}
+    assert used[0][0] == 32 and {8} == {slots for slots, _ in used[3:]}
     monkeypatch.setattr("e3jax.sampler.slots.FEWEST", 64)
     np.testing.assert_array_equal(
         r.tokens, draw(model, params, prompts, samples=2, budget=budgets, slots=32, stop=(-1,)).tokens

@@ -157,21 +157,21 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
 
     # ---- put together, in the order of positions; pages that are not there weigh 0 exactly
     def merge(i, carry):
-        m, l, o = carry
+        m, total_weight, o = carry
         page_jn = jax.lax.dynamic_slice(table_jn, (0, i * MERGED), (j, MERGED))
         there = (page_jn < total)[:, :, None, None]
         page_jn = jnp.minimum(page_jn, total - 1)
         m_jnkr = jnp.where(there, m_xkr[page_jn], MASKED)
         most = jnp.maximum(m, jnp.max(m_jnkr, axis=1))
         old, weight = jnp.exp(m - most), jnp.exp(m_jnkr - most[:, None])
-        l = l * old + jnp.sum(weight * l_xkr[page_jn], axis=1)
+        total_weight = total_weight * old + jnp.sum(weight * l_xkr[page_jn], axis=1)
         o = o * old[..., None] + jnp.sum(weight[..., None] * o_xkrh[page_jn], axis=1)
-        return most, l, o
+        return most, total_weight, o
 
     empty = jnp.full(q_jkrh.shape[:3], MASKED), jnp.zeros(q_jkrh.shape[:3]), jnp.zeros(q_jkrh.shape)
     longest = jnp.max(jnp.where(live_j, position_j, 0))
-    _, l, o = jax.lax.fori_loop(0, longest // (size * MERGED) + 1, merge, empty)
-    return (o / l[..., None]).astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
+    _, total_weight, o = jax.lax.fori_loop(0, longest // (size * MERGED) + 1, merge, empty)
+    return (o / total_weight[..., None]).astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
 
 
 def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):
@@ -184,10 +184,10 @@ def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):
     z = jnp.where(visible[:, None, None], z, MASKED)
     m = jnp.max(z, axis=3)
     p = jnp.exp(z - m[..., None])
-    l = jnp.sum(p, axis=3)
+    weight = jnp.sum(p, axis=3)
     p = (p if v_scale is None else p * v_scale[:, :, None]).astype(dtype)
     o = jnp.einsum("xkrs,xksh->xkrh", p, v_xksh.astype(dtype), preferred_element_type=jnp.float32)
-    return m, l, o
+    return m, weight, o
 
 
 def copy_prompts(pieces: tuple[Piece, ...], prompts: KVCache, copies_m3, count) -> tuple[Piece, ...]:
@@ -214,7 +214,7 @@ def copy_prompts(pieces: tuple[Piece, ...], prompts: KVCache, copies_m3, count) 
             for piece in pieces:
                 pages = piece.k.shape[1]
                 at = jnp.where((to >= start) & (to < start + pages), to - start, pages)
-                new.append(jax.tree.map(lambda old, x: old.at[layer, at].set(x, mode="drop"), piece, page))
+                new.append(jax.tree.map(lambda old, x, at=at: old.at[layer, at].set(x, mode="drop"), piece, page))
                 start += pages
             return tuple(new)
 

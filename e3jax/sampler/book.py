@@ -51,7 +51,7 @@ class Book:
         return self.owner_dx.reshape(-1), self.order_dx.reshape(-1)
 
     def reserve(self, tokens_j: np.ndarray) -> list[int]:
-        """Give every slot pages for tokens_j positions; -> pages, over all devices, of each piece to grow the pool by."""
+        """Give every slot pages for tokens_j positions; -> the pages of each piece that the pool grows by, all devices'."""
         shards, grown = len(self.owner_dx), []
         wanted = pages_of(tokens_j, self.page)
         held = (self.table_jn != NONE).sum(1)
@@ -84,7 +84,7 @@ class Book:
         self.request_j[slots] = -1
 
     def copies(self, slots: np.ndarray, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """What `copy_prompts` does for slots that begin on prompt `rows`: [shards · M, 3] and how many on each device."""
+        """For `copy_prompts`, slots that begin on prompt `rows`: [shards · M, 3], and how many on each device."""
         shards, each = len(self.owner_dx), self.per_device()
         copies = np.zeros((shards, each * pages_of(width, self.page), 3), np.int32)
         count = np.zeros(shards, np.int32)

@@ -1,7 +1,8 @@
 """The compiled programs of the sampler: prefill prompts, put a prompt into slots, decode a block of steps.
 
-A slot is a sample being drawn; its keys and values lie in pages (models/pages.py). A decode step feeds the slot's last token (the prompt's own last token at first,
-so the prefill needs no logits and there is one place that samples), writes its key and value, samples the next.
+A slot is a sample being drawn; its keys and values lie in pages (models/pages.py). A decode step feeds the slot's last
+token (the prompt's own last token at first, so the prefill needs no logits and there is one place that samples), writes
+its key and value, samples the next.
 
 On a mesh slots and pages lie over data x fsdp; a slot's small values and what is drawn come out replicated, so that
 every process reads them.
@@ -81,7 +82,8 @@ def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
 
 @partial(jax.jit, donate_argnames=("pieces", "slots"))
 def admit(
-    pieces: tuple[Piece, ...], slots: Slots, prompts: KVCache, copies_m3, count, new_j, token_j, length_j, limit_j, key_j
+    pieces: tuple[Piece, ...], slots: Slots, prompts: KVCache, copies_m3, count,
+    new_j, token_j, length_j, limit_j, key_j,
 ) -> tuple[tuple[Piece, ...], Slots]:  # fmt: skip
     """Start a sample in every slot of new_j, whose prompt is copied as `copy_prompts` says."""
     last_ji = jnp.where(new_j[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
