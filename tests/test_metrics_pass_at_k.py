@@ -69,8 +69,7 @@ def test_bootstrap_of_equal_problems_has_no_width_and_bad_input_raises():
 @pytest.mark.parametrize(("problems", "n", "k"), [(30, 16, 1), (30, 16, 8), (40, 64, 32), (100, 4, 1)])
 def test_two_level_interval_covers(problems, n, k):
     """How often a 95 % interval holds the true pass@k, over 400 simulated benchmarks whose problems are mostly hard or
-    easy, as AIME's. Quantiles around the plug-in mean instead of the estimate miss low at large k; an interval over
-    samples alone covers less than half."""
+    easy, as AIME's. Resampling samples alone holds it in 28 to 49 % of them."""
     rng = np.random.default_rng(0)
     truth = (1 - (1 - rng.beta(0.3, 0.5, 200_000)) ** k).mean()
     held = 0

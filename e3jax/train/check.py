@@ -4,14 +4,8 @@ import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
-from e3jax.errors import UserError
+from e3jax.errors import need
 from e3jax.models.attention import KERNELS, resolve_kernel
-
-
-def need(holds: bool, field: str, value, allowed: str) -> None:
-    """Raise UserError("config.field=value: allowed") unless it holds."""
-    if not holds:
-        raise UserError(f"config.{field}={value!r}: {allowed}")
 
 
 def need_one_of(c: ConfigDict, field: str, allowed: tuple) -> None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import describe_run, load_tokenizer, model_config
 from e3jax.checkpoint.store import Store
+from e3jax.errors import need
 from e3jax.flags import keep_programs
 from e3jax.log import RunLog
 from e3jax.models.attention import resolve_kernel
@@ -23,7 +24,7 @@ from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tokenizer import WordTokenizer
-from e3jax.train.check import check, need
+from e3jax.train.check import check
 
 
 class Checkpoints(NamedTuple):
