@@ -9,8 +9,10 @@ problems.jsonl, forced.jsonl, eval.jsonl, table1.*, table3.*, extrapolation-SET.
 `config.models` later.
 """
 
+import sys
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -25,13 +27,14 @@ from e3jax.eval.scoring import by_problem, count, record, score_traces, summary
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.report import figures
+from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, is_main, stop_asked
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
 from e3jax.storage import patiently
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.stream import FIELDS, open_stream
 
 
 class Bench(NamedTuple):
@@ -71,13 +74,22 @@ class Bench(NamedTuple):
             )  # fmt: skip
 
 
-def load_problems(kind: str, *, seed: int, **fields) -> list[Problem]:
-    """The problems of one of config.sets: kind "countdown" (form, numbers, problems)."""
-    if kind == "countdown":
-        return problems_at(
-            form=fields["form"], numbers=fields["numbers"], seed=seed, split="test", start=0, count=fields["problems"]
-        )
-    raise UserError(f"config.sets: kind={kind!r}: use 'countdown'")
+def load_problems(*, form: str, source, prompt: str, problems: int, where: str, seed: int) -> list[Problem]:
+    """The first problems (0: all of a set) of one of config.sets; without a chat template, which is the model's.
+
+    `where` says where the grader looks for a boxed answer (rewards/extract.py); Countdown has none.
+    """
+    if problems == 0 and form != "math":
+        raise UserError(f"config.sets: form={form!r} has problems without end: say how many")
+    draw = open_stream(form, source, seed=seed, split="test", prompt=prompt, chat=str)
+    return [replace(p, meta=p.meta | {"where": where}) for p in draw(0, problems or sys.maxsize)]
+
+
+def in_chat(problem: Problem, tokenizer, *, thinking: bool) -> Problem:
+    """The problem as one user turn of the model's chat template. Countdown's prompts are raw (A.3), as are base models'."""
+    if problem.task == "countdown" or not tokenizer.has_chat:
+        return problem
+    return replace(problem, question=tokenizer.chat_text(problem.question, thinking=thinking))
 
 
 def make_bench(label: str, name: str, pretrained: Pretrained, problems: list[Problem], *, longest: int, seed: int,
@@ -202,8 +214,10 @@ def check(c: ConfigDict) -> None:
         need(len(values) > 0 and min(values) >= 1, field, values, "name at least one, each 1 or more")
         need(values == sorted(set(values)), field, values, "must rise")
     for name, one in c.sets.items():
-        need(one.samples >= max(c.pass_ks), f"sets[{name!r}].samples", one.samples,
-             f"pass_ks={tuple(c.pass_ks)} needs {max(c.pass_ks)}")  # fmt: skip
+        need(one.samples >= min(c.pass_ks), f"sets[{name!r}].samples", one.samples, f"{min(c.pass_ks)} or more")
+        need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(FIELDS)}")
+        need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(WHERE)}")
+        need(one.problems >= 0, f"sets[{name!r}].problems", one.problems, "0 (all of a set) or more")
     f, s = c.forcing, c.sampler
     least = min(one.samples for one in c.sets.values())
     need(1 <= f.samples <= least or not (f.early_stop or f.wait), "forcing.samples", f.samples,
@@ -257,7 +271,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     check(config)
     keep_programs()
     models, sets = dict(config.models), config.sets.to_dict()
-    problems = {name: load_problems(**sets[name]["problems"], seed=config.seed) for name in sets}
+    samples = {name: one.pop("samples") for name, one in sets.items()}
+    problems = {name: load_problems(**sets[name], seed=config.seed) for name in sets}
     log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
     sampler, forcing = config.sampler.to_dict(), config.forcing.to_dict()
     limits = {name: sampler[name] for name in ("temperature", "top_k", "top_p")}
@@ -282,12 +297,14 @@ def main(config: ConfigDict, workdir: str) -> None:
             with sampling(params, tensor=tensor, dtype=model.dtype) as params:
                 for name in todo:
                     bench = make_bench(
-                        label, name, Pretrained(model, params, tokenizer), problems[name], longest=max(config.budgets),
-                        seed=config.seed, sampler=sampler, log=log,
+                        label, name, Pretrained(model, params, tokenizer),
+                        [in_chat(p, tokenizer, thinking=config.thinking) for p in problems[name]],
+                        longest=max(config.budgets), seed=config.seed, sampler=sampler, log=log,
                     )  # fmt: skip
                     evaluate(
-                        bench, grader, checkpoint=checkpoint, samples=sets[name]["samples"],
-                        budgets=tuple(config.budgets), pass_ks=tuple(config.pass_ks), forcing=forcing, limits=limits,
+                        bench, grader, checkpoint=checkpoint, samples=samples[name],
+                        budgets=tuple(config.budgets), pass_ks=[k for k in config.pass_ks if k <= samples[name]],
+                        forcing=forcing, limits=limits,
                     )  # fmt: skip
     show(log, log.read("eval.jsonl"), list(models), config.train_budget)
     log.done()

@@ -3,12 +3,14 @@
 A response counts at budget B in two columns (ALGORITHMS A.7):
   finished   correct, ended by itself, and at most B tokens with its ending: what a generation with limit B scores
              (e3's code has `token_len < B` without the ending token);
-  cut        cut to its first B tokens and graded as it then stands (e3 App. B): an answer before the end counts.
+  cut        cut to its first B tokens and graded as it then stands (e3 App. B): the last answer before the cut counts,
+             inside the thinking too.
 
     counts = count(problems, responses, decode=tokenizer.decode, grade=pool.submit, samples=8, budgets=(4096, 8192), …)
     line = summary(counts, budgets=(4096, 8192), pass_ks=(1, 2, 4))
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ from e3jax.metrics.exploration import verifications_code, verifications_paper
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.majority import majority_at_k
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k, two_level_interval
-from e3jax.rewards.extract import last_answer
+from e3jax.rewards.extract import boxed_answer, last_answer
+from e3jax.rewards.latex import MAX_CHARS, normal
 from e3jax.tasks.problem import Problem
 
 RESAMPLES = 1000
@@ -43,9 +46,17 @@ class ProblemCounts(NamedTuple):
 
 
 def answer_of(problem: Problem, text: str) -> str | None:
-    """What a response votes for, blanks left out; None without an answer."""
-    answer = last_answer(text)
-    return None if answer is None else "".join(answer.split())
+    """What a response votes for, in the grader's normal form so that spellings count together; None without an answer."""
+    if problem.task == "countdown":
+        answer = last_answer(text)
+        return None if answer is None else "".join(answer.split())
+    answer, _ = boxed_answer(text, where=problem.meta["where"])
+    return None if answer is None else normal(answer) if len(answer) <= MAX_CHARS else answer[:MAX_CHARS]
+
+
+def anywhere(problem: Problem) -> Problem:
+    """The problem for a grader that takes an answer before the end of the thinking too, as e3's App. B does."""
+    return dataclasses.replace(problem, meta=problem.meta | {"where": "anywhere"})
 
 
 def count(
@@ -65,7 +76,7 @@ def count(
             if len(r.tokens) > most or (len(r.tokens) == most and not r.done)
         ]  # fmt: skip
         cut = grade(
-            [flat[i][0] for i, _ in shorter], [decode(flat[i][1].tokens[: budgets[b]]) for i, b in shorter],
+            [anywhere(flat[i][0]) for i, _ in shorter], [decode(flat[i][1].tokens[: budgets[b]]) for i, b in shorter],
             [True] * len(shorter),
         )  # fmt: skip
         whole = whole.result()

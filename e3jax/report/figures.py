@@ -244,8 +244,9 @@ def draw_intervals(
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
         figure, axes = _panel()
         ticks = np.unique(np.concatenate([line.x for line in lines]))
-        left = np.fmin(ticks[0], train_budget) / 2**0.3  # fmin, fmax ignore NaN
-        right = np.fmax(ticks[-1], train_budget) * 2**0.3
+        ends = np.concatenate([ticks, *(line.x for line in dashed)])
+        left = np.fmin(ends.min(), train_budget) / 2**0.3  # fmin, fmax ignore NaN
+        right = np.fmax(ends.max(), train_budget) * 2**0.3
         if not math.isnan(train_budget):
             axes.axvline(train_budget, color=_INK, lw=1, ls=(0, (4, 2)), alpha=0.7)
             axes.axvspan(train_budget, right, color=_INK, alpha=0.06, lw=0)
@@ -307,7 +308,8 @@ def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_
 
 def waiting_line(row: dict, *, colour: int) -> Line | None:
     """Accuracy over mean length of a row's "wait-N" (N rising); None without any."""
-    waits = [row["forcing"][name] for name in sorted(row["forcing"], key=len) if name.startswith("wait-")]
+    times = sorted(int(name.removeprefix("wait-")) for name in row["forcing"] if name.startswith("wait-"))
+    waits = [row["forcing"][f"wait-{n}"] for n in times]
     if not waits:
         return None
     length, values = np.array([w["length"] for w in waits]), np.array([w["accuracy"] for w in waits]).T
