@@ -65,7 +65,7 @@ def sample_line(graded: Graded, i: int) -> dict:
     """Response i as a line of eval_samples.jsonl, attempts taken apart."""
     problem, text = graded.problems[i], graded.texts[i]
     attempts, tail = [], text
-    if problem.meta["form"] == "calculator":
+    if problem.task == "countdown" and problem.meta["form"] == "calculator":
         parsed, tail = parse(text, problem)
         verdict = {True: "yes", False: "no", None: None}
         attempts = [{"text": a.text, "verdict": verdict[a.verdict], "truth": a.truth} for a in parsed]

@@ -50,8 +50,10 @@ def read_verl(row: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     prompt, model = row["prompt"], row["reward_model"]
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    turns = [m["content"] for m in prompt if m["role"] == "user"] if isinstance(prompt, list) else []
-    if len(turns) != 1:
+    if not isinstance(prompt, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in prompt):
+        raise ValueError(f"prompt is no list of messages with role and content but {str(prompt)[:60]}")
+    turns = [m["content"] for m in prompt if m["role"] == "user"]
+    if len(turns) != 1 or not isinstance(turns[0], str):
         raise ValueError(f"prompt has {len(turns)} user turns, not one")
     if not isinstance(model, dict) or "ground_truth" not in model:
         raise ValueError("reward_model has no ground_truth")

@@ -33,6 +33,8 @@ class Row(NamedTuple):
 
 def is_place(name: str) -> bool:
     """Whether a set's name says where it lies (a path) and not which it is (a name or a hub id)."""
+    if not name:
+        return False
     return is_bucket(name) or name.startswith(("/", ".", "~")) or name.endswith(SUFFIXES) or epath.Path(name).exists()
 
 
@@ -217,7 +219,7 @@ def tfds_rows(name: str, *, split: str) -> Iterator[Row]:
     except Exception as error:  # TFDS, its downloads and its file systems have no common base
         raise UserError(
             f"{name} cannot be read through TFDS ({type(error).__name__}: {first_line(error)}). Where there is no "
-            f"network: copy a prepared ~/tensorflow_datasets/{name} here, or name a .jsonl or .parquet file in its place"
+            f"network: copy a prepared ~/tensorflow_datasets/{name} here, or name a .jsonl or .parquet file instead"
         ) from error
     for index in range(len(data)):
         value = {k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in data[index].items()}
