@@ -1,8 +1,8 @@
 """Evaluation as e3's: AIME 25, HMMT Feb 25 and MATH-500, one generation of 32k tokens each, scored at 4k … 32k.
 
     python -m e3jax.eval.run --config=configs/eval_math.py --workdir=gs://BUCKET/eval
-    python -m e3jax.eval.run --config=configs/eval_math.py:Qwen3-1.7B=Qwen/Qwen3-1.7B,e3=gs://BUCKET/math2/checkpoints/math/60 \
-        --workdir=gs://BUCKET/eval
+    python -m e3jax.eval.run --workdir=gs://BUCKET/eval \
+        --config=configs/eval_math.py:Qwen3-1.7B=Qwen/Qwen3-1.7B,e3=gs://BUCKET/math2/checkpoints/math/60
     one set from a file:      --config.sets.AIME25.source=/data/aime25.json
     budget forcing (App. I):  --config.forcing.wait='(2,4,6,8)' --config.forcing.early_stop='(4096,8192,16384)'
 

@@ -28,7 +28,7 @@ from e3jax.sampler.slots import sample
 from e3jax.storage import append, is_bucket, patiently
 
 FLUSH_EVERY_S = 30.0  # in a bucket
-AT_ONCE = 4096  # responses of one call: their tokens, log-probs and entropies are kept until all are drawn (13 bytes each)
+AT_ONCE = 4096  # responses of one call: the sampler keeps 13 bytes for each of their tokens until all are drawn
 PREFILL = 2048  # tokens of a prompt up to which as many rows are prefilled together as the config says
 SPACE = "Nothing that was drawn before is lost: make room, then give the same command again"
 
@@ -113,7 +113,9 @@ class Responses:
 
     def missing(self, part: str, asked: Sequence[Asked]) -> list[Asked]:
         """What of `asked` is not known."""
-        left = (a._replace(samples=tuple(g for g in a.samples if (part, a.problem, g) not in self.known)) for a in asked)
+        left = (
+            a._replace(samples=tuple(g for g in a.samples if (part, a.problem, g) not in self.known)) for a in asked
+        )
         return [a for a in left if a.samples]
 
 
@@ -148,7 +150,8 @@ def fill(
             sample(
                 model, params, [a.prompt for a in now], ids=[a.problem for a in now], samples=[a.samples for a in now],
                 key=key, budget=np.repeat([a.budget for a in now], [len(a.samples) for a in now]), stop=stop,
-                pad=tokenizer.pad, slots=slots, prefill_rows=min(prefill_rows, at_once), on_finished=finished, **sampler,
+                pad=tokenizer.pad, slots=slots, prefill_rows=min(prefill_rows, at_once), on_finished=finished,
+                **sampler,
             )  # fmt: skip
         finally:
             responses.flush()

@@ -69,8 +69,8 @@ class Bench(NamedTuple):
                     raise Stopped(f"{where}, {phase.done} of {total} responses are kept")
 
             fill(
-                self.responses, part, asked, *self.pretrained, ids=[p.id for p in self.problems], key=self.key, stop=stop,
-                on_finished=heard, **self.sampler,
+                self.responses, part, asked, *self.pretrained, ids=[p.id for p in self.problems], key=self.key,
+                stop=stop, on_finished=heard, **self.sampler,
             )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
 
 
 def in_chat(problem: Problem, tokenizer, *, thinking: bool) -> Problem:
-    """The problem as one user turn of the model's chat template. Countdown's prompts are raw (A.3), as are base models'."""
+    """The problem as a user's turn in the model's chat template; raw for Countdown (A.3), and where there is none."""
     if problem.task == "countdown" or not tokenizer.has_chat:
         return problem
     return replace(problem, question=tokenizer.chat_text(problem.question, thinking=thinking))
@@ -94,7 +94,7 @@ def in_chat(problem: Problem, tokenizer, *, thinking: bool) -> Problem:
 
 def make_bench(label: str, name: str, pretrained: Pretrained, problems: list[Problem], *, longest: int, seed: int,
                sampler: dict, log: RunLog) -> Bench:  # fmt: skip
-    """Prompts, and the responses that are there already; UserError when a prompt and the budget do not fit the model."""
+    """Prompts, and the responses that are there already; UserError when prompt and budget do not fit the model."""
     prompts = [pretrained.tokenizer.encode(p.question) for p in problems]
     most = max(range(len(prompts)), key=lambda p: len(prompts[p]))
     room = pretrained.model.config.max_length - len(prompts[most])
@@ -149,7 +149,9 @@ def forced(
         traces = {k: thought(r, close=close, budget=most) for k, r in known.items()}
         opened = {k: force(t, tokenizer.encode(sentence)) for k, t in traces.items() if not t.closed}
         name = f"stop-{most}"
-        answered = go_on(bench, name, opened, budget=answer, stop=tokenizer.stop, **common | {"longest": longest + answer})
+        answered = go_on(
+            bench, name, opened, budget=answer, stop=tokenizer.stop, **common | {"longest": longest + answer}
+        )
         whole = {k: Trace(r.tokens, 0, 0, r.done, True) for k, r in known.items()}
         yield name, whole | answered
     traces = {k: thought(r, close=close, budget=thinking) for k, r in known.items()}
@@ -203,7 +205,9 @@ def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int]
 def check(c: ConfigDict) -> None:
     """Refuse impossible values, naming the field, before anything is loaded."""
     models = list(c.models)
-    right = all(isinstance(m, tuple | list) and len(m) == 2 and all(isinstance(x, str) and x for x in m) for m in models)
+    right = all(
+        isinstance(m, tuple | list) and len(m) == 2 and all(isinstance(x, str) and x for x in m) for m in models
+    )
     need(len(models) > 0 and right, "models", c.models, "name at least one (label, checkpoint)")
     for field, labels in (("models", [label for label, _ in models]), ("sets", list(c.sets))):
         need(len(labels) > 0 and len(set(labels)) == len(labels), field, labels, "name at least one, each once")

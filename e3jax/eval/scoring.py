@@ -46,7 +46,7 @@ class ProblemCounts(NamedTuple):
 
 
 def answer_of(problem: Problem, text: str) -> str | None:
-    """What a response votes for, in the grader's normal form so that spellings count together; None without an answer."""
+    """What a response votes for, in the grader's normal form: spellings count together; None without an answer."""
     if problem.task == "countdown":
         answer = last_answer(text)
         return None if answer is None else "".join(answer.split())

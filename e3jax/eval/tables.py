@@ -1,7 +1,7 @@
-"""Lines of eval.jsonl -> the paper's Table 1 (pass@k by set) and Table 3 (accuracy by budget), as text, CSV and markdown.
+"""Lines of eval.jsonl -> the paper's Table 1 (pass@k by set) and Table 3 (accuracy by budget): terminal, CSV, markdown.
 
-    grid = table_1(lines)          # rows of cells, the first is the header
-    (workdir / "table1.md").write_text(markdown(grid))
+grid = table_1(lines)          # rows of cells, the first is the header
+(workdir / "table1.md").write_text(markdown(grid))
 """
 
 import csv
@@ -42,7 +42,7 @@ def table_1(lines: Sequence[dict], measure: str = "pass_at_k") -> Grid:
 
 
 def table_3(lines: Sequence[dict]) -> Grid:
-    """A row a model and set, two columns a budget: "finished" (correct within it) and "cut" (cut to it, then graded)."""
+    """A row a model and set, two columns a budget: "finished" (correct within it), "cut" (cut to it, then graded)."""
     budgets = sorted({b for line in lines for b in line["budgets"]})
     grid = [["model", "set", *(f"{b} {column}" for b in budgets for column in ("finished", "cut"))]]
     for line in sorted(lines, key=lambda line: line["set"]):

@@ -1,4 +1,4 @@
-"""maj@k: how often the most frequent answer of k samples is right, exactly, averaged over all subsets of k of n samples.
+"""maj@k: how often the most frequent answer of k samples is right, exactly, over all subsets of k of n samples.
 
 The k samples are drawn without replacement. Those without an answer do not vote; no vote at all is wrong. Answers that
 tie for the most votes are chosen from at random, so a tie of r answers with the right one among them counts 1/r.

@@ -57,7 +57,7 @@ def two_level_interval(num_samples, num_correct_p, k, *, level, resamples, rng):
     A resampled problem has c* ~ Binomial(n, c / n) correct samples, hence pass@k on average 1 − (1 − c/n)^k: less than
     the estimate, which draws without replacement. So the quantiles are taken of the deviations from that mean and
     put around the estimate (kept in [0, 1]). Problems already vary with their samples' noise, so the second level makes
-    the interval a little wide, by about 1/n of the samples' variance. `num_samples` n is one number, `num_correct_p` [P].
+    the interval a little wide, by about 1/n of the samples' variance. `num_samples` is one number, the other [P].
 
     >>> two_level_interval(8, [0, 8, 8, 0], 1, level=0.95, resamples=1000, rng=np.random.default_rng(0))
     (0.0, 1.0)

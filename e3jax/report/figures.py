@@ -290,7 +290,10 @@ def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_
     width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     top, total = 26, 26 + height + 16 * len(names) + 8
     style = "font-family='DejaVu Sans, Verdana, sans-serif' font-size='10' fill='currentColor'"
-    parts = [f"<text x='10' y='17' {style} font-weight='bold'>{escape(title)}</text>", f"<g transform='translate(0 {top})'>{svg}</g>"]
+    parts = [
+        f"<text x='10' y='17' {style} font-weight='bold'>{escape(title)}</text>",
+        f"<g transform='translate(0 {top})'>{svg}</g>",
+    ]
     for i, (name, colour, dash) in enumerate(names):
         y = top + height + 16 * i + 8
         parts.append(

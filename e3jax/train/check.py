@@ -4,7 +4,7 @@ import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
-from e3jax.errors import need
+from e3jax.errors import UserError, need
 from e3jax.models.attention import KERNELS, resolve_kernel
 from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
