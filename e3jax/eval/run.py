@@ -219,8 +219,8 @@ def check(c: ConfigDict) -> None:
         need(values == sorted(set(values)), field, values, "must rise")
     for name, one in c.sets.items():
         need(one.samples >= min(c.pass_ks), f"sets[{name!r}].samples", one.samples, f"{min(c.pass_ks)} or more")
-        need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(FIELDS)}")
-        need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(WHERE)}")
+        need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(map(repr, FIELDS))}")
+        need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(map(repr, WHERE))}")
         need(one.problems >= 0, f"sets[{name!r}].problems", one.problems, "0 (all of a set) or more")
     f, s = c.forcing, c.sampler
     least = min(one.samples for one in c.sets.values())

@@ -25,7 +25,7 @@ from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.majority import majority_at_k
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k, two_level_interval
 from e3jax.rewards.extract import boxed_answer, last_answer
-from e3jax.rewards.latex import MAX_CHARS, normal
+from e3jax.rewards.latex import MAX_CHARS, normal, number
 from e3jax.tasks.problem import Problem
 
 RESAMPLES = 1000
@@ -46,12 +46,16 @@ class ProblemCounts(NamedTuple):
 
 
 def answer_of(problem: Problem, text: str) -> str | None:
-    """What a response votes for, in the grader's normal form: spellings count together; None without an answer."""
+    """What a response votes for, in the graders' normal form: spellings count together; None without an answer."""
     if problem.task == "countdown":
         answer = last_answer(text)
         return None if answer is None else "".join(answer.split())
     answer, _ = boxed_answer(text, where=problem.meta["where"])
-    return None if answer is None else normal(answer) if len(answer) <= MAX_CHARS else answer[:MAX_CHARS]
+    if answer is None or len(answer) > MAX_CHARS:
+        return answer and answer[:MAX_CHARS]
+    text = normal(answer)
+    exact = number(text)
+    return str(exact[0]) if exact and exact[1] else text  # 7.0 is 7; 2/4 is no vote for 1/2, being graded otherwise
 
 
 def anywhere(problem: Problem) -> Problem:
