@@ -11,7 +11,10 @@ from e3jax.errors import UserError
 from e3jax.train.check import check
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common", "e3_math"))
+CONFIGS = sorted(
+    p.stem for p in (ROOT / "configs").glob("*.py")
+    if p.stem not in ("__init__", "common", "e3_math") and not p.stem.startswith("eval_")  # tests/test_eval_run.py
+)  # fmt: skip
 
 
 def load(name):
