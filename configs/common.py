@@ -40,6 +40,9 @@ def base_config() -> ConfigDict:
     c.task.form = "calculator"
     c.task.prompt = ""  # of "math" and "multiplication": a name of tasks/prompts.py; Countdown has its own
     c.task.thinking = True  # the chat template's enable_thinking; A.3: Qwen3's default
+    # where graders look for a boxed answer: "response": </think> must be there, and the last box counts, inside the
+    # thinking too (A.4, e3's reward); "after_thinking" (stricter); "anywhere" (models that do not think)
+    c.task.where = "response"
     c.task.prompt_room = 8  # tokens set aside for the prompt when a budget is checked against the model
 
     c.sampler = ConfigDict()

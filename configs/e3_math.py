@@ -61,6 +61,7 @@ def get_config(argument: str = "stage=1"):
     c.task.form = "math"
     c.task.prompt = "e3"  # A.3
     c.task.thinking = True  # A.3: Qwen3's default
+    c.task.where = "response"  # A.4: the code's; its split at </think> was overwritten
     c.task.prompt_room = 1024  # T8; RELEASE has 512 in stage 1. Problems with longer prompts are left out
     c.tokenizer = f"Qwen/Qwen3-{size.upper()}"
     c.init.init_from = f"Qwen/Qwen3-{size.upper()}"  # A.6: hybrid Qwen3-1.7B; stage 2 starts from stage 1's step 100

@@ -25,6 +25,10 @@ HEAVY = {
     "tensorboardX": {"log.py"},
     "wandb": {"log.py"},
     "orbax": {"checkpoint/store.py"},
+    "datasets": {"tasks/rows.py"},
+    "pyarrow": {"tasks/rows.py"},
+    "array_record": {"tasks/rows.py"},
+    "tensorflow_datasets": {"tasks/rows.py"},
 }
 
 

@@ -16,11 +16,13 @@ from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
 
 
 def multiplication_problem(
-    seed: int, index: int, *, digits: tuple[int, int], split: str, prompt: str, chat: Chat = qwen3_chat
-) -> Problem:
+    seed: int, index: int, *, digits: tuple[int, int], split: str, prompt: str, chat: Chat = qwen3_chat,
+    where: str = "response",
+) -> Problem:  # fmt: skip
     """a uniform over the numbers of digits[0] digits, b over those of digits[1], until (a, b) belongs to `split`.
 
     A hash of the two numbers, in either order, sends one eighth of all products to "test", whatever the seed.
+    `prompt`, `chat`, `where` as in tasks/sets.py; a model that was not taught to think needs where="anywhere".
     UserError for digits outside 1..18 and for another split.
     """
     if split not in ("train", "test"):
@@ -40,5 +42,5 @@ def multiplication_problem(
         question=chat(prompt_text(prompt, a=a, b=b)),
         answer=str(a * b),
         difficulty=f"{size} digits",
-        meta={"source": "multiplication", "index": index, "problem": f"{a} * {b}", "a": a, "b": b},
+        meta={"source": "multiplication", "index": index, "problem": f"{a} * {b}", "a": a, "b": b, "where": where},
     )

@@ -182,7 +182,7 @@ def write_prepared(directory: epath.PathLike, values: Sequence[dict[str, Any]], 
         made = epath.Path(local) / RECORDS
         writer = writer_of(str(made), "group_size:1")  # a record a group: read one without its neighbours
         for value in values:
-            writer.write(json.dumps(value, ensure_ascii=False).encode())
+            writer.write(json.dumps(value, ensure_ascii=False, default=str).encode())
         writer.close()
         patiently(f"make {directory}", lambda: directory.mkdir(parents=True, exist_ok=True))
         patiently(f"write {directory / RECORDS}", lambda: (directory / RECORDS).write_bytes(made.read_bytes()))
@@ -201,19 +201,20 @@ def hub_rows(hub: str, *, config: str, split: str, limit: int) -> Iterator[Row]:
         data = datasets.load_dataset(hub, config or None, split=split, streaming=limit > 0)
     except Exception as error:  # datasets, huggingface_hub, requests and httpx each raise their own
         said = first_line(error)
-        if "split" in said.lower():
+        if isinstance(error, ValueError) and "split" in said.lower():
             raise UserError(f"{hub} has no split {split!r} ({said}): name another as NAME@SPLIT") from error
         raise UserError(
             f"{hub} cannot be read from the hub ({type(error).__name__}: {said}). Where there is no network, or the "
             f"set is gated: fetch it elsewhere (hf download --repo-type dataset {hub} --local-dir DIR), copy it here, "
-            "and name its parquet or JSON file, or DIR, in place of the set"
+            "and name its parquet or JSON file, or DIR, in place of the set (HF_HUB_OFFLINE=1: do not try the network)"
         ) from error
     return (Row(f"row {index}", index, value) for index, value in enumerate(data))
 
 
 def tfds_rows(name: str, *, split: str) -> Iterator[Row]:
     """Rows of a TensorFlow data set, read without TensorFlow."""
-    tfds = needed("tensorflow_datasets", "tensorflow-datasets", f"{name} through TFDS")
+    tfds = needed("tensorflow_datasets", "tensorflow-datasets importlib_resources", f"{name} through TFDS")
+    needed(f"tensorflow_datasets.text.{name}", "tensorflow-datasets", f"{name} through TFDS")  # else it is not found
     try:
         data = tfds.data_source(name, split=split)
     except Exception as error:  # TFDS, its downloads and its file systems have no common base

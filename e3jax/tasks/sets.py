@@ -51,17 +51,19 @@ TFDS = {"gsm8k": "test"}  # through TensorFlow data sets; its split
 
 
 def load_set(
-    name: str, *, prompt: str, seed: int = 0, split: str = "", limit: int = 0, chat: Chat = qwen3_chat
-) -> list[Problem]:
+    name: str, *, prompt: str, seed: int = 0, split: str = "", limit: int = 0, chat: Chat = qwen3_chat,
+    where: str = "response",
+) -> list[Problem]:  # fmt: skip
     """Problems of a set in its own order: at most `limit` rows are read (0: all).
 
     `name`: one of SETS or TFDS, a hub id, or a path; "NAME@SPLIT" is the same as `split`. `prompt` names the words
     around a problem (tasks/prompts.py), `chat` puts them into a chat template, `seed` orders the choices of GPQA.
-    A Problem's meta: {"source", "index": row, "problem": bare, …}. UserError: unknown name or split, a hub that cannot
-    be reached, missing columns, no usable row.
+    `where` graders look for the answer (rewards/extract.py; the default is e3's, A.4).
+    A Problem's meta: {"source", "index": row, "problem": bare, "where", …}. UserError: unknown name or split, a hub
+    that cannot be reached, missing columns, no usable row.
     """
     source = short_name(name)
-    return [to_problem(fields, source, index, prompt, chat) for index, fields in load_fields(
+    return [to_problem(fields, source, index, prompt, chat, where) for index, fields in load_fields(
         name, seed=seed, split=split, limit=limit
     )]  # fmt: skip
 
@@ -134,7 +136,7 @@ def read_row(row: Row, *, source: str, seed: int) -> Fields:
     )
 
 
-def to_problem(fields: Fields, source: str, index: int, prompt: str, chat: Chat) -> Problem:
+def to_problem(fields: Fields, source: str, index: int, prompt: str, chat: Chat, where: str) -> Problem:
     """The Problem that a model is asked."""
     return Problem(
         id=f"{source}-{index}",
@@ -142,7 +144,7 @@ def to_problem(fields: Fields, source: str, index: int, prompt: str, chat: Chat)
         question=chat(prompt_text(prompt, problem=fields.problem)),
         answer=fields.answer,
         difficulty=fields.difficulty,
-        meta={**fields.meta, "source": source, "index": index, "problem": fields.problem},
+        meta={**fields.meta, "source": source, "index": index, "problem": fields.problem, "where": where},
     )
 
 

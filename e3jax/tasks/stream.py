@@ -26,7 +26,7 @@ Stream = Callable[[int, int], list[Problem]]  # start, count -> problems
 
 
 def open_stream(
-    form: str, source, *, seed: int, split: str, prompt: str = "", chat: Chat = qwen3_chat,
+    form: str, source, *, seed: int, split: str, prompt: str = "", chat: Chat = qwen3_chat, where: str = "response",
     fits: Callable[[str], bool] = lambda text: True,
 ) -> Stream:  # fmt: skip
     """What draws problems start … start + count - 1 of a stage or an evaluation.
@@ -34,19 +34,19 @@ def open_stream(
     `source` is what the form's field says: numbers of Countdown, digits of multiplication, the name of a set. Countdown
     and multiplication are made, without end, and no problem of split "test" is one of "train". A set (its own split is
     part of its name: "NAME@SPLIT") is read once: with "train" every epoch is a new permutation of it, a function of
-    (seed, epoch), without end; with "test" it comes in its own order, once. `prompt` and `chat` are as in
-    tasks/sets.py. Of a set, problems whose whole text does not pass `fits` are left out, with a line on stderr.
+    (seed, epoch), without end; with "test" it comes in its own order, once. `prompt`, `chat` and `where` are as
+    in tasks/sets.py. Of a set, problems whose whole text does not pass `fits` are left out, with a line on stderr.
     """
     if form in ("calculator", "paper"):
         return lambda start, count: problems_at(
             form=form, numbers=source, seed=seed, split=split, start=start, count=count
         )
     if form == "multiplication":
-        made = dict(digits=tuple(source), split=split, prompt=prompt, chat=chat)
+        made = dict(digits=tuple(source), split=split, prompt=prompt, chat=chat, where=where)
         return lambda start, count: [multiplication_problem(seed, i, **made) for i in range(start, start + count)]
     if form != "math":
         raise ValueError(f"task.form={form!r}: use one of {', '.join(FIELDS)}")
-    problems = fitting(source, load_set(source, prompt=prompt, seed=seed, chat=chat), fits)
+    problems = fitting(source, load_set(source, prompt=prompt, seed=seed, chat=chat, where=where), fits)
     if split == "test":
         return lambda start, count: problems[start : start + count]
     return lambda start, count: [problems[at(i, len(problems), seed)] for i in range(start, start + count)]

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, need
 from e3jax.models.attention import KERNELS, resolve_kernel
+from e3jax.rewards.extract import WHERE
 from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
 from e3jax.tasks.sets import SETS, TFDS
@@ -29,6 +30,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "grpo.old_logp", ("trainer", "sampler"))
     need_one_of(c, "sampler.cache", ("compute", "int8"))
     need_one_of(c, "task.form", tuple(FIELDS))
+    need_one_of(c, "task.where", WHERE)
     check_prompt(c)
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))

@@ -99,7 +99,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     )  # fmt: skip
 
 
-def problem_source(seed: int, tokenizer, *, form: str, prompt: str, thinking: bool, prompt_room: int):
+def problem_source(seed: int, tokenizer, *, form: str, prompt: str, thinking: bool, where: str, prompt_room: int):
     """`open_stream` with all but source and split said; prompts are in the tokenizer's chat template, if it has one.
 
     A token has at least one byte, so that most prompts are known to fit without being encoded.
@@ -110,4 +110,4 @@ def problem_source(seed: int, tokenizer, *, form: str, prompt: str, thinking: bo
 
     has_chat = form in ("math", "multiplication") and tokenizer.has_chat
     chat = partial(tokenizer.chat_text, thinking=thinking) if has_chat else str
-    return partial(open_stream, form, seed=seed, prompt=prompt, chat=chat, fits=fits)
+    return partial(open_stream, form, seed=seed, prompt=prompt, chat=chat, where=where, fits=fits)
