@@ -81,8 +81,8 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
     """
     if problems == 0 and form != "math":
         raise UserError(f"config.sets: form={form!r} has problems without end: say how many")
-    draw = open_stream(form, source, seed=seed, split="test", prompt=prompt, chat=str)
-    return [replace(p, meta=p.meta | {"where": where}) for p in draw(0, problems or sys.maxsize)]
+    draw = open_stream(form, source, seed=seed, split="test", prompt=prompt, chat=str, where=where)
+    return draw(0, problems or sys.maxsize)
 
 
 def in_chat(problem: Problem, tokenizer, *, thinking: bool) -> Problem:
