@@ -15,9 +15,9 @@ import pytest
 from e3jax.checkpoint.hf import save_hf
 from e3jax.checkpoint.pretrained import write_description
 from e3jax.errors import UserError
-from e3jax.eval.run import check
+from e3jax.eval.run import check, in_chat, load_problems
 from e3jax.tasks.countdown_traces import WORDS
-from e3jax.tokenizer import WordTokenizer
+from e3jax.tokenizer import HubTokenizer, WordTokenizer
 
 ROOT = Path(__file__).parent.parent
 FLAGS = (
@@ -140,3 +140,25 @@ def test_arguments_name_checkpoints():
     assert models_of("Qwen3-1.7B=Qwen/Qwen3-1.7B,e3=x") == (("Qwen3-1.7B", "Qwen/Qwen3-1.7B"), ("e3", "x"))
     with pytest.raises(UserError, match="LABEL=CHECKPOINT"):
         models_of("a=x,b")
+
+
+def test_prompts_of_mathematics_are_one_user_turn(tmp_path):
+    """A set from a file, e3's words, Qwen3's own template: the tokens of its chat, thinking on by default (A.3)."""
+    directory = ROOT.parent / "shared/data/qwen3-tokenizer"
+    if not directory.exists():
+        pytest.skip("needs ../shared/data/qwen3-tokenizer")
+    (tmp_path / "two.jsonl").write_text(
+        '{"problem": "1+1?", "answer": 2}\n{"problem": "Is $x$ odd?", "answer": "No"}\n'
+    )
+    spec = importlib.import_module("configs.eval_math").one_set(str(tmp_path / "two.jsonl"), samples=1).to_dict()
+    assert spec.pop("samples") == 1
+    problems, tokenizer = load_problems(**spec, seed=0), HubTokenizer(str(directory))
+    words = "1+1? Let's think step by step and output the final answer within \\boxed{}."
+    assert problems[0].question == words and problems[0].meta["where"] == "response" and len(problems) == 2
+    for thinking in (True, False):
+        asked = in_chat(problems[0], tokenizer, thinking=thinking)
+        chat = tokenizer.chat([{"role": "user", "content": words}], thinking=thinking)
+        assert tokenizer.encode(asked.question) == chat
+    config = importlib.import_module("configs.eval_math").get_config()
+    assert len(tokenizer.encode(config.forcing.close)) == 1  # in Qwen3 the mark that ends thinking is one token
+    assert tokenizer.id("</think>") in tokenizer.encode(config.forcing.sentence)
