@@ -71,8 +71,9 @@ def long(sharp, tmp_path_factory):
     return responses
 
 
-def test_only_what_is_missing_is_drawn_and_comes_out_the_same(sharp, long, tmp_path):
+def test_only_what_is_missing_is_drawn_and_comes_out_the_same(sharp, long, tmp_path, monkeypatch):
     """Guards noise that hangs on the order, the number of responses asked for, or the slots; a line that a kill cut."""
+    monkeypatch.setattr("e3jax.eval.responses.AT_ONCE", 12)
     first, drawn = draw(sharp, tmp_path, budget=32, stop_after=7)
     assert 7 <= drawn == len(first.known) < 30
     (file,) = tmp_path.iterdir()

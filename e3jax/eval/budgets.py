@@ -1,8 +1,9 @@
 """Budget forcing: making a model think longer with "Wait" (s1; e3 App. I, Fig. 9), or stop and answer (Qwen3).
 
 A trace is what stands after the prompt, sampled and forced tokens together. It is continued by asking for more with
-prompt + trace as the prompt and the same sample number: the draw at a position depends on the position, never on how
-the tokens before came about, so no noise is used twice. Both ways begin with a prefix of the one long response: a
+prompt + trace as the prompt and the same sample number: noise belongs to a position, however the tokens before it came
+about, so none is used twice in a trace (words that replace an ending have as many tokens: "</think>" is one). Both
+ways begin with a prefix of the one long response: a
 sample drawn with a shorter limit *is* that prefix (metrics/extrapolation.py).
 
     trace = thought(response, close=close, stop=stop, budget=4096)

@@ -5,8 +5,8 @@
 
 Killed anywhere, the same command draws the responses that are missing and ends with the same numbers: a response's
 noise is a function of (seed, set, problem, sample) alone. RUN then holds responses/MODEL/SET/ (every response),
-problems.jsonl, forced.jsonl, eval.jsonl, table1.*, table3.*, extrapolation-SET.svg. A model may be added to
-`config.models` later.
+problems.jsonl, forced.jsonl, eval.jsonl (`stage` is the model's label: report/html.py reads it as a run's), table1.*,
+table3.*, extrapolation-SET.svg. A model may be added to `config.models` later.
 """
 
 import sys
@@ -120,8 +120,9 @@ def ask_all(bench: Bench, *, samples: int, longest: int) -> None:
 def go_on(
     bench: Bench, part: str, traces: dict[tuple[int, int], Trace], *, budget: int, longest: int, close, stop
 ) -> dict[tuple[int, int], Trace]:  # fmt: skip
-    """Every trace that is not done, continued by up to `budget` tokens and `longest` in all."""
-    room = {k: min(budget, longest - len(t.tokens)) for k, t in traces.items() if not t.done}
+    """Every trace that is not done, continued by up to `budget` tokens, `longest` in all, and the model's length."""
+    most = {p: min(longest, bench.pretrained.model.config.max_length - len(x)) for p, x in enumerate(bench.prompts)}
+    room = {k: min(budget, most[k[0]] - len(t.tokens)) for k, t in traces.items() if not t.done}
     asked = [Asked(p, (g,), [*bench.prompts[p], *traces[p, g].tokens], n) for (p, g), n in room.items() if n > 0]
     bench.draw(part, asked, stop)
     drawn = {(a.problem, g): bench.responses.known[part, a.problem, g] for a in asked for g in a.samples}
@@ -249,20 +250,25 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) ->
     """Tables on the terminal and as files, and an extrapolation figure per set (Fig. 8)."""
     lines = sorted((x for x in lines if x["stage"] in order), key=lambda x: order.index(x["stage"]))
     grids = {
-        "table1": (tables.table_1(lines), "pass@k [%] at the longest budget (Table 1)"),
-        "majority": (tables.table_1(lines, "maj_at_k"), "maj@k [%] at the longest budget"),
-        "table3": (tables.table_3(lines), "accuracy [%] by test budget [tokens] (Table 3)"),
-        "forced": (tables.table_forced(lines), "budget forcing (App. I)"),
-    }
+        "table1": tables.table_1(lines), "majority": tables.table_1(lines, "maj_at_k"),
+        "table3": tables.table_3(lines), "forced": tables.table_forced(lines),
+    }  # fmt: skip
     files = {}
-    for name, (grid, title) in grids.items():
+    for name, grid in grids.items():
         if len(grid) > 1:
-            log.console.print(tables.terminal(grid, title))
             files |= {f"{name}.md": tables.markdown(grid), f"{name}.csv": tables.comma_separated(grid)}
     for name in sorted({line["set"] for line in lines}):
+        own = [line for line in lines if line["set"] == name]
+        for measure, word in (("pass_at_k", "pass@k"), ("maj_at_k", "maj@k")):  # side by side they would be too wide
+            header, *rows = tables.table_1(own, measure)
+            grid = [[column.removeprefix(f"{name} ") for column in header], *rows]
+            log.console.print(tables.terminal(grid, f"{name}: {word} [%] at the longest budget (Table 1)"))
         files[f"extrapolation-{name}.svg"] = figures.extrapolation_file(
-            [line for line in lines if line["set"] == name], order=order, title=name, train_budget=train_budget
+            own, order=order, title=name, train_budget=train_budget
         )
+    log.console.print(tables.terminal(grids["table3"], "accuracy [%] by test budget [tokens] (Table 3)"))
+    if len(grids["forced"]) > 1:
+        log.console.print(tables.terminal(grids["forced"], "budget forcing (App. I)"))
     if is_main():
         for name, text in files.items():
             path = log.workdir / name

@@ -9,6 +9,7 @@ import io
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 Grid = list[list[str]]
 
@@ -82,10 +83,10 @@ def comma_separated(grid: Grid) -> str:
 
 
 def terminal(grid: Grid, title: str) -> Table:
-    """The same on a terminal."""
-    table = Table(title=title)
+    """The same on a terminal; brackets in a label are no markup."""
+    table = Table(title=Text(title))
     for i, name in enumerate(grid[0]):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
     for row in grid[1:]:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
