@@ -41,7 +41,7 @@ def sharp(tiny):
     return model, params | {"embed_vd": params["embed_vd"] * 8}
 
 
-def draw(sharp, directory, *, budget, asked=None, part="response", stop_after=10**9, slots=16):
+def draw(sharp, directory, *, budget, asked=None, part="response", stop_after=10**9):
     model, params = sharp
     responses, heard = Responses(epath.Path(directory)), []
 
@@ -56,7 +56,7 @@ def draw(sharp, directory, *, budget, asked=None, part="response", stop_after=10
     try:
         fill(
             responses, part, asked, model, params, TOKENIZER, ids=IDS, key=jax.random.key(3), stop=(*TOKENIZER.stop, 5),
-            slots=slots, prefill_rows=4, groups=1, on_finished=on_finished, block=8, temperature=1.0, top_k=0,
+            slots=16, prefill_rows=4, groups=1, on_finished=on_finished, block=8, temperature=1.0, top_k=0,
             top_p=1.0,
         )  # fmt: skip
     except KeyboardInterrupt:
@@ -72,14 +72,14 @@ def long(sharp, tmp_path_factory):
 
 
 def test_only_what_is_missing_is_drawn_and_comes_out_the_same(sharp, long, tmp_path, monkeypatch):
-    """Guards noise that hangs on the order, the number of responses asked for, or the slots; a line that a kill cut."""
+    """Guards noise that hangs on the order or the number of responses asked for; a line that a kill cut."""
     monkeypatch.setattr("e3jax.eval.responses.AT_ONCE", 12)
     first, drawn = draw(sharp, tmp_path, budget=32, stop_after=7)
     assert 7 <= drawn == len(first.known) < 30
     (file,) = tmp_path.iterdir()
     text = file.read_text()
     file.write_text(text[:-40])  # killed inside the last line
-    again, more = draw(sharp, tmp_path, budget=32, slots=8)
+    again, more = draw(sharp, tmp_path, budget=32)
     assert more == 30 - (drawn - 1)
     assert again.known == long.known == Responses(epath.Path(tmp_path)).known
     assert draw(sharp, tmp_path, budget=32)[1] == 0

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 FLAGS = (
     "--config.sampler.slots=16", "--config.sampler.prefill_rows=4", "--config.sampler.block=4",
     "--config.budgets=(16,48)", "--config.pass_ks=(1,8)", "--config.train_budget=16",
-    "--config.forcing.early_stop=(16,)", "--config.forcing.wait=(1,2)", "--config.forcing.phrases=('no','yes')",
+    "--config.forcing.early_stop=(16,)", "--config.forcing.wait=(1,)", "--config.forcing.phrases=('no','yes')",
     "--config.forcing.thinking=16", "--config.forcing.extension=8", "--config.forcing.samples=2",
     "--config.grader.workers=1",
 )  # fmt: skip
@@ -95,9 +95,9 @@ def test_killed_and_stopped_ends_with_the_same_numbers(checkpoint, tmp_path):
     for name in RECORDS:
         assert (killed / name).read_text() == (straight / name).read_text(), name
     (line,) = [json.loads(x) for x in (straight / "eval.jsonl").read_text().splitlines()]
-    assert set(line["forcing"]) == {"stop-16", "wait-1", "wait-2"} and line["pass_at_k_budget"] == 48
+    assert set(line["forcing"]) == {"stop-16", "wait-1"} and line["pass_at_k_budget"] == 48
     waits = [json.loads(x) for x in (straight / "forced.jsonl").read_text().splitlines()]
-    assert len(waits) == 3 * 6 * 2 and any(x["forced"] for x in waits)
+    assert len(waits) == 2 * 6 * 2 and any(x["forced"] for x in waits)
     assert all(x["length"] == x["forced"] + x["sampled"] <= 48 + 12 for x in waits)
     assert len((straight / "problems.jsonl").read_text().splitlines()) == 6 and (straight / "DONE").exists()
     other = start(f"{tmp_path}/absent", straight, tmp_path)  # the same label for another model

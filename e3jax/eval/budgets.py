@@ -3,8 +3,8 @@
 A trace is what stands after the prompt, sampled and forced tokens together. It is continued by asking for more with
 prompt + trace as the prompt and the same sample number: noise belongs to a position, however the tokens before it came
 about, so none is used twice in a trace (words that replace an ending have as many tokens: "</think>" is one). Both
-ways begin with a prefix of the one long response: a
-sample drawn with a shorter limit *is* that prefix (metrics/extrapolation.py).
+ways begin with a prefix of the one long response: a sample drawn with a shorter limit *is* that prefix
+(metrics/extrapolation.py).
 
     trace = thought(response, close=close, stop=stop, budget=4096)
     trace = force(trace, sentence)          # then ask on, and: continued(trace, drawn)

@@ -259,10 +259,10 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) ->
             files |= {f"{name}.md": tables.markdown(grid), f"{name}.csv": tables.comma_separated(grid)}
     for name in sorted({line["set"] for line in lines}):
         own = [line for line in lines if line["set"] == name]
-        for measure, word in (("pass_at_k", "pass@k"), ("maj_at_k", "maj@k")):  # side by side they would be too wide
+        for measure, word in (("pass_at_k", "pass@k"), ("maj_at_k", "maj@k")):  # sets side by side would be too wide
             header, *rows = tables.table_1(own, measure)
             grid = [[column.removeprefix(f"{name} ") for column in header], *rows]
-            log.console.print(tables.terminal(grid, f"{name}: {word} [%] at the longest budget (Table 1)"))
+            log.console.print(tables.terminal(grid, f"{name}: {word} [%] at the longest budget"))
         files[f"extrapolation-{name}.svg"] = figures.extrapolation_file(
             own, order=order, title=name, train_budget=train_budget
         )
