@@ -53,7 +53,7 @@ def test_files(tmp_path, suffix):
 
 
 def test_malformed_rows_are_listed(tmp_path, capsys):
-    """By line, with the others' numbers unchanged. Guards: a row that vanishes, a run that stops for one row of many."""
+    """By line, the others' numbers unchanged. Guards: a row that vanishes, a run that stops for one row of many."""
     rows = [*GOOD, *GOOD, *GOOD]
     rows[4] = {"problem": "p", "answer": " "}
     rows[9] = "{broken"
@@ -133,7 +133,7 @@ def test_prepared_sets(tmp_path):
         prepare(source, tmp_path / "bucket/set")
     about = tmp_path / "bucket/set/set.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"rows": 30}))
-    with pytest.raises(UserError, match="holds 31 rows, set.json says 30: prepare it again"):
+    with pytest.raises(UserError, match=r"holds 31 rows, set\.json says 30: prepare it again"):
         load_set(str(tmp_path / "bucket/set"), prompt="e3")
 
 
@@ -213,8 +213,8 @@ def test_gsm8k_through_tfds(tmp_path, monkeypatch):
 def test_names():
     """Every set that issue and README name."""
     assert set(SETS) | set(TFDS) >= {
-        "deepscaler", "e3-math-easy", "e3-math-medhard", "hmmt-aime-2025", "aime24", "aime25", "hmmt25", "amc", "math500",
-        "omni-math", "openmathreasoning", "mmlu", "mmlu-pro", "gpqa-diamond", "gsm8k",
+        "deepscaler", "e3-math-easy", "e3-math-medhard", "hmmt-aime-2025", "aime24", "aime25", "hmmt25", "amc",
+        "math500", "omni-math", "openmathreasoning", "mmlu", "mmlu-pro", "gpqa-diamond", "gsm8k",
     }  # fmt: skip
     assert short_name("gs://b/sets/easy") == "easy" and short_name("a/b@test") == "a/b@test"
 
@@ -223,7 +223,7 @@ def test_names():
 
 
 def test_epochs(tmp_path):
-    """Every problem once an epoch, in another order each, whatever the blocks asked for; another seed, another order."""
+    """Every problem once an epoch, in another order each, whatever the blocks asked for, and with another seed."""
     name = write(tmp_path / "mine.json", GOOD)
     draw = open_stream("math", name, seed=0, split="train", prompt="e3")
     straight = [p.meta["index"] for p in draw(0, 90)]
