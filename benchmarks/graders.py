@@ -67,7 +67,7 @@ def perturbations(gold: str) -> dict[str, str]:
     wrong = {}
     rest = gold[head:]
     wrong["sign"] = gold[:head] + (rest.lstrip()[1:] if rest.lstrip().startswith("-") else "-" + rest)
-    if rest.startswith(r"\pm"):
+    if re.match(r"\\pm|0(?![\d.])", rest):
         del wrong["sign"]
     if first:
         digit = str((int(first[0][0]) + 1) % 10 or 1) if len(first[0]) == 1 else None

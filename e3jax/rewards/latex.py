@@ -70,6 +70,8 @@ def normal(text: str) -> str:
     text = re.sub(r"(\\(?:frac|binom)\s*\{[^{}]*\})\s*(\\[A-Za-z]+|[^{}\\\s])", r"\1{\2}", text)
     text = re.sub(r"\\sqrt\s*([A-Za-z0-9])", r"\\sqrt{\1}", text)
     text = re.sub(r"([\^_])\s*\{\s*([A-Za-z0-9])\s*\}", r"\1\2", text)
+    if not re.match(r"\s*(?:\\\{|[(\[])", text):  # in brackets "1,000" is two numbers
+        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), text)
     text = re.sub(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])", "", re.sub(r"\s+", " ", text)).strip()
     text = text.rstrip(".,;")
     for _ in range(MAX_LAYERS):
@@ -79,8 +81,6 @@ def normal(text: str) -> str:
         if text[0] == "(" and len(split(inner, ",")) > 1:
             break
         text = inner
-    if text[:1] not in ("(", "["):  # in brackets "1,000" is two numbers
-        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), text)
     text = re.sub(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,/])", lambda m: m[0].replace(" ", ""), text)
     return text
 
@@ -91,7 +91,7 @@ def _without_unit(text: str) -> str:
     plain = re.search(rf"(?<=[\d}})])\s+((?:[a-z]{{3,}}|{SHORT_UNITS})(?: [a-z]{{2,}})*)(?:\^\{{?\d\}}?)?\.?$", text)
     for unit in (styled, plain):
         before = text[: unit.start()].rstrip() if unit else ""
-        if before and before[-1] in "0123456789})" and not NOT_UNITS.search(unit[1]):
+        if re.search(r"(?:[\d)}]|\\pi)$", before) and not NOT_UNITS.search(unit[1]):
             return before
     return text
 
