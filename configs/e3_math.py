@@ -93,7 +93,7 @@ def get_config(argument: str = "stage=1"):
     c.sampler.block = 32  # steps; one block is about half a second on v5e at best (AOT)
 
     # A short look at the end of the stage; evaluation as in the paper's tables is configs/eval_math.py
-    c.eval.sets = {"AIME 25": "aime25", "HMMT Feb 25": "hmmt25"}
+    c.eval.sets = {"aime25": "aime25", "hmmt25": "hmmt25"}
     c.eval.problems = 30  # all there are
     c.eval.samples = 4  # own choice; A.7: 128
     c.eval.budgets = (8192, 16_384, 32_768)  # A.7: 32,768 and shorter cuts of it

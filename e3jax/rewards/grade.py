@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from e3jax.errors import UserError
 from e3jax.rewards import countdown, math, mcq, multiplication
-from e3jax.rewards.extract import Grade
+from e3jax.rewards.extract import WHERE, Grade
 
 BOXED = {"math": math.grade_text, "mcq": mcq.grade_text, "multiplication": multiplication.grade_text}
 
@@ -22,7 +22,7 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
     if problem.task != "countdown" and problem.task not in BOXED:
         raise ValueError(f"{problem.id}: no grader for task {problem.task!r}; add it here")
     if problem.task in BOXED and "where" not in problem.meta:
-        raise UserError(f'{problem.id}: meta has no "where" (response, after_thinking or anywhere): whoever made it must')
+        raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {", ".join(WHERE)}')
     if not done:
         return Grade(0.0, "truncated")
     if problem.task == "countdown":

@@ -21,6 +21,7 @@ unreadable (no expression at all for math-verify).
 """
 
 import functools
+import logging
 import re
 from collections.abc import Sequence
 
@@ -29,7 +30,8 @@ from e3jax.rewards.extract import Grade, boxed_answer, last_boxed
 from e3jax.rewards.latex import MAX_CHARS, normal, number, parts, unnamed
 
 MAX_PARSED = 300  # characters of an expression for math-verify
-MAX_NESTING, MAX_DIGITS, MAX_POWER, MAX_FACTORIAL, MAX_ITEMS, MAX_LEVELS = 16, 40, 10_000, 5000, 24, 4
+MAX_NESTING, MAX_DIGITS, MAX_POWER, MAX_FACTORIAL, MAX_SYMBOLIC = 16, 40, 10_000, 5000, 20  # of sympy's work: too_big
+MAX_ITEMS, MAX_LEVELS = 24, 4  # of a list, of lists in lists
 UNDONE = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|max|min|sup|inf|gcd|lcm)(?![A-Za-z])")
 
 
@@ -70,7 +72,7 @@ def _same(gold: str, answer: str, *, levels: int) -> str:
     kind, items = parts(gold)
     given_kind, given = parts(answer)
     if kind != given_kind or len(items) != len(given):
-        one = kind == given_kind == "" or {kind, given_kind} <= {"", "list"} and len(items) == len(given) == 1
+        one = kind == given_kind == "" or ({kind, given_kind} <= {"", "list"} and len(items) == len(given) == 1)
         if not one:
             return "not_a_number" if number(gold) and given_kind == "" else "wrong_value"
     if kind == given_kind == "":
@@ -135,41 +137,64 @@ def _parsed(gold: str, answer: str) -> str:
     wanted, given = _expression(gold), _expression(answer)
     if not wanted or not given:
         return "unreadable"
-    import math_verify
-
-    return "correct" if math_verify.verify(wanted, given, timeout_seconds=None) else "wrong_value"
+    verifier, _ = _math_verify()
+    return "correct" if verifier.verify(wanted, given, timeout_seconds=None) else "wrong_value"
 
 
 def too_big(text: str) -> bool:
-    """Towers of powers, huge exponents and factorials, long digit runs, deep nesting: sympy would not come back.
+    r"""Whether sympy may not come back: deep nesting, long digit runs, powers of powers, big exponents and factorials.
 
-    >>> too_big("9^9^9^9"), too_big("(10^9)!"), too_big("2^{25}26!"), too_big("x^{n+1}")
-    (True, True, False, False)
+    >>> too_big("9^9^9^9"), too_big("(10^9)!"), too_big("2^{25}26!"), too_big("x^{n+1}"), too_big(r"\binom{x}{100}")
+    (True, True, False, False, True)
     """
     depth = deepest = 0
     for bracket in re.findall(r"[(\[{]|[)\]}]", text):
         depth += 1 if bracket in "([{" else -1
         deepest = max(deepest, depth)
-    powers = re.findall(r"(?:\^|\*\*)\{?[+-]?(\d+)", text)
-    return (
+    powers = [int(power) for power in re.findall(r"(?:\^|\*\*)\{?[+-]?(\d{1,9})", text)]
+    if (
         deepest > MAX_NESTING
-        or re.search(rf"\d{{{MAX_DIGITS + 1}}}", text) is not None
-        or re.search(r"\^ ?(?:\w|\{[^{}]*)\^|\)\^?\{?\d{3,}|!\^|!!|\^ ?\w!|\^\{[^{}]*!|\*\*.*\*\*", text) is not None
-        or ("!" in text and re.search(r"[)}]!", text) is not None and "^" in text)
-        or any(int(power) > MAX_POWER for power in powers)
-        or sum(int(power) >= 100 for power in powers) > 2
-        or any(int(n) > MAX_FACTORIAL for n in re.findall(r"(\d+)[)}]*!", text))
+        or re.search(rf"\d{{{MAX_DIGITS + 1}}}", text)
+        or re.search(r"\^ ?(?:\w|\\[A-Za-z]+|\{[^{}]*)\^|\*\*.*\*\*|\)\^\{?-?\d{3,}", text)  # towers, (…)^100
+        or max(powers, default=0) > MAX_POWER
+        or sum(power >= 100 for power in powers) > 2
+    ):
+        return True
+    if re.search(r"!|\\(?:binom|Gamma|zeta)(?![A-Za-z])", text) is None:
+        return False
+    integers = [int(n) for n in re.findall(r"\d+", text)]
+    return (
+        max(integers, default=0) > MAX_FACTORIAL
+        or re.search(r"!!|!\^|\^ ?\w!|\^\{[^{}]*!|[)}]! ?[)}]!", text) is not None
+        or ("^" in text and re.search(r"[)}]!|\\Gamma|\\zeta", text) is not None)
+        or (re.search(r"\\binom\{[^{}]*[A-Za-z]", text) is not None and max(integers, default=0) > MAX_SYMBOLIC)
     )
 
 
 @functools.lru_cache(maxsize=1024)  # a group's responses share the problem's answer
 def _expression(text: str) -> list:
-    """math-verify's reading, LaTeX only: its plain-text reader is sympy's, which calls eval."""
+    r"""math-verify's reading, LaTeX only (its plain-text reader is sympy's, which calls eval); [] if there is none.
+
+    Decimals become fractions: with floats it rounds to 6 places and takes 3.141593 for \pi.
+    """
+    verifier, reader = _math_verify()
+    text = re.sub(r"(\d*)\.(\d+)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}}", text)  # exact, no floats
+    return verifier.parse(f"${text}$", [reader], fallback_mode="no_fallback", parsing_timeout=None)
+
+
+@functools.cache
+def _math_verify() -> tuple:
+    """The library and how it reads: units, boxes and equations are normal()'s business."""
     try:
         import math_verify
+        from latex2sympy2_extended.math_normalization import NormalizationConfig
     except ImportError as error:
         raise UserError(
-            "answers that are no numbers are compared by math-verify, which is not installed: pip install 'e3jax[math]'"
+            "an answer that is no number is compared by math-verify, which is not installed: pip install 'e3jax[math]'"
         ) from error
-    config = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
-    return math_verify.parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=None)
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off
+    nothing_of_ours = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    reader = math_verify.LatexExtractionConfig(boxed_match_priority=0, normalization_config=nothing_of_ours)
+    return math_verify, reader

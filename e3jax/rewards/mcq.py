@@ -13,15 +13,15 @@ from e3jax.rewards.latex import normal
 
 MAX_CHARS = 1000
 LAST_CHOICE = "J"  # MMLU-Pro's tenth
-BOXED = re.compile(r"\(?([A-Za-z])(?:\)|[.:,]|\)[.:]| |$)", re.ASCII)
+BOXED = re.compile(r"\(?([A-Za-z])(?:[).:]|$)", re.ASCII)
 SAID = re.compile(r"(?i:\banswer(?: is|:| is:)?)[ \n]{0,4}(?:\*\*)?\(?([A-Z])\b", re.ASCII)
 
 
 def grade_text(problem, text: str, *, where: str) -> Grade:
     """A response -> Grade; `problem.answer` is a capital letter, `where` as in extract.boxed_answer.
 
-    In the box: "C", "(C)", "c", "C. because", "\\text{C) …}". Without any box the last "answer is C" or "Answer: C" of
-    the text after the thinking counts (of all the text where="anywhere").
+    In the box: "C", "(C)", "c", "C. because", "\\text{C) …}"; two letters are none. Without
+    any box the last "answer is C" or "Answer: C" of the text after the thinking counts.
     """
     answer, why = boxed_answer(text, where=where)
     if answer is None:

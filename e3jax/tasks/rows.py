@@ -216,7 +216,7 @@ def tfds_rows(name: str, *, split: str) -> Iterator[Row]:
     tfds = needed("tensorflow_datasets", "tensorflow-datasets importlib_resources", f"{name} through TFDS")
     needed(f"tensorflow_datasets.text.{name}", "tensorflow-datasets", f"{name} through TFDS")  # else it is not found
     try:
-        data = tfds.data_source(name, split=split)
+        data = tfds.data_source(name, split=split, builder_kwargs={"file_format": "array_record"})  # its own wants TF
     except Exception as error:  # TFDS, its downloads and its file systems have no common base
         raise UserError(
             f"{name} cannot be read through TFDS ({type(error).__name__}: {first_line(error)}). Where there is no "
