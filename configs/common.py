@@ -35,7 +35,14 @@ def base_config() -> ConfigDict:
     c.mesh.tensor = 1
 
     c.task = ConfigDict()
-    c.task.form = "calculator"  # "calculator" (tiny models) or "paper" (e3's Countdown, real tokenizers)
+    # "calculator" (tiny models) or "paper" (e3's Countdown, real tokenizers): a stage names its `numbers`;
+    # "math" (any set of questions, multiple choice too): its `set`; "multiplication": its `digits`
+    c.task.form = "calculator"
+    c.task.prompt = ""  # of "math" and "multiplication": a name of tasks/prompts.py; Countdown has its own
+    c.task.thinking = True  # the chat template's enable_thinking; A.3: Qwen3's default
+    # where graders look for a boxed answer: "response": </think> must be there, and the last box counts, inside the
+    # thinking too (A.4, e3's reward); "after_thinking" (stricter); "anywhere" (models that do not think)
+    c.task.where = "response"
     c.task.prompt_room = 8  # tokens set aside for the prompt when a budget is checked against the model
 
     c.sampler = ConfigDict()
@@ -94,7 +101,7 @@ def base_config() -> ConfigDict:
 
     c.eval = ConfigDict()
     c.eval.sets = ConfigDict()
-    c.eval.problems = 512  # per set, held out
+    c.eval.problems = 512  # per set, held out; a set that has fewer gives all it has
     c.eval.samples = 1  # responses per problem
     c.eval.budgets = (96, 192, 384)
     c.eval.temperature = 1.0
@@ -134,7 +141,7 @@ def sft_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
 
 
 def grpo_stage(*, budget, **fields) -> ConfigDict:
-    """An RL stage: numbers, budget (tokens, or 'auto' for Eq. 2), steps, lr; no warm-up (A.5)."""
+    """An RL stage: numbers, set or digits; budget (tokens, or 'auto' for Eq. 2), steps, lr; no warm-up (A.5)."""
     stage = ConfigDict({"kind": "grpo", "evaluated": True, "warmup": 0, **fields})
     stage.budget = config_dict.placeholder(object)  # either type may be given on the command line
     stage.budget = budget

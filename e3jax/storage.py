@@ -1,7 +1,7 @@
 """Writes that wait for a full disk or a bucket that is away, then give up in one sentence; local paths and gs://.
 
-    patiently(f"write {path}", lambda: path.write_text(text))   # tries again, with a minute of waiting
-    append(path, '{"step": 1}\n')                               # whole or not at all
+patiently(f"write {path}", lambda: path.write_text(text))   # tries again, with a minute of waiting
+append(path, '{"step": 1}\n')                               # whole or not at all
 """
 
 import os

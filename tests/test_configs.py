@@ -11,7 +11,10 @@ from e3jax.errors import UserError
 from e3jax.train.check import check
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common", "e3_math"))
+CONFIGS = sorted(
+    p.stem for p in (ROOT / "configs").glob("*.py")
+    if p.stem not in ("__init__", "common", "e3_math") and not p.stem.startswith("eval_")  # tests/test_eval_run.py
+)  # fmt: skip
 
 
 def load(name):
@@ -25,14 +28,46 @@ def test_config_loads_and_is_possible(name, monkeypatch):
 
 
 @pytest.mark.parametrize("argument", ["stage=1", "stage=2", "stage=2,model=8b", "stage=2,seq=32k", "stage=1,chips=16"])
-def test_e3_math_lacks_its_task_only(argument, monkeypatch):
-    """Lab notes rot where nothing reads them: with a task that exists, all other fields pass."""
+def test_e3_math_is_possible(argument, monkeypatch):
+    """Lab notes rot where nothing reads them."""
     config = importlib.import_module("configs.e3_math").get_config(argument)
     monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
-    with pytest.raises(UserError, match=r"config\.task\.form='math'"):
-        check(config)
-    config.task.form, config.stages.math.numbers = "paper", (3,)
     check(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.stages.math.update(set="e3-math-esay"), "config.stages.math.set='e3-math-esay': use one of deeps"),
+        (lambda c: c.stages.math.update(set=""), "config.stages.math.set=''"),
+        (lambda c: c.eval.sets.update({"x": "aime26"}), r"config.eval.sets\['x'\]='aime26'"),
+        (lambda c: c.task.update(prompt="multiply"), "config.task.prompt: prompt 'multiply' is not one for problem"),
+        (lambda c: c.task.update(form="maths"), "config.task.form='maths': use one of 'calculator', 'paper', 'math'"),
+        (lambda c: c.task.update(form="paper"), "config.eval.sets"),
+        (lambda c: c.update(tokenizer="words"), "config.tokenizer='words': task.form='math' wants a hub tokenizer"),
+    ],
+)
+def test_e3_math_says_what_is_wrong(change, words, monkeypatch):
+    """A misspelt set would otherwise be found out by 128 chips."""
+    config = importlib.import_module("configs.e3_math").get_config()
+    monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
+    change(config)
+    with pytest.raises(UserError, match=words):
+        check(config)
+
+
+def test_multiplication_is_possible(monkeypatch):
+    """Digits instead of a set, and a prompt of two numbers."""
+    config = importlib.import_module("configs.e3_math").get_config()
+    monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
+    config.task.form, config.task.prompt, config.eval.sets = "multiplication", "multiply-check", {"5x5": (5, 5)}
+    with pytest.raises(UserError, match="wants 'digits', which says which problems"):
+        check(config)
+    config.stages.math.digits = (5, 5)
+    check(config)
+    config.stages.math.digits = (5, 0)
+    with pytest.raises(UserError, match=r"config.stages.math.digits=\(5, 0\): two counts of digits"):
+        check(config)
 
 
 @pytest.mark.parametrize("argument", ["stage=3", "size=8b", "stage=1,model=7b", "chips=many"])

@@ -73,7 +73,7 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
     wrong answer without having found a "yes" (calculator form) or with a wrong answer (free text).
     right_verdicts / verdicts: the verifier's accuracy; false_yes / yes: how often "yes" is wrong.
     """
-    if problem.meta["form"] != "calculator":
+    if problem.task != "countdown" or problem.meta["form"] != "calculator":
         keys = [attempt_key(a) for a in attempts_text(text)]
         return {
             "attempts": len(keys),

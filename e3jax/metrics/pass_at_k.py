@@ -7,7 +7,7 @@ that c of the n are correct (Chen et al. 2021, Eq. 1):
 
 Averaged over problems it estimates 1 − (1 − p)^k without bias. verl's best@k resamples with
 replacement and is biased low: do not put the two in one table. Its error is that of the problems
-(30 in AIME) before that of the samples, so the interval resamples problems.
+(30 in AIME) before that of the samples, so intervals resample problems; `two_level_interval` resamples samples too.
 
 Usage: `pass_at_k(num_samples, num_correct, 8).mean()`.
 """
@@ -49,3 +49,27 @@ def bootstrap_interval(values_p, *, level, resamples, rng):
     means = values[rng.integers(values.size, size=(resamples, values.size))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def two_level_interval(num_samples, num_correct_p, k, *, level, resamples, rng):
+    """(low, high) of mean pass@k, by resampling problems, and in each of them its samples, with replacement.
+
+    A resampled problem has c* ~ Binomial(n, c / n) correct samples, hence pass@k on average 1 − (1 − c/n)^k: less than
+    the estimate, which draws without replacement. So the quantiles are taken of the deviations from that mean and
+    put around the estimate (kept in [0, 1]). Problems already vary with their samples' noise, so the second level makes
+    the interval a little wide, by about 1/n of the samples' variance. `num_samples` is one number, the other [P].
+
+    >>> two_level_interval(8, [0, 8, 8, 0], 1, level=0.95, resamples=1000, rng=np.random.default_rng(0))
+    (0.0, 1.0)
+    """
+    c = np.asarray(num_correct_p)
+    if c.ndim != 1 or c.size == 0:
+        raise ValueError(f"num_correct must be [P], at least one problem; got shape {c.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    of_count = pass_at_k(num_samples, np.arange(num_samples + 1), k)
+    estimate, centre = pass_at_k(num_samples, c, k).mean(), (1 - (1 - c / num_samples) ** k).mean()
+    drawn = c[rng.integers(c.size, size=(resamples, c.size))]
+    means = of_count[rng.binomial(num_samples, drawn / num_samples)].mean(axis=1)
+    low, high = estimate + np.quantile(means - centre, [(1 - level) / 2, (1 + level) / 2])
+    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))

@@ -1,11 +1,17 @@
-"""What all graders share: the verdict, and the answer cut out of a response.
+r"""What all graders share: the verdict, and the answer cut out of a response.
 
 last_answer("<think>…</think> <answer> 1 + 2 </answer>")  # "1 + 2"
+boxed_answer(r"<think>…</think> so \boxed{\frac{1}{2}}", where="response")  # (r"\frac{1}{2}", "")
 """
 
+import re
 from typing import NamedTuple
 
+from e3jax.errors import UserError
+
 OPEN, CLOSE = "<answer>", "</answer>"
+THINKING_ENDS = "</think>"
+WHERE = ("response", "after_thinking", "anywhere")
 
 
 class Grade(NamedTuple):
@@ -33,3 +39,47 @@ def last_answer(text: str, *, last_line_only: bool = False) -> str | None:
         return None
     start += len(OPEN)
     return text[start : text.index(CLOSE, start)].strip()
+
+
+def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:
+    r"""The answer of a response as e3's mathematics reward reads it -> (answer, "") or (None, why there is none).
+
+    `where`: "response" needs a </think> and takes the last \boxed of the whole response, inside the thinking too
+    (the reference, ALGORITHMS A.4); "after_thinking" looks only behind the last </think>; "anywhere" needs no
+    </think>, for models that do not think. Why: "no_thinking", "no_answer". UserError for another `where`.
+
+    >>> boxed_answer(r"a \boxed{1} </think> b", where="response")
+    ('1', '')
+    >>> boxed_answer(r"a \boxed{1} </think> b", where="after_thinking")
+    (None, 'no_answer')
+    """
+    if where not in WHERE:
+        raise UserError(f"where={where!r}: an answer is looked for in one of {', '.join(WHERE)}")
+    end = text.rfind(THINKING_ENDS)
+    if where != "anywhere" and end < 0:
+        return None, "no_thinking"
+    answer = last_boxed(text[end + len(THINKING_ENDS) :] if where == "after_thinking" else text)
+    return (answer, "") if answer else (None, "no_answer")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What stands in the last \boxed{…} (\fbox{…} where there is no \boxed), stripped; None without a closing brace.
+
+    Braces count as LaTeX counts them: \{ and \} open and close nothing. Linear in len(text).
+
+    >>> last_boxed(r"\boxed{1} or \boxed{\left\{x^{2}\right.}")
+    '\\left\\{x^{2}\\right.'
+    >>> last_boxed(r"\boxed{1} or \boxed{2") is None
+    True
+    """
+    command = r"\boxed" if r"\boxed" in text else r"\fbox"
+    start = text.rfind(command)
+    opening = re.compile(r"\s*\{").match(text, start + len(command)) if start >= 0 else None
+    if opening is None:
+        return None
+    depth = 1
+    for token in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, opening.end()):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0:
+            return text[opening.end() : token.start()].strip()
+    return None

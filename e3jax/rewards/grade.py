@@ -5,20 +5,29 @@ grades = grade_all(problems, texts, rollouts.done)
 
 from collections.abc import Sequence
 
-from e3jax.rewards import countdown
-from e3jax.rewards.extract import Grade
+from e3jax.errors import UserError
+from e3jax.rewards import countdown, math, mcq, multiplication
+from e3jax.rewards.extract import WHERE, Grade
+
+BOXED = {"math": math.grade_text, "mcq": mcq.grade_text, "multiplication": multiplication.grade_text}
 
 
 def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -> Grade:
     """A response that its budget cut before EOS scores 0, reason "truncated": an answer never finished is none.
 
-    ValueError for a task that has no grader.
+    Tasks whose answer is boxed ("math", "mcq", "multiplication") read `problem.meta["where"]`: where it is looked for
+    (extract.boxed_answer). In the problem it reaches the grader's processes too.
+    ValueError for a task that has no grader; UserError without "where".
     """
-    if problem.task != "countdown":
+    if problem.task != "countdown" and problem.task not in BOXED:
         raise ValueError(f"{problem.id}: no grader for task {problem.task!r}; add it here")
+    if problem.task in BOXED and "where" not in problem.meta:
+        raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {", ".join(WHERE)}')
     if not done:
         return Grade(0.0, "truncated")
-    return countdown.grade_text(problem, text, last_line_only=last_line_only)
+    if problem.task == "countdown":
+        return countdown.grade_text(problem, text, last_line_only=last_line_only)
+    return BOXED[problem.task](problem, text, where=problem.meta["where"])
 
 
 def grade_all(

@@ -44,8 +44,8 @@ def padded(prompts: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray
     return rows
 
 
-def unsampled(prompts: Sequence[Sequence[int]], samples: int, *, pad: int) -> Rollouts:
-    """Rollouts with nothing sampled yet, as wide as the longest prompt."""
+def unsampled(prompts: Sequence[Sequence[int]], samples: int | Sequence[int], *, pad: int) -> Rollouts:
+    """Rollouts with nothing sampled yet, as wide as the longest prompt; `samples` a prompt, one number or many."""
     prompt_len = np.repeat([len(p) for p in prompts], samples).astype(np.int32)
     tokens = np.repeat(padded(prompts, int(prompt_len.max()), pad), samples, axis=0)
     return Rollouts(
@@ -78,7 +78,7 @@ def sample(
     *,
     ids: Sequence[int],
     key: jax.Array,
-    samples: int,
+    samples: int | Sequence[Sequence[int]],
     budget: int | Sequence[int],
     stop: Sequence[int | Sequence[int]],
     pad: int,
@@ -97,7 +97,8 @@ def sample(
 
     `budget` counts response tokens, the ending one too; one number, or one per response. A response is done when it
     draws a token of `stop` (EOS), or the last token of a sequence of tokens in it. `ids[p]` names prompt p in its
-    samples' keys. `cache="int8"` keeps keys and values in 8 bits, "compute" in the model's dtype.
+    samples' keys. `samples` is how many (0, 1, … are drawn), or the numbers of those that each prompt gets: what is
+    missing of a set can be drawn alone. `cache="int8"` keeps keys and values in 8 bits, "compute" in the model's dtype.
 
     `on_finished(rows, rollouts)` hears of the rows that finished since last time, which are final by then;
     `on_tokens(b, tokens, logps)` of what row b drew since last time, the ending token included. `stats` gets
@@ -107,20 +108,22 @@ def sample(
     """
     start = time.monotonic()
     stop = tuple((s,) if isinstance(s, int | np.integer) else tuple(s) for s in stop)
-    total = len(prompts) * samples
-    out = unsampled(prompts, samples, pad=pad)
+    each = [range(samples)] * len(prompts) if isinstance(samples, int | np.integer) else samples
+    number = np.concatenate([np.asarray(g, np.int32) for g in each])  # request -> number of its sample
+    owner = np.repeat(np.arange(len(prompts)), [len(g) for g in each])  # request -> prompt
+    total = len(owner)
+    out = unsampled(prompts, [len(g) for g in each], pad=pad)
     limit = out.prompt_len + np.broadcast_to(budget, total).astype(np.int32)
     if out.prompt_len.min() < 1:
-        raise ValueError(f"prompt {int(out.prompt_len.argmin()) // samples} is empty: give it at least a begin token")
+        raise ValueError(f"prompt {owner[out.prompt_len.argmin()]} is empty: give it at least a begin token")
     if limit.max() > model.config.max_length:
         at = int(limit.argmax())
         raise ValueError(
             f"prompt of {out.prompt_len[at]} + budget of {limit[at] - out.prompt_len[at]} tokens exceeds the model's "
             f"{model.config.max_length}"
         )
-    owner = np.repeat(np.arange(len(prompts)), samples)  # request -> prompt
     keys = jax.vmap(lambda i, g: jax.random.fold_in(jax.random.fold_in(key, i), g))(
-        jnp.asarray(ids, jnp.uint32)[owner], jnp.tile(jnp.arange(samples), len(prompts))
+        jnp.asarray(ids, jnp.uint32)[owner], jnp.asarray(number)
     )
 
     params = cast_matrices(params, model.dtype)  # once, not at every token

@@ -1,14 +1,55 @@
-"""Which problems a step sees: a function of (seed, step), so that there is nothing to save and nothing to resume.
+"""Which problems a step sees: a function of (seed, number), so that there is nothing to save and nothing to resume.
 
-problems = problems_at(form="calculator", numbers=(3, 4), seed=0, split="train", start=640, count=16)
+draw = open_stream("calculator", (3, 4), seed=0, split="train")
+problems = draw(640, 16)                                # problems 640 … 655
+draw = open_stream("math", "e3-math-easy", seed=0, split="train", prompt="e3")
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
+import numpy as np
+
+from e3jax.errors import UserError
 from e3jax.tasks.countdown import calculator_problem, paper_problem
+from e3jax.tasks.multiplication import multiplication_problem
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.prompts import Chat, qwen3_chat
+from e3jax.tasks.sets import load_set
 
 TEST_SEED = 1 << 31  # paper problems of the test split come from seeds no training run uses
+# config.task.form -> the field of a stage that says which problems: of a form's generator, or of a set
+FIELDS = {"calculator": "numbers", "paper": "numbers", "math": "set", "multiplication": "digits"}
+
+Stream = Callable[[int, int], list[Problem]]  # start, count -> problems
+
+
+def open_stream(
+    form: str, source, *, seed: int, split: str, prompt: str = "", chat: Chat = qwen3_chat, where: str = "response",
+    fits: Callable[[str], bool] = lambda text: True,
+) -> Stream:  # fmt: skip
+    """What draws problems start … start + count - 1 of a stage or an evaluation.
+
+    `source` is what the form's field says: numbers of Countdown, digits of multiplication, the name of a set. Countdown
+    and multiplication are made, without end, and no problem of split "test" is one of "train". A set (its own split is
+    part of its name: "NAME@SPLIT") is read once: with "train" every epoch is a new permutation of it, a function of
+    (seed, epoch), without end; with "test" it comes in its own order, once. `prompt`, `chat` and `where` are as
+    in tasks/sets.py. Of a set, problems whose whole text does not pass `fits` are left out, with a line on stderr.
+    """
+    if form in ("calculator", "paper"):
+        return lambda start, count: problems_at(
+            form=form, numbers=source, seed=seed, split=split, start=start, count=count
+        )
+    if form == "multiplication":
+        made = dict(digits=tuple(source), split=split, prompt=prompt, chat=chat, where=where)
+        return lambda start, count: [multiplication_problem(seed, i, **made) for i in range(start, start + count)]
+    if form != "math":
+        raise ValueError(f"task.form={form!r}: use one of {', '.join(FIELDS)}")
+    problems = fitting(source, load_set(source, prompt=prompt, seed=seed, chat=chat, where=where), fits)
+    if split == "test":
+        return lambda start, count: problems[start : start + count]
+    return lambda start, count: [problems[at(i, len(problems), seed)] for i in range(start, start + count)]
 
 
 def problems_at(*, form: str, numbers: Sequence[int], seed: int, split: str, start: int, count: int) -> list[Problem]:
@@ -25,3 +66,29 @@ def problems_at(*, form: str, numbers: Sequence[int], seed: int, split: str, sta
         shift = TEST_SEED if split == "test" else 0
         return [paper_problem(seed + shift, i, numbers=numbers[i % len(numbers)]) for i in range(start, start + count)]
     raise ValueError(f"task.form={form!r}: use 'calculator' or 'paper'")
+
+
+def at(i: int, size: int, seed: int) -> int:
+    """Which of `size` problems is the i-th of an endless stream: permutation i // size, place i % size."""
+    return int(permutation(seed, i // size, size)[i % size])
+
+
+@lru_cache(maxsize=4)  # a step may lie on the border of two epochs
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of one epoch: a function of its arguments."""
+    return np.random.default_rng([seed, epoch, size]).permutation(size)
+
+
+def fitting(name: str, problems: list[Problem], fits: Callable[[str], bool]) -> list[Problem]:
+    """The problems whose prompt is short enough; UserError when there is none."""
+    kept = [p for p in problems if fits(p.question)]
+    longer = [str(p.meta["index"]) for p in problems if not fits(p.question)] if len(kept) < len(problems) else []
+    if longer:
+        rows = ", ".join(longer[:20]) + (" …" if len(longer) > 20 else "")
+        print(
+            f"{name}: left out {len(longer)} of {len(problems)} problems, whose prompts are longer than "
+            f"config.task.prompt_room: rows {rows}", file=sys.stderr, flush=True,
+        )  # fmt: skip
+    if not kept:
+        raise UserError(f"{name}: no prompt fits config.task.prompt_room: raise it")
+    return kept

@@ -4,14 +4,13 @@ import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
-from e3jax.errors import UserError
+from e3jax.errors import UserError, need
 from e3jax.models.attention import KERNELS, resolve_kernel
-
-
-def need(holds: bool, field: str, value, allowed: str) -> None:
-    """Raise UserError("config.field=value: allowed") unless it holds."""
-    if not holds:
-        raise UserError(f"config.{field}={value!r}: {allowed}")
+from e3jax.rewards.extract import WHERE
+from e3jax.tasks.prompts import need_prompt
+from e3jax.tasks.rows import is_place
+from e3jax.tasks.sets import SETS, TFDS
+from e3jax.tasks.stream import FIELDS
 
 
 def need_one_of(c: ConfigDict, field: str, allowed: tuple) -> None:
@@ -30,7 +29,9 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "model.remat", ("none", "attention", "full"))
     need_one_of(c, "grpo.old_logp", ("trainer", "sampler"))
     need_one_of(c, "sampler.cache", ("compute", "int8"))
-    need_one_of(c, "task.form", ("calculator", "paper"))
+    need_one_of(c, "task.form", tuple(FIELDS))
+    need_one_of(c, "task.where", WHERE)
+    check_prompt(c)
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))
     need_one_of(c, "grpo.weights.positive_denominator", ("shrunken", "fixed"))
@@ -73,14 +74,35 @@ def check_counts(c: ConfigDict) -> None:
     for section, name in (("eval", "budgets"), ("eval", "pass_ks"), ("budget_rule", "budgets")):
         values = tuple(c[section][name])
         need(len(values) > 0 and min(values) >= 1, f"{section}.{name}", values, "name at least one, each 1 or more")
-    for name, numbers in c.eval.sets.items():
-        need_numbers(c, f"eval.sets[{name!r}]", numbers)
+    for name, source in c.eval.sets.items():
+        need_source(c, f"eval.sets[{name!r}]", source)
 
 
-def need_numbers(c: ConfigDict, field: str, numbers) -> None:
-    """How many numbers a Countdown problem has: what its generator makes."""
-    most = 6 if c.task.form == "calculator" else 12
-    need(len(numbers) > 0 and all(2 <= n <= most for n in numbers), field, tuple(numbers), f"2 to {most} each")
+def check_prompt(c: ConfigDict) -> None:
+    """task.prompt is one of the task's."""
+    fields = {"math": ("problem",), "multiplication": ("a", "b")}
+    if c.task.form in fields:
+        try:
+            need_prompt(c.task.prompt, fields[c.task.form])
+        except UserError as error:
+            raise UserError(f"config.task.prompt: {error}") from error
+
+
+def need_source(c: ConfigDict, field: str, source) -> None:
+    """Which problems, in the form's own way (tasks/stream.py): numbers, digits, or the name of a set."""
+    form, several = c.task.form, isinstance(source, tuple | list)
+    if form == "math":
+        need(isinstance(source, str), field, source, "name a set (tasks/sets.py), a hub id or a path")
+        base = source.partition("@")[0]
+        need(base in SETS or base in TFDS or base.count("/") == 1 or is_place(base), field, source,
+             f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path")  # fmt: skip
+    elif form == "multiplication":
+        need(several and len(source) == 2 and all(1 <= d <= 18 for d in source), field, source,
+             "two counts of digits, 1 to 18 each")  # fmt: skip
+    else:  # how many numbers a Countdown problem has: what its generator makes
+        most = 6 if form == "calculator" else 12
+        need(several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source), field,
+             tuple(source) if several else source, f"2 to {most} each")  # fmt: skip
 
 
 def check_grpo(g: ConfigDict) -> None:
@@ -134,7 +156,9 @@ def check_stages(c: ConfigDict, room: int) -> None:
         need(stage.kind in ("sft", "grpo"), f"{field}.kind", stage.kind, "use 'sft' or 'grpo'")
         need(stage.steps >= 1, f"{field}.steps", stage.steps, "use 1 or more")
         need(stage.lr > 0, f"{field}.lr", stage.lr, "must be above 0")
-        need_numbers(c, f"{field}.numbers", stage.numbers)
+        of = FIELDS[c.task.form]
+        need(of in stage, field, sorted(stage), f"task.form={c.task.form!r} wants {of!r}, which says which problems")
+        need_source(c, f"{field}.{of}", stage[of])
         if stage.kind == "sft":
             need(
                 c.task.form == "calculator", f"{field}.kind", "sft", "base traces exist for task.form='calculator' only"

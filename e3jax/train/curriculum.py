@@ -23,7 +23,7 @@ from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, stop_asked
 from e3jax.sharding import assert_sharded
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.stream import FIELDS, Stream
 from e3jax.train import grpo, sft
 from e3jax.train.number_features import number_features
 from e3jax.train.setup import Run, make_run
@@ -48,7 +48,7 @@ def initial_params(run: Run, *, number_embeddings: bool, init_from: str):
 
 
 def automatic_budget(
-    run: Run, params, *, stage: str, stage_index: int, numbers, first_problem: int,
+    run: Run, params, *, stage: str, stage_index: int, draw: Stream, first_problem: int,
     incoming_budget: int | None, budgets, kappa: float, problems: int, samples: int, temperature: float, sampler: dict,
 ) -> int:  # fmt: skip
     """Eq. 2 on `problems` training problems of the stage; asked once, then read from budget.jsonl."""
@@ -56,9 +56,7 @@ def automatic_budget(
         if line["stage"] == stage:
             return line["chosen"]
     grid = sorted({m * b for b in budgets for m in (1, 2)})
-    asked = problems_at(
-        form=run.form, numbers=numbers, seed=run.seed, split="train", start=first_problem, count=problems
-    )
+    asked = draw(first_problem, problems)
     with run.log.phase(f"{stage}: budget by Eq. 2", total=problems * samples) as phase:
         line, graded = evaluate(
             run.model, params, run.tokenizer, asked, key=run.key(stage_index, BUDGET_KEY), samples=samples,
@@ -91,13 +89,13 @@ def evaluate_stage(
     for index, name in enumerate(sorted(sets)):
         if name in known:
             continue
-        asked = problems_at(form=run.form, numbers=sets[name], seed=run.seed, split="test", start=0, count=problems)
-        with run.log.phase(f"{stage}: eval, {name}", total=problems * samples) as phase:
+        asked = run.draw_from(sets[name], split="test")(0, problems)  # a set that has fewer gives all
+        with run.log.phase(f"{stage}: eval, {name}", total=len(asked) * samples) as phase:
             line, graded = evaluate(
                 run.model, params, run.tokenizer, asked, key=run.key(index, EVAL_KEY), samples=samples,
                 budgets=budgets, on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"), **common,
             )  # fmt: skip
-        with run.log.phase(f"{stage}: pass@k, {name}", total=pass_problems * max(pass_ks)) as phase:
+        with run.log.phase(f"{stage}: pass@k, {name}", total=len(asked[:pass_problems]) * max(pass_ks)) as phase:
             _, many = evaluate(
                 run.model, params, run.tokenizer, asked[:pass_problems], key=run.key(index, PASS_KEY),
                 samples=max(pass_ks), budgets=(pass_budget,),
@@ -158,17 +156,19 @@ def main(config: ConfigDict, workdir: str) -> None:
             if kind == "sft":
                 params = sft.train(run, params, **where, **stage, **config.sft, optim=config.optim.to_dict())
             else:
+                draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
                 asked = stage.pop("budget")
                 if asked == "auto":
                     asked = automatic_budget(
-                        run, params, stage=name, stage_index=index, numbers=stage["numbers"],
+                        run, params, stage=name, stage_index=index, draw=draw,
                         first_problem=first_step * rl["prompts"], incoming_budget=budget,
                         temperature=rl["temperature"], sampler=sampler, **config.budget_rule,
                     )  # fmt: skip
                 budget = asked
                 params = grpo.train(
-                    run, params, **where, **stage, budget=budget, **rl, optim=config.optim.to_dict(), sampler=sampler
-                )
+                    run, params, **where, **stage, draw=draw, budget=budget, **rl, optim=config.optim.to_dict(),
+                    sampler=sampler,
+                )  # fmt: skip
             if evaluated:
                 trained_at = budget if kind == "grpo" else None
                 evaluate_stage(

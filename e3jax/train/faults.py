@@ -1,8 +1,8 @@
 """What both trainers do between two steps: save, end at SIGTERM, and give up when no gradient is finite any more.
 
-    skips = Skips(run, stage, kind="sft", temperature=1.0, loss={})
-    skips.heed(step, skipped, state.params, lambda: [batch])
-    save_or_stop(run, store, stage, step, steps, state)
+skips = Skips(run, stage, kind="sft", temperature=1.0, loss={})
+skips.heed(step, skipped, state.params, lambda: [batch])
+save_or_stop(run, store, stage, step, steps, state)
 """
 
 import json

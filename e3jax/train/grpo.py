@@ -17,7 +17,7 @@ from e3jax.metrics.training import rollout_metrics
 from e3jax.models.qwen3 import Qwen3
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.stream import Stream
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
@@ -136,9 +136,10 @@ def update(
 
 
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float, warmup: int,
-    budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int, old_logp: str,
-    parity_alarm: float, advantage: dict, weights: dict, loss: dict, optim: dict, sampler: dict, samples_logged: int,
+    run: Run, params, *, stage: str, stage_index: int, first_step: int, draw: Stream, steps: int, lr: float,
+    warmup: int, budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int,
+    old_logp: str, parity_alarm: float, advantage: dict, weights: dict, loss: dict, optim: dict, sampler: dict,
+    samples_logged: int,
 ):  # fmt: skip
     """Train `params` for `steps` RL steps; the KL reference is the stage's start. Returns the final parameters.
 
@@ -163,9 +164,7 @@ def train(
         for step in range(done, steps):
             start = time.monotonic()
             first = (first_step + step) * prompts  # no RL stage sees another's problems
-            problems = problems_at(
-                form=run.form, numbers=numbers, seed=run.seed, split="train", start=first, count=prompts
-            )  # fmt: skip
+            problems = draw(first, prompts)
             rolled = 0
             graded = rollout(
                 run.model, state.params, run.tokenizer, problems, key=run.key(stage_index, step), first_id=0,

@@ -5,6 +5,8 @@ reads is a TypeError.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import describe_run, load_tokenizer, model_config
 from e3jax.checkpoint.store import Store
+from e3jax.errors import need
 from e3jax.flags import keep_programs
 from e3jax.log import RunLog
 from e3jax.models.attention import resolve_kernel
@@ -22,8 +25,9 @@ from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_traces import WORDS
+from e3jax.tasks.stream import Stream, open_stream
 from e3jax.tokenizer import WordTokenizer
-from e3jax.train.check import check, need
+from e3jax.train.check import check
 
 
 class Checkpoints(NamedTuple):
@@ -44,7 +48,8 @@ class Run(NamedTuple):
     tokenizer: Any
     mesh: jax.sharding.Mesh
     seed: int
-    form: str  # of the task: "calculator" or "paper"
+    form: str  # of the task: tasks/stream.py FIELDS
+    draw_from: Callable[..., Stream]  # (a stage's or evaluation's source, split=) -> what draws its problems
     chunk: int  # tokens whose logits exist at once
     prompt_room: int  # tokens that a prompt may have: fixes the shapes of a stage
     grader: GraderPool
@@ -87,7 +92,22 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     from_main(lambda: describe_run(workdir, c.model.preset, model.config, tokenizer))
     return Run(
         workdir=log.workdir, log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
-        form=c.task.form, chunk=c.model.chunk, prompt_room=c.task.prompt_room,
+        form=c.task.form, draw_from=problem_source(c.seed, tokenizer, **c.task), chunk=c.model.chunk,
+        prompt_room=c.task.prompt_room,
         grader=GraderPool(**c.grader), checkpoint=Checkpoints(**c.checkpoint),
         **c.faults,
     )  # fmt: skip
+
+
+def problem_source(seed: int, tokenizer, *, form: str, prompt: str, thinking: bool, where: str, prompt_room: int):
+    """`open_stream` with all but source and split said; prompts are in the tokenizer's chat template, if it has one.
+
+    A token has at least one byte, so that most prompts are known to fit without being encoded.
+    """
+
+    def fits(text: str) -> bool:
+        return len(text.encode()) < prompt_room or len(tokenizer.encode(text)) <= prompt_room
+
+    has_chat = form in ("math", "multiplication") and tokenizer.has_chat
+    chat = partial(tokenizer.chat_text, thinking=thinking) if has_chat else str
+    return partial(open_stream, form, seed=seed, prompt=prompt, chat=chat, where=where, fits=fits)

@@ -1,0 +1,89 @@
+"""Evaluation as e3's: AIME 25, HMMT Feb 25 and MATH-500, one generation of 32k tokens each, scored at 4k … 32k.
+
+    python -m e3jax.eval.run --config=configs/eval_math.py --workdir=gs://BUCKET/eval
+    python -m e3jax.eval.run --workdir=gs://BUCKET/eval \
+        --config=configs/eval_math.py:Qwen3-1.7B=Qwen/Qwen3-1.7B,e3=gs://BUCKET/math2/checkpoints/math/60
+    one set from a file:      --config.sets.AIME25.source=/data/aime25.json
+    budget forcing (App. I):  --config.forcing.wait='(2,4,6,8)' --config.forcing.early_stop='(4096,8192,16384)'
+
+Argument: checkpoints to compare, LABEL=CHECKPOINT with commas between them; without one, e3's base model.
+Hardware: not run, it needs a pod (11,680 responses of up to 32,768 tokens per model; slots and prefill_rows are set for
+configs/e3_math.py's 128 chips).
+Expected (Tables 1 and 3, in %): Qwen3-1.7B AIME 25 pass@1 35.5, pass@32 65.2; HMMT 25 22.2 and 54.9; MATH-500 55.98 at
+4,096 and 85.45 at 32,768 tokens. e3-1.7B 43.8, 67.2; 24.7, 56.1; 66.53, 86.95.
+Sources: A.n = e3's paper and code, by section of the developers' notes (configs/common.py says where).
+"""
+
+from ml_collections import ConfigDict
+
+from e3jax.errors import UserError
+
+# Qwen's words for a thought that is cut short (its documentation of thinking budgets), the end of the thought included
+EARLY_STOP = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now."
+    "\n</think>\n\n"
+)
+
+
+def one_set(source, *, samples: int, form: str = "math", prompt: str = "e3", problems: int = 0) -> ConfigDict:
+    """A set to evaluate on: what tasks/stream.py calls its source, and how many samples a problem."""
+    return ConfigDict({
+        "form": form,
+        "source": source,  # a name of tasks/sets.py, a hub id or a path; numbers of Countdown, digits of a product
+        "prompt": prompt,  # tasks/prompts.py; Countdown has its own
+        "problems": problems,  # the first so many; 0: all
+        "samples": samples,
+        "where": "response",  # A.4: the last box of a response that has a </think> (rewards/extract.py)
+    })  # fmt: skip
+
+
+def models_of(argument: str) -> tuple[tuple[str, str], ...]:
+    """ "a=x,b=y" -> (("a", "x"), ("b", "y")); a checkpoint alone is called "model"."""
+    if argument and "=" not in argument and "," not in argument:
+        return (("model", argument),)
+    pairs = tuple(part.partition("=")[::2] for part in argument.split(","))
+    if not all(label and checkpoint for label, checkpoint in pairs):
+        raise UserError(f"{argument!r}: write LABEL=CHECKPOINT, with commas between several")
+    return pairs
+
+
+def get_config(argument: str = "Qwen3-1.7B=Qwen/Qwen3-1.7B"):
+    c = ConfigDict()
+    c.seed = 0  # noise is a function of (seed, set's name, problem, sample)
+    c.models = models_of(argument)  # (label, RUN/checkpoints/STAGE/STEP, Hugging Face directory or hub id)
+    c.dtype = ""  # of weights and cache; "": float32 on CPU, else bfloat16
+    c.thinking = True  # A.3: the chat template's thinking mode
+    c.train_budget = 16_384  # e3's second stage: drawn in the figures, beyond it is extrapolation; 0: none
+
+    c.sets = ConfigDict()
+    c.sets.AIME25 = one_set("aime25", samples=128)  # A.7: 128 rollouts for pass@k up to 32
+    c.sets.HMMT25 = one_set("hmmt25", samples=128)
+    c.sets.MATH500 = one_set("math500", samples=8)  # Table 3
+    c.budgets = (4096, 8192, 16_384, 24_576, 32_768)  # Table 3; the last is generated, the others are cuts of it
+    c.pass_ks = (1, 2, 4, 8, 16, 32)  # Table 1; a set with fewer samples has those that it can
+
+    c.sampler = ConfigDict()
+    c.sampler.temperature = 0.6  # A.7
+    c.sampler.top_p = 0.95  # A.7
+    c.sampler.top_k = 20  # A.7
+    c.sampler.slots = 256  # 2 of 32k tokens per chip (configs/e3_math.py:seq=32k)
+    c.sampler.prefill_rows = 128
+    c.sampler.tensor = 1
+    c.sampler.block = 32
+    c.sampler.cache = "compute"
+
+    c.forcing = ConfigDict()
+    c.forcing.early_stop = ()  # thinking budgets in tokens; () is off
+    c.forcing.sentence = EARLY_STOP
+    c.forcing.answer = 4096  # tokens for the answer after it (own choice)
+    c.forcing.wait = ()  # App. I: (2, 4, 6, 8) times; () is off
+    c.forcing.phrases = ("Wait", "But wait", "Alternatively", "But hold on")  # App. I
+    c.forcing.thinking = 16_384  # App. I: "we first run a 16K-token rollout, stopping at </think>"
+    c.forcing.extension = 2048  # App. I
+    c.forcing.close = "</think>"
+    c.forcing.samples = 8  # the first so many of a problem are forced (own choice; the paper is silent)
+
+    c.grader = ConfigDict()
+    c.grader.workers = 8  # processes
+    c.grader.timeout_s = 10.0  # per response; tried twice, then it is wrong, reason "timeout"
+    return c

@@ -1,0 +1,157 @@
+"""Responses on disk, each appended as it finishes: a restart draws only what is missing.
+
+A response has a part ("response", or a continuation's name, eval/budgets.py), a problem's index in its set and a sample
+number, and these with the seed are all that its noise depends on. Every start writes files of its own, so a line that a
+kill cut short is the last of its file and is left out. In a bucket, where nothing can be appended, a file is written
+every half minute.
+
+    responses = Responses(place("runs/x/responses/base/AIME25"))
+    fill(responses, "response", [Asked(0, (0, 1), tokens, 4096)], model, params, tokenizer, key=key, …)
+    responses.known["response", 0, 1].tokens
+"""
+
+import base64
+import json
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from e3jax.errors import UserError
+from e3jax.models.qwen3 import Qwen3
+from e3jax.runtime import is_main
+from e3jax.sampler.slots import sample
+from e3jax.storage import append, is_bucket, patiently
+
+FLUSH_EVERY_S = 30.0  # in a bucket
+AT_ONCE = 4096  # responses of one call: the sampler keeps 13 bytes for each of their tokens until all are drawn
+PREFILL = 2048  # tokens of a prompt up to which as many rows are prefilled together as the config says
+SPACE = "Nothing that was drawn before is lost: make room, then give the same command again"
+
+
+class Response(NamedTuple):
+    """What was drawn; its prompt (forced tokens too) is made again from the set."""
+
+    tokens: tuple[int, ...]  # the ending one included
+    done: bool  # False: the budget ended it
+
+
+class Asked(NamedTuple):
+    """One prompt, and which of its samples are wanted."""
+
+    problem: int  # index in the set: names the noise
+    samples: tuple[int, ...]
+    prompt: Sequence[int]
+    budget: int  # tokens
+
+
+Key = tuple[str, int, int]  # part, problem, sample
+
+
+class Responses:
+    """All responses of one model on one set, in memory and in a directory. Process 0 writes, every process reads."""
+
+    def __init__(self, directory: epath.Path):
+        self.directory, self.bucket = directory, is_bucket(directory)
+        self.waiting, self.flushed = "", time.monotonic()
+        self.known: dict[Key, Response] = {}
+        self.ids: dict[int, str] = {}  # problem -> Problem.id, as it was when it was asked
+        files = sorted(directory.glob("*.jsonl"))
+        for file in files:
+            for number, line in enumerate(file.read_text().split("\n")[:-1], 1):
+                self.read(line, f"{file} line {number}")
+        self.file = directory / f"{len(files):05d}.jsonl"
+
+    def read(self, text: str, where: str) -> None:
+        """One whole line; UserError when it is none."""
+        try:
+            line = json.loads(text)
+            key = line["part"], line["problem"], line["sample"]
+            tokens = np.frombuffer(zlib.decompress(base64.b64decode(line["tokens"])), "<i4").tolist()
+            self.known[key] = Response(tuple(tokens), line["done"])
+            self.ids[line["problem"]] = line["id"]
+        except (ValueError, KeyError, TypeError, zlib.error) as error:
+            raise UserError(f"{where} is not a response ({error!r}): remove the line, it is drawn again") from error
+
+    def check(self, ids: Sequence[str]) -> None:
+        """UserError when what is here answers other problems than `ids` (a set that has changed since)."""
+        for index, known in self.ids.items():
+            if index >= len(ids) or ids[index] != known:
+                now = ids[index] if index < len(ids) else "no such problem"
+                raise UserError(
+                    f"{self.directory}: problem {index} was {known!r} and is now {now!r}: the set has changed, choose "
+                    "another --workdir"
+                )
+
+    def add(self, new: dict[Key, Response], ids: Sequence[str], texts: Sequence[str]) -> None:
+        """Finished responses, with their problems' ids and their texts (for people: they are not read back)."""
+        self.known |= new
+        if not is_main():
+            return
+        for ((part, problem, number), r), id_, text in zip(new.items(), ids, texts):
+            packed = base64.b64encode(zlib.compress(np.asarray(r.tokens, "<i4").tobytes())).decode()
+            line = {"part": part, "problem": problem, "sample": number, "id": id_, "done": r.done,
+                    "length": len(r.tokens), "text": text, "tokens": packed}  # fmt: skip
+            self.waiting += json.dumps(line) + "\n"
+        if not self.bucket or time.monotonic() - self.flushed > FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if not self.waiting:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write = self.file.write_text if self.bucket else lambda text: append(self.file, text)
+        patiently(f"write {self.file}", lambda: write(self.waiting), advice=SPACE)
+        if self.bucket:
+            self.file = self.directory / f"{int(self.file.stem) + 1:05d}.jsonl"
+        self.waiting, self.flushed = "", time.monotonic()
+
+    def missing(self, part: str, asked: Sequence[Asked]) -> list[Asked]:
+        """What of `asked` is not known."""
+        left = (
+            a._replace(samples=tuple(g for g in a.samples if (part, a.problem, g) not in self.known)) for a in asked
+        )
+        return [a for a in left if a.samples]
+
+
+def fill(
+    responses: Responses, part: str, asked: Sequence[Asked], model: Qwen3, params, tokenizer, *, ids: Sequence[str],
+    key: jax.Array, stop: Sequence, slots: int, prefill_rows: int, groups: int, on_finished: Callable[[int, int], None],
+    **sampler,
+) -> None:  # fmt: skip
+    """Draw what is missing of `asked`; `on_finished(responses, tokens)` may raise, what was finished is then kept.
+
+    `params` are in the sampling layout, `ids` the problems' ids, `stop` as in `sampler/slots.py`, `groups` how many
+    parts of the devices hold a prompt each (`prefill_rows` has to divide over them).
+    """
+    left = responses.missing(part, asked)
+    while left:
+        many = np.cumsum([len(a.samples) for a in left])
+        now, left = left[: max(int((many <= AT_ONCE).sum()), 1)], left[max(int((many <= AT_ONCE).sum()), 1) :]
+        row = [(a.problem, g) for a in now for g in a.samples]
+
+        def finished(rows, r, row=row):
+            new = {
+                (part, *row[i]): Response(tuple(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()), bool(r.done[i]))
+                for i in map(int, rows)
+            }
+            texts = [tokenizer.decode(x.tokens) for x in new.values()]
+            responses.add(new, [ids[problem] for _, problem, _ in new], texts)
+            on_finished(len(new), sum(len(x.tokens) for x in new.values()))
+
+        longest = max(len(a.prompt) for a in now)
+        at_once = max(prefill_rows * PREFILL // longest // groups * groups, groups)
+        try:
+            sample(
+                model, params, [a.prompt for a in now], ids=[a.problem for a in now], samples=[a.samples for a in now],
+                key=key, budget=np.repeat([a.budget for a in now], [len(a.samples) for a in now]), stop=stop,
+                pad=tokenizer.pad, slots=slots, prefill_rows=min(prefill_rows, at_once), on_finished=finished,
+                **sampler,
+            )  # fmt: skip
+        finally:
+            responses.flush()

@@ -1,0 +1,326 @@
+"""The command: checkpoints on problem sets, one long generation each, scored at every budget.
+
+    python -m e3jax.eval.run --config=configs/eval_math.py --workdir=runs/eval
+    python -m e3jax.eval.run --config=configs/eval_countdown.py:runs/quickstart/checkpoints/hard/40 --workdir=runs/eval
+
+Killed anywhere, the same command draws the responses that are missing and ends with the same numbers: a response's
+noise is a function of (seed, set, problem, sample) alone. RUN then holds responses/MODEL/SET/ (every response),
+problems.jsonl, forced.jsonl, eval.jsonl (`stage` is the model's label: report/html.py reads it as a run's), table1.*,
+table3.*, extrapolation-SET.svg. A model may be added to `config.models` later.
+"""
+
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
+from e3jax.errors import Stopped, UserError, need
+from e3jax.eval import tables
+from e3jax.eval.budgets import Trace, continued, force, reopened, thought
+from e3jax.eval.responses import Asked, Responses, fill
+from e3jax.eval.scoring import by_problem, count, record, score_traces, summary
+from e3jax.flags import keep_programs, run_command
+from e3jax.log import RunLog
+from e3jax.report import figures
+from e3jax.rewards.extract import WHERE
+from e3jax.rewards.pool import GraderPool
+from e3jax.runtime import barrier, is_main, stop_asked
+from e3jax.sampler.layout import sampling
+from e3jax.sharding import make_mesh
+from e3jax.storage import patiently
+from e3jax.tasks.problem import Problem
+from e3jax.tasks.stream import FIELDS, open_stream
+
+
+class Bench(NamedTuple):
+    """One model on one set, ready to be asked."""
+
+    label: str
+    name: str  # of the set
+    pretrained: Pretrained
+    problems: list[Problem]
+    prompts: list[list[int]]
+    responses: Responses
+    key: jax.Array
+    sampler: dict[str, Any]
+    log: RunLog
+
+    def draw(self, part: str, asked: list[Asked], stop) -> None:
+        """What is missing of one part, with progress; Stopped after SIGTERM."""
+        total = sum(len(a.samples) for a in asked)
+        left = sum(len(a.samples) for a in self.responses.missing(part, asked))
+        where = f"{self.label}, {self.name}: {part}"
+        if not left:
+            return
+        with self.log.phase(where, total=total) as phase:
+            phase.advance(total - left, f"{total - left} were there" if left < total else None)
+            tokens = 0
+
+            def heard(finished: int, drawn: int) -> None:
+                nonlocal tokens
+                tokens += drawn
+                phase.advance(finished, f"{tokens:,} tokens drawn")
+                if stop_asked():
+                    raise Stopped(f"{where}, {phase.done} of {total} responses are kept")
+
+            fill(
+                self.responses, part, asked, *self.pretrained, ids=[p.id for p in self.problems], key=self.key,
+                stop=stop, on_finished=heard, **self.sampler,
+            )  # fmt: skip
+
+
+def load_problems(*, form: str, source, prompt: str, problems: int, where: str, seed: int) -> list[Problem]:
+    """The first problems (0: all of a set) of one of config.sets; without a chat template, which is the model's.
+
+    `where` says where the grader looks for a boxed answer (rewards/extract.py); Countdown has none.
+    """
+    if problems == 0 and form != "math":
+        raise UserError(f"config.sets: form={form!r} has problems without end: say how many")
+    draw = open_stream(form, source, seed=seed, split="test", prompt=prompt, chat=str, where=where)
+    return draw(0, problems or sys.maxsize)
+
+
+def in_chat(problem: Problem, tokenizer, *, thinking: bool) -> Problem:
+    """The problem as a user's turn in the model's chat template; raw for Countdown (A.3), and where there is none."""
+    if problem.task == "countdown" or not tokenizer.has_chat:
+        return problem
+    return replace(problem, question=tokenizer.chat_text(problem.question, thinking=thinking))
+
+
+def make_bench(label: str, name: str, pretrained: Pretrained, problems: list[Problem], *, longest: int, seed: int,
+               sampler: dict, log: RunLog) -> Bench:  # fmt: skip
+    """Prompts, and the responses that are there already; UserError when prompt and budget do not fit the model."""
+    prompts = [pretrained.tokenizer.encode(p.question) for p in problems]
+    most = max(range(len(prompts)), key=lambda p: len(prompts[p]))
+    room = pretrained.model.config.max_length - len(prompts[most])
+    if longest > room:
+        raise UserError(
+            f"{label}, {name}: problem {problems[most].id} has a prompt of {len(prompts[most])} tokens, which leaves "
+            f"{room} of the model's length: config.budgets asks for {longest}"
+        )
+    responses = Responses(log.workdir / "responses" / label / name)
+    responses.check([p.id for p in problems])
+    barrier(f"read {label} {name}")  # before process 0 writes more
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return Bench(label, name, pretrained, problems, prompts, responses, key, sampler, log)
+
+
+def ask_all(bench: Bench, *, samples: int, longest: int) -> None:
+    """The one long generation: `samples` responses per problem."""
+    numbers = tuple(range(samples))
+    asked = [Asked(p, numbers, prompt, longest) for p, prompt in enumerate(bench.prompts)]
+    bench.draw("response", asked, bench.pretrained.tokenizer.stop)
+
+
+def go_on(
+    bench: Bench, part: str, traces: dict[tuple[int, int], Trace], *, budget: int, longest: int, close, stop
+) -> dict[tuple[int, int], Trace]:  # fmt: skip
+    """Every trace that is not done, continued by up to `budget` tokens, `longest` in all, and the model's length."""
+    most = {p: min(longest, bench.pretrained.model.config.max_length - len(x)) for p, x in enumerate(bench.prompts)}
+    room = {k: min(budget, most[k[0]] - len(t.tokens)) for k, t in traces.items() if not t.done}
+    asked = [Asked(p, (g,), [*bench.prompts[p], *traces[p, g].tokens], n) for (p, g), n in room.items() if n > 0]
+    bench.draw(part, asked, stop)
+    drawn = {(a.problem, g): bench.responses.known[part, a.problem, g] for a in asked for g in a.samples}
+    ends = bench.pretrained.tokenizer.stop
+    return {k: continued(t, drawn[k], close=close, stop=ends) if k in drawn else t for k, t in traces.items()}
+
+
+def forced(
+    bench: Bench, *, longest: int, samples: int, close: str, early_stop, sentence: str, answer: int, wait, phrases,
+    thinking: int, extension: int,
+) -> Iterator[tuple[str, dict[tuple[int, int], Trace]]]:  # fmt: skip
+    """(name, traces of the first `samples` samples of each problem) for every way of forcing that the config asks for.
+
+    "stop-T": thinking that has not ended after T tokens gets `sentence` (which closes it) and `answer` tokens more.
+    "wait-N": N times, at the end of its thinking or after `extension` tokens, a response gets the next of `phrases`
+    instead; the first thinking has `thinking` tokens. Then it may finish. Nothing gets longer than `longest` tokens.
+    """
+    if not early_stop and not wait:
+        return
+    tokenizer = bench.pretrained.tokenizer
+    close = tuple(tokenizer.encode(close))
+    known = {(p, g): bench.responses.known["response", p, g] for p in range(len(bench.prompts)) for g in range(samples)}
+    common = dict(close=close, longest=longest)
+    for most in early_stop:
+        traces = {k: thought(r, close=close, budget=most) for k, r in known.items()}
+        opened = {k: force(t, tokenizer.encode(sentence)) for k, t in traces.items() if not t.closed}
+        name = f"stop-{most}"
+        answered = go_on(
+            bench, name, opened, budget=answer, stop=tokenizer.stop, **common | {"longest": longest + answer}
+        )
+        whole = {k: Trace(r.tokens, 0, 0, r.done, True) for k, r in known.items()}
+        yield name, whole | answered
+    traces = {k: thought(r, close=close, budget=thinking) for k, r in known.items()}
+    for n in range(1, max(wait, default=0) + 1):
+        words = tokenizer.encode(phrases[(n - 1) % len(phrases)])
+        again = {k: force(reopened(t, close=close, stop=tokenizer.stop), words) for k, t in traces.items()}
+        again = {k: t if len(t.tokens) < longest else traces[k] for k, t in again.items()}  # no room to say more
+        traces = go_on(bench, f"wait-{n}", again, budget=extension, stop=(close, *tokenizer.stop), **common)
+        if n in wait:
+            yield f"wait-{n}", go_on(bench, f"wait-{n}-end", traces, budget=longest, stop=tokenizer.stop, **common)
+
+
+def evaluate(
+    bench: Bench, grader: GraderPool, *, checkpoint: str, samples: int, budgets, pass_ks, forcing: dict, limits: dict
+) -> None:  # fmt: skip
+    """Draw, grade, and write this model's and set's lines."""
+    longest = max(budgets)
+    ask_all(bench, samples=samples, longest=longest)
+    decode, known = bench.pretrained.tokenizer.decode, bench.responses.known
+    where = f"{bench.label}, {bench.name}"
+    with bench.log.phase(f"{where}: grading", total=len(bench.problems) * samples) as phase:
+        counts = count(
+            bench.problems, by_problem(known, "response", len(bench.problems), range(samples)), decode=decode,
+            grade=grader.submit, budgets=budgets, on_graded=unless_stopped(phase.advance, f"{where}, grading"),
+        )  # fmt: skip
+    forcing_lines, traces_of = {}, []
+    for how, traces in forced(bench, longest=longest, **forcing):
+        forcing_lines[how], lines = score_traces(bench.problems, traces, decode=decode, grade=grader.submit)
+        traces_of += [{"how": how, **line} for line in lines]
+    of = {"stage": bench.label, "set": bench.name}
+    for name, lines in (("problems.jsonl", [record(c, budgets) for c in counts]), ("forced.jsonl", traces_of)):
+        bench.log.keep(name, lambda old: (old["stage"], old["set"]) != (bench.label, bench.name))
+        for line in lines:
+            bench.log.append(name, of | line)
+    line = summary(counts, budgets=budgets, pass_ks=pass_ks) | {"forcing": forcing_lines}
+    bench.log.append("eval.jsonl", of | {"checkpoint": checkpoint, "train_budget": None} | limits | line)
+    bench.log.flush()
+
+
+def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int], None]:
+    """`advance`, but Stopped after SIGTERM."""
+
+    def heard(finished: int) -> None:
+        advance(finished)
+        if stop_asked():
+            raise Stopped(where)
+
+    return heard
+
+
+def check(c: ConfigDict) -> None:
+    """Refuse impossible values, naming the field, before anything is loaded."""
+    models = list(c.models)
+    right = all(
+        isinstance(m, tuple | list) and len(m) == 2 and all(isinstance(x, str) and x for x in m) for m in models
+    )
+    need(len(models) > 0 and right, "models", c.models, "name at least one (label, checkpoint)")
+    for field, labels in (("models", [label for label, _ in models]), ("sets", list(c.sets))):
+        need(len(labels) > 0 and len(set(labels)) == len(labels), field, labels, "name at least one, each once")
+        for label in labels:
+            need("/" not in label and not label.startswith("."), field, label, "a label is a directory's name too")
+    for field in ("budgets", "pass_ks"):
+        values = list(c[field])
+        need(len(values) > 0 and min(values) >= 1, field, values, "name at least one, each 1 or more")
+        need(values == sorted(set(values)), field, values, "must rise")
+    for name, one in c.sets.items():
+        need(one.samples >= min(c.pass_ks), f"sets[{name!r}].samples", one.samples, f"{min(c.pass_ks)} or more")
+        need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(map(repr, FIELDS))}")
+        need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(map(repr, WHERE))}")
+        need(one.problems >= 0, f"sets[{name!r}].problems", one.problems, "0 (all of a set) or more")
+    f, s = c.forcing, c.sampler
+    least = min(one.samples for one in c.sets.values())
+    need(1 <= f.samples <= least or not (f.early_stop or f.wait), "forcing.samples", f.samples,
+         f"1 to {least}, the fewest of a set")  # fmt: skip
+    for field in ("early_stop", "wait"):
+        need(all(n >= 1 for n in f[field]), f"forcing.{field}", tuple(f[field]), "1 or more each; () is off")
+    need(all(n <= max(c.budgets) for n in f.early_stop), "forcing.early_stop", tuple(f.early_stop),
+         f"within the longest of budgets, {max(c.budgets)}")  # fmt: skip
+    need(len(f.phrases) > 0, "forcing.phrases", f.phrases, "name at least one")
+    for name in ("answer", "thinking", "extension"):
+        need(f[name] >= 1, f"forcing.{name}", f[name], "use 1 or more")
+    need(s.temperature >= 0, "sampler.temperature", s.temperature, "0 (the likeliest token) or more")
+    need(0 < s.top_p <= 1, "sampler.top_p", s.top_p, "above 0, 1 is off")
+    need(s.top_k >= 0, "sampler.top_k", s.top_k, "0 (off) or more")
+    devices = len(jax.devices())
+    need(s.tensor >= 1 and devices % s.tensor == 0, "sampler.tensor", s.tensor, f"must divide {devices} devices")
+    for name in ("slots", "prefill_rows"):
+        groups = devices // s.tensor
+        need(s[name] >= 1 and s[name] % groups == 0, f"sampler.{name}", s[name], f"a multiple of {groups}")
+    need(s.block >= 1, "sampler.block", s.block, "use 1 or more")
+    need(c.grader.workers >= 1, "grader.workers", c.grader.workers, "use 1 or more")
+
+
+def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) -> None:
+    """Tables on the terminal and as files, and an extrapolation figure per set (Fig. 8)."""
+    lines = sorted((x for x in lines if x["stage"] in order), key=lambda x: order.index(x["stage"]))
+    grids = {
+        "table1": tables.table_1(lines), "majority": tables.table_1(lines, "maj_at_k"),
+        "table3": tables.table_3(lines), "forced": tables.table_forced(lines),
+    }  # fmt: skip
+    files = {}
+    for name, grid in grids.items():
+        if len(grid) > 1:
+            files |= {f"{name}.md": tables.markdown(grid), f"{name}.csv": tables.comma_separated(grid)}
+    for name in sorted({line["set"] for line in lines}):
+        own = [line for line in lines if line["set"] == name]
+        for measure, word in (("pass_at_k", "pass@k"), ("maj_at_k", "maj@k")):  # sets side by side would be too wide
+            header, *rows = tables.table_1(own, measure)
+            grid = [[column.removeprefix(f"{name} ") for column in header], *rows]
+            log.console.print(tables.terminal(grid, f"{name}: {word} [%] at the longest budget"))
+        files[f"extrapolation-{name}.svg"] = figures.extrapolation_file(
+            own, order=order, title=name, train_budget=train_budget
+        )
+    log.console.print(tables.terminal(grids["table3"], "accuracy [%] by test budget [tokens] (Table 3)"))
+    if len(grids["forced"]) > 1:
+        log.console.print(tables.terminal(grids["forced"], "budget forcing (App. I)"))
+    if is_main():
+        for name, text in files.items():
+            path = log.workdir / name
+            patiently(f"write {path}", lambda path=path, text=text: path.write_text(text))
+    log.say(f"numbers, tables and figures: {log.workdir}")
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """All models of the config on all its sets; what eval.jsonl already has is left out."""
+    check(config)
+    keep_programs()
+    models, sets = dict(config.models), config.sets.to_dict()
+    samples = {name: one.pop("samples") for name, one in sets.items()}
+    problems = {name: load_problems(**sets[name], seed=config.seed) for name in sets}
+    log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
+    sampler, forcing = config.sampler.to_dict(), config.forcing.to_dict()
+    limits = {name: sampler[name] for name in ("temperature", "top_k", "top_p")}
+    tensor = sampler.pop("tensor")
+    sampler["groups"] = len(jax.devices()) // tensor
+    mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+    dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    known = {(line["stage"], line["set"]): line["checkpoint"] for line in log.read("eval.jsonl")}
+    for (label, _), checkpoint in known.items():
+        if label in models and models[label] != checkpoint:
+            raise UserError(
+                f"{log.workdir} holds model {label!r} as {checkpoint}, config.models has {models[label]}: give it "
+                "another label"
+            )
+    with GraderPool(**config.grader.to_dict()) as grader, jax.set_mesh(mesh):
+        for label, checkpoint in models.items():
+            todo = [name for name in sets if (label, name) not in known]
+            if not todo:
+                continue
+            log.say(f"loading {label}: {checkpoint}")
+            model, params, tokenizer = load_pretrained(checkpoint, dtype=dtype, mesh=mesh)
+            with sampling(params, tensor=tensor, dtype=model.dtype) as params:
+                for name in todo:
+                    bench = make_bench(
+                        label, name, Pretrained(model, params, tokenizer),
+                        [in_chat(p, tokenizer, thinking=config.thinking) for p in problems[name]],
+                        longest=max(config.budgets), seed=config.seed, sampler=sampler, log=log,
+                    )  # fmt: skip
+                    evaluate(
+                        bench, grader, checkpoint=checkpoint, samples=samples[name],
+                        budgets=tuple(config.budgets), pass_ks=[k for k in config.pass_ks if k <= samples[name]],
+                        forcing=forcing, limits=limits,
+                    )  # fmt: skip
+    show(log, log.read("eval.jsonl"), list(models), config.train_budget)
+    log.done()
+    log.close()
+    barrier("end")
+
+
+if __name__ == "__main__":
+    run_command(main)

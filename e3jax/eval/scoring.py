@@ -1,0 +1,208 @@
+"""Responses of one set -> its numbers: accuracy at every budget in two ways, pass@k, maj@k, and a record per problem.
+
+A response counts at budget B in two columns (ALGORITHMS A.7):
+  finished   correct, ended by itself, and at most B tokens with its ending: what a generation with limit B scores
+             (e3's code has `token_len < B` without the ending token);
+  cut        cut to its first B tokens and graded as it then stands (e3 App. B): the last answer before the cut counts,
+             inside the thinking too.
+
+    counts = count(problems, responses, decode=tokenizer.decode, grade=pool.submit, samples=8, budgets=(4096, 8192), …)
+    line = summary(counts, budgets=(4096, 8192), pass_ks=(1, 2, 4))
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from e3jax.eval.budgets import Trace
+from e3jax.eval.responses import Response
+from e3jax.eval.rollouts import Grader
+from e3jax.metrics.exploration import verifications_code, verifications_paper
+from e3jax.metrics.extrapolation import accuracy_at_budgets
+from e3jax.metrics.majority import majority_at_k
+from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k, two_level_interval
+from e3jax.rewards.extract import boxed_answer, last_answer
+from e3jax.rewards.latex import MAX_CHARS, normal, number
+from e3jax.tasks.problem import Problem
+
+RESAMPLES = 1000
+TOGETHER = 256  # responses that graders get at once, about
+
+
+class ProblemCounts(NamedTuple):
+    """One problem's n responses, graded."""
+
+    problem: Problem
+    length_g: np.ndarray  # tokens
+    done_g: np.ndarray
+    right_g: np.ndarray  # of the whole response, its answer finished
+    right_cut_gb: np.ndarray  # of the first B tokens, for every budget
+    reasons: list[str]
+    answers: list[str | None]  # votes: those of finished responses
+    verifications: tuple[float, float]  # per response, as the paper counts and as its code does
+
+
+def answer_of(problem: Problem, text: str) -> str | None:
+    """What a response votes for, in the graders' normal form: spellings count together; None without an answer."""
+    if problem.task == "countdown":
+        answer = last_answer(text)
+        return None if answer is None else "".join(answer.split())
+    answer, _ = boxed_answer(text, where=problem.meta["where"])
+    if answer is None or len(answer) > MAX_CHARS:
+        return answer and answer[:MAX_CHARS]
+    text = normal(answer)
+    exact = number(text)
+    return str(exact[0]) if exact and exact[1] else text  # 7.0 is 7; 2/4 is no vote for 1/2, being graded otherwise
+
+
+def anywhere(problem: Problem) -> Problem:
+    """The problem for a grader that takes an answer before the end of the thinking too, as e3's App. B does."""
+    return dataclasses.replace(problem, meta=problem.meta | {"where": "anywhere"})
+
+
+def count(
+    problems: Sequence[Problem], responses: Sequence[Sequence[Response]], *, decode: Callable, grade: Grader,
+    budgets: Sequence[int], on_graded: Callable[[int], None],
+) -> list[ProblemCounts]:  # fmt: skip
+    """Grade responses [P][n], whole and cut to every budget; `on_graded(responses)` hears of progress."""
+    out, n = [], len(responses[0])
+    step = max(TOGETHER // n, 1)
+    for first in range(0, len(problems), step):
+        asked, given = problems[first : first + step], responses[first : first + step]
+        flat = [(p, r) for p, rs in zip(asked, given) for r in rs]
+        texts = [decode(r.tokens) for _, r in flat]
+        whole = grade([p for p, _ in flat], texts, [r.done for _, r in flat])
+        shorter = [
+            (i, b) for i, (_, r) in enumerate(flat) for b, most in enumerate(budgets)
+            if len(r.tokens) > most or (len(r.tokens) == most and not r.done)
+        ]  # fmt: skip
+        cut = grade(
+            [anywhere(flat[i][0]) for i, _ in shorter], [decode(flat[i][1].tokens[: budgets[b]]) for i, b in shorter],
+            [True] * len(shorter),
+        )  # fmt: skip
+        whole = whole.result()
+        right_cut = np.repeat(np.array([g.score > 0 for g in whole])[:, None], len(budgets), axis=1)
+        for (i, b), verdict in zip(shorter, cut.result()):
+            right_cut[i, b] = verdict.score > 0
+        for k, problem in enumerate(asked):
+            own = slice(k * n, (k + 1) * n)
+            done = np.array([r.done for _, r in flat[own]])
+            out.append(ProblemCounts(
+                problem=problem,
+                length_g=np.array([len(r.tokens) for _, r in flat[own]]),
+                done_g=done,
+                right_g=np.array([g.score > 0 for g in whole[own]]) & done,
+                right_cut_gb=right_cut[own],
+                reasons=[g.reason for g in whole[own]],
+                answers=[answer_of(problem, t) if d else None for t, d in zip(texts[own], done)],
+                verifications=tuple(
+                    float(np.mean([f(t) for t in texts[own]])) for f in (verifications_paper, verifications_code)
+                ),
+            ))  # fmt: skip
+        on_graded(len(flat))
+    return out
+
+
+def finished_gb(c: ProblemCounts, budgets: Sequence[int]) -> np.ndarray:
+    """Which responses count in the column "finished" at which budget."""
+    args = c.right_g[:, None].astype(float), c.length_g[:, None], c.done_g[:, None]  # each a problem with one sample
+    return accuracy_at_budgets(*args, budgets) > 0
+
+
+def with_interval(num_samples: int, correct_p: np.ndarray, k: int) -> list[float]:
+    """[mean pass@k, low, high]: 95 %, over problems and samples; the resampling seed is fixed."""
+    rng = np.random.default_rng(0)
+    low, high = two_level_interval(num_samples, correct_p, k, level=0.95, resamples=RESAMPLES, rng=rng)
+    return [float(pass_at_k(num_samples, correct_p, k).mean()), low, high]
+
+
+def majorities(c: ProblemCounts, ks: Sequence[int]) -> np.ndarray:
+    """maj@k of one problem: right answers are one class whatever they look like, wrong ones differ as written."""
+    wrong = Counter(a for a, right in zip(c.answers, c.right_g) if a is not None and not right)
+    right = int(c.right_g.sum())
+    without = len(c.answers) - right - wrong.total()
+    return majority_at_k(right=right, wrong=list(wrong.values()), without=without, ks=ks)
+
+
+def summary(counts: Sequence[ProblemCounts], *, budgets: Sequence[int], pass_ks: Sequence[int]) -> dict[str, Any]:
+    """What eval.jsonl records of one model on one set; tokens, fractions, [mean, low, high] of 95 % intervals.
+
+    Intervals are over problems and samples, those of maj@k over problems only.
+    """
+    n, last = len(counts[0].right_g), len(budgets) - 1
+    finished_pb = np.array([finished_gb(c, budgets).sum(0) for c in counts])
+    cut_pb = np.array([c.right_cut_gb.sum(0) for c in counts])
+    majority_pk = np.array([majorities(c, pass_ks) for c in counts])
+    reasons = Counter(r for c in counts for r in c.reasons)
+    length, done = (np.concatenate([getattr(c, name) for c in counts]) for name in ("length_g", "done_g"))
+    paper, code = np.mean([c.verifications for c in counts], axis=0)
+
+    def of_problems(values_p):
+        low, high = bootstrap_interval(values_p, level=0.95, resamples=RESAMPLES, rng=np.random.default_rng(0))
+        return [float(values_p.mean()), low, high]
+
+    return {
+        "problems": len(counts),
+        "samples": n,
+        "budgets": list(budgets),
+        "accuracy": {str(b): with_interval(n, finished_pb[:, i], 1) for i, b in enumerate(budgets)},
+        "accuracy_cut": {str(b): with_interval(n, cut_pb[:, i], 1) for i, b in enumerate(budgets)},
+        "pass_at_k": {str(k): with_interval(n, finished_pb[:, last], k) for k in pass_ks},
+        "pass_at_k_budget": budgets[last],
+        "maj_at_k": {str(k): of_problems(majority_pk[:, i]) for i, k in enumerate(pass_ks)},
+        "explore": {
+            "length": float(length.mean()), "truncated": float(1 - done.mean()),
+            "verifications": float(paper), "verifications_code": float(code),
+        }
+        | {f"reason/{r}": reasons[r] / reasons.total() for r in sorted(reasons)},
+    }  # fmt: skip
+
+
+def record(c: ProblemCounts, budgets: Sequence[int]) -> dict[str, Any]:
+    """One problem's line of problems.jsonl: how many of its samples count at every budget, and what they answer."""
+    return {
+        "problem": c.problem.id,
+        "difficulty": c.problem.difficulty,
+        "answer": c.problem.answer,
+        "samples": len(c.right_g),
+        "correct": dict(zip(map(str, budgets), finished_gb(c, budgets).sum(0).tolist())),
+        "correct_cut": dict(zip(map(str, budgets), c.right_cut_gb.sum(0).tolist())),
+        "answers": dict(Counter("" if a is None else a for a in c.answers).most_common()),
+        "right_answers": sorted({a for a, right in zip(c.answers, c.right_g) if right and a is not None}),
+        "reasons": dict(Counter(c.reasons).most_common()),
+        "length": float(c.length_g.mean()),
+        "truncated": float(1 - c.done_g.mean()),
+    }
+
+
+def score_traces(
+    problems: Sequence[Problem], traces: dict[tuple[int, int], Trace], *, decode: Callable, grade: Grader
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Accuracy of forced responses (problem, sample) with its interval, their mean lengths, and a record of each.
+
+    `length` counts what the model read in the end; `forced` tokens of it were put there, `sampled` drawn, and `dropped`
+    drawn and taken away.
+    """
+    keys = sorted(traces)
+    texts, done = [decode(traces[k].tokens) for k in keys], [traces[k].done for k in keys]
+    verdicts = grade([problems[p] for p, _ in keys], texts, done).result()
+    lines = [
+        {"problem": problems[p].id, "sample": g, "length": len(t.tokens), "forced": t.forced,
+         "sampled": len(t.tokens) - t.forced, "dropped": t.dropped, "done": t.done, "reward": v.score,
+         "reason": v.reason}
+        for (p, g), t, v in zip(keys, map(traces.get, keys), verdicts)
+    ]  # fmt: skip
+    n = len({g for _, g in keys})
+    right_p = np.array([v.score > 0 for v in verdicts]).reshape(-1, n).sum(1)
+    means = {name: float(np.mean([x[name] for x in lines])) for name in ("length", "forced", "sampled", "dropped")}
+    touched = float(np.mean([t.forced > 0 for t in traces.values()]))
+    return {"accuracy": with_interval(n, right_p, 1), **means, "touched": touched}, lines
+
+
+def by_problem(known: dict, part: str, problems: int, samples: Iterable[int]) -> list[list[Response]]:
+    """[P][n] responses of one part."""
+    numbers = list(samples)
+    return [[known[part, p, g] for g in numbers] for p in range(problems)]

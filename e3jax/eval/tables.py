@@ -1,0 +1,92 @@
+"""Lines of eval.jsonl -> the paper's Table 1 (pass@k by set) and Table 3 (accuracy by budget): terminal, CSV, markdown.
+
+grid = table_1(lines)          # rows of cells, the first is the header
+(workdir / "table1.md").write_text(markdown(grid))
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+Grid = list[list[str]]
+
+
+def percent(interval: Sequence[float]) -> str:
+    """The mean of [mean, low, high] in %, as the paper's tables have it.
+
+    >>> percent([0.4375, 0.3, 0.6])
+    '43.8'
+    """
+    return f"{100 * interval[0]:.1f}"
+
+
+def by_model(lines: Sequence[dict]) -> dict[str, dict[str, dict]]:
+    """{model: {set: line}}, in the order of the lines."""
+    out: dict[str, dict[str, dict]] = {}
+    for line in lines:
+        out.setdefault(line["stage"], {})[line["set"]] = line
+    return out
+
+
+def table_1(lines: Sequence[dict], measure: str = "pass_at_k") -> Grid:
+    """A row a model, a column a set and k: e3's Table 1; `measure` "maj_at_k" gives majority votes in the same form."""
+    columns = sorted({(line["set"], int(k)) for line in lines for k in line[measure]})
+    word = measure.split("_")[0]
+    grid = [["model", *(f"{name} {word}@{k}" for name, k in columns)]]
+    for model, sets in by_model(lines).items():
+        cells = (sets[s][measure].get(str(k)) if s in sets else None for s, k in columns)
+        grid.append([model, *("" if c is None else percent(c) for c in cells)])
+    return grid
+
+
+def table_3(lines: Sequence[dict]) -> Grid:
+    """A row a model and set, two columns a budget: "finished" (correct within it), "cut" (cut to it, then graded)."""
+    budgets = sorted({b for line in lines for b in line["budgets"]})
+    grid = [["model", "set", *(f"{b} {column}" for b in budgets for column in ("finished", "cut"))]]
+    for line in sorted(lines, key=lambda line: line["set"]):
+        cells = [line[c].get(str(b)) for b in budgets for c in ("accuracy", "accuracy_cut")]
+        grid.append([line["stage"], line["set"], *("" if c is None else percent(c) for c in cells)])
+    return grid
+
+
+def table_forced(lines: Sequence[dict]) -> Grid:
+    """A row a model, set and way of forcing; empty but for its header where nothing was forced."""
+    grid = [["model", "set", "forcing", "accuracy", "tokens", "forced", "dropped", "touched"]]
+    for line in lines:
+        for how, r in line["forcing"].items():
+            numbers = [f"{r[name]:.1f}" for name in ("length", "forced", "dropped")]
+            grid.append([line["stage"], line["set"], how, percent(r["accuracy"]), *numbers, f"{r['touched']:.2f}"])
+    return grid
+
+
+def markdown(grid: Grid) -> str:
+    """
+    >>> print(markdown([["model", "4096"], ["a|b", "1.0"]]))
+    | model | 4096 |
+    |---|---:|
+    | a\\|b | 1.0 |
+    <BLANKLINE>
+    """
+    header, *rows = [["".join("\\|" if c == "|" else c for c in cell) for cell in row] for row in grid]
+    rule = "|".join(["---", *["---:"] * (len(header) - 1)])
+    return "\n".join(["| " + " | ".join(header) + " |", f"|{rule}|", *("| " + " | ".join(r) + " |" for r in rows), ""])
+
+
+def comma_separated(grid: Grid) -> str:
+    """CSV."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(grid)
+    return out.getvalue()
+
+
+def terminal(grid: Grid, title: str) -> Table:
+    """The same on a terminal; brackets in a label are no markup."""
+    table = Table(title=Text(title))
+    for i, name in enumerate(grid[0]):
+        table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
+    for row in grid[1:]:
+        table.add_row(*map(Text, row))
+    return table

@@ -1,0 +1,33 @@
+r"""Multiplication's grader: the boxed integer itself, never a product that the grader would have to work out.
+
+The paper's reward code was not released; exact integers are our reading of App. E.1. math-verify must not be used: it
+takes \boxed{123\times456} for 56088.
+
+    grade_text(problem, r"… </think> \boxed{56,088}", where="response")  # Grade(score=1.0, reason="correct")
+
+Reasons: correct; no_thinking, no_answer (extract.boxed_answer); not_an_integer; too_long; wrong_value.
+"""
+
+import re
+
+from e3jax.rewards.extract import Grade, boxed_answer
+
+MAX_CHARS = 200
+INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)", re.ASCII)
+
+
+def grade_text(problem, text: str, *, where: str) -> Grade:
+    """A response -> Grade; `problem.answer` is the product in digits, `where` as in extract.boxed_answer.
+
+    Commas between thousands (also LaTeX's {,} and ,\\!), dollars around and leading zeros are read.
+    """
+    answer, why = boxed_answer(text, where=where)
+    if answer is None:
+        return Grade(0.0, why)
+    if len(answer) > MAX_CHARS:
+        return Grade(0.0, "too_long")
+    digits = re.sub(r"\{,\}|,\\!", ",", answer.strip("$ \n").replace("−", "-"))
+    if not INTEGER.fullmatch(digits):
+        return Grade(0.0, "not_an_integer")
+    right = int(digits.replace(",", "")) == int(problem.answer)
+    return Grade(float(right), "correct" if right else "wrong_value")

@@ -1,0 +1,132 @@
+r"""Mathematics: rows of many schemas -> the bare problem, its gold answer and a difficulty label.
+
+    fields = read_math({"problem": "What is 1+1?", "answer": "2"}, source="mine")
+
+A row is malformed when a text is missing or empty; ValueError says which. Which files and hubs rows come from is in
+tasks/sets.py, prompts in tasks/prompts.py.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+QUESTIONS = ("problem", "question", "Problem", "Question")  # columns that hold it, by set (FACTS §6)
+ANSWERS = ("answer", "expected_answer", "Answer", "final_answer")
+LABELS = ("difficulty", "level", "Difficulty", "problem_type")
+KEPT = (
+    "id", "ID", "unique_id", "problem_idx", "year", "url", "subject", "level", "difficulty", "domain", "source",
+    "category", "src", "problem_type", "problem_source", "pass_rate_72b_tir", "pass_rate", "reward", "data_source",
+)  # fmt: skip
+# What training sets put behind the problem; ours comes from the config. The first is DeepScaleR-10K's, the second e3's.
+SUFFIXES = ("Let's reason step by step", "Let's think step by step and output the final answer within \\boxed{}")
+
+
+class Fields(NamedTuple):
+    """What a row says, whatever its schema: all but the prompt."""
+
+    task: str  # "math" or "mcq"
+    problem: str  # bare: no instruction, no chat
+    answer: str
+    difficulty: str
+    meta: dict[str, Any]  # what else is worth keeping
+
+
+def read_math(row: dict[str, Any], *, source: str) -> Fields:
+    """A row with problem and answer columns, or verl's (prompt, reward_model.ground_truth, extra_info).
+
+    ValueError: what is missing or empty.
+    """
+    if "reward_model" in row:
+        problem, answer, extra = read_verl(row)
+    else:
+        problem, answer, extra = pick(row, QUESTIONS), pick(row, ANSWERS), {}
+    if not isinstance(problem, str) or not problem.strip():
+        raise ValueError(f"the problem is {problem!r}, not a text")
+    kept = {name: row[name] for name in KEPT if name in row and row[name] is not None} | extra
+    return Fields("math", problem.strip(), gold(answer), label(kept, source), kept)
+
+
+def read_verl(row: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """verl's schema -> problem without its instruction, ground truth, extra_info; ValueError."""
+    prompt, model = row["prompt"], row["reward_model"]
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in prompt):
+        raise ValueError(f"prompt is no list of messages with role and content but {str(prompt)[:60]}")
+    turns = [m["content"] for m in prompt if m["role"] == "user"]
+    if len(turns) != 1 or not isinstance(turns[0], str):
+        raise ValueError(f"prompt has {len(turns)} user turns, not one")
+    if not isinstance(model, dict) or "ground_truth" not in model:
+        raise ValueError("reward_model has no ground_truth")
+    extra = row["extra_info"] if "extra_info" in row and isinstance(row["extra_info"], dict) else {}
+    extra = {n: v for n, v in extra.items() if v is not None and n not in ("split", "index")}
+    return without_instruction(turns[0]), model["ground_truth"], extra
+
+
+def without_instruction(words: str) -> str:
+    """The problem before a training set's own instruction.
+
+    >>> without_instruction("What is 1+1? Let's reason step by step. Enclose …")
+    'What is 1+1?'
+    """
+    for suffix in SUFFIXES:
+        words = words.partition(suffix)[0]
+    return words.strip()
+
+
+def pick(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """The value of the first of these columns that the row has and that is not None; ValueError when there is none."""
+    for name in names:
+        if name in row and row[name] is not None:
+            return row[name]
+    raise ValueError(f"no {names[0]}")
+
+
+def gold(answer: Any) -> str:
+    r"""The answer as graders read it: the inside of one \boxed{}, GSM8K's part behind "####", whole floats as integers.
+
+    Also without the leading zeros of AIME's three digits. ValueError when it is empty or no single text or number.
+
+    >>> gold(142.0), gold("25.0"), gold("025"), gold("\\boxed{\\frac{1}{2}}"), gold("3 * 4 = 12\n#### 1,012")
+    ('142', '25', '25', '\\frac{1}{2}', '1012')
+    """
+    if isinstance(answer, list | tuple):
+        if len(answer) != 1:
+            raise ValueError(f"{len(answer)} answers, not one")
+        answer = answer[0]
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise ValueError(f"the answer is {answer!r}, neither text nor number")
+    text = str(answer)
+    if "####" in text:
+        text = text.rpartition("####")[2].replace(",", "")
+    text = unboxed(text.strip())
+    if re.fullmatch(r"[+-]?\d+\.0+", text):
+        text = text.partition(".")[0]
+    if re.fullmatch(r"0\d{1,2}", text):  # 0101 may be a number in base 2
+        text = str(int(text))
+    if not text:
+        raise ValueError("the answer is empty")
+    if text in ("nan", "inf", "-inf"):
+        raise ValueError(f"the answer is {text}")
+    return text
+
+
+def unboxed(text: str) -> str:
+    r"""The inside of a text that is one \boxed{…} and nothing else; any other text as it is."""
+    if not (text.startswith("\\boxed{") and text.endswith("}")):
+        return text
+    depth, inside = 1, text[len("\\boxed{") : -1]
+    for i, c in enumerate(inside):
+        depth += (c == "{") - (c == "}") if inside[i - 1 : i] != "\\" else 0
+        if depth == 0:
+            return text
+    return inside.strip()
+
+
+def label(kept: dict[str, Any], source: str) -> str:
+    """ "level 3", "difficulty 7.5", or the set's name where a row carries no difficulty."""
+    for name in LABELS:
+        if name in kept and isinstance(kept[name], str | int | float) and name != "problem_type":
+            value = kept[name]
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            return text if not text.replace(".", "").isdigit() else f"{name.lower()} {text}"
+    return source

@@ -1,0 +1,46 @@
+"""Multiplication of two whole numbers (e3's MULT, 5 digits by 5): problem i is a function of (seed, i).
+
+    problem = multiplication_problem(0, 7, digits=(5, 5), split="train", prompt="multiply")
+
+MULT and MULT-V are the same problems for two base models (ALGORITHMS A.2): MULT-V's was first trained on traces made
+with the prompt "multiply-check", which asks for checks. Graded in rewards/multiplication.py.
+"""
+
+import hashlib
+
+import numpy as np
+
+from e3jax.errors import UserError
+from e3jax.tasks.problem import Problem
+from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
+
+
+def multiplication_problem(
+    seed: int, index: int, *, digits: tuple[int, int], split: str, prompt: str, chat: Chat = qwen3_chat,
+    where: str = "response",
+) -> Problem:  # fmt: skip
+    """a uniform over the numbers of digits[0] digits, b over those of digits[1], until (a, b) belongs to `split`.
+
+    A hash of the two numbers, in either order, sends one eighth of all products to "test", whatever the seed.
+    `prompt`, `chat`, `where` as in tasks/sets.py; a model that was not taught to think needs where="anywhere".
+    UserError for digits outside 1..18 and for another split.
+    """
+    if split not in ("train", "test"):
+        raise UserError(f"split={split!r}: use 'train' or 'test'")
+    if len(digits) != 2 or not all(1 <= d <= 18 for d in digits):
+        raise UserError(f"digits={tuple(digits)}: two counts of digits, 1 to 18 each")
+    rng = np.random.default_rng([seed, *digits, index, int(split == "test")])
+    while True:
+        a, b = (int(rng.integers(10 ** (d - 1), 10**d)) for d in digits)
+        key = " ".join(map(str, sorted((a, b))))
+        if ("test" if hashlib.sha256(key.encode()).digest()[0] % 8 == 0 else "train") == split:
+            break
+    size = "x".join(map(str, digits))
+    return Problem(
+        id=f"multiplication-{split}-{size}-{seed}-{index}",
+        task="multiplication",
+        question=chat(prompt_text(prompt, a=a, b=b)),
+        answer=str(a * b),
+        difficulty=f"{size} digits",
+        meta={"source": "multiplication", "index": index, "problem": f"{a} * {b}", "a": a, "b": b, "where": where},
+    )

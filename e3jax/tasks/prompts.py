@@ -1,0 +1,60 @@
+r"""Prompt texts, each by the name that a config gives, and Qwen3's chat form around them.
+
+    words = PROMPTS["e3"].replace("{problem}", "What is 1+1?")
+    qwen3_chat(words)          # the whole text that a model reads
+
+A.n = e3's paper and code, by section of the developers' notes (configs/common.py says where).
+"""
+
+from collections.abc import Callable
+
+from e3jax.errors import UserError
+
+PROMPTS = {
+    # A.3: e3's mathematics runs, and DeepScaleR's before it
+    "e3": "{problem} Let's think step by step and output the final answer within \\boxed{}.",
+    # Qwen's own, on its model cards
+    "qwen": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
+    # MathArena's
+    "matharena": "{problem}\nPut your final answer within \\boxed{}.",
+    # A.3, Box B.1: e3's study of open models
+    "open-models": "You will be given a math problem. Solve the problem step by step. Output your final answer in the "
+    "form of \\boxed{your answer}. Problem: {problem}",
+    # multiple choice (own words: the paper names none)
+    "mcq": "{problem}\n\nExactly one choice is right. Please reason step by step, and put its letter within \\boxed{}.",
+    # A.3, Box E.1: the paper's only prompt of multiplication; it asks for checks (MULT-V's traces were made with it)
+    "multiply-check": "Multiply {a} and {b}. Please reason step by step, and put your final answer within \\boxed{}. "
+    'At each step, try to verify your response if possible and prefix the line with "Check:". <think>',
+    # the same without the request for checks (own choice, the paper is silent on MULT's)
+    "multiply": "Multiply {a} and {b}. Please reason step by step, and put your final answer within \\boxed{}.",
+}
+
+Chat = Callable[[str], str]  # the user's words -> the whole prompt
+
+
+def prompt_text(prompt: str, **values) -> str:
+    r"""PROMPTS[prompt] with its fields filled in; UserError for another name, or a prompt of other fields.
+
+    >>> prompt_text("matharena", problem="What is $\\frac{1}{2}$ of 4?")
+    'What is $\\frac{1}{2}$ of 4?\nPut your final answer within \\boxed{}.'
+    """
+    need_prompt(prompt, tuple(values))
+    text = PROMPTS[prompt]
+    for name, value in values.items():
+        text = str(value).join(text.split(f"{{{name}}}"))
+    return text
+
+
+def need_prompt(prompt: str, fields: tuple[str, ...]) -> None:
+    """UserError unless it is the name of a prompt with exactly these fields."""
+    fit = [name for name, text in PROMPTS.items() if all(f"{{{x}}}" in text for x in fields)]
+    if prompt not in fit:
+        raise UserError(f"prompt {prompt!r} is not one for {' and '.join(fields)}: use one of {', '.join(fit)}")
+
+
+def qwen3_chat(words: str) -> str:
+    """One user turn in Qwen3's chat template, up to where the assistant speaks; thinking is on by default (A.3).
+
+    Word for word what `HubTokenizer.chat_text` makes with Qwen3's own template (tests/test_tasks_sets.py).
+    """
+    return f"<|im_start|>user\n{words}<|im_end|>\n<|im_start|>assistant\n"

@@ -1,0 +1,159 @@
+"""Sets of questions by name: what each is called on the hub, and how its rows become Problems.
+
+    problems = load_set("deepscaler", prompt="e3", limit=100)
+    problems = load_set("/data/aime24.json", prompt="qwen")          # also .jsonl, .parquet, a prepared set, gs://…
+    problems = load_set("math-ai/aime25@test", prompt="e3")          # any hub id, with its split
+
+Rows that are malformed are counted and listed on stderr; more than one in twenty, or none that is not, stop.
+"""
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from e3jax.errors import UserError
+from e3jax.tasks.math import ANSWERS, QUESTIONS, Fields, read_math
+from e3jax.tasks.mcq import GPQA, read_mcq
+from e3jax.tasks.problem import Problem
+from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
+from e3jax.tasks.rows import Row, hub_rows, is_place, place_rows, tfds_rows
+
+MOST_BAD = 0.05  # of the rows: more means that the file is not what its reader takes it for (own choice)
+LISTED = 20  # malformed rows that are named; the others are counted
+
+
+class Source(NamedTuple):
+    """Where a set lies on the hub; FACTS §6."""
+
+    hub: str
+    split: str
+    config: str = ""  # the hub's name for a part of it
+
+
+SETS = {
+    "deepscaler": Source("agentica-org/DeepScaleR-Preview-Dataset", "train"),  # 40,315
+    "e3-math-easy": Source("CMU-AIRe/e3-math-easy", "train"),  # stage 1 of e3 (A.2)
+    "e3-math-medhard": Source("CMU-AIRe/e3-math-medhard", "train"),  # stage 2
+    "hmmt-aime-2025": Source("CMU-AIRe/hmmt-aime-2025", "test"),  # 60
+    "aime24": Source("HuggingFaceH4/aime_2024", "train"),  # 30
+    "aime25": Source("yentinglin/aime_2025", "train"),  # 30
+    "hmmt25": Source("MathArena/hmmt_feb_2025", "train"),  # 30
+    "amc": Source("AI-MO/aimo-validation-amc", "train"),  # 83
+    "math500": Source("HuggingFaceH4/MATH-500", "test"),  # 500
+    "omni-math": Source("KbsdJames/Omni-MATH", "test"),  # 4,428
+    "openmathreasoning": Source("nvidia/OpenMathReasoning", "cot"),  # 3,201,061 solutions; give a limit
+    "mmlu": Source("cais/mmlu", "test", "all"),  # 14,042
+    "mmlu-pro": Source("TIGER-Lab/MMLU-Pro", "test"),  # 12,032
+    "gpqa-diamond": Source("Idavidrein/gpqa", "train", "gpqa_diamond"),  # 198, gated
+}
+TFDS = {"gsm8k": "test"}  # through TensorFlow data sets; its split
+
+
+def load_set(
+    name: str, *, prompt: str, seed: int = 0, split: str = "", limit: int = 0, chat: Chat = qwen3_chat,
+    where: str = "response",
+) -> list[Problem]:  # fmt: skip
+    """Problems of a set in its own order: at most `limit` rows are read (0: all).
+
+    `name`: one of SETS or TFDS, a hub id, or a path; "NAME@SPLIT" is the same as `split`. `prompt` names the words
+    around a problem (tasks/prompts.py), `chat` puts them into a chat template, `seed` orders the choices of GPQA.
+    `where` graders look for the answer (rewards/extract.py; the default is e3's, A.4).
+    A Problem's meta: {"source", "index": row, "problem": bare, "where", …}. UserError: unknown name or split, a hub
+    that cannot be reached, missing columns, no usable row.
+    """
+    source = short_name(name)
+    return [to_problem(fields, source, index, prompt, chat, where) for index, fields in load_fields(
+        name, seed=seed, split=split, limit=limit
+    )]  # fmt: skip
+
+
+def load_fields(name: str, *, seed: int, split: str, limit: int) -> list[tuple[int, Fields]]:
+    """(row, what it says) of every row that is well formed; the others are listed on stderr."""
+    source, good, bad, rows = short_name(name), [], [], 0
+    found = read_rows(name, split=split, limit=limit)
+    for row in islice(found, limit or None):
+        rows += 1
+        try:
+            if row.wrong:
+                raise ValueError(row.wrong)
+            good.append((row.index, read_row(row, source=source, seed=seed)))
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            bad.append((row.where, str(error)))
+    tell_bad(name, rows, bad)
+    return good
+
+
+def tell_bad(name: str, rows: int, bad: list[tuple[str, str]]) -> None:
+    """List the malformed rows, by what is wrong with them; UserError when too many are, or nothing is left."""
+    by_fault: dict[str, list[str]] = {}
+    for where, fault in bad[:LISTED]:
+        by_fault.setdefault(fault, []).append(where)
+    listed = "; ".join(f"{', '.join(places)}: {fault}" for fault, places in by_fault.items())
+    listed += f" … and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    if not rows:
+        raise UserError(f"{name} is empty: there is no row in it")
+    if len(bad) == rows or (len(bad) > MOST_BAD * rows and len(bad) > 1):
+        raise UserError(f"{name}: {len(bad)} of {rows} rows are malformed: mend or remove them ({listed})")
+    if bad:
+        print(f"{name}: left out {len(bad)} of {rows} rows, which are malformed: {listed}", file=sys.stderr, flush=True)
+
+
+def read_rows(name: str, *, split: str, limit: int) -> Iterator[Row]:
+    """Rows of a named set, a path or a hub id."""
+    base, _, named = name.partition("@")
+    if named and split and named != split:
+        raise UserError(f"{name} with split={split!r}: name one split")
+    split = named or split
+    if base in SETS:
+        source = SETS[base]
+        return hub_rows(source.hub, config=source.config, split=split or source.split, limit=limit)
+    if base in TFDS:
+        return tfds_rows(base, split=split or TFDS[base])
+    if is_place(base):
+        return place_rows(base, split=split, limit=limit)
+    if base.count("/") == 1:
+        return hub_rows(base, config="", split=split, limit=limit)
+    raise UserError(
+        f"no set is called {name!r}: use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path"
+    )
+
+
+def read_row(row: Row, *, source: str, seed: int) -> Fields:
+    """What a row says, by its columns; ValueError when it is malformed or the columns are no known ones."""
+    columns = set(row.value)
+    if {"task", "problem", "answer", "meta"} <= columns:
+        return Fields(*(row.value[name] for name in Fields._fields))
+    if GPQA[0] in columns or "choices" in columns or "options" in columns:
+        return read_mcq(row.value, source=source, index=row.index, seed=seed)
+    if {"prompt", "reward_model"} <= columns or (columns & set(QUESTIONS) and columns & set(ANSWERS)):
+        return read_math(row.value, source=source)
+    raise ValueError(
+        f"columns are {', '.join(sorted(columns))}: needed are problem (or question) and answer, or verl's prompt and "
+        "reward_model, or question, choices (or options) and answer"
+    )
+
+
+def to_problem(fields: Fields, source: str, index: int, prompt: str, chat: Chat, where: str) -> Problem:
+    """The Problem that a model is asked."""
+    return Problem(
+        id=f"{source}-{index}",
+        task=fields.task,
+        question=chat(prompt_text(prompt, problem=fields.problem)),
+        answer=fields.answer,
+        difficulty=fields.difficulty,
+        meta={**fields.meta, "source": source, "index": index, "problem": fields.problem, "where": where},
+    )
+
+
+def short_name(name: str) -> str:
+    """A set's name in ids and records: of a path its last part without the suffix, of a hub id all of it.
+
+    >>> short_name("/data/aime24.json"), short_name("math-ai/aime25@test"), short_name("amc")
+    ('aime24', 'math-ai/aime25@test', 'amc')
+    """
+    if not is_place(name.partition("@")[0]):
+        return name
+    return name.partition("@")[0].rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]

@@ -1,0 +1,56 @@
+"""A set of questions, read once where there is a network, and written to where a run reads it: a bucket, a disk.
+
+    python -m e3jax.tools.prepare --set=e3-math-easy --to=gs://my-bucket/sets/e3-math-easy
+    python -m e3jax.tools.prepare --set=gpqa-diamond --seed=1 --to=gpqa.jsonl          # to look at, or to mend
+
+--to ending in .jsonl makes one object a line; any other name a directory with an array_record file (a record a
+problem, read at random) and set.json. Either is a set's name in a config, e.g. --config.stages.math.set=gs://…. The
+prompt is not part of it: it is chosen where the set is used. The order of the choices of GPQA is, with its seed.
+"""
+
+import json
+
+from absl import flags
+from etils import epath
+
+from e3jax.errors import UserError
+from e3jax.flags import run_tool
+from e3jax.storage import patiently, place
+from e3jax.tasks.rows import write_prepared
+from e3jax.tasks.sets import load_fields, short_name
+
+
+def prepare(name: str, to: epath.PathLike, *, seed: int = 0, split: str = "", limit: int = 0) -> str:
+    """Write the well-formed rows of a set as {"task", "problem", "answer", "difficulty", "meta"}; says what was done.
+
+    meta["prepared_from"] is [set, row]. UserError: as `load_set`; the target exists.
+    """
+    target = place(to)
+    if target.exists():
+        raise UserError(f"{to} exists: name a new place, or remove it")
+    values = [
+        fields._asdict() | {"meta": {**fields.meta, "prepared_from": [short_name(name), index]}}
+        for index, fields in load_fields(name, seed=seed, split=split, limit=limit)
+    ]
+    if target.suffix == ".jsonl":
+        lines = "".join(json.dumps(value, ensure_ascii=False, default=str) + "\n" for value in values)
+        patiently(f"make {target.parent}", lambda: target.parent.mkdir(parents=True, exist_ok=True))
+        patiently(f"write {target}", lambda: target.write_bytes(lines.encode()))
+    else:
+        write_prepared(target, values, set=name, split=split, seed=seed, limit=limit)
+    return f"{to}: {len(values)} problems of {name}"
+
+
+def main() -> None:
+    """Flags to `prepare`."""
+    f = flags.FLAGS
+    print(prepare(f["set"].value, f.to, seed=f.seed, split=f.split, limit=f.limit))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("set", None, "name of a set (tasks/sets.py), hub id or path", required=True)
+    flags.DEFINE_string("to", None, "FILE.jsonl or a directory to be made; gs:// too", required=True)
+    flags.DEFINE_string("split", "", "of a hub set; empty: the set's usual one")
+    flags.DEFINE_integer("seed", 0, "of the order of choices", 0)
+    flags.DEFINE_integer("limit", 0, "rows to read at most; 0: all", 0)
+    run_tool(main)

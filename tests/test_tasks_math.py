@@ -1,0 +1,105 @@
+r"""Rows of every schema of FACTS §6 become the same bare problem and gold answer; malformed ones say why."""
+
+import pytest
+
+from e3jax.errors import UserError
+from e3jax.tasks.math import Fields, gold, read_math, unboxed, without_instruction
+from e3jax.tasks.prompts import PROMPTS, prompt_text, qwen3_chat
+
+VERL = {
+    "data_source": "d",
+    "prompt": [{"role": "user", "content": "What is 1+1?\nLet's reason step by step. Enclose it in <think>."}],
+    "ability": "math",
+    "reward_model": {"ground_truth": "2", "style": "rule"},
+    "extra_info": {"index": 7, "split": "train", "level": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "difficulty"),
+    [
+        ({"problem": " What is 1+1? ", "answer": "2", "solution": "It is 2."}, "2", "mine"),  # DeepScaleR
+        ({"ID": "2024-I-1", "Problem": "What is 1+1?", "Answer": 2, "Solution": ""}, "2", "mine"),  # Maxwell-Jia
+        ({"problem": "What is 1+1?", "answer": "\\frac{4}{2}", "problem_type": ["Algebra"]}, "\\frac{4}{2}", "mine"),
+        ({"problem": "What is 1+1?", "answer": "2", "level": 3, "subject": "Algebra"}, "2", "level 3"),  # MATH-500
+        ({"problem": "What is 1+1?", "answer": 2.0, "difficulty": 7.5}, "2", "difficulty 7.5"),  # Omni-MATH, AMC
+        ({"problem": "What is 1+1?", "answer": "2", "difficulty": "hard"}, "2", "hard"),  # our own buckets
+        ({"problem": "What is 1+1?", "expected_answer": "2", "pass_rate_72b_tir": "0.5"}, "2", "mine"),  # OpenMath
+        ({"question": "What is 1+1?", "answer": "1 + 1 = 2\n#### 1,002"}, "1002", "mine"),  # GSM8K
+        (VERL, "2", "level 3"),
+        (VERL | {"reward_model": {"ground_truth": ["\\boxed{2}"]}}, "2", "level 3"),
+        (VERL | {"prompt": "What is 1+1? Let's think step by step and output the final answer within \\boxed{}."}, "2",
+         "level 3"),
+    ],
+)  # fmt: skip
+def test_schemas(row, answer, difficulty):
+    """Every column name that the sets use, and no instruction left in the problem."""
+    fields = read_math(row, source="mine")
+    assert fields[:4] == Fields("math", "What is 1+1?", answer, difficulty, {})[:4]
+
+
+def test_kept_columns():
+    """What difficulty presets and tables read later; not verl's own split and index, which are another set's."""
+    assert read_math(VERL, source="mine").meta == {"data_source": "d", "level": 3}
+    row = {"problem": "p", "answer": "1", "reward": 0.25, "pass_rate_72b_tir": "0.5", "solution": "long"}
+    assert read_math(row, source="mine").meta == {"reward": 0.25, "pass_rate_72b_tir": "0.5"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"problem": "p", "answer": ""}, "the answer is empty"),
+        ({"problem": "p", "answer": "  "}, "the answer is empty"),
+        ({"problem": "p", "answer": "\\boxed{}"}, "the answer is empty"),
+        ({"problem": "p", "answer": None}, "no answer"),
+        ({"problem": "p"}, "no answer"),
+        ({"problem": "p", "answer": float("nan")}, "the answer is nan"),
+        ({"problem": "p", "answer": {"value": 1}}, "neither text nor number"),
+        ({"problem": "p", "answer": True}, "neither text nor number"),
+        ({"problem": "p", "answer": ["1", "2"]}, "2 answers, not one"),
+        ({"problem": " ", "answer": "1"}, "the problem is ' ', not a text"),
+        ({"problem": None, "answer": "1"}, "no problem"),
+        ({"problem": 3, "answer": "1"}, "the problem is 3"),
+        (VERL | {"prompt": []}, "0 user turns"),
+        (VERL | {"prompt": [{"role": "user"}]}, "no list of messages"),
+        (VERL | {"prompt": 5}, "no list of messages"),
+        (VERL | {"reward_model": {"style": "rule"}}, "no ground_truth"),
+        (VERL | {"reward_model": None}, "no ground_truth"),
+    ],
+)
+def test_malformed_rows_say_why(row, said):
+    """Guards: a KeyError without a row number, or a problem that no answer can solve."""
+    with pytest.raises(ValueError, match=said):
+        read_math(row, source="mine")
+
+
+def test_gold_answers():
+    """Only what is surely the same number changes: AIME's zeros, AMC's floats, one box around all of it."""
+    same = ["0", "0101", "2.50", "1/2", "-3", "\\text{Evelyn}", "x.0", "1,000", "3.0 \\text{ cm}"]
+    assert [gold(x) for x in same] == same
+    assert [gold(x) for x in ("000", "025", "7", 25.0, -4.0, "-4.00", 0.5)] == ["0", "25", "7", "25", "-4", "-4", "0.5"]
+    assert unboxed("\\boxed{1} and \\boxed{2}") == "\\boxed{1} and \\boxed{2}"
+    assert unboxed("\\boxed{\\{1, 2\\}}") == "\\{1, 2\\}"
+    assert unboxed("\\boxed{\\frac{1}{2}}") == "\\frac{1}{2}"
+
+
+def test_instructions_are_stripped():
+    """Guards: DeepScaleR-10K's instruction beside ours in one prompt; e3's own sets carry e3's."""
+    ours = PROMPTS["e3"].replace("{problem}", "What is $x$?")
+    assert without_instruction(ours) == "What is $x$?"
+    assert without_instruction("Let x be a step.") == "Let x be a step."
+
+
+def test_prompts_by_name():
+    """The paper's words (A.3); a problem's own braces are no fields."""
+    assert prompt_text("e3", problem="What is $\\frac{1}{2}$?") == (
+        "What is $\\frac{1}{2}$? Let's think step by step and output the final answer within \\boxed{}."
+    )
+    assert prompt_text("qwen", problem="{a} {problem}").startswith("{a} {problem}\nPlease reason")
+    assert prompt_text("open-models", problem="P").endswith("\\boxed{your answer}. Problem: P")
+    assert prompt_text("multiply-check", a=12, b=34).startswith("Multiply 12 and 34. Please reason step by step, and")
+    with pytest.raises(UserError, match=r"prompt 'e4' is not one for problem: use one of e3, qwen, matharena"):
+        prompt_text("e4", problem="P")
+    with pytest.raises(UserError, match=r"not one for a and b: use one of multiply-check, multiply$"):
+        prompt_text("e3", a=1, b=2)
+    assert qwen3_chat("x") == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"

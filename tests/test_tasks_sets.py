@@ -1,0 +1,292 @@
+"""Sets by name: files of every kind, prepared sets, the hub and TFDS; what is wrong with them is told, row by row."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e3jax.errors import UserError
+from e3jax.tasks.rows import PreparedSet
+from e3jax.tasks.sets import MOST_BAD, SETS, TFDS, load_set, short_name
+from e3jax.tasks.stream import open_stream
+from e3jax.tools.prepare import prepare
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared/data"
+real = pytest.mark.skipif(not DATA.exists(), reason=f"no {DATA}: real problems and the Qwen3 tokenizer lie there")
+GOOD = [{"problem": f"What is {i}+1?", "answer": str(i + 1)} for i in range(30)]
+
+
+def write(path: Path, rows) -> str:
+    """Rows as .json, .jsonl (a text is a line as it is) or .parquet."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return str(path)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_files(tmp_path, suffix):
+    """One answer whatever the format; ids and meta say where a problem comes from."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="parquet files need pip install -e '.[data]'")
+    problems = load_set(write(tmp_path / f"mine{suffix}", GOOD), prompt="e3", chat=str)
+    assert [p.answer for p in problems] == [str(i + 1) for i in range(30)]
+    p = problems[3]
+    assert (p.id, p.task, p.difficulty) == ("mine-3", "math", "mine")
+    assert p.question == "What is 3+1? Let's think step by step and output the final answer within \\boxed{}."
+    assert p.meta == {"source": "mine", "index": 3, "problem": "What is 3+1?", "where": "response"}
+    assert len(load_set(str(tmp_path / f"mine{suffix}"), prompt="e3", limit=4)) == 4
+    assert load_set(f"{tmp_path}/mine{suffix}", prompt="e3", where="anywhere")[0].meta["where"] == "anywhere"
+
+
+def test_malformed_rows_are_listed(tmp_path, capsys):
+    """By line, the others' numbers unchanged. Guards: a row that vanishes, a run that stops for one row of many."""
+    rows = [*GOOD, *GOOD, *GOOD]
+    rows[4] = {"problem": "p", "answer": " "}
+    rows[9] = "{broken"
+    path = write(tmp_path / "mine.jsonl", ["", *rows])  # the first line is blank
+    problems = load_set(path, prompt="e3")
+    assert len(problems) == 88 and [p.meta["index"] for p in problems][3:6] == [3, 5, 6]
+    said = capsys.readouterr().err
+    assert "left out 2 of 90 rows, which are malformed: line 6: the answer is empty; line 11: not JSON (" in said
+
+
+def test_too_many_malformed_rows_stop(tmp_path):
+    """More than one in twenty is another schema, not a slip; equal faults are told once."""
+    rows = [*GOOD[:18], {"problem": "p"}, {"problem": "p", "answer": ""}]
+    assert 2 > MOST_BAD * len(rows)
+    with pytest.raises(
+        UserError, match=r"2 of 20 rows are malformed: mend .*\(row 18: columns .*; row 19: the answer is"
+    ):
+        load_set(write(tmp_path / "mine.json", rows), prompt="e3")
+    many = [{"problem": "p", "answer": ""}] * 50
+    with pytest.raises(UserError, match=r"row 0, row 1, .*row 19: the answer is empty … and 30 more\)$"):
+        load_set(write(tmp_path / "many.json", many), prompt="e3")
+
+
+def test_wrong_files_are_sentences(tmp_path):
+    """Missing columns, empty, not UTF-8, no file, another kind of file, another JSON, no parquet; one sentence each."""
+    (tmp_path / "latin.json").write_bytes('[{"problem": "é", "answer": "1"}]'.encode("latin-1"))
+    (tmp_path / "latin.jsonl").write_bytes('{"problem": "é", "answer": "1"}\n'.encode("latin-1"))
+    (tmp_path / "x.csv").write_text("problem,answer\n")
+    (tmp_path / "x.parquet").write_text("no parquet")
+    (tmp_path / "lines.json").write_text('{"problem": "p"}\n{"problem": "q"}\n')
+    cases = {
+        write(
+            tmp_path / "columns.json", [{"text": "p", "gold": "1"}]
+        ): "row 0: columns are gold, text: needed are prob",
+        write(tmp_path / "empty.json", []): "empty.json is empty: there is no row in it",
+        write(tmp_path / "empty.jsonl", []): "empty.jsonl is empty",
+        write(tmp_path / "object.json", {"problem": "p"}): "holds a dict: a list of objects is needed",
+        write(tmp_path / "list.json", [[1]]): "row 0: not an object",
+        str(tmp_path / "latin.json"): "latin.json is not UTF-8 (",
+        str(tmp_path / "latin.jsonl"): "line 1: not UTF-8 (",
+        str(tmp_path / "lines.json"): "must be named .jsonl",
+        str(tmp_path / "none.json"): "none.json does not exist",
+        str(tmp_path / "x.csv"): "x.csv is neither of .json, .jsonl, .parquet",
+        str(tmp_path / "x.parquet"): "x.parquet is no parquet file",
+        "aime26": "no set is called 'aime26': use one of deepscaler, ",
+        f"{write(tmp_path / 'ok.json', GOOD)}@test": "has no splits, leave it out",
+    }
+    for name, said in cases.items():
+        with pytest.raises(UserError) as error:
+            load_set(name, prompt="e3")
+        assert said in str(error.value), (name, str(error.value))
+    with pytest.raises(UserError, match="prompt 'e4' is not one for problem"):
+        load_set(str(tmp_path / "ok.json"), prompt="e4")
+
+
+# ---- prepared sets
+
+
+def test_prepared_sets(tmp_path):
+    """array_record and JSONL give back the same problems; one record is read without its neighbours."""
+    pytest.importorskip("array_record", reason="prepared sets need pip install -e '.[data]'")
+    rows = [*GOOD, {"question": "Which?", "choices": ["a", "b"], "answer": 1, "subject": "s"}]
+    source = write(tmp_path / "mine.json", rows)
+    assert prepare(source, tmp_path / "bucket/set") == f"{tmp_path / 'bucket/set'}: 31 problems of {source}"
+    prepare(source, tmp_path / "set.jsonl", limit=31)
+    read = PreparedSet(tmp_path / "bucket/set")
+    assert len(read) == 31 and read[7]["problem"] == "What is 7+1?" and read.about["set"] == source
+    with pytest.raises(IndexError):
+        read[31]
+    want = load_set(source, prompt="qwen")
+    for place in (tmp_path / "bucket/set", tmp_path / "set.jsonl"):
+        got = load_set(str(place), prompt="qwen")
+        assert [p.id for p in got][:2] == ["set-0", "set-1"]
+        assert [(p.task, p.question, p.answer) for p in got] == [(p.task, p.question, p.answer) for p in want]
+        assert got[30].meta["order"] == [0, 1] and got[30].meta["prepared_from"] == ["mine", 30]
+    with pytest.raises(UserError, match="exists: name a new place"):
+        prepare(source, tmp_path / "bucket/set")
+    about = tmp_path / "bucket/set/set.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"rows": 30}))
+    with pytest.raises(UserError, match=r"holds 31 rows, set\.json says 30: prepare it again"):
+        load_set(str(tmp_path / "bucket/set"), prompt="e3")
+
+
+def test_prepare_command(tmp_path):
+    """As it is told in errors and in configs/e3_math.py."""
+    source = write(tmp_path / "mine.json", GOOD)
+    command = [sys.executable, "-m", "e3jax.tools.prepare", f"--set={source}", f"--to={tmp_path / 'x.jsonl'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(f"x.jsonl: 30 problems of {source}\n")
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 2 and again.stderr.splitlines()[-1].startswith("error: ")
+
+
+# ---- the hub, TFDS
+
+
+def test_a_local_copy_of_a_hub_set(tmp_path):
+    """`hf download`'s directory: read by the same code as the hub; its splits are known."""
+    pytest.importorskip("datasets", reason="the hub's sets need pip install -e '.[data]'")
+    (tmp_path / "copy/data").mkdir(parents=True)
+    write(tmp_path / "copy/data/train-00000-of-00001.parquet", GOOD)
+    write(tmp_path / "copy/data/test-00000-of-00001.parquet", GOOD[:5])
+    name = str(tmp_path / "copy")
+    assert len(load_set(name, prompt="e3")) == 30
+    assert [p.id for p in load_set(f"{name}@test", prompt="e3")] == [f"copy-{i}" for i in range(5)]
+    assert len(load_set(name, prompt="e3", split="test", limit=3)) == 3  # streamed
+    for limit in (0, 3):
+        with pytest.raises(UserError, match=r"has no split 'dev' \(.*train.*\): name another as NAME@SPLIT"):
+            load_set(name, prompt="e3", split="dev", limit=limit)
+    with pytest.raises(UserError, match="name one split"):
+        load_set(f"{name}@test", prompt="e3", split="train")
+
+
+@pytest.mark.parametrize("name", ["aime24", "someone/their-set"])
+def test_an_unreachable_hub_says_what_to_do(name):
+    """Offline by setting, which every machine can do; HF_HUB_OFFLINE is read when the library is imported."""
+    pytest.importorskip("datasets", reason="the hub's sets need pip install -e '.[data]'")
+    code = (
+        "import sys\nfrom e3jax.tasks.sets import load_set\nfrom e3jax.errors import UserError\n"
+        f"try:\n    load_set({name!r}, prompt='e3')\nexcept UserError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent/hf"},
+    )  # fmt: skip
+    hub = SETS[name].hub if name in SETS else name
+    assert done.stdout.startswith(f"{hub} cannot be read from the hub (")
+    assert f"hf download --repo-type dataset {hub} --local-dir DIR" in done.stdout
+
+
+def test_gsm8k_through_tfds(tmp_path, monkeypatch):
+    """TFDS's own builder on two rows of GSM8K's form, without TensorFlow; then a download that fails."""
+    pytest.importorskip("tensorflow_datasets", reason="GSM8K needs pip install -e '.[data]'")
+    import tensorflow_datasets as tfds
+
+    rows = [{"question": f"What is {i}+1?", "answer": f"So {i} + 1.\n#### 1,00{i}"} for i in range(2)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    manager = tfds.download.DownloadManager
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
+    source = tfds.data_source
+    monkeypatch.setattr(tfds, "data_source", lambda name, **more: source(name, data_dir=str(tmp_path / "tfds"), **more))
+    monkeypatch.setattr(manager, "download_and_extract", lambda self, urls: dict.fromkeys(urls, file))
+    problems = load_set("gsm8k", prompt="qwen")
+    assert sorted(p.answer for p in problems) == ["1000", "1001"]
+    assert {p.meta["problem"] for p in problems} == {"What is 0+1?", "What is 1+1?"}
+
+    def fails(self, urls):
+        raise ConnectionError("no such host")
+
+    monkeypatch.setattr(tfds, "data_source", lambda name, **more: source(name, data_dir=str(tmp_path / "new"), **more))
+    monkeypatch.setattr(manager, "download_and_extract", fails)
+    with pytest.raises(UserError, match=r"gsm8k cannot be read through TFDS \(.*no such host.*name a .jsonl"):
+        load_set("gsm8k", prompt="qwen")
+
+
+def test_names():
+    """Every set that issue and README name."""
+    assert set(SETS) | set(TFDS) >= {
+        "deepscaler", "e3-math-easy", "e3-math-medhard", "hmmt-aime-2025", "aime24", "aime25", "hmmt25", "amc",
+        "math500", "omni-math", "openmathreasoning", "mmlu", "mmlu-pro", "gpqa-diamond", "gsm8k",
+    }  # fmt: skip
+    assert short_name("gs://b/sets/easy") == "easy" and short_name("a/b@test") == "a/b@test"
+
+
+# ---- streams
+
+
+def test_epochs(tmp_path):
+    """Every problem once an epoch, in another order each, whatever the blocks asked for, and with another seed."""
+    name = write(tmp_path / "mine.json", GOOD)
+    draw = open_stream("math", name, seed=0, split="train", prompt="e3")
+    straight = [p.meta["index"] for p in draw(0, 90)]
+    epochs = [straight[i : i + 30] for i in (0, 30, 60)]
+    assert all(sorted(e) == list(range(30)) for e in epochs) and len({tuple(e) for e in epochs}) == 3
+    assert [p.meta["index"] for start in range(0, 84, 7) for p in draw(start, 7)] == straight[:84]
+    other = open_stream("math", name, seed=1, split="train", prompt="e3")
+    assert [p.meta["index"] for p in other(0, 30)] != epochs[0]
+    assert [p.meta["index"] for p in open_stream("math", name, seed=0, split="test", prompt="e3")(0, 99)] == [
+        *range(30)
+    ]
+
+
+def test_long_prompts_are_left_out_and_said(tmp_path, capsys):
+    """Guards: a step that stops hours later at a prompt that its shapes have no room for."""
+    name = write(tmp_path / "mine.json", [*GOOD, {"problem": "x" * 500, "answer": "1"}])
+    draw = open_stream("math", name, seed=0, split="train", prompt="e3", fits=lambda text: len(text) < 300)
+    assert {p.meta["index"] for p in draw(0, 60)} == set(range(30))
+    assert "left out 1 of 31 problems, whose prompts are longer than config.task.prompt_room: rows 30" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(UserError, match="no prompt fits"):
+        open_stream("math", name, seed=0, split="train", prompt="e3", fits=lambda text: False)
+
+
+# ---- the real data
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("aime24", 30), ("aime25", 30), ("hmmt25", 30), ("amc", 83), ("math500", 500),
+     ("deepscaler_10k", 9998)],
+)  # fmt: skip
+def test_real_sets(name, rows, capsys):
+    """All rows, none malformed, no foreign instruction, AIME without zeros and AMC without points, prompts by token."""
+    from e3jax.tokenizer import HubTokenizer
+
+    tokenizer = HubTokenizer(str(DATA / "qwen3-tokenizer"))
+    (path,) = (DATA / "math").glob(f"{name}.*")
+    problems = load_set(str(path), prompt="e3")
+    assert len(problems) == rows and not capsys.readouterr().err
+    assert len({p.id for p in problems}) == rows
+    for p in problems:
+        assert (
+            p.answer and "Let's reason step by step" not in p.question and p.question.count("Let's think step by") == 1
+        )
+        if name.startswith("aime"):
+            assert str(int(p.answer)) == p.answer
+        if name == "amc":
+            assert not p.answer.endswith(".0")
+    for p in problems[:: max(rows // 50, 1)]:
+        words = f"{p.meta['problem']} Let's think step by step and output the final answer within \\boxed{{}}."
+        assert tokenizer.encode(p.question) == tokenizer.chat([{"role": "user", "content": words}], thinking=True)
+        assert p.question == tokenizer.chat_text(words, thinking=True)
+
+
+@real
+def test_chat_without_thinking():
+    """Qwen3's enable_thinking=False, through the tokenizer's own template."""
+    from e3jax.tokenizer import HubTokenizer
+
+    tokenizer = HubTokenizer(str(DATA / "qwen3-tokenizer"))
+    text = tokenizer.chat_text("x", thinking=False)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert tokenizer.encode(text) == tokenizer.chat([{"role": "user", "content": "x"}], thinking=False)

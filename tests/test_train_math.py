@@ -1,0 +1,94 @@
+"""The whole mathematics recipe on a CPU: real tokenizer and data of ../shared/data, a random model of 16 widths.
+
+stream -> rollouts -> grading -> update -> checkpoint -> evaluation -> report, straight and killed.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_hub import QWEN3, like_of
+
+from benchmarks.faults import Command, difference, records, run_to_end
+from e3jax.checkpoint.hf import save_hf
+from e3jax.models.qwen3 import init_params
+from e3jax.tokenizer import HubTokenizer
+
+DATA = Path(__file__).parent.parent.parent / "shared/data"
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"no {DATA}: the Qwen3 tokenizer and real problems lie there")
+
+SMALL = (
+    "--config.model.dtype=float32", "--config.model.chunk=512", "--config.stages.math.steps=3",
+    "--config.stages.math.budget=40", "--config.grpo.prompts=4", "--config.grpo.group_size=4",
+    "--config.grpo.minibatches=2", "--config.grpo.rows=2", "--config.sampler.slots=8",
+    "--config.sampler.prefill_rows=4", "--config.sampler.block=8", "--config.eval.problems=3",
+    "--config.eval.samples=1", "--config.eval.budgets=(20,40)", "--config.eval.pass_ks=(1,2)",
+    "--config.eval.pass_problems=2", "--config.eval.pass_budget=20", "--config.checkpoint.every=1",
+    "--config.grpo.temperature=1.0", "--config.eval.temperature=1.0", "--config.task.prompt_room=160",
+)  # fmt: skip
+
+
+def write_model(directory: Path, likely: str) -> Path:
+    """A random Qwen3 with the real vocabulary that mostly says the tokens of `likely`, and "<|im_end|>"."""
+    import jax
+
+    shape = dict(vocab_size=151_936, hidden_size=16, intermediate_size=32, num_hidden_layers=1, head_dim=8)
+    shape |= dict(num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=False)
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(QWEN3 | shape))
+    params = init_params(like_of(directory)[0], jax.random.key(0))
+    tokenizer = HubTokenizer(str(DATA / "qwen3-tokenizer"))
+    names = {name: np.array(x) for name, x in params.items() if name != "layers"}
+    (head,) = [name for name in names if name not in ("embed_vd", "final_norm_d")]  # the unembedding
+    names["embed_vd"][:, 0] = 3.0  # what every position has in common …
+    said = list(dict.fromkeys([*tokenizer.encode(likely), tokenizer.eos]))
+    if names[head].shape[0] == 16:
+        names[head][0, said] = 5.0  # … makes these likely
+    else:
+        names[head][said, 0] = 5.0
+    tokenizer.save(directory)
+    save_hf(params | {n: jax.numpy.asarray(x) for n, x in names.items()}, directory)
+    return directory
+
+
+def flags_for(model: Path, **values) -> list[str]:
+    given = {"model.preset": model, "init.init_from": model, "tokenizer": model} | values
+    return [*SMALL, *(f"--config.{name}={value}" for name, value in given.items())]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def test_stage_1_killed_equals_straight(tmp_path, programs):
+    """The command of the config's header, made small. Guards: the order of a set, or its grades, lost by a resume."""
+    model = write_model(tmp_path / "model", "</think> \\boxed{2}")
+    sets = {
+        "stages.math.set": DATA / "math/deepscaler_10k.parquet",
+        "eval.sets.aime25": DATA / "math/aime25.json",
+        "eval.sets.hmmt25": DATA / "math/hmmt25.json",
+    }
+    options = dict(config="configs/e3_math.py:stage=1,chips=1", env=programs)
+    straight, killed, flags = tmp_path / "a", tmp_path / "b", flags_for(model, **sets)
+    run_to_end(straight, *flags, **options)
+    command = Command(killed, *flags, **options)
+    assert command.wait_for(lambda: command.logged("math", 2)), command.said[-2000:]
+    command.kill()
+    assert not (killed / "DONE").exists()
+    run_to_end(killed, *flags, **options)
+    assert not (found := difference(straight, killed)), found
+    assert (killed / "report.html").exists() and (killed / "DONE").exists()
+    said = records(straight)
+    assert [line["step"] for line in said["metrics.jsonl"]] == [1, 2, 3]
+    assert {line["set"] for line in said["eval.jsonl"]} == {"aime25", "hmmt25"}
+    for line in said["metrics.jsonl"]:
+        assert 0 < line["reason/truncated"] < 1  # some responses end by themselves, and a grader read them
+        assert line["optim/grad_norm"] > 0 and line["explore/attempts"] >= 1
+    asked = [line["problem"] for line in said["samples.jsonl"]]
+    assert all(name.startswith("deepscaler_10k-") for name in asked)
+    assert said["samples.jsonl"][0]["prompt"].endswith("\\boxed{}.<|im_end|>\n<|im_start|>assistant\n")
