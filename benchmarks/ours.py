@@ -21,6 +21,9 @@ from e3jax.sharding import make_mesh
 from e3jax.types import Rollouts
 
 PAD = 0
+# of the update, on every side
+LR, BETAS, DECAY, GRAD_CLIP = 1e-6, (0.9, 0.95), 0.01, 1.0
+CLIP = 0.2
 
 
 class Ours(NamedTuple):

@@ -57,7 +57,7 @@ def runners(asked, path: Path, prompts, length_pg: np.ndarray):
     repeated = [p for p in prompts for _ in range(length_pg.shape[1])]
     side = ours.load(path)
     torch_model = peers.load_torch(path)
-    tunix_model, _ = peers.load_tunix(path)
+    tunix_model = peers.load_tunix(path)
     gap = peers.check_logits(side, torch_model, tunix_model)
     sampler = peers.tunix_side(tunix_model, room=room, budget=budget)
     last = {}
