@@ -162,6 +162,7 @@ DIFFERENT = [
     (r"10^{-20}\pi", "10^{-20}e", "wrong_value"),
     (r"\frac{2009! + 1}{2009!}", r"\frac{2000! + 1}{2009!}", "wrong_value"),
     ("5", "1" * 1001, "too_long"), (r"\pi", r"\div", "unreadable"),
+    ("y=2x+3", "y'=2x+3", "unreadable"), ("0.333", "0.333...", "not_a_number"),
 ]  # fmt: skip
 
 
