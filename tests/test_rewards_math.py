@@ -140,7 +140,8 @@ SAME = [
     ("e^{-1}", r"\frac1e"),
     (r"2.5\pi", r"\frac{5\pi}{2}"), (r"(0.03)^2 \times 0.97 + (0.03)^3", "0.0009"),
     (r"\frac{0.9}{0.7 \times 53}", r"\frac{9}{371}"),
-    (r"2^{5} \cdot 3!", "192"), (r"12\pi \text{ cm}", r"12 \pi"),
+    (r"2^{5} \cdot 3!", "192"), ("2y=4x+6", "y=2x+3"), ("y=2x+3", "3+2x=y"), ("2^{-2023}", "0.5^{2023}"),
+    ("x^2+y^2=4", "4-y^2=x^2"), (r"3\sqrt{2}i", r"i\sqrt{18}"), (r"12\pi \text{ cm}", r"12 \pi"),
 ]  # fmt: skip
 DIFFERENT = [
     ("5", "3+2", "not_a_number"), ("56088", r"123\times456", "not_a_number"), ("1024", "2^{10}", "not_a_number"),
@@ -156,7 +157,12 @@ DIFFERENT = [
     ("C", "B", "wrong_value"), ("2:3", "3:2", "wrong_value"), (r"3\sqrt2", r"2\sqrt3", "wrong_value"),
     (r"\frac{n(n+1)}{2}", r"\sum_{k=1}^{n} k", "unevaluated"), (r"\pi", r"9^{9^{9}}\pi", "too_big"),
     (r"\pi", "+1" * 200, "too_long"),
+    ("y=2x+3", "2y=2x+3", "wrong_value"), ("f(n)=n", "-f(n)=n", "wrong_value"),
+    ("2x+3", "2y=2x+3", "wrong_value"), ("2^{-2023}", "3^{-2023}", "wrong_value"),
+    (r"10^{-20}\pi", "10^{-20}e", "wrong_value"),
+    (r"\frac{2009! + 1}{2009!}", r"\frac{2000! + 1}{2009!}", "wrong_value"),
     ("5", "1" * 1001, "too_long"), (r"\pi", r"\div", "unreadable"),
+    ("y=2x+3", "y'=2x+3", "unreadable"), ("0.333", "0.333...", "not_a_number"),
 ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def normal(text: str) -> str:
     if not re.match(r"\s*(?:\\\{|[(\[])", text):  # in brackets "1,000" is two numbers
         text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), text)
     text = re.sub(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])", "", re.sub(r"\s+", " ", text)).strip()
-    text = text.rstrip(".,;")
+    text = re.sub(r"(?<!\.)[.,;]$", "", text)  # the sentence's; dots that go on stay
     for _ in range(MAX_LAYERS):
         inner = text[1:-1]
         if text[:1] + text[-1:] not in ("()", "{}") or _closing(text) != len(text) - 1:
