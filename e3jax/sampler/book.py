@@ -51,7 +51,7 @@ class Book:
         return self.owner_dx.reshape(-1), self.order_dx.reshape(-1)
 
     def reserve(self, tokens_j: np.ndarray) -> list[int]:
-        """Give every slot pages for tokens_j positions; -> pages (of all devices) of each piece that the pool grows by."""
+        """Give every slot pages for tokens_j positions; -> pages (of all devices) of each new piece of the pool."""
         shards, grown = len(self.owner_dx), []
         wanted = pages_of(tokens_j, self.page)
         held = (self.table_jn != NONE).sum(1)
