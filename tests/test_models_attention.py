@@ -73,6 +73,24 @@ def test_splash_equals_reference(mesh_axes, shape):
     check(splash, mesh_axes, **shape)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("t", [300, 2100])
+def test_blocks_of_queries_equal_all_at_once(packed, t):
+    """A block's own keys forgotten, later ones seen, a last block that is shorter, larger blocks for long rows."""
+    *qkv, cotangent, segment_bt = make_inputs(b=2, t=t, n=2, k=1, h=16, packed=packed)
+
+    def whole(q, k, v):
+        return attention.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), attention.causal_mask(segment_bt, t))
+
+    for got, want in zip(
+        *(
+            jax.tree.leaves((function(*qkv), jax.vjp(function, *qkv)[1](cotangent)))
+            for function in (lambda *qkv: xla(*qkv, segment_bt), whole)
+        )
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("mesh_axes", [None, CUBE])
 @pytest.mark.parametrize("packed", [False, True])
 def test_cudnn_call_equals_reference(mesh_axes, packed):

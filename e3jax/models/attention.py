@@ -1,7 +1,7 @@
 """Grouped-query attention, softmax(q·k/√H + mask)·v: in plain XLA, the reference, and by two faster kernels.
 
     kernel              runs on        scores in memory       dtype
-    "xla"               everything     [B, N, T, T] float32   any
+    "xla"               everything     [B, N, 128, T] float32 any
     "splash"            TPU (Pallas)   none                   bfloat16, float32
     "splash_interpret"  CPU, slowly    none                   the same kernel, for tests
     "cudnn"             NVIDIA GPU     none                   bfloat16, float16
@@ -19,6 +19,8 @@ from e3jax.sharding import spec
 
 MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not NaN
 SAVED = "attention"  # the name under which splash's output and row sums may be kept for its backward pass
+BLOCK = 128  # queries that "xla" takes at once …
+MOST_BLOCKS = 16  # … and more of them in long rows: every block is code of its own
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
 # Splash works on square tiles of the T x T scores: large ones feed the matrix unit, small ones pad a short T less.
 # At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
@@ -26,13 +28,13 @@ KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
 SPLASH_BLOCKS = (512, 256, 128)
 
 
-def causal_mask(segment_bt: jax.Array | None, length: int) -> jax.Array:
-    """[1 or B, T, T] bool, query x key: key not later than query, and of the same packed segment."""
+def causal_mask(segment_bt: jax.Array | None, length: int, first: int = 0) -> jax.Array:
+    """[1 or B, T - first, T] bool, query x key: key not later than query, and of the same packed segment."""
     t = jnp.arange(length)
-    mask = (t[:, None] >= t[None, :])[None]
+    mask = (t[first:, None] >= t[None, :])[None]
     if segment_bt is None:
         return mask
-    return mask & (segment_bt[:, :, None] == segment_bt[:, None, :])
+    return mask & (segment_bt[:, first:length, None] == segment_bt[:, None, :length])
 
 
 def cache_mask(position_bt: jax.Array, size: int) -> jax.Array:
@@ -80,12 +82,28 @@ def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> j
     """
     kernel = resolve_kernel(kernel)
     if kernel == "xla":
-        mask = causal_mask(segment_bt, q_btnh.shape[1])
-        return attend(q_btnh, k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2), mask)
+        return plain(q_btnh, k_btkh, v_btkh, segment_bt)
     if kernel == "cudnn":
         return per_shard(cudnn, q_btnh, k_btkh, v_btkh, segment_bt)
     interpret = kernel == "splash_interpret"
     return per_shard(functools.partial(splash, interpret=interpret), q_btnh, k_btkh, v_btkh, segment_bt)
+
+
+def plain(q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
+    """Attention in plain XLA, BLOCK queries at a time against the keys that they may see: half the work of all pairs.
+
+    A block's scores are made again in the backward pass, so that never more than one block's exist.
+    """
+    k, v, length = k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2), q_btnh.shape[1]
+    if length <= BLOCK:
+        return attend(q_btnh, k, v, causal_mask(segment_bt, length))
+    block = max(BLOCK, length // MOST_BLOCKS // BLOCK * BLOCK)
+    out = []
+    for start in range(0, length, block):
+        end = min(start + block, length)
+        mask = causal_mask(segment_bt, end, start)
+        out.append(jax.checkpoint(attend)(q_btnh[:, start:end], k[:, :, :end], v[:, :, :end], mask))
+    return jnp.concatenate(out, axis=1)
 
 
 def per_shard(function, q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
