@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from configs import quickstart
+from configs import e3_math, quickstart
 from e3jax.log import flatten
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ def test_commands_parse():
 
 def test_overrides_name_real_fields():
     """A renamed field that the README still advertises, in a command or in a sentence."""
-    fields = flatten(quickstart.get_config().to_dict())
+    fields = flatten(quickstart.get_config().to_dict()) | flatten(e3_math.get_config().to_dict())
     named = re.findall(r"--config\.([\w.]+)=", README)
     assert named and set(named) <= set(fields), set(named) - set(fields)
 

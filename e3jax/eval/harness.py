@@ -12,7 +12,7 @@ from e3jax.eval.rollouts import Graded, Grader, feature_means, rollout
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
 from e3jax.models.qwen3 import Qwen3
-from e3jax.rewards.extract import last_answer, last_boxed
+from e3jax.rewards.extract import last_boxed
 from e3jax.tasks.countdown_traces import parse
 from e3jax.tasks.problem import Problem
 
@@ -70,6 +70,9 @@ def sample_line(graded: Graded, i: int) -> dict:
         parsed, tail = parse(text, problem)
         verdict = {True: "yes", False: "no", None: None}
         attempts = [{"text": a.text, "verdict": verdict[a.verdict], "truth": a.truth} for a in parsed]
+    answer = tail.partition("<answer>")[2].partition("</answer>")[0].strip()
+    if problem.task != "countdown":
+        answer = last_boxed(text) or ""
     return {
         "prompt": problem.question,
         "target": problem.answer,
@@ -77,7 +80,7 @@ def sample_line(graded: Graded, i: int) -> dict:
         "reason": graded.reasons[i],
         "length": int(graded.response_len_b[i]),
         "done": bool(graded.rollouts.done[i]),
-        "answer": (last_answer(tail) if problem.task == "countdown" else last_boxed(tail)) or "",
+        "answer": answer,
         "attempts": attempts,
         "tail": tail,
         "response": text,
