@@ -25,6 +25,7 @@ HEAVY = {
     "tensorboardX": {"log.py"},
     "wandb": {"log.py"},
     "orbax": {"checkpoint/store.py"},
+    "lm_eval": {"eval/lm_eval.py"},
     "datasets": {"tasks/rows.py"},
     "pyarrow": {"tasks/rows.py"},
     "array_record": {"tasks/rows.py"},
