@@ -122,14 +122,16 @@ class HubTokenizer:
         """One user turn in the chat template, special tokens written out; `encode` makes `chat`'s tokens of it."""
         return self.apply_chat([{"role": "user", "content": words}], thinking=thinking, tokenize=False)
 
-    def apply_chat(self, messages: Sequence[dict[str, str]], *, thinking: bool, tokenize: bool) -> list[int] | str:
-        """The chat template's tokens or text; UserError."""
+    def apply_chat(
+        self, messages: Sequence[dict[str, str]], *, thinking: bool, tokenize: bool, go_on: bool = False
+    ) -> list[int] | str:
+        """The chat template's tokens or text, up to where the assistant speaks, or goes on with the last message."""
         if not self.has_chat:
             raise UserError(f"the tokenizer of {self.hub.name_or_path!r} has no chat template: use raw prompts (--raw)")
         try:
             return self.hub.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=tokenize, return_dict=False,
-                enable_thinking=thinking, date_string=CHAT_DATE,
+                list(messages), add_generation_prompt=not go_on, continue_final_message=go_on, tokenize=tokenize,
+                return_dict=False, enable_thinking=thinking, date_string=CHAT_DATE,
             )  # fmt: skip
         except ImportError as error:
             raise UserError(f"chat templates need jinja2 ({error}): pip install jinja2") from error

@@ -14,8 +14,9 @@ RANKS = {
     "sampler": 4, "checkpoint": 4, "log": 4,
     "flags": 5, "report": 5,
     "eval": 6,
-    "train": 7,
-    "tools": 8,
+    "curation": 7,
+    "train": 8,
+    "tools": 9,
 }  # fmt: skip
 HEAVY = {
     "matplotlib": {"report/figures.py"},
@@ -25,6 +26,7 @@ HEAVY = {
     "tensorboardX": {"log.py"},
     "wandb": {"log.py"},
     "orbax": {"checkpoint/store.py"},
+    "lm_eval": {"eval/lm_eval.py"},
     "datasets": {"tasks/rows.py"},
     "pyarrow": {"tasks/rows.py"},
     "array_record": {"tasks/rows.py"},

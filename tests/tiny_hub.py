@@ -48,10 +48,12 @@ POSITIONS = np.stack(
 )
 
 
-def write_tiny(directory: Path, name: str, *, dtype: str = "float32", most_bytes: int = 5 << 30) -> Path:
-    """config.json and safetensors of one case, made without transformers."""
+def write_tiny(
+    directory: Path, name: str, *, dtype: str = "float32", most_bytes: int = 5 << 30, **changes
+) -> Path:  # fmt: skip
+    """config.json and safetensors of one case, made without transformers; `changes` to its config."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(CASES[name] | {"architectures": ["any"]}))
+    (directory / "config.json").write_text(json.dumps(CASES[name] | {"architectures": ["any"]} | changes))
     save_hf(tiny_params(directory, dtype), directory, most_bytes=most_bytes)
     return directory
 

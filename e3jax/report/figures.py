@@ -300,13 +300,46 @@ def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_
             f"<path d='M12 {y}h22' stroke='var(--s{colour})' stroke-width='2'{dash}/>"
             f"<text x='40' y='{y + 3.5}' {style}>{escape(name)}</text>"
         )
-    out = (
+    return _as_file(
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:g} {total:g}' width='{2 * width:g}' "
         f"height='{2 * total:g}'><rect width='100%' height='100%' fill='white'/>{''.join(parts)}</svg>\n"
     )
-    for index, (light, _) in enumerate(COLOURS):  # a file has no page to take colours from
-        out = out.replace(f"var(--s{index})", light)
-    return out.replace("currentColor", "#1c2129")
+
+
+def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) -> str:
+    """How many problems have which pass rate, as an SVG file: a bar per number of right samples, one colour a level.
+
+    `rates` are {level: pass rates}; a bar of two colours is split between levels (thirds of equal rates).
+    """
+    figure_id, right = "pass-rates", np.arange(samples + 1)
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = _panel()
+        below = np.zeros(samples + 1)
+        for i, (level, values) in enumerate(rates.items()):
+            height = np.bincount(np.rint(np.array(values) * samples).astype(int), minlength=samples + 1)
+            colour = COLOURS[(3, 1, 2)[i % 3]][0]
+            axes.bar(right, height, bottom=below, width=0.8, color=colour, lw=0, label=f"{level} ({len(values):,})")
+            below += height
+        axes.set_xlim(-0.8, samples + 0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel(f"right of {samples} samples")
+        axes.set_ylabel("problems")
+        axes.set_title(title, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=len(rates), frameon=False, fontsize=8)
+        svg = _svg(figure, figure_id, title)
+    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    size = f"viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}' height='{2 * height:g}'"
+    paper = "<rect width='100%' height='100%' fill='white'/>"
+    return _as_file(f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{paper}{svg}</svg>\n")
+
+
+def _as_file(svg: str) -> str:
+    """With light colours in place of a page's, and inner sizes in the file's units: a point is 4/3 of one."""
+    svg = re.sub(r'width="([\d.]+)pt" height="([\d.]+)pt"', r'width="\1" height="\2"', svg)
+    for index, (light, _) in enumerate(COLOURS):
+        svg = svg.replace(f"var(--s{index})", light)
+    return svg.replace("currentColor", "#1c2129")
 
 
 def waiting_line(row: dict, *, colour: int) -> Line | None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from e3jax.errors import UserError
 
 PROMPTS = {
+    # the problem is the whole prompt: Countdown written as a set (curation/difficulty.py)
+    "bare": "{problem}",
     # A.3: e3's mathematics runs, and DeepScaleR's before it
     "e3": "{problem} Let's think step by step and output the final answer within \\boxed{}.",
     # Qwen's own, on its model cards

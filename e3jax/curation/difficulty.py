@@ -1,0 +1,187 @@
+"""The command: how often a model solves each problem of a set, and the set's easy, medium and hard parts as sets.
+
+    python -m e3jax.curation.difficulty --config=configs/difficulty.py --workdir=runs/difficulty
+    python -m e3jax.train.curriculum --config=configs/e3_math.py:stage=1 --workdir=runs/stage1 \
+        --config.stages.math.set=runs/difficulty/sets/code/easy.jsonl
+
+Killed anywhere, the same command draws the responses that are missing and ends with the same numbers: a response's
+noise is a function of (seed, problem, sample) alone. RUN then holds rates.jsonl (a line a problem), pass_rates.svg, and
+sets/PRESET/{easy,medium,hard,medhard}.jsonl, which tasks/sets.py reads. Another --config.preset makes its sets of the
+same rates. Of a block of `config.at_once` problems the responses are kept until their rates are written.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
+from e3jax.curriculum.buckets import LEVELS, PRESETS, bucket
+from e3jax.errors import UserError, need
+from e3jax.eval.responses import Asked, Responses
+from e3jax.eval.run import Bench, in_chat, unless_stopped
+from e3jax.eval.scoring import count
+from e3jax.flags import keep_programs, run_command
+from e3jax.log import RunLog
+from e3jax.report import figures
+from e3jax.rewards.extract import WHERE
+from e3jax.rewards.pool import GraderPool
+from e3jax.runtime import barrier, is_main
+from e3jax.sampler.layout import sampling
+from e3jax.sharding import make_mesh
+from e3jax.storage import patiently
+from e3jax.tasks.problem import Problem
+from e3jax.tasks.stream import FIELDS, open_stream
+
+SETS = {level: (level,) for level in LEVELS} | {"medhard": ("medium", "hard")}  # e3's second stage trains on both
+
+
+def check(c: ConfigDict) -> None:
+    """Refuse impossible values, naming the field, before anything is loaded."""
+    need(c.preset in PRESETS, "preset", c.preset, f"use one of {', '.join(PRESETS)}")
+    need(c.set.form in FIELDS, "set.form", c.set.form, f"use one of {', '.join(FIELDS)}")
+    need(c.set.where in WHERE, "set.where", c.set.where, f"use one of {', '.join(WHERE)}")
+    least = 0 if c.set.form == "math" else 1
+    need(c.set.problems >= least, "set.problems", c.set.problems, "how many; 0 (all) of a set that has an end")
+    for field in ("samples", "budget", "at_once"):
+        need(c[field] >= 1, field, c[field], "use 1 or more")
+    s, devices = c.sampler, len(jax.devices())
+    need(s.temperature >= 0, "sampler.temperature", s.temperature, "0 (the likeliest token) or more")
+    need(0 < s.top_p <= 1, "sampler.top_p", s.top_p, "above 0, 1 is off")
+    need(s.top_k >= 0, "sampler.top_k", s.top_k, "0 (off) or more")
+    need(s.tensor >= 1 and devices % s.tensor == 0, "sampler.tensor", s.tensor, f"must divide {devices} devices")
+    for name in ("slots", "prefill_rows"):
+        groups = devices // s.tensor
+        need(s[name] >= 1 and s[name] % groups == 0, f"sampler.{name}", s[name], f"a multiple of {groups}")
+    need(s.block >= 1, "sampler.block", s.block, "use 1 or more")
+    need(c.grader.workers >= 1, "grader.workers", c.grader.workers, "use 1 or more")
+
+
+def load_problems(*, form: str, source, prompt: str, problems: int, where: str, seed: int) -> list[Problem]:
+    """Problems to train on, without a chat template: of a set its own order, of a generator its split "train"."""
+    split = "test" if form == "math" else "train"  # a set's "train" is shuffled and has no end (tasks/stream.py)
+    draw = open_stream(form, source, seed=seed, split=split, prompt=prompt, chat=str, where=where)
+    return draw(0, problems or sys.maxsize)
+
+
+def measure(
+    bench: Bench, grader: GraderPool, *, samples: int, budget: int, at_once: int, keep_responses: bool
+) -> None:  # fmt: skip
+    """Draw and grade what rates.jsonl lacks, a block of problems after the other, and append a line for each."""
+    log, problems = bench.log, bench.problems
+    known = {line["index"]: line["problem"] for line in log.read("rates.jsonl")}
+    for index, name in known.items():
+        if index >= len(problems) or problems[index].id != name:
+            raise UserError(f"{log.workdir}: problem {index} was {name!r}: the set has changed, take another --workdir")
+    numbers = tuple(range(samples))
+    for first in range(0, len(problems), at_once):
+        todo = [p for p in range(first, min(first + at_once, len(problems))) if p not in known]
+        if not todo:
+            continue
+        where = f"problems {first} to {min(first + at_once, len(problems)) - 1} of {len(problems)}"
+        directory = log.workdir / "responses" / f"{first:07d}"
+        block = bench._replace(name=where, responses=Responses(directory))
+        block.responses.check([p.id for p in problems])
+        barrier(f"read {where}")  # before process 0 writes more
+        asked = [Asked(p, numbers, bench.prompts[p], budget) for p in todo]
+        block.draw("response", asked, bench.pretrained.tokenizer.stop)
+        drawn = [[block.responses.known["response", p, g] for g in numbers] for p in todo]
+        with log.phase(f"{where}: grading", total=len(todo) * samples) as phase:
+            counts = count(
+                [problems[p] for p in todo], drawn, decode=bench.pretrained.tokenizer.decode, grade=grader.submit,
+                budgets=(budget,), on_graded=unless_stopped(phase.advance, f"{where}, grading"),
+            )  # fmt: skip
+        for p, c in zip(todo, counts):
+            right = int(c.right_g.sum())
+            log.append("rates.jsonl", {
+                "index": p, "problem": c.problem.id, "samples": samples, "correct": right, "rate": right / samples,
+                "length": float(c.length_g.mean()), "truncated": float(1 - c.done_g.mean()),
+                "reasons": dict(Counter(c.reasons).most_common()),
+            })  # fmt: skip
+        log.flush()
+        barrier(f"graded {where}")
+        if is_main() and not keep_responses and directory.exists():
+            directory.rmtree()
+
+
+def as_row(problem: Problem, level: str, rate: dict[str, Any]) -> dict[str, Any]:
+    """A line of a written set: what tasks/sets.py reads, the prompt left out (Countdown's is the problem)."""
+    bare = problem.meta["problem"] if "problem" in problem.meta else problem.question
+    meta = {name: value for name, value in problem.meta.items() if name not in ("problem", "where")}
+    measured = {"pass_rate": rate["rate"], "samples": rate["samples"], "was": problem.difficulty, "id": problem.id}
+    return {"task": problem.task, "problem": bare, "answer": problem.answer, "difficulty": level,
+            "meta": meta | measured}  # fmt: skip
+
+
+def split_set(problems: Sequence[Problem], rates: Sequence[dict], preset: str) -> dict[str, list[dict[str, Any]]]:
+    """{set: rows}: each level, and medium and hard together, in the order of `problems`."""
+    levels = bucket([r["rate"] for r in rates], preset)
+    rows = [as_row(p, level, r) for p, level, r in zip(problems, levels, rates)]
+    return {name: [row for row in rows if row["difficulty"] in of] for name, of in SETS.items()}
+
+
+def write(log: RunLog, problems: Sequence[Problem], *, preset: str, title: str) -> None:
+    """The sets of `preset`, the histogram, and how many problems each has."""
+    rates = sorted(log.read("rates.jsonl"), key=lambda line: line["index"])
+    sets = split_set(problems, rates, preset)
+    directory = log.workdir / "sets" / preset
+    files = {
+        directory / f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        for name, rows in sets.items() if rows
+    }  # fmt: skip
+    files[log.workdir / "pass_rates.svg"] = figures.pass_rates_file(
+        {level: [row["meta"]["pass_rate"] for row in sets[level]] for level in LEVELS},
+        samples=rates[0]["samples"], title=title,
+    )  # fmt: skip
+    if is_main():
+        patiently(f"make {directory}", lambda: directory.mkdir(parents=True, exist_ok=True))
+        for path, text in files.items():
+            patiently(f"write {path}", lambda path=path, text=text: path.write_bytes(text.encode()))
+    for name, rows in sets.items():
+        mean = sum(row["meta"]["pass_rate"] for row in rows) / len(rows) if rows else float("nan")
+        place = f"mean pass rate {mean:.3f}, {directory / name}.jsonl" if rows else "no file"
+        log.say(f"{name}: {len(rows)} of {len(problems)} problems, {place}")
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Rates of all problems, then the sets."""
+    check(config)
+    keep_programs()
+    problems = load_problems(**config.set.to_dict(), seed=config.seed)
+    log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
+    title = f"{config.model[-56:]}\n{config.samples} samples, {config.budget} tokens"
+    if len(log.read("rates.jsonl")) < len(problems):
+        sampler = config.sampler.to_dict()
+        tensor = sampler.pop("tensor")
+        sampler["groups"] = len(jax.devices()) // tensor
+        mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+        dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        with GraderPool(**config.grader.to_dict()) as grader, jax.set_mesh(mesh):
+            log.say(f"loading {config.model}")
+            model, params, tokenizer = load_pretrained(config.model, dtype=dtype, mesh=mesh)
+            asked = [in_chat(p, tokenizer, thinking=config.thinking) for p in problems]
+            prompts = [tokenizer.encode(p.question) for p in asked]
+            longest = max(map(len, prompts))
+            need(longest + config.budget <= model.config.max_length, "budget", config.budget,
+                 f"{model.config.max_length - longest} or less: the longest prompt has {longest} tokens")  # fmt: skip
+            key = jax.random.fold_in(jax.random.key(config.seed), 0)
+            with sampling(params, tensor=tensor, dtype=model.dtype) as params:
+                bench = Bench(
+                    "difficulty", "", Pretrained(model, params, tokenizer), asked, prompts, None, key, sampler, log
+                )  # fmt: skip
+                measure(
+                    bench, grader, samples=config.samples, budget=config.budget, at_once=config.at_once,
+                    keep_responses=config.keep_responses,
+                )  # fmt: skip
+    write(log, problems, preset=config.preset, title=title)
+    log.done()
+    log.close()
+    barrier("end")
+
+
+if __name__ == "__main__":
+    run_command(main)

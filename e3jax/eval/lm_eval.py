@@ -1,0 +1,343 @@
+"""EleutherAI's lm-eval on an e3jax model: its tasks, prompts and metrics; the model's numbers are ours.
+
+    python -m e3jax.eval.lm_eval --model=runs/x/checkpoints/math/60 --tasks=gsm8k,mmlu --to=results.json
+    python -m e3jax.eval.lm_eval --model=Qwen/Qwen3-1.7B --tasks=mine --include_path=tasks/ --limit=20 --to=r.json
+    python -m e3jax.eval.lm_eval --model=Qwen/Qwen3-1.7B --tasks=ifeval --chat --thinking --to=r.json \
+        --gen_kwargs=max_gen_toks=8192,do_sample=True,temperature=0.6,top_p=0.95,top_k=20
+
+Needs `pip install 'e3jax[lm-eval]'`. Texts become tokens as in lm-eval's own transformers model: a continuation is what
+lies behind the context's tokens when both are encoded together; a long context loses its first tokens; an empty one is
+the begin token, or the ending token where there is none. A response ends at the model's ending token, at the
+tokens that a string of `until` is usually made of, or at its budget; its text is then cut at the first such string.
+"""
+
+import difflib
+import importlib
+import json
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
+from e3jax.errors import UserError, first_line
+from e3jax.eval.likelihood import log_likelihoods
+from e3jax.flags import run_tool
+from e3jax.sampler.layout import sampling
+from e3jax.sampler.slots import sample
+from e3jax.sharding import AXES, make_mesh
+from e3jax.storage import patiently, place
+from e3jax.tokenizer import split_thinking
+
+BUDGET = 256  # tokens of a response whose task names none: lm-eval's own default
+BUDGET_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first one that is given
+NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "min_p": 0.0, "num_return_sequences": 1, "use_cache": True}
+PREFILL = 4096  # prompt tokens that are prefilled at once, about
+
+
+class Settings(NamedTuple):
+    """How a task wants its responses."""
+
+    until: tuple[str, ...]  # texts that end a response and do not belong to it
+    budget: int  # tokens
+    temperature: float  # 0: the likeliest token
+    top_k: int
+    top_p: float
+
+
+def read_settings(given: dict[str, Any]) -> Settings:
+    """lm-eval's generation_kwargs; UserError for one that the sampler has not.
+
+    >>> read_settings({"until": ["Q:"], "do_sample": False, "temperature": 0.7, "max_gen_toks": 32})
+    Settings(until=('Q:',), budget=32, temperature=0.0, top_k=0, top_p=1.0)
+    """
+    left = {name: value for name, value in given.items() if value is not None}
+    until = left.pop("until", ())
+    budgets = [left.pop(name) for name in BUDGET_NAMES if name in left]
+    temperature, sampled = left.pop("temperature", None), left.pop("do_sample", None)
+    if temperature is None:
+        temperature = 1.0 if sampled else 0.0
+    settings = Settings(
+        until=tuple(u for u in ([until] if isinstance(until, str) else until) if u),
+        budget=int(budgets[0]) if budgets else BUDGET,
+        temperature=0.0 if sampled is False else float(temperature),
+        top_k=max(int(left.pop("top_k", 0)), 0),
+        top_p=float(left.pop("top_p", 1.0)),
+    )
+    odd = {name: value for name, value in left.items() if name not in NEUTRAL or NEUTRAL[name] != value}
+    if odd or settings.budget < 1:
+        raise UserError(
+            f"generation settings {odd or given}: the sampler has until, max_gen_toks (1 or more), do_sample, "
+            "temperature, top_k and top_p; change the task's generation_kwargs, or give --gen_kwargs"
+        )
+    return settings
+
+
+def encode(tokenizer, text: str, *, begin: bool | None) -> list[int]:
+    """Tokens of a text; `begin` None puts the begin token first unless the text starts with it."""
+    if begin is None:
+        begin = tokenizer.bos is None or not text.startswith(tokenizer.hub.bos_token)
+    return tokenizer.encode(text, begin=begin)
+
+
+def prefix(tokenizer) -> int:
+    """The token that an empty context is replaced with."""
+    return tokenizer.eos if tokenizer.bos is None else tokenizer.bos
+
+
+def stop_tokens(tokenizer, until: Sequence[str]) -> list[tuple[int, ...]]:
+    """Token sequences that surely mean the end: they spell one of `until`, or are the one special token of that name.
+
+    A string may also come as part of a longer token: then the text is cut, only later.
+    """
+    found = []
+    for text in until:
+        tokens = tuple(tokenizer.encode(text))
+        special = len(tokens) == 1 and tokenizer.hub.convert_ids_to_tokens(tokens[0]) == text
+        if tokens and (special or tokenizer.decode(tokens) == text):
+            found.append(tokens)
+    return found
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """The text before the first of `until`.
+
+    >>> cut("4\\n\\nQ: and", ["Q:", "\\n\\n"])
+    '4'
+    """
+    return text[: min((at for u in until if (at := text.find(u)) >= 0), default=len(text))]
+
+
+def generate(
+    pretrained: Pretrained, prompts: Sequence[str], settings: Settings, *, ids: Sequence[int], key: jax.Array,
+    most: int, slots: int, thinking: bool, on_finished: Callable[[int], None],
+) -> list[str]:  # fmt: skip
+    """A response to each prompt, cut at `until`; of a `thinking` model what follows its thought, "" if it never ended.
+
+    Prompts that leave no room for the budget within `most` tokens lose their first tokens.
+    """
+    model, params, tokenizer = pretrained
+    room = most - settings.budget
+    if room < 1:
+        raise UserError(
+            f"a budget of {settings.budget} tokens (max_gen_toks) leaves no room for a prompt in {most}: give less in "
+            "--gen_kwargs=max_gen_toks=…, or raise --max_length"
+        )
+    tokens = [(encode(tokenizer, p, begin=None) or [prefix(tokenizer)])[-room:] for p in prompts]
+    order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
+    stop = [*tokenizer.stop, *([] if thinking else stop_tokens(tokenizer, settings.until))]  # a thought may have "\n\n"
+    mesh = jax.sharding.get_mesh()
+    groups = 1 if mesh.empty else int(np.prod([mesh.shape[axis] for axis in AXES["J"]]))
+    rows = max(min(PREFILL // len(tokens[order[0]]), len(order)) // groups, 1) * groups
+    drawn = sample(
+        model, params, [tokens[i] for i in order], ids=[ids[i] for i in order], key=key, samples=1,
+        budget=settings.budget, stop=stop, pad=tokenizer.pad, slots=-(-slots // groups) * groups, block=16,
+        prefill_rows=rows, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
+        on_finished=lambda rows, _: on_finished(len(rows)),
+    )  # fmt: skip
+    out = [""] * len(prompts)
+    for row, i in enumerate(order):
+        text = tokenizer.decode(drawn.tokens[row, drawn.prompt_len[row] : drawn.length[row]].tolist())
+        out[i] = cut(split_thinking(prompts[i], text)[1] if thinking else text, settings.until)
+    return out
+
+
+def make_lm(
+    pretrained: Pretrained, *, name: str, tokens: int, most: int, slots: int, seed: int, thinking: bool,
+    console: Console,
+):  # fmt: skip
+    """The model as an `lm_eval.api.model.TemplateLM`; `params` lie as for sampling."""
+    needed("lm_eval")
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    model, params, ours = pretrained
+
+    def progress(what: str, total: int) -> Callable[[int], None]:
+        done = 0
+
+        def heard(n: int) -> None:
+            nonlocal done
+            before, done = done, done + n
+            if done == total or 20 * done // total > 20 * before // total:
+                console.print(f"{what}: {done} of {total}", style="dim", highlight=False)
+
+        return heard
+
+    def score(pairs):
+        return log_likelihoods(
+            model, params, pairs, tokens=tokens, most=most, pad=ours.pad,
+            on_scored=progress("log-likelihoods", len(pairs)),
+        )  # fmt: skip
+
+    class Adapter(TemplateLM):
+        tokenizer = ours.hub
+        tokenizer_name = name.replace("/", "__")
+        eot_token_id, prefix_token_id, max_length = ours.eos, prefix(ours), most
+
+        def get_model_info(self):
+            return {"model": name, "max_length": most, "thinking": thinking, "seed": seed}
+
+        def tok_encode(self, string, add_special_tokens=None, **_):
+            return encode(ours, string, begin=add_special_tokens)
+
+        def _loglikelihood_tokens(self, requests, **_):
+            return [tuple(s) for s in score([(context, continuation) for _, context, continuation in requests])]
+
+        def loglikelihood_rolling(self, requests, disable_tqdm=False):
+            windows = [
+                [make_disjoint_window(w) for w in get_rolling_token_windows(
+                    self.tok_encode(r.args[0]), self.prefix_token_id, max_seq_len=most, context_len=1
+                )]
+                for r in requests
+            ]  # fmt: skip
+            scored = iter(score([w for ws in windows for w in ws]))
+            return [sum(next(scored).logp for _ in ws) for ws in windows]
+
+        def generate_until(self, requests, disable_tqdm=False):
+            heard, out, groups = progress("responses", len(requests)), [""] * len(requests), {}
+            for i, r in enumerate(requests):
+                groups.setdefault(read_settings(r.args[1]), []).append(i)
+            seen: dict[str, int] = {}  # a context that comes again (repeats) gets other noise
+            for settings, which in groups.items():
+                ids = []
+                for context in (requests[i].args[0] for i in which):
+                    seen[context] = seen.get(context, -1) + 1
+                    ids.append(zlib.crc32(f"{seen[context]} {context}".encode()))
+                texts = generate(
+                    pretrained, [requests[i].args[0] for i in which], settings, ids=ids, key=jax.random.key(seed),
+                    most=most, slots=slots, thinking=thinking, on_finished=heard,
+                )  # fmt: skip
+                for i, text in zip(which, texts):
+                    out[i] = text
+            return out
+
+        def apply_chat_template(self, chat_history, add_generation_prompt=True):
+            return ours.apply_chat(chat_history, thinking=thinking, tokenize=False, go_on=not add_generation_prompt)
+
+    return Adapter()
+
+
+# ---- the command
+
+
+def needed(module: str):
+    """lm-eval, or one of its parts; UserError when it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"lm-eval's benchmarks need lm-eval ({error}): pip install 'e3jax[lm-eval]'") from error
+
+
+def load_tasks(names: Sequence[str], include_path: str | None):
+    """A TaskManager that has read the data of the named tasks; UserError: unknown names, data that cannot be had."""
+    manager_of = needed("lm_eval.tasks").TaskManager
+    if include_path is not None and not place(include_path).is_dir():
+        raise UserError(f"--include_path={include_path} is no directory: name one with .yaml files of tasks")
+    try:
+        manager = manager_of(include_path=include_path, include_defaults=False) if include_path else None
+        if manager is None or not set(names) <= set(manager.all_subtasks):  # the index of 14,000 tasks takes seconds
+            manager = manager_of(include_path=include_path)
+    except Exception as error:  # yaml's
+        raise UserError(f"--include_path={include_path}: {first_line(error)}") from error
+    unknown = [name for name in names if name not in manager.all_tasks]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3)
+        raise UserError(
+            f"lm-eval has no task {', '.join(map(repr, unknown))}: "
+            + (f"did you mean {' or '.join(near)}? " if near else "")
+            + "`lm-eval ls tasks` lists them; --include_path=DIR adds your own"
+        )
+    loaded = {"tasks": {}, "groups": {}, "group_map": {}}
+    for name in names:
+        try:
+            for kind, found in manager.load([name]).items():
+                loaded[kind] |= found
+        except ImportError as error:
+            raise UserError(f"the task {name!r} needs another package ({error}): pip install it") from error
+        except Exception as error:  # of datasets, huggingface_hub, httpx, yaml: no common base
+            raise UserError(
+                f"the task {name!r} could not be loaded ({type(error).__name__}: {first_line(error)}). Its data come "
+                "from the hub unless its yaml says otherwise: run it once where the hub can be reached and copy "
+                "$HF_HOME, or give a task of your own with --include_path that has dataset_path: json and "
+                "dataset_kwargs: {data_files: …}"
+            ) from error
+    manager.load = lambda _: loaded  # they are read once, before the model is
+    return manager
+
+
+def evaluate(
+    name: str, *, tasks: Sequence[str], include_path: str | None, limit: int | None, num_fewshot: int | None,
+    to: str, samples_to: str | None, gen_kwargs: str | None, chat: bool, thinking: bool, system: str | None,
+    dtype: str, max_length: int | None, tokens: int, slots: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Load tasks and model, run, write; arguments are the flags. -> lm-eval's results without the samples."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if thinking and not chat:
+        raise UserError("--thinking is the chat template's: give --chat too")
+    console = Console(stderr=True)
+    manager = load_tasks(tasks, include_path)
+    mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+    with jax.set_mesh(mesh):
+        dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        model, params, tokenizer = load_pretrained(name, dtype=dtype, mesh=mesh)
+        most = min(max_length or model.config.max_length, model.config.max_length)
+        if chat and not tokenizer.has_chat:
+            raise UserError(f"--chat: the tokenizer of {name} has no chat template, leave it out")
+        with sampling(params, tensor=1, dtype=model.dtype) as params:
+            lm = make_lm(
+                Pretrained(model, params, tokenizer), name=name, tokens=tokens * len(jax.devices()), most=most,
+                slots=slots, seed=seed, thinking=thinking, console=console,
+            )  # fmt: skip
+            results = needed("lm_eval.evaluator").simple_evaluate(
+                lm, tasks=list(tasks), task_manager=manager, limit=limit, num_fewshot=num_fewshot,
+                gen_kwargs=gen_kwargs, apply_chat_template=chat, system_instruction=system,
+                log_samples=samples_to is not None,
+            )  # fmt: skip
+    utils = needed("lm_eval.utils")
+    plain = partial(json.dumps, default=utils.handle_non_serializable)
+    samples = [{"task": task, **line} for task, lines in results.pop("samples", {}).items() for line in lines]
+    files = {to: plain(results, indent=2) + "\n"}
+    if samples_to is not None:
+        files[samples_to] = "".join(plain(line) + "\n" for line in samples)
+    for path, text in files.items():
+        patiently(f"write {path}", lambda path=path, text=text: place(path).write_text(text))
+    print(utils.make_table(results))
+    console.print(f"written: {', '.join(files)}", style="dim", highlight=False)
+    return results
+
+
+def main() -> None:
+    """Flags to `evaluate`."""
+    f = flags.FLAGS
+    evaluate(
+        f.model, tasks=f.tasks, include_path=f.include_path, limit=f.limit, num_fewshot=f.num_fewshot, to=f.to,
+        samples_to=f.samples_to, gen_kwargs=f.gen_kwargs, chat=f.chat, thinking=f.thinking, system=f.system,
+        dtype=f.dtype, max_length=f.max_length, tokens=f.tokens, slots=f.slots, seed=f.seed,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model", None, "Hugging Face directory or hub id, or RUN/checkpoints/STAGE/STEP", required=True)
+    flags.DEFINE_list("tasks", None, "names of tasks, groups or tags, with commas between them", required=True)
+    flags.DEFINE_string("to", None, "file for the results, .json; gs://… too", required=True)
+    flags.DEFINE_string("samples_to", None, "file for every request and response, .jsonl")
+    flags.DEFINE_string("include_path", None, "directory with .yaml files of your own tasks")
+    flags.DEFINE_integer("limit", None, "the first so many questions of each task; for trying out", lower_bound=1)
+    flags.DEFINE_integer("num_fewshot", None, "worked examples before a question; the task's own number", lower_bound=0)
+    flags.DEFINE_string("gen_kwargs", None, "NAME=VALUE,… over the tasks' generation_kwargs")
+    flags.DEFINE_bool("chat", False, "put questions into the model's chat template")
+    flags.DEFINE_bool("thinking", False, "ask for thinking (Qwen3); what follows the thought is graded")
+    flags.DEFINE_string("system", None, "system message")
+    flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "of weights; default float32 on CPU, else bfloat16")
+    flags.DEFINE_integer("max_length", None, "tokens of context and continuation; the model's length", lower_bound=2)
+    flags.DEFINE_integer("tokens", 8192, "tokens per device in one forward pass, about", lower_bound=1)
+    flags.DEFINE_integer("slots", 32, "responses at once, each with a cache of prompt + budget", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of sampled responses", 0, 2**32 - 1)
+    run_tool(main)
