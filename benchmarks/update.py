@@ -311,7 +311,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sides", type=lambda text: text.split(","), default=list(SIDES))
     parser.add_argument("--rows", type=int, default=4, help="ours: rows of a micro-batch")
     parser.add_argument("--chunk", type=int, default=8192, help="ours: tokens whose logits exist at once")
-    parser.add_argument("--remat", choices=("none", "attention", "full"), default="full", help="ours")
+    parser.add_argument("--remat", choices=("none", "matmuls", "attention", "full"), default="matmuls", help="ours")
     parser.add_argument("--torch_rows", type=int, default=8)
     parser.add_argument("--tunix_rows", type=int, default=4)
     parser.add_argument("--tunix_remat", choices=("NONE", "BLOCK", "DECODER"), default="NONE")

@@ -86,7 +86,7 @@ def test_remat_changes_no_gradient(tiny):
         m = Qwen3(model.config, dtype=jnp.float32, remat=remat, kernel="xla")
         return jax.grad(lambda p: m.apply({"params": p}, token, positions(2, 12))[0].var())(params)
 
-    for remat in ("full", "attention"):
+    for remat in ("full", "attention", "matmuls"):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), grads("none"), grads(remat))
 
 

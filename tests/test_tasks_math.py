@@ -98,7 +98,7 @@ def test_prompts_by_name():
     assert prompt_text("qwen", problem="{a} {problem}").startswith("{a} {problem}\nPlease reason")
     assert prompt_text("open-models", problem="P").endswith("\\boxed{your answer}. Problem: P")
     assert prompt_text("multiply-check", a=12, b=34).startswith("Multiply 12 and 34. Please reason step by step, and")
-    with pytest.raises(UserError, match=r"prompt 'e4' is not one for problem: use one of e3, qwen, matharena"):
+    with pytest.raises(UserError, match=r"prompt 'e4' is not one for problem: use one of bare, e3, qwen, matharena"):
         prompt_text("e4", problem="P")
     with pytest.raises(UserError, match=r"not one for a and b: use one of multiply-check, multiply$"):
         prompt_text("e3", a=1, b=2)

@@ -13,12 +13,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from e3jax.errors import UserError
 from e3jax.sharding import spec
 
 MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not NaN
-SAVED = "attention"  # the name under which splash's output and row sums may be kept for its backward pass
+SAVED = "attention"  # the name under which its output (and splash's row sums) may be kept for the backward pass
 BLOCK = 128  # queries that "xla" takes at once …
 MOST_BLOCKS = 16  # … and more of them in long rows: every block is code of its own
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
@@ -90,20 +91,84 @@ def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> j
 
 
 def plain(q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
-    """Attention in plain XLA, BLOCK queries at a time against the keys that they may see: half the work of all pairs.
-
-    A block's scores are made again in the backward pass, so that never more than one block's exist.
-    """
+    """Attention in plain XLA, BLOCK queries at a time against the keys that they may see, half of all pairs."""
     k, v, length = k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2), q_btnh.shape[1]
-    if length <= BLOCK:
-        return attend(q_btnh, k, v, causal_mask(segment_bt, length))
     block = max(BLOCK, length // MOST_BLOCKS // BLOCK * BLOCK)
     out = []
     for start in range(0, length, block):
         end = min(start + block, length)
-        mask = causal_mask(segment_bt, end, start)
-        out.append(jax.checkpoint(attend)(q_btnh[:, start:end], k[:, :, :end], v[:, :, :end], mask))
-    return jnp.concatenate(out, axis=1)
+        segment = None if segment_bt is None else segment_bt[:, :end]
+        out.append(block_of_queries(q_btnh[:, start:end], k[:, :, :end], v[:, :, :end], segment, start))
+    return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def block_of_queries(q_btnh, k_bksh, v_bksh, segment_bs, first: int) -> jax.Array:
+    """Causal attention [B, T, N, H] of the queries at positions first, …, S - 1; the last keys are their own.
+
+    Flash attention's rule for the gradient (Dao et al. 2022, App. B), block by block: probabilities are made again
+    from their log-sum, P = exp(z - lse), and dz = P (dP - Σ dO·O), so no pass over the scores is spent on a maximum or
+    a sum, and nothing of their size is kept.
+    """
+    return _block(q_btnh, k_bksh, v_bksh, segment_bs, first)[0]
+
+
+def _grouped(x_btnh, heads: int) -> jax.Array:
+    """[B, T, N, H] -> [B, K, R·T, H]: queries that share a key head, so that products are plain batched matmuls."""
+    b, t, n, h = x_btnh.shape
+    return jnp.moveaxis(x_btnh.reshape(b, t, heads, n // heads, h), 1, 3).reshape(b, heads, -1, h)
+
+
+def _ungrouped(x_bkxh, length: int) -> jax.Array:
+    """The way back."""
+    b, heads, _, h = x_bkxh.shape
+    return jnp.moveaxis(x_bkxh.reshape(b, heads, -1, length, h), 3, 1).reshape(b, length, -1, h)
+
+
+def _scores(q_bkxh, k_bksh, segment_bs, first: int) -> jax.Array:
+    """Masked q·k / √H [B, K, X, S] in float32."""
+    b, heads, _, h = q_bkxh.shape
+    size = k_bksh.shape[2]
+    z = jnp.einsum("bkxh,bksh->bkxs", q_bkxh, k_bksh, preferred_element_type=jnp.float32) * h**-0.5
+    mask = causal_mask(segment_bs, size, first)[:, None, None]
+    return jnp.where(mask, z.reshape(b, heads, -1, size - first, size), MASKED).reshape(z.shape)
+
+
+def _block(q_btnh, k_bksh, v_bksh, segment_bs, first):
+    """`block_of_queries` and the log-sums [B, K, X]."""
+    q_bkxh = _grouped(q_btnh, k_bksh.shape[1])
+    z = _scores(q_bkxh, k_bksh, segment_bs, first)
+    most = jnp.max(z, axis=-1, keepdims=True)
+    p = jnp.exp(z - most)
+    total = jnp.sum(p, axis=-1, keepdims=True)
+    out = jnp.einsum("bkxs,bksh->bkxh", p.astype(q_btnh.dtype), v_bksh, preferred_element_type=jnp.float32) / total
+    return _ungrouped(out.astype(q_btnh.dtype), q_btnh.shape[1]), (most + jnp.log(total))[..., 0]
+
+
+def _block_forward(q_btnh, k_bksh, v_bksh, segment_bs, first):
+    out, lse = (checkpoint_name(x, SAVED) for x in _block(q_btnh, k_bksh, v_bksh, segment_bs, first))
+    return out, (q_btnh, k_bksh, v_bksh, segment_bs, out, lse)
+
+
+def _block_backward(first, kept, d_out):
+    q_btnh, k_bksh, v_bksh, segment_bs, out, lse = kept
+    heads, dtype = k_bksh.shape[1], q_btnh.dtype
+    q, d_out, out = (_grouped(x, heads) for x in (q_btnh, d_out, out))
+    p = jnp.exp(_scores(q, k_bksh, segment_bs, first) - lse[..., None])
+
+    def product(axes, x, y):
+        return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+
+    dv = product("bkxs,bkxh->bksh", p.astype(dtype), d_out)
+    dp = product("bkxh,bksh->bkxs", d_out, v_bksh)
+    inner = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
+    dz = (p * (dp - inner) * q.shape[-1] ** -0.5).astype(dtype)
+    dq = _ungrouped(product("bkxs,bksh->bkxh", dz, k_bksh), q_btnh.shape[1])
+    dk = product("bkxs,bkxh->bksh", dz, q)
+    return dq.astype(dtype), dk.astype(dtype), dv.astype(dtype), None
+
+
+block_of_queries.defvjp(_block_forward, _block_backward)
 
 
 def per_shard(function, q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:

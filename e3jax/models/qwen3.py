@@ -107,7 +107,9 @@ class Qwen3(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype
-    remat: str  # of a block, for the backward pass: "none" keeps all, "attention" what splash made, "full" nothing
+    # of a block, what is kept for its backward pass: "none" all, "matmuls" what they and attention made, "attention"
+    # what that made, "full" nothing
+    remat: str
     kernel: str  # of attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py)
 
     @nn.compact
@@ -124,8 +126,16 @@ class Qwen3(nn.Module):
             self.param("unembed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         x = constrain(embed_vd[token_bt].astype(self.dtype), "BTD")  # gather, then cast: the gradient sums in float32
         recompute = partial(nn.remat, Block, prevent_cse=False, static_argnums=(5,))
-        keep = jax.checkpoint_policies.save_only_these_names(SAVED)
-        block = {"none": lambda: Block, "full": recompute, "attention": lambda: recompute(policy=keep)}[self.remat]()
+        policies = jax.checkpoint_policies
+        keep = policies.save_only_these_names(SAVED)
+        block = {
+            "none": lambda: Block,
+            "matmuls": lambda: recompute(
+                policy=policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, keep)
+            ),
+            "attention": lambda: recompute(policy=keep),
+            "full": recompute,
+        }[self.remat]()
         layers = nn.scan(
             block,
             variable_axes={"params": 0},

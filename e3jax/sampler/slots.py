@@ -129,7 +129,7 @@ def sample(
     params = cast_matrices(params, model.dtype)  # once, not at every token
     mesh = jax.sharding.get_mesh()
     shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])
-    slots = min(slots, -(-size_bucket(total) // shards) * shards)
+    slots = -(-min(slots, size_bucket(total)) // shards) * shards
     dtype = {"compute": model.dtype, "int8": jnp.dtype("int8")}[cache]
     most = model.config.max_length
     longest = pages_of(int(limit.max()), PAGE)

@@ -150,7 +150,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     gathered = num_params(config) * model.dtype.itemsize / c.mesh.tensor  # weights of one pass, as a chip reads them
     unembed = 2 * config.vocab_size * config.width
     prompt_flops = prompt_rows * prompt_width * (flops_per_token(config, (prompt_width + 1) / 2) - unembed) / chips
-    passes = 3 if c.model.remat == "none" else 4
+    passes = 3 if c.model.remat in ("none", "matmuls") else 4
     attention = rows * width * 4 * config.layers * config.heads * config.head_width * (width + 1) / 2 / chips
     kept = attention if c.model.remat == "attention" else 0.0
     stops = ((config.vocab_size - 1,),)

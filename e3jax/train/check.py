@@ -26,7 +26,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "model.dtype", ("float32", "bfloat16"))
     need_one_of(c, "model.attention", ("auto", *KERNELS))
     check_attention(c)
-    need_one_of(c, "model.remat", ("none", "attention", "full"))
+    need_one_of(c, "model.remat", ("none", "matmuls", "attention", "full"))
     need_one_of(c, "grpo.old_logp", ("trainer", "sampler"))
     need_one_of(c, "sampler.cache", ("compute", "int8"))
     need_one_of(c, "task.form", tuple(FIELDS))
