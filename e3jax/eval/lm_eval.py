@@ -278,7 +278,8 @@ def evaluate(
     dtype: str, max_length: int | None, tokens: int, slots: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Load tasks and model, run, write; arguments are the flags. -> lm-eval's results without the samples."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for library in ("lm_eval", "huggingface_hub"):  # what becomes an error is told once, in a sentence
+        logging.getLogger(library).setLevel(logging.ERROR)
     if thinking and not chat:
         raise UserError("--thinking is the chat template's: give --chat too")
     console = Console(stderr=True)
