@@ -102,17 +102,6 @@ def plain(q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
     return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def block_of_queries(q_btnh, k_bksh, v_bksh, segment_bs, first: int) -> jax.Array:
-    """Causal attention [B, T, N, H] of the queries at positions first, …, S - 1; the last keys are their own.
-
-    Flash attention's rule for the gradient (Dao et al. 2022, App. B), block by block: probabilities are made again
-    from their log-sum, P = exp(z - lse), and dz = P (dP - Σ dO·O), so no pass over the scores is spent on a maximum or
-    a sum, and nothing of their size is kept.
-    """
-    return _block(q_btnh, k_bksh, v_bksh, segment_bs, first)[0]
-
-
 def _grouped(x_btnh, heads: int) -> jax.Array:
     """[B, T, N, H] -> [B, K, R·T, H]: queries that share a key head, so that products are plain batched matmuls."""
     b, t, n, h = x_btnh.shape
@@ -134,23 +123,27 @@ def _scores(q_bkxh, k_bksh, segment_bs, first: int) -> jax.Array:
     return jnp.where(mask, z.reshape(b, heads, -1, size - first, size), MASKED).reshape(z.shape)
 
 
-def _block(q_btnh, k_bksh, v_bksh, segment_bs, first):
-    """`block_of_queries` and the log-sums [B, K, X]."""
+def _block_forward(q_btnh, k_bksh, v_bksh, segment_bs, first: int):
+    """Causal attention [B, T, N, H] of the queries at positions first, …, S - 1, the last keys being their own; and
+    what its gradient needs.
+    """
     q_bkxh = _grouped(q_btnh, k_bksh.shape[1])
     z = _scores(q_bkxh, k_bksh, segment_bs, first)
     most = jnp.max(z, axis=-1, keepdims=True)
     p = jnp.exp(z - most)
     total = jnp.sum(p, axis=-1, keepdims=True)
     out = jnp.einsum("bkxs,bksh->bkxh", p.astype(q_btnh.dtype), v_bksh, preferred_element_type=jnp.float32) / total
-    return _ungrouped(out.astype(q_btnh.dtype), q_btnh.shape[1]), (most + jnp.log(total))[..., 0]
-
-
-def _block_forward(q_btnh, k_bksh, v_bksh, segment_bs, first):
-    out, lse = (checkpoint_name(x, SAVED) for x in _block(q_btnh, k_bksh, v_bksh, segment_bs, first))
-    return out, (q_btnh, k_bksh, v_bksh, segment_bs, out, lse)
+    out = checkpoint_name(_ungrouped(out.astype(q_btnh.dtype), q_btnh.shape[1]), SAVED)
+    lse_bkx = checkpoint_name((most + jnp.log(total))[..., 0], SAVED)
+    return out, (q_btnh, k_bksh, v_bksh, segment_bs, out, lse_bkx)
 
 
 def _block_backward(first, kept, d_out):
+    """Flash attention's rule (Dao et al. 2022, App. B), block by block: P = exp(z - lse), dz = P (dP - Σ dO·O).
+
+    Probabilities are made again from their log-sum: no pass over the scores is spent on a maximum or a sum, and nothing
+    of their size is kept.
+    """
     q_btnh, k_bksh, v_bksh, segment_bs, out, lse = kept
     heads, dtype = k_bksh.shape[1], q_btnh.dtype
     q, d_out, out = (_grouped(x, heads) for x in (q_btnh, d_out, out))
@@ -168,7 +161,14 @@ def _block_backward(first, kept, d_out):
     return dq.astype(dtype), dk.astype(dtype), dv.astype(dtype), None
 
 
-block_of_queries.defvjp(_block_forward, _block_backward)
+def with_gradient(forward, backward, static: tuple[int, ...]):
+    """The function whose value is the first result of `forward` and whose gradient is `backward`'s."""
+    function = jax.custom_vjp(lambda *args: forward(*args)[0], nondiff_argnums=static)
+    function.defvjp(forward, backward)
+    return function
+
+
+block_of_queries = with_gradient(_block_forward, _block_backward, (4,))
 
 
 def per_shard(function, q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
