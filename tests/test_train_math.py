@@ -77,7 +77,7 @@ def test_stage_1_killed_equals_straight(tmp_path, programs):
     straight, killed, flags = tmp_path / "a", tmp_path / "b", flags_for(model, **sets)
     run_to_end(straight, *flags, **options)
     command = Command(killed, *flags, **options)
-    assert command.wait_for(lambda: command.logged("math", 2), 7200), command.said[-2000:]
+    assert command.wait_for(lambda: command.logged("math", 2)), command.said[-2000:]
     command.kill()
     assert not (killed / "DONE").exists()
     run_to_end(killed, *flags, **options)
