@@ -31,7 +31,7 @@ from jax._src import distributed  # the key-value store has no public name; orba
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from e3jax.errors import UserError
+from e3jax.errors import Stopped, UserError
 from e3jax.sharding import spec
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -104,6 +104,17 @@ def stop_asked() -> bool:
     """Whether any process got SIGTERM; the same answer on all, which must ask at the same places."""
     asked = np.array([TERMINATED.is_set()])
     return bool(asked.any() if processes() == 1 else multihost_utils.process_allgather(asked).any())
+
+
+def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int], None]:
+    """`advance`, but Stopped after SIGTERM: for what has nothing to save and is made again."""
+
+    def heard(finished: int) -> None:
+        advance(finished)
+        if stop_asked():
+            raise Stopped(where)
+
+    return heard
 
 
 def on_cluster() -> bool:

@@ -23,14 +23,14 @@ from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.curriculum.buckets import LEVELS, PRESETS, bucket
 from e3jax.errors import UserError, need
 from e3jax.eval.responses import Asked, Responses
-from e3jax.eval.run import Bench, in_chat, unless_stopped
+from e3jax.eval.run import Bench, check_sampling, in_chat
 from e3jax.eval.scoring import count
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.report import figures
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main
+from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
 from e3jax.storage import patiently
@@ -49,16 +49,7 @@ def check(c: ConfigDict) -> None:
     need(c.set.problems >= least, "set.problems", c.set.problems, "how many; 0 (all) of a set that has an end")
     for field in ("samples", "budget", "at_once"):
         need(c[field] >= 1, field, c[field], "use 1 or more")
-    s, devices = c.sampler, len(jax.devices())
-    need(s.temperature >= 0, "sampler.temperature", s.temperature, "0 (the likeliest token) or more")
-    need(0 < s.top_p <= 1, "sampler.top_p", s.top_p, "above 0, 1 is off")
-    need(s.top_k >= 0, "sampler.top_k", s.top_k, "0 (off) or more")
-    need(s.tensor >= 1 and devices % s.tensor == 0, "sampler.tensor", s.tensor, f"must divide {devices} devices")
-    for name in ("slots", "prefill_rows"):
-        groups = devices // s.tensor
-        need(s[name] >= 1 and s[name] % groups == 0, f"sampler.{name}", s[name], f"a multiple of {groups}")
-    need(s.block >= 1, "sampler.block", s.block, "use 1 or more")
-    need(c.grader.workers >= 1, "grader.workers", c.grader.workers, "use 1 or more")
+    check_sampling(c)
 
 
 def load_problems(*, form: str, source, prompt: str, problems: int, where: str, seed: int) -> list[Problem]:

@@ -11,7 +11,7 @@ table3.*, extrapolation-SET.svg. A model may be added to `config.models` later.
 
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from e3jax.log import RunLog
 from e3jax.report import figures
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main, stop_asked
+from e3jax.runtime import barrier, is_main, stop_asked, unless_stopped
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
 from e3jax.storage import patiently
@@ -192,17 +192,6 @@ def evaluate(
     bench.log.flush()
 
 
-def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int], None]:
-    """`advance`, but Stopped after SIGTERM."""
-
-    def heard(finished: int) -> None:
-        advance(finished)
-        if stop_asked():
-            raise Stopped(where)
-
-    return heard
-
-
 def check(c: ConfigDict) -> None:
     """Refuse impossible values, naming the field, before anything is loaded."""
     models = list(c.models)
@@ -223,7 +212,7 @@ def check(c: ConfigDict) -> None:
         need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(map(repr, FIELDS))}")
         need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(map(repr, WHERE))}")
         need(one.problems >= 0, f"sets[{name!r}].problems", one.problems, "0 (all of a set) or more")
-    f, s = c.forcing, c.sampler
+    f = c.forcing
     least = min(one.samples for one in c.sets.values())
     need(1 <= f.samples <= least or not (f.early_stop or f.wait), "forcing.samples", f.samples,
          f"1 to {least}, the fewest of a set")  # fmt: skip
@@ -234,10 +223,15 @@ def check(c: ConfigDict) -> None:
     need(len(f.phrases) > 0, "forcing.phrases", f.phrases, "name at least one")
     for name in ("answer", "thinking", "extension"):
         need(f[name] >= 1, f"forcing.{name}", f[name], "use 1 or more")
+    check_sampling(c)
+
+
+def check_sampling(c: ConfigDict) -> None:
+    """`sampler` and `grader` of a command that draws responses."""
+    s, devices = c.sampler, len(jax.devices())
     need(s.temperature >= 0, "sampler.temperature", s.temperature, "0 (the likeliest token) or more")
     need(0 < s.top_p <= 1, "sampler.top_p", s.top_p, "above 0, 1 is off")
     need(s.top_k >= 0, "sampler.top_k", s.top_k, "0 (off) or more")
-    devices = len(jax.devices())
     need(s.tensor >= 1 and devices % s.tensor == 0, "sampler.tensor", s.tensor, f"must divide {devices} devices")
     for name in ("slots", "prefill_rows"):
         groups = devices // s.tensor

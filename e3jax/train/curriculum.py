@@ -7,7 +7,6 @@ on the stage's own problems with the model that enters it, and the table it saw 
 stage has its own optimiser, and its KL reference is the model it started from (ALGORITHMS A.6).
 """
 
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,12 +15,11 @@ from rich.table import Table
 
 from e3jax.checkpoint.pretrained import load_params, same_model
 from e3jax.curriculum.budget import choose_budget
-from e3jax.errors import Stopped
 from e3jax.eval.harness import evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.report.html import write_report
-from e3jax.runtime import barrier, is_main, stop_asked
+from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.stream import FIELDS, Stream
 from e3jax.train import grpo, sft
@@ -113,17 +111,6 @@ def evaluate_stage(
             )
         run.log.append("eval.jsonl", {"stage": stage, "set": name, "train_budget": train_budget, **line})
         run.log.flush()
-
-
-def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int], None]:
-    """`advance`, but Stopped after SIGTERM: an evaluation has nothing to save, its set is made again."""
-
-    def heard(finished: int) -> None:
-        advance(finished)
-        if stop_asked():
-            raise Stopped(where)
-
-    return heard
 
 
 def final_table(lines: list[dict]) -> Table:
