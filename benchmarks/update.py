@@ -39,7 +39,7 @@ from e3jax.types import Batch, Rollouts
 
 SIDES = ("ours", "torch naive", "torch sorted", "torch tuned", "tunix")
 SIZES = {"ours": (2, 4, 8, 16), "torch": (4, 8, 16), "tunix": (2, 4, 8)}  # rows, tried by --calibrate
-WEIGHTS = dict(aggregation="token_mean", positive_only=False, positive_denominator="shrunken")
+WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="")
 LOSS = dict(
     clip_low=ours.CLIP, clip_high=ours.CLIP, dual_clip=None, kl_coef=0.0, kl_estimator="k3", entropy_coef=0.0,
     tis_cap=None,
@@ -77,7 +77,9 @@ def make_work(prompts, length_pg: np.ndarray, vocabulary: int, *, seed: int) -> 
     advantage = group_advantages(
         rng.integers(0, 2, length_pg.shape).astype(np.float64), normalize_std=True, ddof=1, epsilon=1e-6
     )
-    weight = token_weights(mask, max_length=None, **WEIGHTS).astype(np.float32)
+    weight = token_weights(
+        mask, max_length=None, aggregation="token_mean", gradients="all", denominator="shrunken"
+    ).astype(np.float32)
     return Work(tokens, prompt_len, length, weight, advantage.reshape(-1), np.zeros(tokens.shape, np.float32))
 
 

@@ -74,8 +74,9 @@ def base_config() -> ConfigDict:
     c.grpo.advantage.epsilon = 1e-6  # A.5
     c.grpo.weights = ConfigDict()
     c.grpo.weights.aggregation = "sequence_mean"  # A.5 has token_mean; PROTOTYPE: 1/|o| lengthens tiny models
-    c.grpo.weights.positive_only = False  # True: GRPOMask (A.5)
-    c.grpo.weights.positive_denominator = "shrunken"  # A.5, the reference's
+    c.grpo.weights.gradients = "all"  # "positive": GRPOMask; "negative"; "no-eos" (A.5; losses/grpo.py token_weights)
+    c.grpo.weights.denominator = "shrunken"  # of what "gradients" leaves; A.5, the reference's
+    c.grpo.weights.closing = "<answer>"  # of "no-eos": A.5 has "</", the first token of Llama's "</think>"
     c.grpo.loss = ConfigDict()
     c.grpo.loss.clip_low = 0.2  # A.6
     c.grpo.loss.clip_high = 0.5  # A.6 math 8k; Countdown .2

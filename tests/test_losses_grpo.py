@@ -55,8 +55,8 @@ def weights(mask, **overrides):
     options = {
         "aggregation": "token_mean",
         "max_length": None,
-        "positive_only": False,
-        "positive_denominator": "shrunken",
+        "gradients": "all",
+        "denominator": "shrunken",
     }
     return token_weights(mask, **{**options, **overrides})
 
@@ -327,8 +327,8 @@ def test_positive_only(aggregation, denominator, rows):
     options = {
         "aggregation": aggregation,
         "max_length": 10,
-        "positive_only": True,
-        "positive_denominator": denominator,
+        "gradients": "positive",
+        "denominator": denominator,
         "advantage_b": np.array([2, -1, -1, 1, 1, -2]) * S,
     }
     want = np.array(rows)[:, None] * MASK
@@ -353,11 +353,31 @@ def test_positive_only_without_a_positive_sample_is_zero():
                 MASK,
                 aggregation=aggregation,
                 max_length=10,
-                positive_only=True,
-                positive_denominator=denominator,
+                gradients="positive",
+                denominator=denominator,
                 advantage_b=np.array([0.0, -1.0, 0.0, 0.0, -1.0, 0.0]),
             )
             np.testing.assert_array_equal(got, 0.0)
+
+
+@pytest.mark.parametrize("library", [np, jnp])
+def test_negative_and_no_eos(library):
+    """The reference's other two masks, by hand: advantages (2, −1, −1, 0, 1, −2)·s, rows of 2, 2, 1, 1, 1, 1 tokens."""
+    advantage_b = library.asarray(np.array([2.0, -1, -1, 0, 1, -2]) * S)
+    closing_bt = library.asarray(np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1], [0, 1, 1], [0, 1, 1], [0, 0, 1]]) > 0)
+    options = {"advantage_b": advantage_b, "closing_bt": closing_bt}
+    mask = library.asarray(MASK)
+    got = weights(mask, gradients="negative", **options)  # rows 1, 2 and 5: 4 tokens
+    np.testing.assert_allclose(got, np.array([0, 1, 1, 0, 0, 1])[:, None] * MASK / 4, rtol=1e-12)
+    kept = np.array(
+        [[0, 1, 1], [0, 1, 0], [0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
+    )  # row 1's end and row 2 are gone
+    np.testing.assert_allclose(weights(mask, gradients="no-eos", **options), kept / 6, rtol=1e-12)
+    fixed = weights(mask, gradients="no-eos", denominator="fixed", **options)
+    np.testing.assert_allclose(fixed, kept / 8, rtol=1e-12)
+    rows = np.array([2, 1, 0, 1, 1, 1])[:, None]  # tokens left; row 2 is no sequence any more
+    got = weights(mask, gradients="no-eos", aggregation="sequence_mean", **options)
+    np.testing.assert_allclose(got, kept / (5 * np.maximum(rows, 1)), rtol=1e-12)
 
 
 def test_weights_of_empty_masks():
@@ -432,6 +452,8 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="dual_clip"):
         grpo_loss(logp, entropy, batch, **{**PG_ONLY, "dual_clip": 1.0})
     with pytest.raises(ValueError, match="advantage_b"):
-        weights(MASK, positive_only=True)
+        weights(MASK, gradients="positive")
+    with pytest.raises(ValueError, match="'no_eos': one of 'all', 'positive', 'negative', 'no-eos'"):
+        weights(MASK, gradients="no_eos")
     with pytest.raises(ValueError, match="shrunk"):
-        weights(MASK, positive_denominator="shrunk")
+        weights(MASK, denominator="shrunk")

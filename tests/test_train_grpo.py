@@ -19,7 +19,7 @@ from e3jax.train.steps import score
 LOSS = dict(
     clip_low=0.2, clip_high=0.5, dual_clip=3.0, kl_coef=0.01, kl_estimator="k3", entropy_coef=0.001, tis_cap=2.0
 )
-WEIGHTS = dict(aggregation="token_mean", positive_only=False, positive_denominator="shrunken")
+WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="")
 
 
 def graded(model, params, score_b, *, prompts=4, samples=4, budget=20):
@@ -116,11 +116,11 @@ def test_old_log_probs_from_the_sampler(setting):
         assert values["parity/logp_mean"] == pytest.approx(0.5, abs=1e-4)
 
 
-@pytest.mark.parametrize("positive_only", [True, False])
-def test_positive_only_ignores_failures(setting, positive_only):
+@pytest.mark.parametrize("gradients", ["positive", "all"])
+def test_positive_only_ignores_failures(setting, gradients):
     """GRPOMask: other tokens in the failed samples change nothing; without it they do."""
     run, params = setting
-    weights = WEIGHTS | {"positive_only": positive_only}
+    weights = WEIGHTS | {"gradients": gradients}
 
     def garble(rollouts):
         rollouts.tokens[rollouts.sampled & (MIXED == 0)[:, None]] = 9
@@ -128,8 +128,21 @@ def test_positive_only_ignores_failures(setting, positive_only):
     want, values = updated(run, params, MIXED, rows=16, weights=weights)
     got, _ = updated(run, params, MIXED, rows=16, weights=weights, edit=garble)
     gap = max(float(abs(x - y).max()) for x, y in zip(jax.tree.leaves(want), jax.tree.leaves(got)))
-    assert (gap == 0) == positive_only, gap
-    assert (values["grad/negative_mass"] == 0) == positive_only
+    assert (gap == 0) == (gradients == "positive"), gap
+    assert (values["grad/negative_mass"] == 0) == (gradients == "positive")
+
+
+def test_no_eos_closes_at_the_first_sampled_word():
+    """A "7" of the prompt closes nothing; from the first sampled one on, every token counts as the end."""
+    tokens = np.array([[7, 5, 7, 6, 7, 0], [7, 5, 6, 6, 6, 0]])
+    sampled = np.array([[0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0]]) > 0
+    r, words = (
+        SimpleNamespace(tokens=tokens, sampled=sampled),
+        SimpleNamespace(encode=lambda text: {"</": [7, 9]}[text]),
+    )
+    got = grpo.closing(words, r, gradients="no-eos", closing="</", aggregation="token_mean")
+    np.testing.assert_array_equal(got, [[0, 0, 1, 1, 1, 1], [0] * 6])
+    assert not grpo.closing(words, r, gradients="all", closing="</").any()
 
 
 def test_later_minibatches_are_off_policy(setting):

@@ -22,6 +22,7 @@ from e3jax.losses.tokens import token_denominator
 
 MAX_LOG_RATIO = 20.0  # verl's bound on log-ratios before exp: e^20 is finite in float32
 MAX_K3 = 10.0  # verl's bound on the k3 estimate of one token
+GRADIENTS = ("all", "positive", "negative", "no-eos")  # of which tokens: `token_weights`
 
 
 def group_advantages(rewards_pg, *, normalize_std: bool, ddof: int, epsilon: float):
@@ -46,25 +47,38 @@ def group_advantages(rewards_pg, *, normalize_std: bool, ddof: int, epsilon: flo
     return centred / (rewards_pg.std(axis=1, ddof=ddof, keepdims=True) + epsilon)
 
 
-def token_weights(mask_bt, *, aggregation, max_length, advantage_b=None, positive_only, positive_denominator):
+def token_weights(mask_bt, *, aggregation, max_length, advantage_b=None, closing_bt=None, gradients, denominator):
     """`Batch.weight` [B, T]: mask / denominator, over the WHOLE mini-batch (`token_denominator`).
 
-    `positive_only` is e3's GRPOMask (App. G.3): only sequences of `advantage_b` [B] > 0 keep
-    weight, which takes the others out of pg, KL and entropy alike. `positive_denominator`:
+    `gradients` says which tokens keep weight; the others leave pg, KL and entropy alike (ALGORITHMS A.5):
+
+        "all"       every token
+        "positive"  sequences of `advantage_b` [B] > 0: e3's GRPOMask (App. G.3)
+        "negative"  sequences of advantage < 0
+        "no-eos"    all but the end of sequences of advantage < 0: nothing is pushed away from closing the thought.
+                    `closing_bt` [B, T] is True from the first token that closes it ("</") onward
+
+    `denominator`:
 
         "shrunken"  denominators count what is left (App. G.3 and the code: a larger step)
-        "fixed"     denominators of the full mask (the other samples' terms are 0)
+        "fixed"     denominators of the full mask (the other tokens' terms are 0)
 
-    No positive sample, or an empty mask, gives weights of 0. Numpy and jax arrays alike.
+    Nothing left, or an empty mask, gives weights of 0. Numpy and jax arrays alike.
     """
-    if positive_denominator not in ("shrunken", "fixed"):
-        raise ValueError(f"positive_denominator {positive_denominator!r}: 'shrunken' or 'fixed'")
-    mask = counted = mask_bt * 1.0
-    if positive_only:
+    if denominator not in ("shrunken", "fixed"):
+        raise ValueError(f"denominator {denominator!r}: 'shrunken' or 'fixed'")
+    if gradients not in GRADIENTS:
+        raise ValueError(f"gradients {gradients!r}: one of {', '.join(map(repr, GRADIENTS))}")
+    full = mask = mask_bt * 1.0
+    if gradients != "all":
         if advantage_b is None:
-            raise ValueError("positive_only needs advantage_b [B] to know which are positive")
-        mask = mask * (advantage_b > 0)[:, None]
-        counted = mask if positive_denominator == "shrunken" else counted
+            raise ValueError(f"gradients={gradients!r} needs advantage_b [B] to know which are positive")
+        sign_b1 = advantage_b[:, None]
+        if gradients == "no-eos":
+            mask = full * (1 - closing_bt * (sign_b1 < 0))
+        else:
+            mask = full * (sign_b1 > 0 if gradients == "positive" else sign_b1 < 0)
+    counted = mask if denominator == "shrunken" else full
     return mask / token_denominator(counted, aggregation=aggregation, max_length=max_length)
 
 

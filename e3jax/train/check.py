@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, need
+from e3jax.losses.grpo import GRADIENTS
 from e3jax.models.attention import KERNELS, resolve_kernel
 from e3jax.rewards.extract import WHERE
 from e3jax.tasks.prompts import need_prompt
@@ -34,7 +35,8 @@ def check(c: ConfigDict) -> None:
     check_prompt(c)
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))
-    need_one_of(c, "grpo.weights.positive_denominator", ("shrunken", "fixed"))
+    need_one_of(c, "grpo.weights.gradients", GRADIENTS)
+    need_one_of(c, "grpo.weights.denominator", ("shrunken", "fixed"))
     need_one_of(c, "grpo.loss.kl_estimator", ("k1", "k2", "k3"))
     words = c.tokenizer == "words"
     need(words == (c.task.form == "calculator"), "tokenizer", c.tokenizer,

@@ -23,7 +23,7 @@ from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward, score
-from e3jax.types import Batch, TrainState
+from e3jax.types import Batch, Rollouts, TrainState
 
 
 @partial(
@@ -69,6 +69,13 @@ def score_packed(run: Run, params, graded: Graded, micro: Sequence[Packed], *, t
     return logps
 
 
+def closing(tokenizer, r: Rollouts, *, closing: str, gradients: str, **_) -> np.ndarray:
+    """[B, T]: from the first sampled token of `closing` onward; only "no-eos" asks (`token_weights`)."""
+    if gradients != "no-eos":
+        return np.zeros(r.tokens.shape, bool)
+    return np.logical_or.accumulate((r.tokens == tokenizer.encode(closing)[0]) & r.sampled, axis=1)
+
+
 def update(
     run: Run, tx, state: TrainState, graded: Graded, advantage_b: np.ndarray, ref_params, *, minibatches: int,
     rows: int, temperature: float, budget: int, old_logp: str, weights: dict, loss: dict,
@@ -93,9 +100,12 @@ def update(
     ref = old
     if loss["kl_coef"]:
         ref = [score_packed(run, ref_params, graded, micro, temperature=temperature) for micro in packed]
-    weight = np.zeros_like(mask)
+    weight, closing_bt = np.zeros_like(mask), closing(run.tokenizer, r, **weights)
     for part in parts:
-        weight[part] = token_weights(mask[part], advantage_b=advantage_b[part], max_length=budget, **weights)
+        weight[part] = token_weights(
+            mask[part], advantage_b=advantage_b[part], closing_bt=closing_bt[part], max_length=budget,
+            **{name: value for name, value in weights.items() if name != "closing"},
+        )  # fmt: skip
 
     def batches(i: int) -> Iterator[Batch]:
         for m, old_logp, ref_logp in zip(packed[i], old[i], ref[i]):
