@@ -36,7 +36,7 @@ def base_config() -> ConfigDict:
 
     c.task = ConfigDict()
     # "calculator" (tiny models) or "paper" (e3's Countdown, real tokenizers): a stage names its `numbers`;
-    # "math" (any set of questions, multiple choice too): its `set`; "multiplication": its `digits`
+    # "math" (any set of questions, multiple choice too): its `set`; "multiplication", "products" (tiny): its `digits`
     c.task.form = "calculator"
     c.task.prompt = ""  # of "math" and "multiplication": a name of tasks/prompts.py; Countdown has its own
     c.task.thinking = True  # the chat template's enable_thinking; A.3: Qwen3's default
@@ -131,7 +131,7 @@ def base_config() -> ConfigDict:
 
 
 def sft_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
-    """A supervised stage: numbers, steps, lr, warmup, rows, row_length, and the habits of tasks/countdown_traces.py."""
+    """A supervised stage: numbers or digits, steps, lr, warmup, rows, row_length, and habits (tasks/*_traces.py)."""
     habits = {
         "solution_rate": 0.2,  # PROTOTYPE
         "give_up": 0.35,  # PROTOTYPE

@@ -13,8 +13,8 @@ from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.extract import last_boxed
-from e3jax.tasks.countdown_traces import parse
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.traces import is_parsed, parse
 
 RESAMPLES = 1000
 
@@ -66,12 +66,12 @@ def sample_line(graded: Graded, i: int) -> dict:
     """Response i as a line of eval_samples.jsonl, attempts taken apart."""
     problem, text = graded.problems[i], graded.texts[i]
     attempts, tail = [], text
-    if problem.task == "countdown" and problem.meta["form"] == "calculator":
+    if is_parsed(problem):
         parsed, tail = parse(text, problem)
         verdict = {True: "yes", False: "no", None: None}
         attempts = [{"text": a.text, "verdict": verdict[a.verdict], "truth": a.truth} for a in parsed]
     answer = tail.partition("<answer>")[2].partition("</answer>")[0].strip()
-    if problem.task != "countdown":
+    if problem.task != "countdown" and not is_parsed(problem):
         answer = last_boxed(text) or ""
     return {
         "prompt": problem.question,

@@ -47,7 +47,7 @@ class ProblemCounts(NamedTuple):
 
 def answer_of(problem: Problem, text: str) -> str | None:
     """What a response votes for, in the graders' normal form: spellings count together; None without an answer."""
-    if problem.task == "countdown":
+    if problem.task in ("countdown", "products"):
         answer = last_answer(text)
         return None if answer is None else "".join(answer.split())
     answer, _ = boxed_answer(text, where=problem.meta["where"])

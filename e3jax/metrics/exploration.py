@@ -5,8 +5,8 @@ features = explore(problem, text, done=True, correct=False)      # one response 
 
 import re
 
-from e3jax.tasks.countdown_traces import parse
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.traces import is_parsed, parse
 
 STARTS = (
     "wait",
@@ -70,10 +70,10 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
     """Counts of one response; a ratio's parts are kept apart so that means over responses can be exact.
 
     attempts, unique: proposals and distinct proposals; verifications: checks made; gave_up: ended by itself with a
-    wrong answer without having found a "yes" (calculator form) or with a wrong answer (free text).
+    wrong answer without having found a "yes" (tasks/traces.py) or with a wrong answer (free text).
     right_verdicts / verdicts: the verifier's accuracy; false_yes / yes: how often "yes" is wrong.
     """
-    if problem.task != "countdown" or problem.meta["form"] != "calculator":
+    if not is_parsed(problem):
         keys = [attempt_key(a) for a in attempts_text(text)]
         return {
             "attempts": len(keys),
@@ -84,13 +84,13 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
             "repetition": repetition(text),
         }
     attempts, _ = parse(text, problem)
-    yes = [a for a in attempts if a.verdict]
+    yes, checked = [a for a in attempts if a.verdict], [a for a in attempts if a.verdict is not None]
     return {
         "attempts": len(attempts),
         "unique": len({a.proposal for a in attempts}),
-        "verifications": len(attempts),
-        "verdicts": len(attempts),
-        "right_verdicts": sum(a.verdict == a.truth for a in attempts),
+        "verifications": len(checked),
+        "verdicts": len(checked),
+        "right_verdicts": sum(a.verdict == a.truth for a in checked),
         "yes": len(yes),
         "false_yes": sum(not a.truth for a in yes),
         "gave_up": done and not correct and not yes,

@@ -19,7 +19,7 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
     (extract.boxed_answer). In the problem it reaches the grader's processes too.
     ValueError for a task that has no grader; UserError without "where".
     """
-    if problem.task != "countdown" and problem.task not in BOXED:
+    if problem.task not in ("countdown", "products", *BOXED):
         raise ValueError(f"{problem.id}: no grader for task {problem.task!r}; add it here")
     if problem.task in BOXED and "where" not in problem.meta:
         raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {", ".join(WHERE)}')
@@ -27,6 +27,8 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
         return Grade(0.0, "truncated")
     if problem.task == "countdown":
         return countdown.grade_text(problem, text, last_line_only=last_line_only)
+    if problem.task == "products":
+        return multiplication.grade_words(problem, text)
     return BOXED[problem.task](problem, text, where=problem.meta["where"])
 
 

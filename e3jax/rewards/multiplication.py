@@ -10,7 +10,7 @@ Reasons: correct; no_thinking, no_answer (extract.boxed_answer); not_an_integer;
 
 import re
 
-from e3jax.rewards.extract import Grade, boxed_answer
+from e3jax.rewards.extract import Grade, boxed_answer, last_answer
 
 MAX_CHARS = 200
 INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)", re.ASCII)
@@ -30,4 +30,21 @@ def grade_text(problem, text: str, *, where: str) -> Grade:
     if not INTEGER.fullmatch(digits):
         return Grade(0.0, "not_an_integer")
     right = int(digits.replace(",", "")) == int(problem.answer)
+    return Grade(float(right), "correct" if right else "wrong_value")
+
+
+def grade_words(problem, text: str) -> Grade:
+    """The same of a tiny model's response (tasks/product_traces.py), whose answer is digits with blanks between.
+
+    Reasons: correct; no_answer; not_an_integer; too_long; wrong_value.
+    """
+    answer = last_answer(text)
+    if answer is None:
+        return Grade(0.0, "no_answer")
+    if len(answer) > MAX_CHARS:
+        return Grade(0.0, "too_long")
+    digits = answer.split()
+    if not digits or not all(re.fullmatch(r"[0-9]", d) for d in digits):
+        return Grade(0.0, "not_an_integer")
+    right = "".join(digits) == problem.answer
     return Grade(float(right), "correct" if right else "wrong_value")

@@ -25,16 +25,7 @@ def multiplication_problem(
     `prompt`, `chat`, `where` as in tasks/sets.py; a model that was not taught to think needs where="anywhere".
     UserError for digits outside 1..18 and for another split.
     """
-    if split not in ("train", "test"):
-        raise UserError(f"split={split!r}: use 'train' or 'test'")
-    if len(digits) != 2 or not all(1 <= d <= 18 for d in digits):
-        raise UserError(f"digits={tuple(digits)}: two counts of digits, 1 to 18 each")
-    rng = np.random.default_rng([seed, *digits, index, int(split == "test")])
-    while True:
-        a, b = (int(rng.integers(10 ** (d - 1), 10**d)) for d in digits)
-        key = " ".join(map(str, sorted((a, b))))
-        if ("test" if hashlib.sha256(key.encode()).digest()[0] % 8 == 0 else "train") == split:
-            break
+    a, b = factors(seed, index, digits=digits, split=split)
     size = "x".join(map(str, digits))
     return Problem(
         id=f"multiplication-{split}-{size}-{seed}-{index}",
@@ -44,3 +35,31 @@ def multiplication_problem(
         difficulty=f"{size} digits",
         meta={"source": "multiplication", "index": index, "problem": f"{a} * {b}", "a": a, "b": b, "where": where},
     )
+
+
+def products_problem(seed: int, index: int, *, digits: tuple[int, int], split: str) -> Problem:
+    """The same product in the words of tiny models: "4 7 * 6" (tasks/product_traces.py)."""
+    a, b = factors(seed, index, digits=digits, split=split)
+    size = "x".join(map(str, digits))
+    return Problem(
+        id=f"products-{split}-{size}-{seed}-{index}",
+        task="products",
+        question=f"{' '.join(str(a))} * {' '.join(str(b))}",
+        answer=str(a * b),
+        difficulty=f"{size} digits",
+        meta={"form": "products", "a": a, "b": b},
+    )
+
+
+def factors(seed: int, index: int, *, digits: tuple[int, int], split: str) -> tuple[int, int]:
+    """The two numbers of product `index`."""
+    if split not in ("train", "test"):
+        raise UserError(f"split={split!r}: use 'train' or 'test'")
+    if len(digits) != 2 or not all(1 <= d <= 18 for d in digits):
+        raise UserError(f"digits={tuple(digits)}: two counts of digits, 1 to 18 each")
+    rng = np.random.default_rng([seed, *digits, index, int(split == "test")])
+    while True:
+        a, b = (int(rng.integers(10 ** (d - 1), 10**d)) for d in digits)
+        key = " ".join(map(str, sorted((a, b))))
+        if ("test" if hashlib.sha256(key.encode()).digest()[0] % 8 == 0 else "train") == split:
+            return a, b

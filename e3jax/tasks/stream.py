@@ -13,14 +13,17 @@ import numpy as np
 
 from e3jax.errors import UserError
 from e3jax.tasks.countdown import calculator_problem, paper_problem
-from e3jax.tasks.multiplication import multiplication_problem
+from e3jax.tasks.multiplication import multiplication_problem, products_problem
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import Chat, qwen3_chat
 from e3jax.tasks.sets import load_set
 
 TEST_SEED = 1 << 31  # paper problems of the test split come from seeds no training run uses
 # config.task.form -> the field of a stage that says which problems: of a form's generator, or of a set
-FIELDS = {"calculator": "numbers", "paper": "numbers", "math": "set", "multiplication": "digits"}
+FIELDS = {
+    "calculator": "numbers", "paper": "numbers", "math": "set", "multiplication": "digits",
+    "products": "digits",
+}  # fmt: skip
 
 Stream = Callable[[int, int], list[Problem]]  # start, count -> problems
 
@@ -44,6 +47,9 @@ def open_stream(
     if form == "multiplication":
         made = dict(digits=tuple(source), split=split, prompt=prompt, chat=chat, where=where)
         return lambda start, count: [multiplication_problem(seed, i, **made) for i in range(start, start + count)]
+    if form == "products":
+        which = dict(digits=tuple(source), split=split)
+        return lambda start, count: [products_problem(seed, i, **which) for i in range(start, start + count)]
     if form != "math":
         raise ValueError(f"task.form={form!r}: use one of {', '.join(FIELDS)}")
     problems = fitting(source, load_set(source, prompt=prompt, seed=seed, chat=chat, where=where), fits)

@@ -12,6 +12,7 @@ from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
 from e3jax.tasks.sets import SETS, TFDS
 from e3jax.tasks.stream import FIELDS
+from e3jax.tasks.traces import FORMS
 
 
 def need_one_of(c: ConfigDict, field: str, allowed: tuple) -> None:
@@ -39,7 +40,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "grpo.weights.denominator", ("shrunken", "fixed"))
     need_one_of(c, "grpo.loss.kl_estimator", ("k1", "k2", "k3"))
     words = c.tokenizer == "words"
-    need(words == (c.task.form == "calculator"), "tokenizer", c.tokenizer,
+    need(words == (c.task.form in FORMS), "tokenizer", c.tokenizer,
          f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}")  # fmt: skip
     need(words or not c.init.number_embeddings, "init.number_embeddings", True, "only with tokenizer='words'")
     check_counts(c)
@@ -98,7 +99,7 @@ def need_source(c: ConfigDict, field: str, source) -> None:
         base = source.partition("@")[0]
         need(base in SETS or base in TFDS or base.count("/") == 1 or is_place(base), field, source,
              f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path")  # fmt: skip
-    elif form == "multiplication":
+    elif FIELDS[form] == "digits":
         need(several and len(source) == 2 and all(1 <= d <= 18 for d in source), field, source,
              "two counts of digits, 1 to 18 each")  # fmt: skip
     else:  # how many numbers a Countdown problem has: what its generator makes
@@ -163,10 +164,10 @@ def check_stages(c: ConfigDict, room: int) -> None:
         need_source(c, f"{field}.{of}", stage[of])
         if stage.kind == "sft":
             need(
-                c.task.form == "calculator", f"{field}.kind", "sft", "base traces exist for task.form='calculator' only"
+                c.task.form in FORMS, f"{field}.kind", "sft", f"base traces exist for task.form in {sorted(FORMS)} only"
             )
             need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
-            least = 5 * max(stage.numbers) + 4  # one attempt and its answer
+            least = 5 * max(stage.numbers) + 4 if of == "numbers" else 3 * sum(stage.digits) + 9  # with its answer
             need(stage.traces.most_tokens >= least, f"{field}.traces.most_tokens", stage.traces.most_tokens,
                  f"one attempt and its answer need {least}")  # fmt: skip
             need(stage.traces.most_tokens + c.task.prompt_room <= stage.row_length, f"{field}.traces.most_tokens",

@@ -140,10 +140,10 @@ def main(config: ConfigDict, workdir: str) -> None:
             stage = config.stages[name].to_dict()
             kind, evaluated = stage.pop("kind"), stage.pop("evaluated")
             where = dict(stage=name, stage_index=index, first_step=first_step)
+            draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
             if kind == "sft":
-                params = sft.train(run, params, **where, **stage, **config.sft, optim=config.optim.to_dict())
+                params = sft.train(run, params, **where, **stage, draw=draw, **config.sft, optim=config.optim.to_dict())
             else:
-                draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
                 asked = stage.pop("budget")
                 if asked == "auto":
                     asked = automatic_budget(

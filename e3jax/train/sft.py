@@ -15,8 +15,8 @@ from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
-from e3jax.tasks.countdown_traces import base_trace
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.stream import Stream
+from e3jax.tasks.traces import base_trace
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import pack_rows
 from e3jax.train.setup import Run
@@ -49,7 +49,7 @@ def examples(
     stage_index: int,
     step: int,
     global_step: int,
-    numbers,
+    draw: Stream,
     position_gap: int,
     gap_rate: float,
     traces: dict,
@@ -62,8 +62,7 @@ def examples(
     rng = np.random.default_rng([run.seed, stage_index, step])
     start = global_step * PROBLEMS_PER_STEP
     while True:
-        block = dict(form=run.form, numbers=numbers, seed=run.seed, split="train", start=start, count=64)
-        for problem in problems_at(**block):
+        for problem in draw(start, 64):
             response = [*run.tokenizer.encode(base_trace(problem, rng, **traces)), run.tokenizer.eos]
             gap = int(rng.integers(position_gap + 1)) if rng.random() < gap_rate else 0
             yield run.tokenizer.encode(problem.question), response, gap
@@ -71,8 +70,8 @@ def examples(
 
 
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float, warmup: int,
-    rows: int, row_length: int, aggregation: str, position_gap: int, gap_rate: float, traces: dict, optim: dict,
+    run: Run, params, *, stage: str, stage_index: int, first_step: int, draw: Stream, steps: int, lr: float,
+    warmup: int, rows: int, row_length: int, aggregation: str, position_gap: int, gap_rate: float, traces: dict, optim: dict,
 ):  # fmt: skip
     """Train `params` for `steps`; resumes from the stage's newest checkpoint. Returns the final parameters."""
     tx, store = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim), run.store(stage)
@@ -83,7 +82,7 @@ def train(
     def batch_of(step: int) -> list[np.ndarray]:
         """Tokens, positions, segments and weights of a step."""
         data = examples(
-            run, stage_index=stage_index, step=step, global_step=first_step + step, numbers=numbers,
+            run, stage_index=stage_index, step=step, global_step=first_step + step, draw=draw,
             position_gap=position_gap, gap_rate=gap_rate, traces=traces,
         )  # fmt: skip
         *packed, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)

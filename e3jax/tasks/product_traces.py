@@ -1,0 +1,104 @@
+"""Products in words, for tiny models: what MULT and MULT-V think in, base traces that teach it, and its parser.
+
+    prompt            4 7 * 6
+    MULT's attempt    2 8 2 =                       a guess, digit by digit, and nothing to tell whether it is right
+    MULT-V's          2 6 ?3   2 8 2 = 2 1 3 ?3 yes
+                      once: digital roots of both factors and of their product; then per guess: the digital root
+                      after every digit, the wanted one, the verdict
+    answer            <answer> 2 8 2 </answer>
+
+Casting out nines is our small stand-in for the paper's checks of sub-products (App. E.1): easier than the product, so
+there is a verification-generation gap, and imperfect, for one wrong guess in nine passes. Both forms propose alike and
+only the check differs, which makes MULT the control without a gap (e3 §4, Fig. 4). Words are Countdown's.
+
+    text = base_trace(problem, rng, verify=True, solution_rate=0.2, give_up=0.35, persistent=0.03,
+                      persistent_solution_rate=0.05, most_tokens=120)
+"""
+
+import numpy as np
+
+from e3jax.tasks.countdown_traces import NO, YES, Attempt
+from e3jax.tasks.problem import Problem
+
+DIGITS = tuple("0123456789")
+
+
+def root(n: int) -> int:
+    """Digital root, 1 … 9, of n > 0.
+
+    >>> root(282), root(9)
+    (3, 9)
+    """
+    return (n - 1) % 9 + 1
+
+
+def spelled(n: int) -> str:
+    """282 -> "2 8 2"."""
+    return " ".join(str(n))
+
+
+def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
+    """A response -> its attempts, and the rest (the answer, or a guess that the budget cut before its "=").
+
+    A guess is the digits before a "="; the next "yes" or "no" is its verdict, None where the model gives none.
+    """
+    attempts, guess, words = [], [], text.split()
+    start = 0
+    for i, word in enumerate(words):
+        if word == "<answer>":
+            break
+        if word == "=":
+            right = bool(guess) and set(guess) <= set(DIGITS) and "".join(guess) == problem.answer
+            attempts.append(Attempt(" ".join(words[start : i + 1]), " ".join(guess), None, right))
+            start = i + 1
+        elif word in (YES, NO) and attempts and attempts[-1].verdict is None:
+            last = attempts[-1]
+            checked = " ".join([last.text, *words[start : i + 1]])
+            attempts[-1] = last._replace(text=checked, verdict=word == YES)
+            start = i + 1
+        guess = [*guess, word] if word in DIGITS else []
+    return attempts, " ".join(words[start:])
+
+
+def wrong_guess(product: int, rng: np.random.Generator) -> int:
+    """The product with one or two of its digits changed; as many digits."""
+    digits = list(str(product))
+    for place in rng.choice(len(digits), size=min(int(rng.integers(1, 3)), len(digits)), replace=False):
+        others = [d for d in DIGITS if d != digits[place] and not (place == 0 and d == "0")]
+        digits[place] = others[rng.integers(len(others))]
+    return int("".join(digits))
+
+
+def checked(guess: int, wanted: int) -> tuple[str, bool]:
+    """What follows "=": the root after every digit, the wanted one, the verdict; and whether that is "yes".
+
+    >>> checked(282, 3)
+    ('2 1 3 ?3 yes', True)
+    """
+    roots = [root(int(str(guess)[: i + 1])) for i in range(len(str(guess)))]
+    same = roots[-1] == wanted
+    return f"{' '.join(map(str, roots))} ?{wanted} {YES if same else NO}", same
+
+
+def base_trace(
+    problem: Problem, rng: np.random.Generator, *, verify: bool, solution_rate: float, give_up: float,
+    persistent: float, persistent_solution_rate: float, most_tokens: int,
+) -> str:  # fmt: skip
+    """A response of the synthetic base policy: guesses, right with probability `solution_rate`, often given up.
+
+    Without `verify` a trace ends after any guess with probability `give_up`, the last guess being its answer: it cannot
+    know better. With it, a guess that passes ends the trace. Other habits as in tasks/countdown_traces.py.
+    """
+    a, b = problem.meta["a"], problem.meta["b"]
+    n, wanted = len(problem.answer), root(root(a) * root(b))
+    rate, stop = (persistent_solution_rate, 0.0) if rng.random() < persistent else (solution_rate, give_up)
+    attempt_tokens, answer_tokens = 2 * n + 3 if verify else n + 1, n + 3  # the answer's tags and EOS included
+    words = [f"{root(a)} {root(b)} ?{wanted}"] if verify else []
+    room = most_tokens - answer_tokens - 3 * verify
+    for left in range(room, attempt_tokens - 1, -attempt_tokens):
+        guess = a * b if rng.random() < rate else wrong_guess(a * b, rng)
+        check, passed = checked(guess, wanted) if verify else ("", False)
+        words.append(f"{spelled(guess)} = {check}".strip())
+        if passed or rng.random() < stop or left < 2 * attempt_tokens:
+            return " ".join([*words, f"<answer> {spelled(guess)} </answer>"])
+    raise ValueError(f"most_tokens={most_tokens} leaves no room for one attempt and its answer")
