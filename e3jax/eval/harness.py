@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from e3jax.eval.rollouts import Graded, Grader, feature_means, rollout
+from e3jax.metrics.exploration import distinct_attempts
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
 from e3jax.models.qwen3 import Qwen3
@@ -54,6 +55,16 @@ def evaluate(
         | {f"reason/{r}": graded.reasons.count(r) / len(graded.reasons) for r in sorted(set(graded.reasons))},
     }
     return line, graded
+
+
+def distinct(graded: Graded, samples: int) -> float:
+    """`distinct_attempts` of a form whose attempts can be taken apart; NaN for free text."""
+    if not is_parsed(graded.problems[0]):
+        return float("nan")
+    proposals = [[a.proposal for a in parse(t, p)[0]] for t, p in zip(graded.texts, graded.problems)]
+    right = (graded.score_b > 0).tolist()
+    groups = range(0, len(right), samples)
+    return distinct_attempts([proposals[i : i + samples] for i in groups], [right[i : i + samples] for i in groups])
 
 
 def pass_at_ks(graded: Graded, samples: int, ks: Sequence[int]) -> dict[str, list[float]]:

@@ -80,6 +80,12 @@ def presets() -> dict[str, ModelConfig]:
             rope_theta=1e4, rope_scaling=None, norm_epsilon=1e-6, tied=True, max_length=2048,
             qk_norm=True, qkv_bias=False,
         ),
+        # the same for one GPU (configs/experiments/common.py): own choice, 4.8M parameters
+        "small": ModelConfig(
+            vocab_size=210, width=256, layers=6, heads=4, kv_heads=2, head_width=64, mlp_width=768,
+            rope_theta=1e4, rope_scaling=None, norm_epsilon=1e-6, tied=True, max_length=2048,
+            qk_norm=True, qkv_bias=False,
+        ),
         # hub: Qwen/Qwen3-…, config.json
         "qwen3-0.6b": qwen3(width=1024, layers=28, heads=16, mlp_width=3072, tied=True),
         "qwen3-1.7b": qwen3(width=2048, layers=28, heads=16, mlp_width=6144, tied=True),

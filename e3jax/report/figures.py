@@ -31,6 +31,7 @@ COLOURS = (
     ("#b98900", "#f0c04f"),
 )
 MARKERS = "osD^vP"  # a second cue beside the colour
+MAX_MARKERS = 12  # points of a line up to which each is marked
 MAX_POINTS = 300  # raw points per line; a longer run is thinned so that the page stays small
 # kind of stage -> title -> {key of metrics.jsonl: label}
 PANELS = {
@@ -234,12 +235,13 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
 
 
 def draw_intervals(
-    lines: list[Line], *, figure_id: str, title: str, xlabel: str, train_budget: float, dashed: list[Line] = ()
-) -> str:
-    """Accuracy in % over a log2 axis as one SVG: a line per checkpoint, its interval as a band.
+    lines: list[Line], *, figure_id: str, title: str, xlabel: str, train_budget: float, dashed: list[Line] = (),
+    ylabel: str = "", log2: bool = True, percent: bool = True,
+) -> str:  # fmt: skip
+    """Accuracy in % over a log2 axis as one SVG: a line per checkpoint, its interval as a band. Or anything else.
 
-    `train_budget` (tokens; NaN: none) draws a vertical line and shades what lies beyond it, the
-    extrapolation. `dashed` lines have no ticks of their own. `figure_id` must be unique in the page.
+    `train_budget` (tokens; NaN: none) draws a vertical line and shades the extrapolation beyond it. `dashed` lines
+    have no ticks of their own. `figure_id` must be unique in the page.
     """
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
         figure, axes = _panel()
@@ -255,7 +257,7 @@ def draw_intervals(
                 _label(axes, train_budget, "beyond")
         for line in lines:
             light = COLOURS[line.colour][0]
-            marker = MARKERS[line.colour]
+            marker = MARKERS[line.colour] if len(line.x) <= MAX_MARKERS else ""
             axes.fill_between(line.x, line.low, line.high, color=light, alpha=0.16, lw=0)
             axes.plot(line.x, line.mean, color=light, lw=1.8, marker=marker, ms=4)
             own = line.x == line.train_budget
@@ -263,13 +265,17 @@ def draw_intervals(
         for line in dashed:
             light = COLOURS[line.colour][0]
             axes.plot(line.x, line.mean, color=light, lw=1.4, ls=(0, (3, 2)), marker=MARKERS[line.colour], ms=3)
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(left, right)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        if log2:
+            axes.set_xscale("log", base=2)
+            axes.set_xlim(left, right)
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xlabel(xlabel)
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+        axes.set_ylabel(ylabel)
+        if percent or min(np.nanmin([*line.mean, *line.low, np.inf]) for line in lines) >= 0:
+            axes.set_ylim(bottom=0)
+        if percent:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
         return _svg(figure, figure_id, title)
 
 
@@ -287,6 +293,11 @@ def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_
     )  # fmt: skip
     names = [(line.label, line.colour, "") for line in lines]
     names += [(f'{line.label} + "wait"', line.colour, ' stroke-dasharray="4 3"') for line in dashed]
+    return with_legend(svg, names, title=title)
+
+
+def with_legend(svg: str, names: list[tuple[str, int, str]], *, title: str) -> str:
+    """A drawing as an SVG file of its own: title above, (label, colour, how its line is dashed) below."""
     width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     top, total = 26, 26 + height + 16 * len(names) + 8
     style = "font-family='DejaVu Sans, Verdana, sans-serif' font-size='10' fill='currentColor'"

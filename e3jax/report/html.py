@@ -156,8 +156,8 @@ def write_report(run_dir: epath.PathLike) -> epath.Path:
         "Config": _config(run.config),
     }
     body = "".join(f"<section><h2>{key}</h2>{text}</section>" for key, text in sections.items())
-    notes = "".join(f"<p class='note'>{_text(note)}</p>" for note in run.notes)
-    name = _text(run_dir.name)
+    notes = "".join(f"<p class='note'>{escaped(note)}</p>" for note in run.notes)
+    name = escaped(run_dir.name)
     page = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='color-scheme' "
         "content='light dark'><meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -205,7 +205,7 @@ def _change(before: tuple, after: tuple) -> str:
     return f"{_format(100 * (after[0] - before[0]), '{:+.1f}')} points{note}"
 
 
-def _text(value: Any) -> str:
+def escaped(value: Any) -> str:
     return escape(str(value))
 
 
@@ -217,7 +217,7 @@ def _percent(fraction: float) -> str:
     return _format(100 * fraction, "{:.1f}")
 
 
-def _table(head: list[str], rows: list[list[str]], marked: set[int]) -> str:
+def table_html(head: list[str], rows: list[list[str]], marked: set[int]) -> str:
     """A table of cells that are already HTML; the rows in `marked` are highlighted."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
     body = ""
@@ -237,7 +237,7 @@ def _stages(metrics: list[dict]) -> str:
         seconds = [read_number(rows[b], "time/step_s") * (b - a) for a, b in zip([0, *steps], steps)]
         minutes = sum(seconds) / 60
         time = _format(minutes, ", {:.1f} min") if not math.isnan(minutes) else ""
-        parts.append(f"<b>{_text(name)}</b> {_text(kind).upper()}, {steps[-1]} steps{time}")
+        parts.append(f"<b>{escaped(name)}</b> {escaped(kind).upper()}, {steps[-1]} steps{time}")
     return f"<p class='stages'>{' → '.join(parts)}</p>"
 
 
@@ -251,7 +251,7 @@ def _headline(sets: dict[str, list[dict]]) -> str:
         best = np.nan_to_num(values[..., 0], nan=-1.0).max(axis=0)  # of [checkpoint, budget]
         cells = []
         for row, intervals in zip(rows, values):
-            cells.append([_text(row["stage"])])
+            cells.append([escaped(row["stage"])])
             for b, top, (mean, low, high) in zip(budgets, best, intervals):
                 text = f"<b>{_percent(mean)}</b>" if mean == top else _percent(mean)
                 ring = "<sup>◯</sup>" if read_number(row, "train_budget") == b else ""
@@ -259,10 +259,10 @@ def _headline(sets: dict[str, list[dict]]) -> str:
             cells[-1].append(_format(100 * (intervals[-1, 0] - intervals[0, 0]), "{:+.1f}"))
         gain = f"gain<small>{budgets[0]} → {budgets[-1]}</small>"
         head = ["checkpoint", *(f"{b}<small>tokens</small>" for b in budgets), gain]
-        out.append(f"<h3>{_text(name)}</h3><p class='lead'>{_text(describe_result(rows))}</p>")
+        out.append(f"<h3>{escaped(name)}</h3><p class='lead'>{escaped(describe_result(rows))}</p>")
         counts = "".join(f"; {key} {rows[-1][key]}" for key in PROTOCOL if key in rows[-1])
         key = "Accuracy in % with its 95 % interval; bold: best of the column; ◯: the training budget"
-        out += [_table(head, cells, set()), f"<p class='key'>{key}{_text(counts)}.</p>"]
+        out += [table_html(head, cells, set()), f"<p class='key'>{key}{escaped(counts)}.</p>"]
         out += [_behaviour(rows)]
     return "".join(out)
 
@@ -271,17 +271,17 @@ def _behaviour(rows: list[dict]) -> str:
     cells = []
     for row in (row for row in rows if "explore" in row):
         values = (_format(read_number(row["explore"], key), "{:.3g}") for key in BEHAVIOUR)
-        cells.append([_text(row["stage"]), *values])
-    table = _table(["checkpoint", *BEHAVIOUR], cells, set())
+        cells.append([escaped(row["stage"]), *values])
+    table = table_html(["checkpoint", *BEHAVIOUR], cells, set())
     return f"<details><summary>Exploration of the checkpoints</summary>{table}</details>"
 
 
-def _figure(title: str, legend: list[tuple[str, int, bool]], svg: str) -> str:
+def figure_html(title: str, legend: list[tuple[str, int, bool]], svg: str) -> str:
     keys = ""
     for label, colour, dashed in legend:
         dash = "dash" if dashed else "solid"
-        keys += f"<span><i class='{dash}' style='--c:var(--s{colour})'></i>{_text(label)}</span>"
-    return f"<figure><figcaption><b>{_text(title)}</b><div>{keys}</div></figcaption>{svg}</figure>"
+        keys += f"<span><i class='{dash}' style='--c:var(--s{colour})'></i>{escaped(label)}</span>"
+    return f"<figure><figcaption><b>{escaped(title)}</b><div>{keys}</div></figcaption>{svg}</figure>"
 
 
 def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
@@ -295,7 +295,7 @@ def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
             svg = figures.draw_intervals(lines, train_budget=lines[-1].train_budget, **ids)
             at = read_number(rows[-1], "pass_at_k_budget") if table == "pass_at_k" else math.nan
             name += _format(at, " at {:.0f} tokens") if not math.isnan(at) else ""
-            drawn.append(_figure(name, [(line.label, line.colour, False) for line in lines], svg))
+            drawn.append(figure_html(name, [(line.label, line.colour, False) for line in lines], svg))
     if not drawn:
         return f"<p class='none'>Nothing to draw: eval.jsonl has no {table} yet.</p>"
     return f"<p class='key'>{CAPTION[table]}</p><div class='grid'>{''.join(drawn)}</div>"
@@ -316,7 +316,7 @@ def _training(metrics: list[dict], kind: str) -> str:
             ids = {"figure_id": f"{kind}{i}", "title": title}
             svg = figures.draw_training(stages, colours, window=window, **ids)
             legend = [(labels[k], c, k in figures.SETTINGS) for k, c in colours.items()]
-            drawn.append(_figure(title, legend, svg))
+            drawn.append(figure_html(title, legend, svg))
     text = f"Points are single steps, lines their running mean over {window} inside a stage."
     text += f" Not logged: {', '.join(absent)}." if absent else ""
     return f"<p class='key'>{text}</p><div class='grid'>{''.join(drawn)}</div>"
@@ -332,14 +332,14 @@ def _budgets(choices: list[dict]) -> str:
             j, doubled = (_percent(read_number(row, k)) for k in ("accuracy", "accuracy_doubled"))
             ratio = _format(read_number(row, "ratio"), "{:.2f}")
             satisfied = "yes" if row["satisfied"] else "no"
-            cells.append([_text(row["budget"]), j, doubled, ratio, satisfied])
+            cells.append([escaped(row["budget"]), j, doubled, ratio, satisfied])
         marked = {i for i, row in enumerate(choice["rows"]) if row["chosen"]}
-        head = ["B (tokens)", "J(B)", "J(2B)", "J(2B) / J(B)", f"≤ κ = {_text(choice['kappa'])}"]
+        head = ["B (tokens)", "J(B)", "J(2B)", "J(2B) / J(B)", f"≤ κ = {escaped(choice['kappa'])}"]
         why = "the smallest that satisfies the rule" if choice["satisfied"] else "no B satisfies it"
         counts = [f"{choice[key]} {key}" for key in ("problems", "samples") if key in choice]
         text = f"Chosen: {choice['chosen']} tokens, {why}. B0 = {choice['minimum']:.0f} tokens. "
-        out.append(f"<h3>{_text(choice['stage'])}</h3>{_table(head, cells, marked)}")
-        out.append(f"<p class='key'>{_text(text + ', '.join(counts))}</p>")
+        out.append(f"<h3>{escaped(choice['stage'])}</h3>{table_html(head, cells, marked)}")
+        out.append(f"<p class='key'>{escaped(text + ', '.join(counts))}</p>")
     return "".join(out)
 
 
@@ -349,7 +349,7 @@ def _rollouts(samples: list[dict]) -> str:
     stage = samples[-1]["stage"]
     shown = [sample for sample in samples if sample["stage"] == stage][:SAMPLES]
     key = (
-        f"<p class='key'>The first {len(shown)} of {_text(stage)}, one chip per attempt: <span "
+        f"<p class='key'>The first {len(shown)} of {escaped(stage)}, one chip per attempt: <span "
         "class='chip right'>✓ the model's verdict on it is right</span> <span class='chip wrong'>✗ "
         "its verdict is wrong</span> <span class='chip open'>· no verdict, or the truth is unknown"
         "</span> ★ really a solution.</p>"
@@ -365,17 +365,17 @@ def _rollout(number: int, sample: dict) -> str:
         if verdict is not None and truth is not None:
             style, sign = ("right", "✓") if (verdict == "yes") == truth else ("wrong", "✗")
         star = " ★" if truth else ""
-        chips += f"<li class='chip {style}'>{sign} {_text(attempt['text'])}{star}</li>"
-    facts = [_text(sample["set"])]
+        chips += f"<li class='chip {style}'>{sign} {escaped(attempt['text'])}{star}</li>"
+    facts = [escaped(sample["set"])]
     shown = ("target", "reward", "reason", "length", "answer")
-    facts += [f"{key} <b>{_text(sample[key])}</b>" for key in shown if key in sample]
+    facts += [f"{key} <b>{escaped(sample[key])}</b>" for key in shown if key in sample]
     facts += ["cut by the budget"] if "done" in sample and not sample["done"] else []
     style = "solved" if read_number(sample, "reward") > 0 else "failed"
-    tail = _text(sample["tail"]) if "tail" in sample else ""
+    tail = escaped(sample["tail"]) if "tail" in sample else ""
     return (
-        f"<article class='{style}'><h4>{number}. {_text(sample['prompt'])}</h4><p class='facts'>"
+        f"<article class='{style}'><h4>{number}. {escaped(sample['prompt'])}</h4><p class='facts'>"
         f"{' · '.join(facts)}</p><ol class='chips'>{chips}</ol><pre>{tail}</pre><details><summary>"
-        f"full text</summary><pre>{_text(sample['response'])}</pre></details></article>"
+        f"full text</summary><pre>{escaped(sample['response'])}</pre></details></article>"
     )
 
 
@@ -383,7 +383,7 @@ def _config(config: Any) -> str:
     if config is None:
         return "<p class='none'>There is no readable config.json.</p>"
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    return f"<details><summary>config.json</summary><pre>{_text(text)}</pre></details>"
+    return f"<details><summary>config.json</summary><pre>{escaped(text)}</pre></details>"
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ One JSON object. Numbers that are not finite are null. Required:
     arms       {arm: str}                     name -> what it is, in words
     measures   {measure: {"says": str, "percent": bool}}
     values     {measure: {arm: {seed (as str): number}}}
-    rule       [statement]                    metrics/seeds.py: says, measure, plus, minus, kind, margin, as stated before
-                                              the run, with values {seed (as str): number}, mean, low, high, outcome
+    rule       [statement]                    metrics/seeds.py: says, measure, plus, minus, kind, margin, as
+                                              stated before the run; values {seed: number}, mean, low, high, outcome
     verdict    "reproduced" | "mixed" | "not reproduced" | "not decided" (fewer than two seeds)
     figures    [figure]
     tables     [{"title": str, "header": [str], "rows": [[str]]}]
@@ -25,7 +25,7 @@ A figure holds data, not drawings (a page escapes and draws them; report/figures
     {"title": str, "xlabel": str, "ylabel": str, "log2": bool, "percent": bool, "mark": number | null,
      "lines": [{"label": str, "x": [number], "mean": [number], "low": [number], "high": [number]}]}
 
-`mark` is an x where a vertical line stands (a training budget); `low` and `high` may be null where there is no interval.
+`mark` is an x where a vertical line stands (a training budget); `low` and `high` are null where there is no interval.
 
     write(workdir, results)           # checks, then WORKDIR/results.json
     results = read("runs/experiments/mask")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from e3jax.checkpoint.pretrained import load_params, same_model
 from e3jax.curriculum.budget import choose_budget
-from e3jax.eval.harness import evaluate, pass_at_ks, sample_line
+from e3jax.eval.harness import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.report.html import write_report
@@ -102,6 +102,7 @@ def evaluate_stage(
         line |= {
             "pass_at_k": pass_at_ks(many, max(pass_ks), pass_ks),
             "pass_at_k_budget": pass_budget,
+            "distinct_attempts": distinct(many, max(pass_ks)),
         }
         run.log.keep("eval_samples.jsonl", lambda old, n=name: (old["stage"], old["set"]) != (stage, n))
         for i in range(min(shown, len(asked))):

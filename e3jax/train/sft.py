@@ -71,7 +71,8 @@ def examples(
 
 def train(
     run: Run, params, *, stage: str, stage_index: int, first_step: int, draw: Stream, steps: int, lr: float,
-    warmup: int, rows: int, row_length: int, aggregation: str, position_gap: int, gap_rate: float, traces: dict, optim: dict,
+    warmup: int, rows: int, row_length: int, aggregation: str, position_gap: int, gap_rate: float, traces: dict,
+    optim: dict,
 ):  # fmt: skip
     """Train `params` for `steps`; resumes from the stage's newest checkpoint. Returns the final parameters."""
     tx, store = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim), run.store(stage)

@@ -1,0 +1,141 @@
+"""What the experiments share: two tiny base models' recipes, evaluation, and the words an experiment is written in.
+
+Sizes: "cpu" is what the times in the configs mean; "gpu" (`--config=configs/experiments/mask.py:gpu`) has ten seeds, a
+model of 25 times as many parameters, and more of everything: not run. A base is trained once per seed, 3 to 4 minutes.
+Sources: configs/common.py; LOG = LOG.md. All values that are not said to come from there are those of the quickstart.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+from configs.common import grpo_stage, sft_stage
+from e3jax.errors import UserError
+
+SEEDS = {"cpu": (0, 1, 2), "gpu": tuple(range(10))}
+LAST = 10  # RL steps that a number of training is the mean of
+EASY, HARD = "3 numbers", "4 numbers"
+PRODUCT = "2x1 digits"
+
+
+def experiment(name: str, size: str) -> ConfigDict:
+    """The fields of an experiment; see e3jax/experiments/run.py."""
+    if size not in SEEDS:
+        raise UserError(f"size {size!r}: write :cpu or :gpu behind the config's name")
+    c = ConfigDict()
+    c.name = name
+    c.paper = c.claim = c.setting = ""
+    c.seeds = SEEDS[size]
+    c.level = 0.95  # of the intervals over seeds (own choice)
+    c.minutes = ConfigDict({"base": 3.5, "arm": 1.5})  # expected, until runs of this start have been measured
+    c.bases = ConfigDict()  # name -> a config of train/curriculum.py
+    c.arms = ConfigDict()  # name -> arm(…)
+    c.measures = ConfigDict()  # name -> measure(…)
+    c.rule = ()  # statement(…), …: stated before the runs
+    c.figures = ()
+    c.choice = ConfigDict()  # Eq. 2's budget from a saved evaluation, and its neighbours, as arms of their own
+    c.evaluation = ConfigDict()  # a config of eval/run.py for all models of a seed (budget forcing)
+    return c
+
+
+def arm(says: str, *, after: str, **change) -> ConfigDict:
+    """What it is, in words; the base or arm that it starts from; what differs from the base's config."""
+    return ConfigDict({"says": says, "after": after, "change": change})
+
+
+def measure(says: str, *read, percent: bool = False) -> ConfigDict:
+    """A number of a run and where it stands (e3jax/experiments/read.py)."""
+    return ConfigDict({"says": says, "percent": percent, "read": read})
+
+
+def statement(says: str, of: str, *, plus: tuple, minus: tuple = (), kind: str = "above", margin: float = 0.0) -> dict:
+    """One line of a rule (e3jax/metrics/seeds.py): sum of `plus` minus sum of `minus` is above or within `margin`."""
+    return {"says": says, "measure": of, "plus": plus, "minus": minus, "kind": kind, "margin": margin}
+
+
+def rl(**fields) -> dict:
+    """Stage "rl" alone, with these fields changed."""
+    return {"order": ("rl",), "stages": {"rl": fields}}
+
+
+def weights(**fields) -> dict:
+    """config.grpo.weights."""
+    return {"grpo": {"weights": fields}}
+
+
+def countdown(size: str) -> ConfigDict:
+    """The quickstart's base model of calculator Countdown, and an RL stage on its easy problems."""
+    c = quickstart.get_config()
+    c.stages = {"short": c.stages.short, "base": c.stages.base}
+    c.order = ("short", "base")
+    c.stages.rl = grpo_stage(numbers=(3,), budget=96, steps=60, lr=2e-4)
+    return sized(c, {EASY: (3,), HARD: (4,)}, size)
+
+
+def products(size: str, *, verify: bool) -> ConfigDict:
+    """MULT (no verdicts) or MULT-V (casting out nines): 2 digits x 1, the same recipe, tasks/product_traces.py."""
+    c = countdown(size)
+    c.task.form = "products"
+    one = dict(digits=(2, 1), lr=4e-3, warmup=100)
+    habits = {"verify": verify}
+    c.stages = {
+        "short": sft_stage(
+            steps=1500, rows=12, row_length=128, traces={"most_tokens": 110, **habits}, evaluated=False, **one
+        ),
+        "base": sft_stage(
+            steps=200, rows=6, row_length=512, traces={"most_tokens": 490, **habits}, evaluated=True, **one
+        ),
+        "rl": grpo_stage(digits=(2, 1), budget=64, steps=60, lr=2e-4),
+    }
+    c.stages.base.lr, c.stages.base.warmup = 2e-3, 10
+    return sized(c, {PRODUCT: (2, 1)}, size)
+
+
+def sized(c: ConfigDict, sets: dict, size: str) -> ConfigDict:
+    """Evaluation, and what differs between sizes."""
+    c.log.tensorboard = False
+    c.checkpoint.every = 1000  # a run is short: an interrupted stage is made again
+    c.eval.sets = ConfigDict(sets)
+    c.eval.problems, c.eval.budgets = 256, (24, 48, 96, 192, 384)
+    c.eval.pass_ks, c.eval.pass_problems, c.eval.pass_budget = (1, 4, 16), 64, 96
+    if size == "gpu":
+        c.model.preset, c.model.dtype = "small", "bfloat16"
+        c.eval.problems, c.eval.pass_problems = 2048, 256
+        c.grpo.prompts, c.grpo.rows, c.sampler.slots = 64, 128, 512
+        for stage in c.stages.values():
+            stage.steps = 2 * stage.steps
+            stage.lr = stage.lr / 4
+    return c
+
+
+def training(*names: str) -> dict:
+    """Measures of the last RL steps, by name."""
+    known = {
+        "length": measure(f"tokens per response, mean of the last {LAST} RL steps", "train", "length/mean", LAST),
+        "wrong length": measure("the same of wrong responses", "train", "length/incorrect", LAST),
+        "attempts": measure("attempts per response, last steps", "train", "explore/attempts", LAST),
+        "checks": measure("verdicts per response, last steps", "train", "explore/verifications", LAST),
+        "entropy": measure("nats per token, last steps", "train", "entropy/mean", LAST),
+        "reward": measure("reward, last steps", "train", "reward/mean", LAST, percent=True),
+        "grad norm": measure("gradient norm before clipping, mean of all steps", "train", "optim/grad_norm", 10_000),
+        "rise": measure("tokens per response, last steps minus first steps", "rise", "length/mean", LAST),
+        "KL": measure("k3 estimate to the base per token, last steps", "train", "loss/kl", LAST),
+    }
+    return {name: known[name] for name in names}
+
+
+def accuracy(of: str, *budgets: int) -> dict:
+    """Measures "EASY at 96": accuracy on a set within a test budget."""
+    return {
+        f"{of} at {b}": measure(f"accuracy on {of} within {b} tokens", "eval", of, "accuracy", str(b), percent=True)
+        for b in budgets
+    }
+
+
+def curve(title: str, key: str, ylabel: str, arms: tuple, *, percent: bool = False) -> dict:
+    """A figure: a metric over RL steps."""
+    return {"kind": "curve", "title": title, "key": key, "ylabel": ylabel, "percent": percent, "arms": arms}
+
+
+def over_budgets(of: str, arms: tuple, *, mark: int | None = None) -> dict:
+    """A figure: accuracy over test budgets."""
+    return {"kind": "budget", "title": f"Accuracy: {of}", "of": of, "arms": arms, "mark": mark}

@@ -1,0 +1,62 @@
+"""Does Eq. 2 choose well? Stage 2 at every budget, after the same stage 1; and what other kappas would have chosen.
+
+    python -m e3jax.experiments.run --config=configs/experiments/eq2.py --workdir=runs/experiments/eq2
+
+Fig. 19 left. Hardware and time: 2 CPU cores, 3 seeds, about 25 min of arms. Expected numbers: not run yet. J is the
+evaluation of the stage-1 model on the hard set (pass@1; the paper's J(pi_1) is pass@128), B0 is left out. Kappas: H.
+"""
+
+from configs.common import grpo_stage
+from configs.experiments.common import (
+    HARD,
+    accuracy,
+    arm,
+    countdown,
+    curve,
+    experiment,
+    over_budgets,
+    rl,
+    statement,
+    training,
+)  # fmt: skip
+
+BUDGETS = (48, 96, 192)
+
+
+def get_config(size: str = "cpu"):
+    c = experiment("eq2", size)
+    c.paper = "Fig. 19 left (§6.1, App. H)"
+    c.claim = (
+        "The shortest budget at which doubling gains less than kappa = 1.2 trains stage 2 about as well as any longer "
+        "budget and much better than a shorter one; kappa above 1.3 chooses too short, below 1.05 too long."
+    )
+    c.setting = (
+        "Stage 1: Countdown of 3 numbers at 64 tokens, 40 steps. Stage 2: 4 numbers at 48, 96 and 192 tokens, 40 steps "
+        "each. The paper: 3 and 4 numbers at 256, then 7 numbers at 128 to 2048. Where the choice is the smallest or "
+        "the largest budget, that seed has no neighbour on that side."
+    )
+    base = countdown(size)
+    base.stages.first = grpo_stage(numbers=(3,), budget=64, steps=40, lr=2e-4)
+    c.bases.countdown = base
+    c.arms["first"] = arm("stage 1 alone", after="countdown", order=("first",))
+    for b in BUDGETS:
+        c.arms[f"second-{b}"] = arm(f"then budget {b}", after="first", **rl(numbers=(4,), budget=b, steps=40))
+    c.choice.judge, c.choice.of, c.choice.budgets = "first", HARD, BUDGETS
+    c.choice.arms = tuple((b, f"second-{b}") for b in BUDGETS)
+    c.choice.kappa, c.choice.kappas = 1.2, (1.02, 1.05, 1.1, 1.2, 1.3, 1.5)
+    c.measures = training("reward", "length")
+    c.measures.update(accuracy(HARD, 96, 192, 384))
+    far = f"{HARD} at 384"
+    c.rule = (
+        statement("better than the budget below", far, plus=("chosen",), minus=("half",)),
+        statement("as good as the one above", far, plus=("chosen",), minus=("double",), kind="within", margin=0.05),
+    )
+    seconds = tuple(f"second-{b}" for b in BUDGETS)
+    points = {HARD: tuple((b, f"second-{b}") for b in BUDGETS)}
+    c.figures = (
+        over_budgets(HARD, ("countdown", "first", *seconds)),
+        {"kind": "against", "title": "Accuracy at 384 tokens by stage 2's budget", "measure": far, "percent": True,
+         "xlabel": "training budget (tokens)", "ylabel": "", "groups": points},
+        curve("Reward in stage 2", "reward/mean", "", seconds, percent=True),
+    )  # fmt: skip
+    return c

@@ -1,0 +1,45 @@
+"""Can a base model be made to think longer by putting words into its mouth? Budget forcing against RL.
+
+    python -m e3jax.experiments.run --config=configs/experiments/wait.py --workdir=runs/experiments/wait
+
+Fig. 9 (App. I); needs pip install -e '.[hf]'. Hardware and time: 2 CPU cores, 3 seeds, about 10 min of arms. Not
+run yet; with another word, 1 seed: 14.4 % by itself, 10.7, 8.6, 6.8 after 1, 2, 3 times (LOG 2026-11-24).
+Values: "no" is the one word of this language that says that an attempt was not it.
+"""
+
+from configs import eval_countdown, eval_math
+from configs.experiments.common import EASY, accuracy, arm, countdown, experiment, measure, rl, statement, training
+
+
+def get_config(size: str = "cpu"):
+    c = experiment("wait", size)
+    c.paper = "Fig. 9 (App. I)"
+    c.claim = (
+        "Forcing a model to go on with “Wait” adds length but little accuracy; a model trained with e3 does better "
+        "with as many tokens, without being forced."
+    )
+    c.setting = (
+        "Countdown of 3 numbers; at the end of its thinking a response gets “no” instead, 1, 2 and 4 times. "
+        "The paper: Qwen3-1.7B and others, “Wait”, “But wait”, “Alternatively”, “But hold on”, 2 to 8 times."
+    )
+    c.bases.countdown = countdown(size)
+    c.arms["e3"] = arm("RL on 3 numbers, budget 96", after="countdown", **rl())
+    c.evaluation = eval_countdown.get_config()
+    c.evaluation.sets = {EASY: eval_math.one_set((3,), form="calculator", prompt="", problems=96, samples=8)}
+    c.evaluation.pass_ks = (1, 8)
+    c.evaluation.forcing.wait, c.evaluation.forcing.phrases, c.evaluation.forcing.samples = (1, 2, 4), ("no",), 8
+    c.measures = training("length", "reward")
+    c.measures.update(accuracy(EASY, 96, 384))
+    for n in (1, 2, 4):
+        c.measures[f"wait {n}"] = measure(
+            f"accuracy gained by waiting {n} times", "wait", EASY, f"wait-{n}", percent=True
+        )
+    c.measures["best"] = measure("best accuracy, by itself or forced", "best", EASY, percent=True)
+    c.rule = (
+        statement("waiting adds nothing to the base", "wait 4", plus=("countdown",), kind="within", margin=0.02),
+        statement("RL does better than the base at its best", "best", plus=("e3",), minus=("countdown",)),
+    )
+    c.figures = (
+        {"kind": "forced", "title": f"Made to go on: {EASY}", "of": EASY, "arms": ("countdown", "e3")},
+    )  # fmt: skip
+    return c

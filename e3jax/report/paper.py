@@ -1,0 +1,184 @@
+"""One page of all experiments: the paper's claim, our figures, the numbers over seeds, the verdict by the stated rule.
+
+    python -m e3jax.report.paper runs/experiments/* --to=paper.html
+
+Reads results.json (report/results.py) of every directory named; those without one are skipped with a line. The page is
+one file, loads nothing, and escapes every text. Prints a table "figure, command, verdict, numbers" in markdown too.
+"""
+
+import argparse
+import math
+import sys
+
+import numpy as np
+from etils import epath
+
+from e3jax.errors import UserError
+from e3jax.report import figures
+from e3jax.report.html import CSS, escaped, figure_html, table_html
+from e3jax.report.results import FILE, read
+from e3jax.storage import place
+
+SIGN = {"reproduced": "✓", "mixed": "±", "not reproduced": "✗", "not decided": "?"}
+COLOUR = {"reproduced": 3, "mixed": 5, "not reproduced": 2, "not decided": 0}  # figures.COLOURS
+OUTCOME = {"yes": "holds", "no": "the opposite holds", "open": "not shown"}
+STYLE = """
+.verdict{font-weight:600;border-left:5px solid var(--c);padding:.2rem .7rem;background:var(--card)}
+td.left,th.left{text-align:left;white-space:normal;min-width:16em} .claim{font-size:1.05rem;max-width:50em}
+"""
+
+
+def shown(value: float | None, *, percent: bool) -> str:
+    """A number for a person; "–" where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.1f}" if percent else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def statement_cells(row: dict, results: dict) -> list[str]:
+    """says, difference, interval, per seed, outcome: of one statement of the rule."""
+    percent = results["measures"][row["measure"]]["percent"]
+    show = [shown(row[key], percent=percent) for key in ("mean", "low", "high")]
+    seeds = ", ".join(shown(x, percent=percent) for x in row["values"].values())
+    limit = shown(row["margin"], percent=percent)
+    wanted = f"> {limit}" if row["kind"] == "above" else f"within ±{limit}"
+    of = f"{' + '.join(row['plus'])}{''.join(f' − {arm}' for arm in row['minus'])}"
+    unit = " (points)" if percent else ""
+    return [row["says"], f"{row['measure']}{unit}: {of}", wanted, show[0], f"{show[1]} … {show[2]}", seeds,
+            OUTCOME[row["outcome"]]]  # fmt: skip
+
+
+def lines_of(figure: dict) -> list[figures.Line]:
+    """The curves of one figure, ready to be drawn; null becomes NaN."""
+    out = []
+    for i, line in enumerate(figure["lines"]):
+        x, *rest = (
+            np.array([math.nan if v is None else float(v) for v in line[key]]) for key in ("x", "mean", "low", "high")
+        )
+        out.append(figures.Line(line["label"], i % len(figures.COLOURS), x, *rest, math.nan))
+    return out
+
+
+def drawn(figure: dict, figure_id: str) -> str:
+    """The SVG of one figure, for a page."""
+    mark = math.nan if figure["mark"] is None else float(figure["mark"])
+    return figures.draw_intervals(
+        lines_of(figure), figure_id=figure_id, title=figure["title"], xlabel=figure["xlabel"], train_budget=mark,
+        ylabel=figure["ylabel"], log2=figure["log2"], percent=figure["percent"],
+    )  # fmt: skip
+
+
+def figure_file(figure: dict) -> str:
+    """The SVG of one figure as a file of its own."""
+    names = [(line.label, line.colour, "") for line in lines_of(figure)]
+    return figures.with_legend(drawn(figure, "figure"), names, title=figure["title"])
+
+
+def values_table(results: dict) -> str:
+    """Every arm's measures: mean over seeds, and each seed's value below it."""
+    rows = []
+    for arm, words in results["arms"].items():
+        cells = [f"{escaped(arm)}<small>{escaped(words)}</small>"]
+        for measure, about in results["measures"].items():
+            of = results["values"][measure]
+            known = [x for x in (of[arm].values() if arm in of else ()) if x is not None]
+            mean = shown(sum(known) / len(known) if known else None, percent=about["percent"])
+            cells.append(f"{mean}<small>{', '.join(shown(x, percent=about['percent']) for x in known)}</small>")
+        rows.append(cells)
+    heads = [f"{escaped(m)}{' %' if about['percent'] else ''}" for m, about in results["measures"].items()]
+    return table_html(["arm", *heads], rows, set())
+
+
+def section(results: dict, number: int) -> str:
+    """One experiment."""
+    heads = ["statement of the rule", "difference", "wanted", "mean", f"{100 * results['level']:g} % interval",
+             "per seed", "outcome"]  # fmt: skip
+    rule = table_html(heads, [[escaped(x) for x in statement_cells(row, results)] for row in results["rule"]], set())
+    pictures = ""
+    for i, figure in enumerate(results["figures"]):
+        legend = [(line.label, line.colour, False) for line in lines_of(figure)]
+        pictures += figure_html(figure["title"], legend, drawn(figure, f"e{number}f{i}"))
+    tables = "".join(
+        f"<h3>{escaped(t['title'])}</h3>"
+        + table_html(list(map(escaped, t["header"])), [list(map(escaped, row)) for row in t["rows"]], set())
+        for t in results["tables"]
+    )
+    failed = "".join(
+        f"<p class='note'>{escaped(f['arm'])}, seed {escaped(f['seed'])}: failed ({escaped(f['why'])})</p>"
+        for f in results["failed"]
+    )
+    about = "".join(f"<li><b>{escaped(m)}</b>: {escaped(a['says'])}</li>" for m, a in results["measures"].items())
+    time = "" if results["minutes"] is None else f", {results['minutes']:.0f} minutes of runs"
+    facts = f"{len(results['seeds'])} seeds{time}. "
+    return (
+        f"<section id='e{number}'><h2>{escaped(results['name'])}: {escaped(results['paper'])}</h2>"
+        f"<p class='claim'>{escaped(results['claim'])}</p>"
+        f"<p class='verdict' style='--c:var(--s{COLOUR[results['verdict']]})'>{SIGN[results['verdict']]} "
+        f"{escaped(results['verdict'])}</p>{failed}{rule}<div class='grid' style='margin-top:1rem'>{pictures}</div>"
+        f"<h3>Numbers</h3>{values_table(results)}<ul class='key'>{about}</ul>{tables}"
+        f"<p class='key'>{escaped(facts + results['setting'])}</p><pre>{escaped(results['command'])}</pre></section>"
+    )
+
+
+def page(all_results: list[dict]) -> str:
+    """The whole page as text."""
+    rows = [
+        [f"<a href='#e{i}'>{escaped(r['name'])}</a>", escaped(r["paper"]), escaped(r["verdict"]),
+         escaped(", ".join(f"{x['says']}: {OUTCOME[x['outcome']]}" for x in r["rule"]))]
+        for i, r in enumerate(all_results)
+    ]  # fmt: skip
+    top = table_html(["experiment", "in the paper", "verdict", "statements"], rows, set())
+    why = (
+        "Each experiment states its rule before it is run. Per seed, all arms share base model, problems and noise; "
+        "intervals are Student's t over seeds of the paired difference. Reproduced: every statement of the rule "
+        "holds; not reproduced: none does; mixed: some do. “Not shown”: the interval does not exclude the opposite."
+    )
+    body = "".join(section(r, i) for i, r in enumerate(all_results))
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='color-scheme' content='light dark'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'><title>e3 in miniature</title>"
+        f"<style>{figures.palette_css()}{CSS}{STYLE}</style></head><body><header><h1>e3 in miniature</h1>"
+        f"<p class='key'>{escaped(why)}</p>{top}</header><main>{body}</main></body></html>\n"
+    )
+
+
+def markdown(all_results: list[dict]) -> str:
+    """README's table: figure, command, verdict, numbers (mean difference and interval of every statement)."""
+    lines = ["| paper | command | verdict | numbers |", "|---|---|---|---|"]
+    for r in all_results:
+        cells = [statement_cells(row, r) for row in r["rule"]]
+        numbers = "; ".join(f"{c[0]}: {c[3]} ({c[4]}), {c[6]}" for c in cells)
+        lines.append(f"| {r['paper']} | `{r['command']}` | {r['verdict']} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_page(directories: list[str], to: epath.PathLike) -> epath.Path:
+    """Read, draw, write; a directory without results is skipped with a line. UserError when none has any."""
+    found = []
+    for name in directories:
+        path = place(name)
+        if path.is_dir() and not (path / FILE).exists():
+            print(f"{path}: no {FILE} yet, skipped", file=sys.stderr)
+        else:
+            found.append(read(path))
+    if not found:
+        raise UserError("none of these directories has results: run an experiment first")
+    to = place(to)
+    to.write_bytes(page(found).encode(errors="replace"))
+    print(markdown(found))
+    return to
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m e3jax.report.paper", description="One page of all experiments.")
+    parser.add_argument("results", nargs="+", help="directories (or results.json files) of finished experiments")
+    parser.add_argument("--to", default="paper.html", help="the page (default: paper.html)")
+    given = parser.parse_args()
+    try:
+        print(write_page(given.results, given.to))
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
