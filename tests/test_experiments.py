@@ -1,0 +1,191 @@
+"""The runner end to end at smoke size: base shared, a failing arm left out, the rule fixed; estimators; the configs."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+from e3jax.errors import Stopped, UserError
+from e3jax.experiments import read, run
+from e3jax.report import results
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.py") if p.stem not in ("common", "__init__"))
+
+
+def load(name, *size):
+    return importlib.import_module(f"configs.experiments.{name}").get_config(*size)
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_is_possible(name, size, monkeypatch):
+    """Every run's config passes its check, rules name arms and measures, figures name what exists, in 6 colours."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    monkeypatch.setattr("e3jax.train.check.check_attention", lambda c: None)
+    c = load(name, size)
+    run.check_experiment(c)
+    nodes = run.plan(c, epath.Path("/w/x"))
+    assert len({n.directory for n in nodes}) == len(nodes) == len(c.seeds) * (len(c.bases) + len(c.arms))
+    known = {*c.bases, *c.arms}
+    for figure in c.figures:
+        arms = figure["arms"] if "arms" in figure else [a for line in figure["groups"].values() for _, a in line]
+        assert set(arms) <= known and (len(arms) <= 6 or "groups" in figure), figure["title"]
+    source = (ROOT / f"configs/experiments/{name}.py").read_text()
+    assert f"--config=configs/experiments/{name}.py" in source and c.name == name
+
+
+def test_bases_are_one_directory_for_all_experiments(monkeypatch):
+    """Another stage list or evaluation in one experiment would make its base refuse the others'."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    seen = {}
+    for name in NAMES:
+        if name != "smoke":
+            for n in run.plan(load(name), epath.Path("/w/x")):
+                if n.kind == "base":
+                    assert seen.setdefault(str(n.directory), n.config.to_dict()) == n.config.to_dict(), (name, n.name)
+    assert len(seen) == 9
+
+
+def smoke_config():
+    """2 seeds, one device of the tests' 8 (a mesh of 8 would want 8 rows)."""
+    c = load("smoke")
+    c.bases.countdown.sampler.slots = 16
+    c.bases.countdown.stages.base.rows = 8
+    return c
+
+
+def test_end_to_end(tmp_path, monkeypatch):
+    """Killed in an arm, failed in another, run again: all there, nothing done twice, results and figures as stated."""
+    workdir, real, seen = tmp_path / "smoke", run.curriculum.main, []
+    c = smoke_config()
+
+    def sabotaged(config, directory):
+        name = "/".join(directory.split("/")[-2:])
+        seen.append(name)
+        if name == "mask/seed0":
+            raise RuntimeError("the disk is <full>")
+        if name == "mask/seed1":
+            raise Stopped("mask, step 1")
+        real(config, directory)
+
+    monkeypatch.setattr(run.curriculum, "main", sabotaged)
+    with pytest.raises(Stopped):
+        run.main(c, str(workdir))
+    first = results.read(workdir)  # after seed 0
+    assert first["failed"] == [{"arm": "mask", "seed": 0, "why": "the disk is <full>"}]
+    assert first["verdict"] == "not decided"
+    with pytest.raises(UserError, match=r"smoke: 1 of 6 runs failed \(mask of seed 0\); the same command tries again"):
+        monkeypatch.setattr(run.curriculum, "main", lambda x, d: sabotaged(x, d.replace("mask/seed1", "mask//seed1")))
+        run.main(c, str(workdir))
+    monkeypatch.setattr(run.curriculum, "main", real)
+    run.main(c, str(workdir))
+    assert seen[:3] == ["countdown/seed0", "grpo/seed0", "mask/seed0"] and seen.count("grpo/seed0") == 1
+    found = results.read(workdir)
+    assert not found["failed"] and found["rule"][0]["values"].keys() == {"0", "1"}
+    assert found["verdict"] in ("reproduced", "not reproduced")
+    steps = [json.loads(x) for x in (workdir / "grpo/seed1/metrics.jsonl").read_text().splitlines()]
+    want = np.mean([s["length/mean"] for s in steps])
+    assert len(steps) == 2 and found["values"]["length"]["grpo"]["1"] == pytest.approx(want)
+    line = json.loads((workdir.parent / "bases/countdown/seed0/eval.jsonl").read_text().splitlines()[-1])
+    assert found["values"]["3 numbers at 24"]["countdown"]["0"] == line["accuracy"]["24"][0]
+    assert found["values"]["length"]["countdown"]["0"] is None  # no RL steps
+    assert found["values"]["length"]["chosen"] == found["values"]["length"]["grpo"]  # Eq. 2 had one budget
+    assert [f["title"] for f in found["figures"]] == ["Response length", "Accuracy: 3 numbers", "Length"]
+    assert len(list(workdir.glob("figure*.svg"))) == 3 and "Response length" in (workdir / "page.html").read_text()
+    log = (workdir / "progress.log").read_text()
+    assert "2/6 grpo, seed 0" in log and "FAILED" in log and "min left" in log
+    c.rule = ({**c.rule[0], "margin": 5.0},)
+    with pytest.raises(UserError, match="states another rule"):
+        run.main(c, str(workdir))
+
+
+def test_a_changed_arm_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
+    """DONE of another config in the same place fails that arm, and what comes after it, and nothing is trained."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    monkeypatch.setattr(run.curriculum, "main", lambda *_: pytest.fail("trained"))
+    c = load("smoke")
+    c.seeds = (0,)
+    for node in run.plan(c, epath.Path(tmp_path / "x")):
+        run.claim(node.directory, node.config.to_dict())
+        (node.directory / "DONE").write_text("")
+    c.bases.countdown.grpo.temperature = 0.5
+    nodes = run.plan(c, epath.Path(tmp_path / "x"))
+    failed = run.run_all(nodes, 0, run.Progress(tmp_path, nodes, {"base": 1.0, "arm": 1.0}))
+    assert [f["why"][:30] for f in failed[1:]] == ["countdown failed before it"] * 2
+    assert "grpo.temperature: 1.0 there, 0.5 here" in failed[0]["why"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.arms.grpo.update(after="cuontdown"), "config.arms.grpo.after='cuontdown'"),
+        (lambda c: c.arms.grpo.change.update(gpro=1), "config.arms.grpo.change: "),
+        (lambda c: c.arms.grpo.change.stages.rl.update(budget=9999), "arm grpo: config.stages.rl.budget=9999"),
+        (lambda c: c.update(rule=({**c.rule[0], "plus": ("gpro",)},)), r"config.rule\[0\]=\['gpro'\]"),
+        (lambda c: c.update(rule=({**c.rule[0], "measure": "x"},)), r"config.rule\[0\].measure='x'"),
+        (lambda c: c.update(seeds=(0, 0)), "config.seeds"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(change, words, monkeypatch):
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    c = load("smoke")
+    change(c)
+    with pytest.raises(UserError, match=words):
+        run.check_experiment(c)
+        run.plan(c, epath.Path("/w/x"))
+
+
+def records(lengths, accuracy):
+    steps = [{"length/mean": x, "reward/mean": None} for x in lengths]
+    waits = {"wait-1": {"accuracy": [0.4], "length": 100.0}, "wait-10": {"accuracy": [0.6], "length": 300.0}}
+    forced = {"accuracy": {"96": [0.3], "384": [0.5]}, "explore": {"length": 80.0}, "forcing": waits}
+    return read.Records(steps, {"s": {"accuracy": accuracy}}, {"s": forced})
+
+
+def test_measures_by_hand():
+    r = records([1.0, 3.0, 5.0, 9.0], {"24": [0.2, 0, 1], "48": [0.5, 0, 1]})
+    assert read.value(r, ("train", "length/mean", 2)) == 7.0
+    assert read.value(r, ("rise", "length/mean", 2)) == 5.0
+    assert read.value(r, ("gain", "s", 24, 48)) == pytest.approx(0.3)
+    assert read.value(r, ("eval", "s", "accuracy", "24")) == 0.2
+    assert read.value(r, ("wait", "s", "wait-1")) == pytest.approx(-0.1) and read.value(r, ("best", "s")) == 0.6
+    for absent in (("train", "reward/mean", 2), ("eval", "t", "accuracy", "24"), ("best", "t"), ("gain", "s", 24, 96)):
+        assert np.isnan(read.value(r, absent)), absent
+    with pytest.raises(ValueError, match="'test'"):
+        read.value(r, ("test", "s"))
+
+
+def test_eq2_and_its_neighbours_by_hand():
+    """Seed 0: 24 -> 48 doubles, 48 -> 96 gains 10 %: 48 at kappa 1.2. Seed 1 is flat: the smallest, without a half."""
+    of = {0: {"24": [0.2], "48": [0.4], "96": [0.44], "192": [0.45]}, 1: {b: [0.3] for b in ("24", "48", "96", "192")}}
+    judged = {"first": {seed: records([], accuracy) for seed, accuracy in of.items()}}
+    rows = read.choices(judged, judge="first", of="s", budgets=(24, 48, 96), kappas=(1.05, 1.2, 2.5))
+    assert [(seed, kappa, b) for seed, kappa, b, _ in rows] == [
+        (0, 1.05, 96), (0, 1.2, 48), (0, 2.5, 24), (1, 1.05, 24), (1, 1.2, 24), (1, 2.5, 24),
+    ]  # fmt: skip
+    values = {"m": {"b24": {0: 1.0, 1: 2.0}, "b48": {0: 3.0, 1: 4.0}, "b96": {0: 5.0}}}
+    read.add_choice(values, {0: 48, 1: 24}, arms={24: "b24", 48: "b48", 96: "b96"})
+    m = values["m"]
+    assert (m["half"], m["chosen"], m["double"]) == ({0: 1.0}, {0: 3.0, 1: 2.0}, {0: 5.0, 1: 4.0})
+
+
+def test_figures_by_hand():
+    """Range of seeds as the band, cut to the shortest; the order of waits is by number, not by letter."""
+    two = {"a": {0: records([1.0] * 7, {"24": [0.2]}), 1: records([3.0] * 6, {"24": [0.4]})}}
+    line = read.curve_figure(two, title="t", key="length/mean", ylabel="", percent=False, arms=("a", "b"))["lines"][0]
+    assert (line["x"], line["mean"], line["low"], line["high"]) == (list(range(1, 7)), [2.0] * 6, [1.0] * 6, [3.0] * 6)
+    line = read.budget_figure(two, title="t", of="s", mark=None, arms=("a",))["lines"][0]
+    assert (line["x"], line["mean"]) == ([24], [pytest.approx(0.3)])
+    line = read.forced_figure(two, title="t", of="s", arms=("a",))["lines"][0]
+    assert (line["x"], line["mean"]) == ([80.0, 100.0, 300.0], [0.5, 0.4, 0.6])
+
+
+def test_last_line_of_a_file_that_is_being_written(tmp_path):
+    path = epath.Path(tmp_path / "m.jsonl")
+    assert read.last_line(path) == {}
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read.last_line(path) == {"step": 2}
