@@ -14,7 +14,7 @@ from e3jax.tasks.traces import base_trace, is_parsed, parse
 from e3jax.tokenizer import WordTokenizer
 
 HABITS = dict(solution_rate=0.2, give_up=0.35, persistent=0.0, persistent_solution_rate=0.05, most_tokens=120)
-PROBLEM = Problem("id", "products", "4 7 * 6", "282", "2x1 digits", {"form": "products", "a": 47, "b": 6})
+PROBLEM = Problem("id", "products", "4 7 * 8", "376", "2x1 digits", {"form": "products", "a": 47, "b": 8})
 
 
 def test_problems_are_those_of_multiplication():
@@ -41,7 +41,7 @@ def test_base_traces_are_honest(verify):
         assert (grade_one(p, text, True).score == 1.0) == last.truth
         right += attempts[0].truth
         for a in attempts:
-            agrees = int(a.proposal.replace(" ", "")) % 9 == int(p.answer) % 9
+            agrees = int(a.proposal[::-1].replace(" ", "")) % 9 == int(p.answer) % 9
             assert a.verdict == (agrees if verify else None) and (agrees or not a.truth)
         missed = [a for a in attempts if not a.verdict]
         failed += len(missed)
@@ -61,18 +61,18 @@ def test_wrong_guesses_are_wrong_and_as_long():
 
 def test_parser_on_dishonest_text():
     """A lying verdict, an empty guess, a check cut short, a second verdict, words that are no digits."""
-    text = "2 6 ?3 2 8 2 = 2 1 3 ?3 no 2 8 3 = 2 1 4 ?3 yes no = no 12 = 2 8 2 = 2 1"
+    text = "2 8 ?7 6 7 3 = 6 4 7 ?7 no 3 7 6 = 3 1 7 ?7 yes no = no 12 = 6 7 3 = 6 4"
     attempts, rest = parse(text, PROBLEM)
     want = [
-        ("2 8 2", False, True),
-        ("2 8 3", True, False),
+        ("6 7 3", False, True),
+        ("3 7 6", True, False),
         ("", False, False),
         ("", None, False),
-        ("2 8 2", None, True),
+        ("6 7 3", None, True),
     ]
     assert [(a.proposal, a.verdict, a.truth) for a in attempts] == want
-    assert rest == "2 1"
-    assert parse("<answer> 2 8 2 </answer>", PROBLEM) == ([], "<answer> 2 8 2 </answer>")
+    assert rest == "6 4"
+    assert parse("<answer> 6 7 3 </answer>", PROBLEM) == ([], "<answer> 6 7 3 </answer>")
     got = explore(PROBLEM, text, done=True, correct=False)
     assert (got["attempts"], got["verifications"], got["unique"], got["right_verdicts"]) == (5, 3, 3, 1)
 
@@ -80,7 +80,7 @@ def test_parser_on_dishonest_text():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("2 8 2 = <answer> 2 8 2 </answer>", "correct"), ("<answer> 2 8 3 </answer>", "wrong_value"),
+        ("6 7 3 = <answer> 6 7 3 </answer>", "correct"), ("<answer> 3 7 6 </answer>", "wrong_value"),
         ("2 8 2 =", "no_answer"), ("<answer> </answer>", "not_an_integer"),
         ("<answer> 28 2 </answer>", "not_an_integer"),
         ("<answer> 4 7 * 6 </answer>", "not_an_integer"), (f"<answer> {'2 ' * 200}</answer>", "too_long"),

@@ -39,7 +39,7 @@ def get_config(size: str = "cpu"):
         c.arms[f"easy-{b}"] = arm(f"3 numbers, budget {b}", after="countdown", **rl(budget=b, steps=50))
     c.arms["mixed-96"] = arm("3 and 4 numbers, budget 96", after="countdown", **rl(numbers=(3, 4), steps=50))
     c.arms["hard-96"] = arm("4 numbers, budget 96", after="countdown", **rl(numbers=(4,), steps=50))
-    c.measures = training("length", "rise", "reward")
+    c.measures.update(training("length", "rise", "reward"))
     c.measures.update(accuracy(EASY, 24, 96, 384) | accuracy(HARD, 96, 384))
     far = f"{EASY} at 384"
     c.rule = (

@@ -27,9 +27,9 @@ def experiment(name: str, size: str) -> ConfigDict:
     c.seeds = SEEDS[size]
     c.level = 0.95  # of the intervals over seeds (own choice)
     c.minutes = ConfigDict({"base": 3.5, "arm": 1.5})  # expected, until runs of this start have been measured
-    c.bases = ConfigDict()  # name -> a config of train/curriculum.py
-    c.arms = ConfigDict()  # name -> arm(…)
-    c.measures = ConfigDict()  # name -> measure(…)
+    c.bases = ConfigDict(sort_keys=False)  # name -> a config of train/curriculum.py
+    c.arms = ConfigDict(sort_keys=False)  # name -> arm(…)
+    c.measures = ConfigDict(sort_keys=False)  # name -> measure(…)
     c.rule = ()  # statement(…), …: stated before the runs
     c.figures = ()
     c.choice = ConfigDict()  # Eq. 2's budget from a saved evaluation, and its neighbours, as arms of their own

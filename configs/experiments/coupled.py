@@ -49,7 +49,7 @@ def get_config(size: str = "cpu"):
     for name, (says, numbers, budget) in ARMS.items():
         first = {"numbers": numbers, "budget": budget}
         c.arms[name] = arm(says, after="countdown", order=("first", "second"), stages={"first": first})
-    c.measures = training("reward", "length", "attempts")
+    c.measures.update(training("reward", "length", "attempts"))
     c.measures.update(accuracy(HARD, 192, 384) | accuracy(EASY, 384))
     c.rule = tuple(
         statement(f"better than {words} at {b} tokens", f"{HARD} at {b}", plus=("coupled",), minus=(other,))

@@ -44,7 +44,7 @@ def get_config(size: str = "cpu"):
     c.choice.judge, c.choice.of, c.choice.budgets = "first", HARD, BUDGETS
     c.choice.arms = tuple((b, f"second-{b}") for b in BUDGETS)
     c.choice.kappa, c.choice.kappas = 1.2, (1.02, 1.05, 1.1, 1.2, 1.3, 1.5)
-    c.measures = training("reward", "length")
+    c.measures.update(training("reward", "length"))
     c.measures.update(accuracy(HARD, 96, 192, 384))
     far = f"{HARD} at 384"
     c.rule = (

@@ -55,7 +55,7 @@ def get_config(size: str = "cpu"):
         of = weights(gradients=gradients)
         c.arms[f"{name}-short"] = arm(f"{name}, budget 48", after="countdown", **rl(budget=48, steps=40), **of)
         c.arms[f"{name}-slow"] = arm(f"{name}, lr 4e-5", after="countdown", **rl(lr=4e-5, steps=40), **of)
-    c.measures = training("length", "wrong length", "attempts", "entropy", "reward", "grad norm")
+    c.measures.update(training("length", "wrong length", "attempts", "entropy", "reward", "grad norm"))
     c.measures.update(accuracy(EASY, 96, 384) | accuracy(HARD, 384))
     c.measures["distinct"] = measure(
         "distinct attempts of wrong responses, 16 samples", "eval", EASY, "distinct_attempts"

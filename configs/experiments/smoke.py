@@ -29,14 +29,15 @@ def get_config(size: str = "cpu"):
     )}  # fmt: skip
     base.stages.base.steps = 2
     base.eval.sets = {EASY: (3,)}
+    base.eval.problems, base.eval.budgets = 8, (12, 24)  # the shapes of training: less to compile
+    base.eval.pass_ks, base.eval.pass_problems = (1, 2), 8
     base.log.tensorboard = False
     c.bases.countdown = base
     c.arms["grpo"] = arm("all gradients", after="countdown", **rl())
     c.arms["mask"] = arm("GRPOMask", after="countdown", **rl(), **weights(gradients="positive"))
-    c.choice.judge, c.choice.of, c.choice.budgets = "countdown", EASY, (24,)
-    c.choice.arms, c.choice.kappa, c.choice.kappas = ((24, "grpo"),), 1.2, (1.1, 1.2)
-    c.measures = training("length", "entropy")
-    c.measures.update(accuracy(EASY, 24, 48))
+    c.choice.judge, c.choice.of, c.choice.budgets = "countdown", EASY, (12,)
+    c.choice.arms, c.choice.kappa, c.choice.kappas = ((12, "grpo"),), 1.2, (1.1, 1.2)
+    c.measures.update(training("length", "entropy") | accuracy(EASY, 12, 24))
     c.rule = (statement("longer", "length", plus=("grpo",), minus=("mask",)),)
     c.figures = (
         curve("Response length", "length/mean", "tokens", ("grpo", "mask")),

@@ -49,7 +49,7 @@ def get_config(size: str = "cpu"):
     for base in ("mult", "mult-v"):  # Fig. 16, at the longest budget
         stage, of = rl(budget=96, steps=50), weights(gradients="positive")
         c.arms[f"{base}-mask"] = arm(f"{base}, GRPOMask, budget 96", after=base, **stage, **of)
-    c.measures = training("length", "rise", "attempts", "checks", "reward")
+    c.measures.update(training("length", "rise", "attempts", "checks", "reward"))
     c.measures.update(accuracy(PRODUCT, 48, 384) | accuracy(HARD, 48, 384))
     c.measures["gain"] = measure("accuracy gained from 48 to 384 tokens", "gain", PRODUCT, 48, 384, percent=True)
     long = f"{PRODUCT} at 384"

@@ -28,7 +28,7 @@ def get_config(size: str = "cpu"):
     c.evaluation.sets = {EASY: eval_math.one_set((3,), form="calculator", prompt="", problems=96, samples=8)}
     c.evaluation.pass_ks = (1, 8)
     c.evaluation.forcing.wait, c.evaluation.forcing.phrases, c.evaluation.forcing.samples = (1, 2, 4), ("no",), 8
-    c.measures = training("length", "reward")
+    c.measures.update(training("length", "reward"))
     c.measures.update(accuracy(EASY, 96, 384))
     for n in (1, 2, 4):
         c.measures[f"wait {n}"] = measure(

@@ -238,10 +238,10 @@ def draw_intervals(
     lines: list[Line], *, figure_id: str, title: str, xlabel: str, train_budget: float, dashed: list[Line] = (),
     ylabel: str = "", log2: bool = True, percent: bool = True,
 ) -> str:  # fmt: skip
-    """Accuracy in % over a log2 axis as one SVG: a line per checkpoint, its interval as a band. Or anything else.
+    """Accuracy in % over log2 (or anything over x) as one SVG: a line per checkpoint, its interval as a band.
 
-    `train_budget` (tokens; NaN: none) draws a vertical line and shades the extrapolation beyond it. `dashed` lines
-    have no ticks of their own. `figure_id` must be unique in the page.
+    `train_budget` (tokens; NaN: none) draws a vertical line and shades the extrapolation beyond it; `dashed` lines have
+    no ticks of their own; `figure_id` must be unique in the page.
     """
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
         figure, axes = _panel()
@@ -253,23 +253,23 @@ def draw_intervals(
             axes.axvline(train_budget, color=_INK, lw=1, ls=(0, (4, 2)), alpha=0.7)
             axes.axvspan(train_budget, right, color=_INK, alpha=0.06, lw=0)
             _label(axes, train_budget, "trained with", align="right")
-            if ticks[-1] > train_budget:
-                _label(axes, train_budget, "beyond")
+            _label(axes, train_budget, "beyond" if ticks[-1] > train_budget else "")
         for line in lines:
-            light = COLOURS[line.colour][0]
-            marker = MARKERS[line.colour] if len(line.x) <= MAX_MARKERS else ""
+            light, marker = COLOURS[line.colour][0], MARKERS[line.colour] if len(line.x) <= MAX_MARKERS else ""
             axes.fill_between(line.x, line.low, line.high, color=light, alpha=0.16, lw=0)
             axes.plot(line.x, line.mean, color=light, lw=1.8, marker=marker, ms=4)
             own = line.x == line.train_budget
             axes.plot(line.x[own], line.mean[own], "o", ms=10, mfc="none", mec=light, mew=1.2)
         for line in dashed:
-            light = COLOURS[line.colour][0]
-            axes.plot(line.x, line.mean, color=light, lw=1.4, ls=(0, (3, 2)), marker=MARKERS[line.colour], ms=3)
+            style = dict(color=COLOURS[line.colour][0], marker=MARKERS[line.colour], ls=(0, (3, 2)))
+            axes.plot(line.x, line.mean, lw=1.4, ms=3, **style)
         if log2:
             axes.set_xscale("log", base=2)
             axes.set_xlim(left, right)
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if percent or min(np.nanmin([*line.mean, *line.low, np.inf]) for line in lines) >= 0:

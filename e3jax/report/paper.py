@@ -24,7 +24,7 @@ COLOUR = {"reproduced": 3, "mixed": 5, "not reproduced": 2, "not decided": 0}  #
 OUTCOME = {"yes": "holds", "no": "the opposite holds", "open": "not shown"}
 STYLE = """
 .verdict{font-weight:600;border-left:5px solid var(--c);padding:.2rem .7rem;background:var(--card)}
-td.left,th.left{text-align:left;white-space:normal;min-width:16em} .claim{font-size:1.05rem;max-width:50em}
+tbody th{white-space:normal;min-width:11em;max-width:24em} .claim{font-size:1.05rem;max-width:50em}
 """
 
 

@@ -34,7 +34,7 @@ def grade_text(problem, text: str, *, where: str) -> Grade:
 
 
 def grade_words(problem, text: str) -> Grade:
-    """The same of a tiny model's response (tasks/product_traces.py), whose answer is digits with blanks between.
+    """The same of a tiny model's response (tasks/product_traces.py), whose answer is digits, last first.
 
     Reasons: correct; no_answer; not_an_integer; too_long; wrong_value.
     """
@@ -46,5 +46,5 @@ def grade_words(problem, text: str) -> Grade:
     digits = answer.split()
     if not digits or not all(re.fullmatch(r"[0-9]", d) for d in digits):
         return Grade(0.0, "not_an_integer")
-    right = "".join(digits) == problem.answer
+    right = "".join(digits)[::-1] == problem.answer
     return Grade(float(right), "correct" if right else "wrong_value")

@@ -1,11 +1,13 @@
 """Products in words, for tiny models: what MULT and MULT-V think in, base traces that teach it, and its parser.
 
-    prompt            4 7 * 6
-    MULT's attempt    2 8 2 =                       a guess, digit by digit, and nothing to tell whether it is right
-    MULT-V's          2 6 ?3   2 8 2 = 2 1 3 ?3 yes
+    prompt            4 7 * 8
+    MULT's attempt    6 7 3 =                       a guess, last digit first, and nothing to tell whether it is right
+    MULT-V's          2 8 ?7   6 7 3 = 6 4 7 ?7 yes
                       once: digital roots of both factors and of their product; then per guess: the digital root
                       after every digit, the wanted one, the verdict
-    answer            <answer> 2 8 2 </answer>
+    answer            <answer> 6 7 3 </answer>
+
+The last digit comes first, as by hand: first digit first, a model of this size guesses one in a hundred right (LOG.md).
 
 Casting out nines is our small stand-in for the paper's checks of sub-products (App. E.1): easier than the product, so
 there is a verification-generation gap, and imperfect, for one wrong guess in nine passes. Both forms propose alike and
@@ -14,6 +16,8 @@ only the check differs, which makes MULT the control without a gap (e3 §4, Fig.
     text = base_trace(problem, rng, verify=True, solution_rate=0.2, give_up=0.35, persistent=0.03,
                       persistent_solution_rate=0.05, most_tokens=120)
 """
+
+from itertools import accumulate
 
 import numpy as np
 
@@ -24,17 +28,21 @@ DIGITS = tuple("0123456789")
 
 
 def root(n: int) -> int:
-    """Digital root, 1 … 9, of n > 0.
+    """Digital root, 1 … 9, of n >= 0; that of 0 is 9, which is the same modulo 9.
 
-    >>> root(282), root(9)
-    (3, 9)
+    >>> root(376), root(9), root(0)
+    (7, 9, 9)
     """
     return (n - 1) % 9 + 1
 
 
 def spelled(n: int) -> str:
-    """282 -> "2 8 2"."""
-    return " ".join(str(n))
+    """A product as it is written here, last digit first.
+
+    >>> spelled(376)
+    '6 7 3'
+    """
+    return " ".join(str(n)[::-1])
 
 
 def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
@@ -48,7 +56,7 @@ def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
         if word == "<answer>":
             break
         if word == "=":
-            right = bool(guess) and set(guess) <= set(DIGITS) and "".join(guess) == problem.answer
+            right = bool(guess) and set(guess) <= set(DIGITS) and "".join(guess)[::-1] == problem.answer
             attempts.append(Attempt(" ".join(words[start : i + 1]), " ".join(guess), None, right))
             start = i + 1
         elif word in (YES, NO) and attempts and attempts[-1].verdict is None:
@@ -72,10 +80,10 @@ def wrong_guess(product: int, rng: np.random.Generator) -> int:
 def checked(guess: int, wanted: int) -> tuple[str, bool]:
     """What follows "=": the root after every digit, the wanted one, the verdict; and whether that is "yes".
 
-    >>> checked(282, 3)
-    ('2 1 3 ?3 yes', True)
+    >>> checked(376, 7)
+    ('6 4 7 ?7 yes', True)
     """
-    roots = [root(int(str(guess)[: i + 1])) for i in range(len(str(guess)))]
+    roots = [root(total) for total in accumulate(map(int, str(guess)[::-1]))]
     same = roots[-1] == wanted
     return f"{' '.join(map(str, roots))} ?{wanted} {YES if same else NO}", same
 

@@ -7,7 +7,6 @@ on the stage's own problems with the model that enters it, and the table it saw 
 stage has its own optimiser, and its KL reference is the model it started from (ALGORITHMS A.6).
 """
 
-
 import jax
 import numpy as np
 from ml_collections import ConfigDict
