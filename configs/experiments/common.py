@@ -118,7 +118,6 @@ def training(*names: str) -> dict:
         "reward": measure("reward, last steps", "train", "reward/mean", LAST, percent=True),
         "grad norm": measure("gradient norm before clipping, mean of all steps", "train", "optim/grad_norm", 10_000),
         "rise": measure("tokens per response, last steps minus first steps", "rise", "length/mean", LAST),
-        "KL": measure("k3 estimate to the base per token, last steps", "train", "loss/kl", LAST),
     }
     return {name: known[name] for name in names}
 

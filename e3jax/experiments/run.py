@@ -10,6 +10,8 @@ run, and a directory with another rule is refused. WORKDIR/progress.log gets a l
 
 import copy
 import json
+import shlex
+import sys
 import threading
 import time
 import traceback
@@ -200,14 +202,21 @@ def run_all(nodes: list[Node], seed: int, progress: Progress) -> list[dict]:
     return failed
 
 
-def force_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int) -> None:
-    """eval/run.py on a seed's finished models, for config.evaluation (budget forcing)."""
+def force_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int, progress: Progress) -> list[dict]:
+    """eval/run.py on a seed's finished models, for config.evaluation (budget forcing); -> that it failed, or []."""
     evaluation = copy.deepcopy(c.evaluation)
     evaluation.seed = seed
     finished = [n for n in nodes if n.seed == seed and (n.directory / "DONE").exists()]
     evaluation.models = tuple((n.name, str(n.checkpoint)) for n in finished)
-    if finished:
-        eval_run.main(evaluation, str(workdir / "eval" / f"seed{seed}"))
+    try:
+        if finished:
+            eval_run.main(evaluation, str(workdir / "eval" / f"seed{seed}"))
+    except Stopped:
+        raise
+    except Exception as error:
+        progress.say(f"evaluation of seed {seed} FAILED: {traceback.format_exc()}")
+        return [{"arm": "evaluation", "seed": seed, "why": first_line(error)}]
+    return []
 
 
 def collect(c: ConfigDict, nodes: list[Node], workdir: epath.Path) -> dict:
@@ -277,13 +286,13 @@ def main(c: ConfigDict, workdir: str) -> None:
     nodes = plan(c, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     state_rule(workdir, c.rule, c.level)
-    command = f"python -m e3jax.experiments.run --config=configs/experiments/{c.name}.py --workdir={workdir}"
+    command = shlex.join(["python", "-m", "e3jax.experiments.run", *sys.argv[1:]])
     progress, failed = Progress(workdir, nodes, c.minutes.to_dict()), []
     progress.say(f"{c.name}: {len(nodes)} runs, about {progress.left(0):.0f} min")
     for seed in c.seeds:  # results after every seed: the first ones are worth a look
         failed += run_all(nodes, seed, progress)
         if c.evaluation:
-            force_all(c, nodes, workdir, seed)
+            failed += force_all(c, nodes, workdir, seed, progress)
         found = conclude(c, nodes, workdir, failed=failed, command=command)
     paper.write_page([str(workdir)], workdir / "page.html")
     progress.say(f"{c.name}: {found['verdict']}; {workdir / 'page.html'}")

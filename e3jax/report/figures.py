@@ -31,8 +31,7 @@ COLOURS = (
     ("#b98900", "#f0c04f"),
 )
 MARKERS = "osD^vP"  # a second cue beside the colour
-MAX_MARKERS = 12  # points of a line up to which each is marked
-MAX_POINTS = 300  # raw points per line; a longer run is thinned so that the page stays small
+MAX_MARKERS, MAX_POINTS = 12, 300  # a line of more has no markers; one of more raw points is thinned: small pages
 # kind of stage -> title -> {key of metrics.jsonl: label}
 PANELS = {
     "grpo": {
@@ -261,8 +260,8 @@ def draw_intervals(
             own = line.x == line.train_budget
             axes.plot(line.x[own], line.mean[own], "o", ms=10, mfc="none", mec=light, mew=1.2)
         for line in dashed:
-            style = dict(color=COLOURS[line.colour][0], marker=MARKERS[line.colour], ls=(0, (3, 2)))
-            axes.plot(line.x, line.mean, lw=1.4, ms=3, **style)
+            colour, marker = COLOURS[line.colour][0], MARKERS[line.colour]
+            axes.plot(line.x, line.mean, color=colour, lw=1.4, ls=(0, (3, 2)), marker=marker, ms=3)
         if log2:
             axes.set_xscale("log", base=2)
             axes.set_xlim(left, right)

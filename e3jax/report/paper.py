@@ -109,7 +109,7 @@ def section(results: dict, number: int) -> str:
     )
     about = "".join(f"<li><b>{escaped(m)}</b>: {escaped(a['says'])}</li>" for m, a in results["measures"].items())
     time = "" if results["minutes"] is None else f", {results['minutes']:.0f} minutes of runs"
-    facts = f"{len(results['seeds'])} seeds{time}. "
+    facts = f"Seeds: {', '.join(map(str, results['seeds']))}{time}. "
     return (
         f"<section id='e{number}'><h2>{escaped(results['name'])}: {escaped(results['paper'])}</h2>"
         f"<p class='claim'>{escaped(results['claim'])}</p>"
