@@ -7,11 +7,11 @@
                       after every digit, the wanted one, the verdict
     answer            <answer> 6 7 3 </answer>
 
-The last digit comes first, as by hand: first digit first, a model of this size guesses one in a hundred right (LOG.md).
+The last digit comes first, as by hand: first digit first, the model has to know the carries before it has made them.
 
 Casting out nines is our small stand-in for the paper's checks of sub-products (App. E.1): easier than the product, so
-there is a verification-generation gap, and imperfect, for one wrong guess in nine passes. Both forms propose alike and
-only the check differs, which makes MULT the control without a gap (e3 §4, Fig. 4). Words are Countdown's.
+there is a verification-generation gap. It finds one changed digit (not 9 for 0), and of other mistakes eight in nine.
+Both forms propose alike, only the check differs: MULT is the control without a gap (e3 §4, Fig. 4). Countdown's words.
 
     text = base_trace(problem, rng, verify=True, solution_rate=0.2, give_up=0.35, persistent=0.03,
                       persistent_solution_rate=0.05, most_tokens=120)
@@ -69,11 +69,11 @@ def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
 
 
 def wrong_guess(product: int, rng: np.random.Generator) -> int:
-    """The product with one or two of its digits changed; as many digits."""
+    """The product with one of its digits changed; as many digits."""
     digits = list(str(product))
-    for place in rng.choice(len(digits), size=min(int(rng.integers(1, 3)), len(digits)), replace=False):
-        others = [d for d in DIGITS if d != digits[place] and not (place == 0 and d == "0")]
-        digits[place] = others[rng.integers(len(others))]
+    place = int(rng.integers(len(digits)))
+    others = [d for d in DIGITS if d != digits[place] and not (place == 0 and d == "0")]
+    digits[place] = others[rng.integers(len(others))]
     return int("".join(digits))
 
 
