@@ -71,8 +71,8 @@ def test_masks_and_tags_in_the_prompt():
     """A question that speaks of the tags begins nothing; one that ends with the tag has begun the plan."""
     prompts = ["a <EXECUTION> </EXPLORATION> b", "a <EXPLORATION>", "<EXPLORATION> a"]
     assert [begins_plan(p) for p in prompts] == [False, True, False]
-    rows = [TOKENIZER.encode(prompts[0] + " " + spelled("P a p E b e")), TOKENIZER.encode(prompts[1] + " " + spelled("a b p E c")),
-            TOKENIZER.encode(prompts[2] + " " + spelled("b p"))]  # fmt: skip
+    responses = ["P a p E b e", "a b p E c", "b p"]
+    rows = [TOKENIZER.encode(f"{prompt} {spelled(code)}") for prompt, code in zip(prompts, responses)]
     prompt_len, length = np.array([4, 2, 2]), np.array([len(r) for r in rows])
     tokens = np.array([r + [0] * (10 - len(r)) for r in rows])
     plan, execution, phases = phase_masks(tokens, prompt_len, length, tags=IDS)

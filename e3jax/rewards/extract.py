@@ -12,6 +12,8 @@ from e3jax.errors import UserError
 OPEN, CLOSE = "<answer>", "</answer>"
 THINKING_ENDS = "</think>"
 WHERE = ("response", "after_thinking", "anywhere")
+# of models that plan (rewards/plan.py): in a well-formed execution; as E2C's own grader reads, which is unsound
+IN_PHASES = ("execution", "e2c_original")
 
 
 class Grade(NamedTuple):
