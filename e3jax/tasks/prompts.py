@@ -3,7 +3,7 @@ r"""Prompt texts, each by the name that a config gives, and Qwen3's chat form ar
     words = PROMPTS["e3"].replace("{problem}", "What is 1+1?")
     qwen3_chat(words)          # the whole text that a model reads
 
-A.n = e3's paper and code, by section of the developers' notes (configs/common.py says where).
+A.n = e3's paper and code, B.n = E2C's, by section of the developers' notes (configs/common.py says where).
 """
 
 from collections.abc import Callable
@@ -17,6 +17,8 @@ PROMPTS = {
     "e3": "{problem} Let's think step by step and output the final answer within \\boxed{}.",
     # Qwen's own, on its model cards
     "qwen": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
+    # B.6: E2C's, as its test-time scaling asks (what it trained with is not known)
+    "e2c": "{problem} Provide the final answer in the boxed{}. Please reasoning step-by-step.",
     # MathArena's
     "matharena": "{problem}\nPut your final answer within \\boxed{}.",
     # A.3, Box B.1: e3's study of open models
