@@ -14,13 +14,13 @@ def get_config():
     c.task.prompt_room = 10
 
     c.stages.sft = plans_stage(
-        numbers=(3,), steps=1200, lr=4e-3, warmup=50, rows=8, row_length=128, solution_rate=0.5, evaluated=True,
+        numbers=(3,), steps=1000, lr=4e-3, warmup=50, rows=12, row_length=128, solution_rate=0.5, evaluated=True,
     )  # fmt: skip
     c.sft.gap_rate = 0.0
 
-    c.stages.rl1 = grpo_stage(numbers=(3,), budget=24, steps=40, lr=2e-4, temperature=1.3)
+    c.stages.rl1 = grpo_stage(numbers=(3,), budget=24, steps=100, lr=3e-4, temperature=1.3)
     c.stages.rl2 = grpo_stage(
-        numbers=(3,), budget=24, steps=40, lr=2e-4,
+        numbers=(3,), budget=24, steps=100, lr=3e-4,
         e2c={"coefficient": 2.0, "missing": "plain"},
         reward={"following": "sound", "overlong_buffer": 4, "overlong_factor": 1.0},
     )  # fmt: skip

@@ -30,6 +30,7 @@ TAGS = ("<EXPLORATION>", "</EXPLORATION>", "<EXECUTION>", "</EXECUTION>")
 OPEN = TAGS[0]
 MISSING = ("no_plan", "no_plan_end", "no_execution", "no_execution_end")
 FAULTS = ("nested", "repeated", "reversed", *MISSING)
+NO_TAGS = f"the tokenizer lacks {', '.join(TAGS)}: add them with python -m e3jax.tools.convert --add_tokens=…"
 TAG = re.compile("|".join(map(re.escape, TAGS)))
 
 

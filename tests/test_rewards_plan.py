@@ -105,7 +105,7 @@ def test_the_shaped_reward():
 )
 def test_countdown_with_plans(execution, why):
     problem = Problem("p", "countdown_plans", "7 5 2 ?24 <EXPLORATION>", "24", "", {"numbers": (7, 5, 2), "target": 24})
-    text = f"+ ?12 * ?24 </EXPLORATION> <EXECUTION> {execution} </EXECUTION>"
+    text = f"* 2 ?12 + </EXPLORATION> <EXECUTION> {execution} </EXECUTION>"
     assert grade_one(problem, text, True) == (float(why == "correct"), why)
     assert grade_one(problem, f"<EXPLORATION> {text}", True).reason == "format_nested"
     assert grade_one(problem, execution, True).reason == "format_no_plan_end"
@@ -113,7 +113,9 @@ def test_countdown_with_plans(execution, why):
 
 def test_countdown_plans_followed():
     followed = countdown_plans.followed
-    assert followed("+ ?12 * ?24", "7 + 5 = 12 * 2 = 24") == 1.0
-    assert followed("+ ?12", "7 + 5 = 12 * 2 = 24") == 0.5
-    assert followed("+ ?12 * ?24", "7 * 2 = 14") == 0.0
-    assert followed("?12 +", "7 + 5 = 12") == followed("", "7 + 5 = 12") == followed("+ ?12", "7 +") == 0.0
+    assert followed("* 2 ?12 +", "7 + 5 = 12 * 2 = 24") == 1.0
+    assert followed("* 2 ?12 +", "7 + 5 = 13 * 2 = 24") == 0.5  # the target was not reached
+    assert followed("* 2 ?12 -", "7 + 5 = 12 * 2 = 24") == 0.5
+    assert followed("+ 5 ?7 * 2 ?3 -", "9 - 6 = 3 * 2 = 6 + 5 = 11") == 2 / 3  # 6 is not 7
+    assert followed("+", "7 + 5 = 12 * 2 = 24") == 0.5  # a step that nobody planned
+    assert followed("?12 +", "7 + 5 = 12") == followed("", "7 + 5 = 12") == followed("+", "7 +") == 0.0

@@ -61,7 +61,7 @@ def words(example):
 
 
 def test_both_phases_after_a_masked_prompt(run):
-    """The causal execution is the one; the forced tag is no prompt here: the model learns to write it; EOS is trained."""
+    """The causal execution; the forced tag is no prompt here, the model learns to write it; EOS is trained."""
     of_step = examples(run, set="math.jsonl", per_step=2, row_length=10)
     step = of_step(0, 0, 0)
     assert run.said and "1 of 3 examples are longer than 10 tokens: drop" in run.said[0]
@@ -101,5 +101,5 @@ def test_the_originals_cut_loses_the_end(run):
 
 def test_a_tokenizer_without_tags_is_refused(run):
     run.tokenizer = WordTokenizer(["q1"])
-    with pytest.raises(UserError, match="lacks <EXPLORATION>, .*e3jax.tools.convert"):
+    with pytest.raises(UserError, match=r"lacks <EXPLORATION>, .*e3jax.tools.convert"):
         examples(run, set="math.jsonl", per_step=1)

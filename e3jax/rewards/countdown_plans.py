@@ -6,6 +6,7 @@ execution   7 + 5 = 12 * 2 = 24           every step says its value, which the n
 grade_text(problem, "+ ?12 * ?24 </EXPLORATION> <EXECUTION> 7 + 5 = 12 * 2 = 24 </EXECUTION>")
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from e3jax.phases import begins_plan, split_text
@@ -56,27 +57,29 @@ def read_execution(text: str) -> tuple[int, list[Step]] | None:
     return int(words[0]), [Step(words[i], int(words[i + 1]), int(words[i + 3])) for i in range(1, len(words), 4)]
 
 
-def read_plan(text: str) -> list[tuple[str, int]] | None:
-    """Operations and their targets; None for anything that is no plan.
+def read_plan(text: str) -> tuple[list[tuple[str, int, int]], str] | None:
+    """(operation, number, target before it) from the last one back, and the first operation; None for no plan.
 
-    >>> read_plan("+ ?12 * ?24")
-    [('+', 12), ('*', 24)]
+    >>> read_plan("* 2 ?12 +")
+    ([('*', 2, 12)], '+')
     """
     words = text.split()
-    ops, targets = words[::2], [word.removeprefix("?") for word in words[1::2]]
-    if len(ops) != len(targets) or not set(ops) <= set("+-*") or not all(t.isdecimal() for t in targets):
+    ops, numbers, targets = words[::3], words[1::3], [word.removeprefix("?") for word in words[2::3]]
+    if len(words) % 3 != 1 or not set(ops) <= set("+-*") or not all(x.isdecimal() for x in numbers + targets):
         return None
-    return list(zip(ops, map(int, targets)))
+    return list(zip(ops[:-1], map(int, numbers), map(int, targets))), ops[-1]
 
 
 def followed(plan: str, execution: str) -> float:
-    """Share of planned steps (operation and target) that the execution takes at the same place; 0 for no plan.
+    """Share of the plan that the execution does: later steps with their targets, the first operation; 0 for no plan.
 
-    >>> followed("+ ?12 * ?24", "7 + 5 = 12 - 2 = 10")
+    >>> followed("* 2 ?12 +", "7 + 6 = 13 * 2 = 26")
     0.5
     """
     planned, read = read_plan(plan), read_execution(execution)
-    if not planned or read is None:
+    if planned is None or read is None or not read[1]:
         return 0.0
-    taken = [(step.op, step.value) for step in read[1]]
-    return sum(a == b for a, b in zip(planned, taken)) / max(len(planned), len(taken))
+    steps = read[1][::-1]
+    taken = [(step.op, step.number, before.value) for step, before in pairwise(steps)]
+    done = sum(a == b for a, b in zip(planned[0], taken)) + (planned[1] == steps[-1].op)
+    return done / max(len(planned[0]) + 1, len(steps))

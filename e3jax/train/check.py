@@ -176,16 +176,16 @@ def check_stages(c: ConfigDict, room: int) -> None:
         if stage.kind == "sft":
             check_sft(c, stage, field)
             continue
-        check_grpo(ConfigDict(c.grpo.to_dict() | {k: v for k, v in stage.to_dict().items() if k in OVERRIDES}))
-        if stage.budget != "auto":
-            need(c.grpo.reward.overlong_buffer <= stage.budget, "grpo.reward.overlong_buffer",
-                 c.grpo.reward.overlong_buffer, f"at most the budget of stage {name}, {stage.budget}")  # fmt: skip
+        own = ConfigDict(c.grpo.to_dict() | {k: v for k, v in stage.to_dict().items() if k in OVERRIDES})
+        check_grpo(own)
         budget, auto = stage.budget, stage.budget == "auto"
         number = isinstance(budget, int) and not isinstance(budget, bool) and budget > 0
         need(auto or number, f"{field}.budget", budget, "use a number of tokens, or 'auto' for Eq. 2")
         asked = 2 * max(c.budget_rule.budgets) if auto else budget
         need(asked <= room, f"{field}.budget", budget,
              f"asks for {asked} tokens, {c.model.preset} has room for {room} after the prompt")  # fmt: skip
+        need(auto or own.reward.overlong_buffer <= budget, "grpo.reward.overlong_buffer", own.reward.overlong_buffer,
+             f"at most the budget of stage {name}, {budget}")  # fmt: skip
 
 
 def check_sft(c: ConfigDict, stage: ConfigDict, field: str) -> None:

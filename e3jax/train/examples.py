@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from e3jax.errors import UserError
-from e3jax.phases import OPEN, TAGS, tag_ids, write_text
+from e3jax.phases import NO_TAGS, OPEN, TAGS, tag_ids, write_text
 from e3jax.tasks.countdown_plans import plan_trace
 from e3jax.tasks.countdown_traces import base_trace
 from e3jax.tasks.problem import Problem
@@ -65,7 +65,7 @@ def set_examples(
     trained. `longer` than row_length: "drop" (counted), or "cut" on the right as the original does, EOS lost.
     """
     if not tag_ids(run.tokenizer):
-        raise UserError(f"config.tokenizer lacks {', '.join(TAGS)}: add them with python -m e3jax.tools.convert")
+        raise UserError(f"config.stages' data: {NO_TAGS}")
     others = round(per_step * regulariser_share) if regulariser else 0
     pools = [(encoded(run, set, part=part, longer=longer, most=row_length), per_step - others)]
     if others:

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.errors import need
 from e3jax.eval.rollouts import Graded, feature_means, rollout
 from e3jax.losses.e2c import exploration_weights
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
 from e3jax.metrics.training import phase_metrics, rollout_metrics
 from e3jax.models.qwen3 import Qwen3
-from e3jax.phases import tag_ids
+from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.plan import shaped
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
@@ -152,6 +153,8 @@ def train(
 
     Resumes from the stage's newest checkpoint to the same numbers: problems and noise are functions of (seed, step).
     """
+    tags = tag_ids(run.tokenizer)
+    need(tags or (e2c["coefficient"] == 1 and reward["following"] == "off"), f"stages.{stage}", [e2c, reward], NO_TAGS)
     tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=0, **optim)
     ref_params = params
     store = run.store(stage)
@@ -159,7 +162,7 @@ def train(
     run.log.rewind(stage, done)
     skips = Skips(run, stage, kind="grpo", temperature=temperature, loss=loss)
     log_shapes(run, stage, rows=rows, widths=row_widths(run.prompt_room + budget))
-    rolled, summary, tags = 0, "", tag_ids(run.tokenizer)
+    rolled, summary = 0, ""
 
     def heard(finished: int) -> None:
         nonlocal rolled

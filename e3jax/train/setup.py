@@ -22,6 +22,7 @@ from e3jax.flags import keep_programs
 from e3jax.log import RunLog
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3
+from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.plan import UNSOUND
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import from_main
@@ -89,6 +90,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     tokenizer = WordTokenizer(words) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)
     need(tokenizer.vocab_size <= model.config.vocab_size, "tokenizer", c.tokenizer,
          f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}")  # fmt: skip
+    need(not c.task.opening or tag_ids(tokenizer), "task.opening", c.task.opening, NO_TAGS)
     mesh = make_mesh(**c.mesh)
     keep_programs()
     log = RunLog(workdir, c.to_dict(), tensorboard=c.log.tensorboard, wandb=c.log.wandb)
