@@ -55,6 +55,14 @@ PANELS = {
             "entropy/positive": "positive",
             "entropy/negative": "negative",
         },
+        "Entropy by phase (nats per token)": {
+            "entropy/exploration": "exploration",
+            "entropy/execution": "execution",
+        },
+        "Length by phase (tokens)": {
+            "length/exploration": "exploration",
+            "length/execution": "execution",
+        },
         "Attempts per response": {
             "explore/attempts": "all",
             "explore/unique_attempts": "unique",
@@ -84,6 +92,7 @@ PANELS = {
         "Gradient norm": {"optim/grad_norm": "before clipping"},
     },
 }
+PHASES = ("entropy/ex", "length/ex")  # of E2C's runs only: elsewhere they are not missing
 SETTINGS = {"budget"}  # drawn as dashed steps: chosen, not measured
 LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # log y once they span 100x
 _INK = "#010203"  # stands for the page's text colour

@@ -22,8 +22,7 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
     if problem.task not in ("countdown", "countdown_plans", *BOXED):
         raise ValueError(f"{problem.id}: no grader for task {problem.task!r}; add it here")
     if problem.task in BOXED and "where" not in problem.meta:
-        places = ", ".join(WHERE + IN_PHASES)
-        raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {places}')
+        raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {", ".join(WHERE)}')
     if not done:
         return Grade(0.0, "truncated")
     if problem.task == "countdown":

@@ -8,7 +8,7 @@ from e3jax.errors import UserError, need
 from e3jax.losses.e2c import MISSING
 from e3jax.models.attention import KERNELS, resolve_kernel
 from e3jax.phases import begins_plan
-from e3jax.rewards.extract import IN_PHASES, WHERE
+from e3jax.rewards.extract import WHERE
 from e3jax.rewards.plan import FOLLOWING
 from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
@@ -35,7 +35,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "grpo.old_logp", ("trainer", "sampler"))
     need_one_of(c, "sampler.cache", ("compute", "int8"))
     need_one_of(c, "task.form", tuple(FIELDS))
-    need_one_of(c, "task.where", WHERE + IN_PHASES)
+    need_one_of(c, "task.where", WHERE)
     need(not c.task.opening or begins_plan(c.task.opening), "task.opening", c.task.opening,
          "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none")  # fmt: skip
     check_prompt(c)
