@@ -10,9 +10,10 @@
         --config.stages.ef.data.set=sets/domain.parquet
     python -m e3jax.tools.convert --from=runs/e2c-rl2/checkpoints/rl2/108 --to=export/8B-Final   # as on the model card
 
-Not run: needs a pod, the published sets and a hub. Checked: tests/test_configs.py (possible), tests/test_train_e2c.py
-(the loops, small). Expected (the paper's, 8 samples): 8B after rl2 AIME24 40.6, AIME25 33.8, MATH500 87.7, AMC 80.3;
-plain GRPO 36.9, 34.4, 88.2, 79.3 (B.7).
+Not run: needs a pod, the published sets and a hub. Checked: tests/test_configs.py; by hand on a CPU, two steps each of
+sft, rl2 and ef with the real tokenizer, the four tags and a random model of width 16.
+Expected (the paper's, 8 samples): 8B after rl2 AIME24 40.6, AIME25 33.8, MATH500 87.7, AMC 80.3; plain GRPO 36.9, 34.4,
+88.2, 79.3 (B.7).
 
 Arguments: stage=sft|rl1|rl2|ef; model=4b|8b; chips=NUMBER (rows and slots are meant for; 256 for RL of 8b, else 128,
 SFT 32); lambda=card: λ = 2 in both RL stages, as the model card says (the scripts have 1 in stage 1, B.4);
