@@ -81,7 +81,7 @@ def test_e2c_says_what_is_wrong(change, words, monkeypatch):
         (lambda c: c.stages.math.update(set=""), "config.stages.math.set=''"),
         (lambda c: c.eval.sets.update({"x": "aime26"}), r"config.eval.sets\['x'\]='aime26'"),
         (lambda c: c.task.update(prompt="multiply"), "config.task.prompt: prompt 'multiply' is not one for problem"),
-        (lambda c: c.task.update(form="maths"), "config.task.form='maths': use one of 'calculator', 'paper', 'math'"),
+        (lambda c: c.task.update(form="maths"), "config.task.form='maths': use one of 'calculator', 'plans', 'paper'"),
         (lambda c: c.task.update(form="paper"), "config.eval.sets"),
         (lambda c: c.update(tokenizer="words"), "config.tokenizer='words': task.form='math' wants a hub tokenizer"),
     ],

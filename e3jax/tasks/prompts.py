@@ -17,8 +17,6 @@ PROMPTS = {
     "e3": "{problem} Let's think step by step and output the final answer within \\boxed{}.",
     # Qwen's own, on its model cards
     "qwen": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
-    # B.6: E2C's, as its test-time scaling asks (what it trained with is not known)
-    "e2c": "{problem} Provide the final answer in the boxed{}. Please reasoning step-by-step.",
     # MathArena's
     "matharena": "{problem}\nPut your final answer within \\boxed{}.",
     # A.3, Box B.1: e3's study of open models
@@ -31,6 +29,8 @@ PROMPTS = {
     'At each step, try to verify your response if possible and prefix the line with "Check:". <think>',
     # the same without the request for checks (own choice, the paper is silent on MULT's)
     "multiply": "Multiply {a} and {b}. Please reason step by step, and put your final answer within \\boxed{}.",
+    # B.6: E2C's, as its test-time scaling asks (what it trained with is not known)
+    "e2c": "{problem} Provide the final answer in the boxed{}. Please reasoning step-by-step.",
 }
 
 Chat = Callable[[str], str]  # the user's words -> the whole prompt
