@@ -32,6 +32,7 @@ def test_feature_means_are_ratios_of_sums():
     one = dict(
         attempts=2,
         unique=1,
+        equations=4,
         verifications=2,
         gave_up=True,
         repetition=0,
@@ -40,10 +41,11 @@ def test_feature_means_are_ratios_of_sums():
         yes=1,
         false_yes=1,
     )
-    ten = one | dict(attempts=10, verdicts=10, right_verdicts=9, gave_up=False, yes=3)
+    ten = one | dict(attempts=10, equations=14, verdicts=10, right_verdicts=9, gave_up=False, yes=3)
     m = feature_means([one, ten])
     assert math.isclose(m["explore/verdict_accuracy"], 10 / 12)
     assert (m["explore/attempts"], m["explore/give_up"], m["explore/false_yes"]) == (6, 0.5, 0.5)
+    assert m["explore/equations_per_attempt"] == 18 / 12
     assert math.isnan(feature_means([one | {"verdicts": 0}])["explore/verdict_accuracy"])
 
 

@@ -26,7 +26,7 @@ from e3jax.eval.responses import Asked, Responses, fill
 from e3jax.eval.scoring import by_problem, count, record, score_traces, summary
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
-from e3jax.report import figures
+from e3jax.report.files import extrapolation_file
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, is_main, stop_asked, unless_stopped
@@ -257,7 +257,7 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) ->
             header, *rows = tables.table_1(own, measure)
             grid = [[column.removeprefix(f"{name} ") for column in header], *rows]
             log.console.print(tables.terminal(grid, f"{name}: {word} [%] at the longest budget"))
-        files[f"extrapolation-{name}.svg"] = figures.extrapolation_file(
+        files[f"extrapolation-{name}.svg"] = extrapolation_file(
             own, order=order, title=name, train_budget=train_budget
         )
     log.console.print(tables.terminal(grids["table3"], "accuracy [%] by test budget [tokens] (Table 3)"))
