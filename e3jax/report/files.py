@@ -1,6 +1,6 @@
 """Figures as SVG files of their own: panels beside each other, a title, and a legend of the lines below.
 
-    path.write_text(panels_file({"pass@k": svg}, title="3 numbers", legend=[Entry("base", 0, dashed=False)]))
+path.write_text(panels_file({"pass@k": svg}, title="3 numbers", legend=[Entry("base", 0, dashed=False)]))
 """
 
 import math
