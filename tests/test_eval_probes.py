@@ -4,8 +4,11 @@ import importlib
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from functools import partial
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -27,6 +30,7 @@ from e3jax.metrics.asymmetry import chained_asymmetry, verification_gap
 from e3jax.metrics.bootstrap import interval, ratio
 from e3jax.metrics.exploration import STARTS, Span, attempt_spans, detect, equations, verification_starts
 from e3jax.models.qwen3 import unembedding
+from e3jax.rewards.grade import grade_all
 from e3jax.tasks.countdown import paper_problem
 from e3jax.tasks.countdown_traces import WORDS, base_trace
 from e3jax.tasks.problem import Problem
@@ -161,12 +165,17 @@ def test_interval_is_the_bootstraps():
 # ---- distributions and App. G.1
 
 
+@partial(jax.jit, static_argnames="model")
+def hidden(model, params, row):
+    return model.apply({"params": params}, row, jnp.arange(64)[None])[0]
+
+
 def whole_logits(model, params, tokens):
     """[T, V] after each token, without any of the code that is tested; rows are 64 long, what is behind is not seen."""
     row = np.zeros((1, 64), np.int32)
     row[0, : len(tokens)] = tokens
-    hidden, _ = jax.jit(model.apply)({"params": params}, row, np.arange(64)[None])
-    return np.asarray(hidden[0] @ unembedding(params).T, np.float64)[: len(tokens)]
+    states = np.asarray(hidden(model, params, row)[0], np.float64)[: len(tokens)]
+    return states @ np.asarray(unembedding(params), np.float64).T
 
 
 def log_softmax(logits):
@@ -191,7 +200,7 @@ def test_distributions_are_those_of_whole_logits(pair):
         read, at = [*prompt, *response][:-1], len(prompt) - 1
         ours, theirs = (log_softmax(whole_logits(model, w, read)[at:] / 0.7) for w in (params, base))
         rows = np.arange(len(response))
-        close = dict(atol=2e-5, rtol=1e-4)
+        close = dict(atol=5e-5, rtol=1e-4)
         np.testing.assert_allclose(a.logp, ours[rows, response], **close)
         np.testing.assert_allclose(a.base_logp, theirs[rows, response], **close)
         np.testing.assert_allclose(a.entropy, -(np.exp(ours) * ours).sum(1), **close)
@@ -261,6 +270,19 @@ def test_what_goes_into_a_mean_per_token():
 # ---- the command
 
 
+class Pool:
+    """A grader in this process; the real one's tests are tests/test_rewards_pool.py."""
+
+    def __init__(self, **options):
+        self.submit = lambda *asked: SimpleNamespace(result=lambda: grade_all(*asked))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
 @pytest.fixture(scope="module")
 def config(tiny, tmp_path_factory):
     """Two checkpoints of the tiny model that differ, 4 problems with 2 base traces each as their responses."""
@@ -271,10 +293,10 @@ def config(tiny, tmp_path_factory):
         write_description(directory / name, model.config, WORD, dtype="float32", generation={})
         save_hf(params | {"embed_vd": params["embed_vd"] * scale}, directory / name, most_bytes=1 << 30)
     c = importlib.import_module("configs.probes").get_config(f"base={directory / 'base'},e3={directory / 'e3'}")
-    c.sets.probe.update(problems=4, samples=2)
+    c.sets.probe.update(source=(3,), problems=4, samples=2)
     c.budget, c.tokens = 64, 512
     c.sampler.update(slots=16, prefill_rows=8, block=4)
-    c.chains.update(attempts=(0, 1, 4), rollouts=2, completions=2, answer=8, pass_ks=(1, 4))
+    c.chains.update(attempts=(0, 1), rollouts=2, completions=2, answer=8, pass_ks=(1, 4))
     c.conditional.update(rollouts=2, attempts=4)
     c.grader.workers = 1
     return c, directory / "run"
@@ -284,7 +306,7 @@ def fill(run, config):
     """Responses that have attempts, as if they had been drawn."""
     spec = {k: v for k, v in config.sets.probe.to_dict().items() if k != "samples"}
     problems, rng = load_problems(**spec, seed=0), np.random.default_rng(0)
-    habits = dict(solution_rate=0.2, give_up=0.2, persistent=0.0, persistent_solution_rate=0.0, most_tokens=60)
+    habits = dict(solution_rate=0.2, give_up=0.2, persistent=0.0, persistent_solution_rate=0.0, most_tokens=56)
     for label in ("base", "e3"):
         responses = Responses(run / "responses" / label / "probe")
         texts = {(p, g): base_trace(problem, rng, **habits) for p, problem in enumerate(problems) for g in range(2)}
@@ -295,6 +317,7 @@ def fill(run, config):
 def test_the_command_measures_resumes_and_draws_nothing_twice(config, monkeypatch):
     """Responses are there; completions are drawn; a second start changes nothing but adds what is missing."""
     monkeypatch.setattr("e3jax.eval.probes.keep_programs", lambda: None)
+    monkeypatch.setattr("e3jax.eval.probes.GraderPool", Pool)
     c, run = config
     fill(epath.Path(run), c)
     main(c, str(run))
@@ -305,7 +328,7 @@ def test_the_command_measures_resumes_and_draws_nothing_twice(config, monkeypatc
     assert 0 < e3["tokens"]["kl"][1] <= e3["tokens"]["kl"][0] <= e3["tokens"]["kl"][2]
     assert e3["asymmetry"]["responses"] == {"chained": 8, "any": 8, "without": 0}
     assert e3["gap"]["verification"][0] == 1.0 and e3["tokens"]["tokens"] >= 8 * 11
-    assert set(e3["chains"]) == {"0", "1", "4"} and e3["chains"]["0"]["kept"] == 0 and e3["chains"]["1"]["reached"] == 1
+    assert set(e3["chains"]) == {"0", "1"} and e3["chains"]["0"]["kept"] == 0 and e3["chains"]["1"]["reached"] == 1
     assert e3["conditional"]["attempts"] > 0 and all(np.isfinite(e3["conditional"]["dependence"]))
     files = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name != "starts.jsonl"}
     for name in ("chains-probe.svg", "conditional-probe.svg", "tokens-probe.svg"):
