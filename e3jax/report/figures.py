@@ -244,13 +244,14 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
 
 def draw_intervals(
     lines: list[Line], *, figure_id: str, title: str, xlabel: str, train_budget: float, dashed: list[Line] = (),
-    percent: bool = True, names: list[str] = (),
+    percent: bool = True, names: list[str] = (), top: float | None = None,
 ) -> str:  # fmt: skip
     """Accuracy in % over a log2 axis as one SVG: a line per checkpoint, its interval as a band.
 
     `train_budget` (tokens; NaN: none) draws a vertical line and shades what lies beyond it, the
     extrapolation. `dashed` lines have no ticks of their own. `figure_id` must be unique in the page.
-    `percent=False` is for values in their own unit, below 0 too; with `names` x are their places, 0, 1, …
+    `percent=False` is for values in their own unit, below 0 too; with `names` x are their places, 0, 1, …; `top` ends
+    the y axis, for panels that are compared.
     """
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
         figure, axes = _panel()
@@ -281,7 +282,7 @@ def draw_intervals(
         axes.set_xticks(ticks, [names[int(tick)] if names else f"{tick:g}" for tick in ticks])
         axes.set_xlabel(xlabel)
         if percent or min(line.low.min() for line in lines) >= 0:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=0, top=top)
         if percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
         return _svg(figure, figure_id, title)

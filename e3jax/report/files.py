@@ -78,6 +78,8 @@ def waiting_line(row: dict, *, colour: int) -> Line | None:
 def chains_file(rows: list[dict], *, title: str) -> str:
     """Fig. 12's form: pass@k after 0, 1, 2, … chained attempts, a panel per model; `rows` of probes.jsonl, one set."""
     panels, legend = {}, []
+    cells = [cell for row in rows for cell in row["chains"].values()]
+    top = 1.02 * max(high or 0.01 for cell in cells for _, _, high in cell["pass_at_k"].values())
     for i, row in enumerate(rows):
         lines = []
         for colour, (attempts, cell) in enumerate(row["chains"].items()):
@@ -85,7 +87,7 @@ def chains_file(rows: list[dict], *, title: str) -> str:
             values = np.array([cell["pass_at_k"][str(k)] for k in ks]).T
             lines.append(Line(attempts, colour % len(COLOURS), ks, *values, math.nan))
         panels[str(row["stage"])] = draw_intervals(
-            lines, figure_id=f"chains{i}", title=f"{title}, {row['stage']}", xlabel="k", train_budget=math.nan
+            lines, figure_id=f"chains{i}", title=f"{title}, {row['stage']}", xlabel="k", train_budget=math.nan, top=top
         )
         legend = legend or [Entry(f"{line.label} chained attempts", line.colour, False) for line in lines]
     return panels_file(panels, title=f"{title}: pass@k", legend=legend)
@@ -116,7 +118,7 @@ def tokens_file(rows: list[dict], *, title: str, panels: dict[str, dict[str, str
         lines = []
         for key, name in keys.items():
             values = _columns([row["tokens"][key] for row in rows])
-            lines.append(Line(name, len(legend) % len(COLOURS), np.arange(len(rows)), *values, math.nan))
+            lines.append(Line(name, len(lines), np.arange(len(rows)), *values, math.nan))
             legend.append(Entry(f"{panel}: {name}", lines[-1].colour, False))
         drawn[panel] = draw_intervals(
             lines, figure_id=f"tokens{i}", title=panel, xlabel="model", train_budget=math.nan, percent=False,
