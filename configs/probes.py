@@ -8,7 +8,7 @@ that KL is measured to (another: --config.base=LABEL).
 The paper's form on a real tokenizer (not run: no hub could be reached):
     --config.sets.probe.form=paper --config.close='</think>' --config.chains.closing=$'\n</think>\n<answer>'
     --config.chains.answer=32 --config.budget=2048 --config.sampler.temperature=0.6
-Hardware and time: a laptop's CPU, about 1.5 minutes of CPU time per model (two shared cores, JAX 0.10).
+Hardware and time: a laptop's CPU, about a minute of CPU time per model (two shared cores, JAX 0.10).
 Expected (seed 0 of the quickstart): pass@1 after 0, 4 and 16 attempts 1, 11 and 16 % for the base model, 1, 17 and 41 %
 after stage 1; KL to the base .12 nats per token; p(end) after a wrong attempt .25, then .01.
 Sources: A.n = e3's paper and code, by section of the developers' notes (configs/common.py says where).
