@@ -89,7 +89,10 @@ def parameters(workdir: Path, step: int) -> list[np.ndarray]:
 
 def gaps(one: Path, many: Path, *, steps: int = 3) -> tuple[float, float]:
     """Largest difference of any metric and of any parameter; the sampled tokens must be the same."""
-    assert lines(one, "samples.jsonl") == lines(many, "samples.jsonl")
+    for x, y in zip(lines(one, "samples.jsonl"), lines(many, "samples.jsonl"), strict=True):
+        for name in ("entropy", "logp"):  # rounded, so that a last bit may show
+            np.testing.assert_allclose(x.pop(name), y.pop(name), atol=2e-3)
+        assert x == y
     a, b = lines(one, "metrics.jsonl"), lines(many, "metrics.jsonl")
     assert [x["step"] for x in a] == [x["step"] for x in b] == list(range(1, steps + 1))
     assert any(x["loss/pg"] for x in a), "no group with an advantage: the comparison would be empty"

@@ -22,12 +22,15 @@ from e3jax.rewards.plan import shaped
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import Stream
+from e3jax.tokenizer import pieces
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward, score
 from e3jax.types import Batch, TrainState
+
+TOKENS_LOGGED = 2048  # of a response in samples.jsonl, 25 bytes each: a bucket gets the whole file every half minute
 
 
 @partial(
@@ -272,14 +275,22 @@ def compile_ahead(
 
 
 def log_samples(run: Run, stage: str, step: int, graded: Graded, advantage_b: np.ndarray, count: int) -> None:
-    """The step's first `count` responses as lines of samples.jsonl."""
+    """The step's first `count` responses as lines of samples.jsonl.
+
+    Of the first TOKENS_LOGGED tokens also what each adds to the text, its entropy and its log-prob (nats).
+    """
+    r = graded.rollouts
     for i in range(min(count, len(graded.texts))):
+        first = slice(r.prompt_len[i], min(r.length[i], r.prompt_len[i] + TOKENS_LOGGED))
         run.log.append(
             "samples.jsonl",
             {
                 "stage": stage, "step": step, "problem": graded.problems[i].id, "prompt": graded.problems[i].question,
                 "response": graded.texts[i], "answer": graded.problems[i].answer, "reward": float(graded.score_b[i]),
                 "reason": graded.reasons[i], "length": int(graded.response_len_b[i]),
-                "truncated": not bool(graded.rollouts.done[i]), "advantage": float(advantage_b[i]),
+                "truncated": not bool(r.done[i]), "advantage": float(advantage_b[i]),
+                "tokens": pieces(run.tokenizer.decode, r.tokens[i, first].tolist()),
+                "entropy": [round(x, 3) for x in r.entropy[i, first].tolist()],
+                "logp": [round(x, 3) for x in r.logp[i, first].tolist()],
             },
         )  # fmt: skip
