@@ -22,7 +22,7 @@ from typing import Any
 from etils import epath
 
 from e3jax.errors import UserError
-from e3jax.report.html import read_jsonl
+from e3jax.report.html import SAMPLES_PAGE, read_jsonl
 from e3jax.report.spans import KINDS, attempts, text_spans
 from e3jax.storage import patiently, place
 
@@ -47,7 +47,9 @@ def run_samples(run_dir: epath.Path) -> tuple[list[dict], list[str]]:
     """
     rows, notes = {}, []
     for name, keys in SAMPLES.items():
-        rows[name], skipped = patiently(f"read {run_dir / name}", lambda n=name, k=keys: read_jsonl(run_dir / n, required=k))
+        rows[name], skipped = patiently(
+            f"read {run_dir / name}", lambda n=name, k=keys: read_jsonl(run_dir / n, required=k)
+        )
         if skipped:
             notes.append(f"{run_dir.name}/{name}: {skipped} unreadable line{'s'[: skipped > 1]} skipped")
     samples = [*map(_trained, rows["samples.jsonl"]), *map(_evaluated, rows["eval_samples.jsonl"])]
@@ -133,7 +135,7 @@ def thinned(rows: list[dict]) -> tuple[list[dict], str]:
         return rows, ""
     every = int(total // MOST_BYTES) + 1
     kept = [row for row in rows if row["step"] == NO_STEP or row["step"] % every == 0]
-    return kept, f"{total / 1e6:.0f} MB of text: only every {every}th training step is here"
+    return kept, f"{total / 1e6:.0f} MB of text: only one training step of {every} is here"
 
 
 def _utf16(text: str):
@@ -164,7 +166,7 @@ def page(run_dirs: Sequence[epath.Path]) -> str:
 def write_samples(run_dirs: Sequence[epath.PathLike], *, to: epath.PathLike | None = None) -> epath.Path:
     """Write the page to `to`, by default samples.html in the first run's directory; returns its path."""
     run_dirs = [place(run_dir) for run_dir in run_dirs]
-    path = run_dirs[0] / "samples.html" if to is None else place(to)
+    path = run_dirs[0] / SAMPLES_PAGE if to is None else place(to)
     text = page(run_dirs).encode(errors="replace")
     patiently(f"write {path}", lambda: path.write_bytes(text))
     return path

@@ -7,12 +7,12 @@ that a killed process left half-written is skipped and counted. All text of a mo
 escaped, and nothing is loaded from the network.
 
     python -m e3jax.report.html runs/countdown
+    python -m e3jax.report.html runs/seed0 runs/seed1 runs/mask      # compares them: report/compare.py
 """
 
 import argparse
 import json
 import math
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,11 @@ from etils import epath
 
 from e3jax.report import figures
 from e3jax.report.figures import read_interval, read_number
+from e3jax.report.page import escaped, page
 from e3jax.storage import place
 
 SAMPLES = 10  # rollouts shown
+SAMPLES_PAGE = "samples.html"  # report/browser.py
 REQUIRED = {  # file -> keys without which a line means nothing
     "metrics.jsonl": ("stage", "kind", "step"),
     "eval.jsonl": ("stage", "set", "accuracy"),
@@ -40,44 +42,6 @@ RULE = (
     "<p class='rule'>B<sub>tr</sub> = smallest B ≥ B<sub>0</sub> with J(2B) ≤ κ J(B)</p>"
     "<p class='key'>e3 paper, Eq. 2; J: accuracy in % of the model that enters the stage, on its problems.</p>"
 )
-# Colours: --s0 grey, --s1 blue, --s2 vermillion (figures.COLOURS).
-CSS = """
-:root{--ink:#1c2129;--soft:#5b6472;--page:#f7f7f5;--card:#fff;--rule:#dfe1e5;--mark:#0072b21c;
---text:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;--code:ui-monospace,Menlo,monospace}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e8ec;--soft:#9aa3b0;--page:#14171c;--card:#1d2128;
---rule:#333943;--mark:#58aef02e}}
-*{box-sizing:border-box} body{margin:0 auto;max-width:1080px;padding:2.5rem 1.25rem 5rem;
-background:var(--page);color:var(--ink);font:16px/1.5 var(--text);font-variant-numeric:tabular-nums}
-h1{font-size:2rem;margin:0 0 .4rem;overflow-wrap:anywhere} h3{font-size:1rem;margin:1.8rem 0 .2rem}
-h2{font-size:1.3rem;margin:3rem 0 .6rem;padding-top:1rem;border-top:1px solid var(--rule)}
-h4{font:600 .9rem/1.4 var(--code);margin:0;overflow-wrap:anywhere} .rule{font-size:1.15rem;margin:0}
-.stages,.key,.none,.note,.facts,small,summary{color:var(--soft);font-size:.86rem}
-.note{border-left:3px solid var(--s2);padding-left:.7rem} .facts{margin:.15rem 0 .5rem}
-.lead{font-size:1.05rem;max-width:46em;margin:.2rem 0 .9rem} .key{max-width:60em;margin:.5rem 0}
-.scroll{overflow-x:auto} table{border-collapse:collapse;background:var(--card);border-radius:8px}
-th,td{padding:.5rem .8rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;
-font-weight:400} tr>:first-child{text-align:left} tbody th{font-weight:600}
-thead th{font-size:.86rem;color:var(--soft);vertical-align:bottom} tbody tr:last-child>*{border:0}
-th small,td small{display:block;font-size:.76rem;font-weight:400}
-tr.mark>*{background:var(--mark);font-weight:600} sup{font-size:.8em;line-height:0;color:var(--s1)}
-@media(max-width:600px){body{padding:1.2rem .8rem 3rem} th,td{padding:.4rem .45rem}
-tr>:first-child{position:sticky;left:0;background:var(--card)}}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));gap:1rem}
-figure{margin:0;padding:.8rem;background:var(--card);border:1px solid var(--rule);max-width:540px;
-border-radius:10px;display:flex;flex-direction:column;justify-content:space-between}
-svg{width:100%;height:auto} svg text{font-family:var(--text)!important}
-figcaption{font-size:.86rem} figcaption span{margin-right:.9rem;color:var(--soft)}
-span,i{display:inline-block} figcaption i{width:1.1em;border-top:3px solid var(--c);
-margin-right:.35em;vertical-align:.25em} figcaption i.dash{border-top:2px dashed var(--c)}
-article{background:var(--card);border:1px solid var(--rule);border-left:4px solid var(--s0);
-border-radius:8px;padding:.8rem 1rem;margin:.8rem 0} article.solved{border-left-color:var(--s1)}
-.key+.grid{margin-top:.9rem} .right{--c:var(--s1)} .wrong{--c:var(--s2)} .open{--c:var(--s0)}
-.chips{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.3rem}
-.chip{font:.8rem/1.4 var(--code);padding:.12rem .5rem;border-radius:5px;border:1px solid var(--c);
-background:color-mix(in srgb,var(--c) 14%,transparent);overflow-wrap:anywhere}
-pre{font:.8rem/1.5 var(--code);white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0;
-max-height:30rem;overflow:auto} pre:empty{display:none} summary{cursor:pointer;margin-top:.4rem}
-"""
 
 
 class Run(NamedTuple):
@@ -134,11 +98,8 @@ def load_run(run_dir: epath.Path) -> Run:
     return Run(config, *files, notes)
 
 
-def write_report(run_dir: epath.PathLike) -> epath.Path:
-    """Write RUN_DIR/report.html from what the run has logged so far; returns its path.
-
-    Raises FileNotFoundError where `run_dir` is not a run directory.
-    """
+def report_page(run_dir: epath.PathLike) -> str:
+    """The report of what the run has logged so far. Raises FileNotFoundError where `run_dir` is no run directory."""
     run_dir = place(run_dir)
     run = load_run(run_dir)
     latest = {(row["stage"], row["set"]): row for row in run.evals if row["accuracy"]}
@@ -156,16 +117,17 @@ def write_report(run_dir: epath.PathLike) -> epath.Path:
         "Config": _config(run.config),
     }
     body = "".join(f"<section><h2>{key}</h2>{text}</section>" for key, text in sections.items())
-    notes = "".join(f"<p class='note'>{_text(note)}</p>" for note in run.notes)
-    name = _text(run_dir.name)
-    page = (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='color-scheme' "
-        "content='light dark'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{name}</title><style>{figures.palette_css()}{CSS}</style></head><body><header>"
-        f"<h1>{name}</h1>{_stages(run.metrics)}{notes}</header><main>{body}</main></body></html>\n"
-    )
-    path = run_dir / "report.html"
-    path.write_bytes(page.encode(errors="replace"))  # text may hold half a surrogate
+    notes = "".join(f"<p class='note'>{escaped(note)}</p>" for note in run.notes)
+    link = ""
+    if run.samples or (run_dir / "samples.jsonl").is_file():
+        link = f"<p class='key'><a href='{SAMPLES_PAGE}'>All samples, to search and compare</a></p>"
+    return page(run_dir.name, f"<h1>{escaped(run_dir.name)}</h1>{_stages(run.metrics)}{link}{notes}", body)
+
+
+def write_report(run_dir: epath.PathLike) -> epath.Path:
+    """Write RUN_DIR/report.html; returns its path."""
+    path = place(run_dir) / "report.html"
+    path.write_bytes(report_page(run_dir).encode(errors="replace"))  # text may hold half a surrogate
     return path
 
 
@@ -205,10 +167,6 @@ def _change(before: tuple, after: tuple) -> str:
     return f"{_format(100 * (after[0] - before[0]), '{:+.1f}')} points{note}"
 
 
-def _text(value: Any) -> str:
-    return escape(str(value))
-
-
 def _format(value: float, style: str) -> str:
     return "n/a" if math.isnan(value) else style.format(value)
 
@@ -217,7 +175,7 @@ def _percent(fraction: float) -> str:
     return _format(100 * fraction, "{:.1f}")
 
 
-def _table(head: list[str], rows: list[list[str]], marked: set[int]) -> str:
+def table_html(head: list[str], rows: list[list[str]], marked: set[int]) -> str:
     """A table of cells that are already HTML; the rows in `marked` are highlighted."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
     body = ""
@@ -237,7 +195,7 @@ def _stages(metrics: list[dict]) -> str:
         seconds = [read_number(rows[b], "time/step_s") * (b - a) for a, b in zip([0, *steps], steps)]
         minutes = sum(seconds) / 60
         time = _format(minutes, ", {:.1f} min") if not math.isnan(minutes) else ""
-        parts.append(f"<b>{_text(name)}</b> {_text(kind).upper()}, {steps[-1]} steps{time}")
+        parts.append(f"<b>{escaped(name)}</b> {escaped(kind).upper()}, {steps[-1]} steps{time}")
     return f"<p class='stages'>{' → '.join(parts)}</p>"
 
 
@@ -251,7 +209,7 @@ def _headline(sets: dict[str, list[dict]]) -> str:
         best = np.nan_to_num(values[..., 0], nan=-1.0).max(axis=0)  # of [checkpoint, budget]
         cells = []
         for row, intervals in zip(rows, values):
-            cells.append([_text(row["stage"])])
+            cells.append([escaped(row["stage"])])
             for b, top, (mean, low, high) in zip(budgets, best, intervals):
                 text = f"<b>{_percent(mean)}</b>" if mean == top else _percent(mean)
                 ring = "<sup>◯</sup>" if read_number(row, "train_budget") == b else ""
@@ -259,10 +217,10 @@ def _headline(sets: dict[str, list[dict]]) -> str:
             cells[-1].append(_format(100 * (intervals[-1, 0] - intervals[0, 0]), "{:+.1f}"))
         gain = f"gain<small>{budgets[0]} → {budgets[-1]}</small>"
         head = ["checkpoint", *(f"{b}<small>tokens</small>" for b in budgets), gain]
-        out.append(f"<h3>{_text(name)}</h3><p class='lead'>{_text(describe_result(rows))}</p>")
+        out.append(f"<h3>{escaped(name)}</h3><p class='lead'>{escaped(describe_result(rows))}</p>")
         counts = "".join(f"; {key} {rows[-1][key]}" for key in PROTOCOL if key in rows[-1])
         key = "Accuracy in % with its 95 % interval; bold: best of the column; ◯: the training budget"
-        out += [_table(head, cells, set()), f"<p class='key'>{key}{_text(counts)}.</p>"]
+        out += [table_html(head, cells, set()), f"<p class='key'>{key}{escaped(counts)}.</p>"]
         out += [_behaviour(rows)]
     return "".join(out)
 
@@ -271,17 +229,17 @@ def _behaviour(rows: list[dict]) -> str:
     cells = []
     for row in (row for row in rows if "explore" in row):
         values = (_format(read_number(row["explore"], key), "{:.3g}") for key in BEHAVIOUR)
-        cells.append([_text(row["stage"]), *values])
-    table = _table(["checkpoint", *BEHAVIOUR], cells, set())
+        cells.append([escaped(row["stage"]), *values])
+    table = table_html(["checkpoint", *BEHAVIOUR], cells, set())
     return f"<details><summary>Exploration of the checkpoints</summary>{table}</details>"
 
 
-def _figure(title: str, legend: list[tuple[str, int, bool]], svg: str) -> str:
+def figure_html(title: str, legend: list[tuple[str, int, bool]], svg: str) -> str:
     keys = ""
     for label, colour, dashed in legend:
         dash = "dash" if dashed else "solid"
-        keys += f"<span><i class='{dash}' style='--c:var(--s{colour})'></i>{_text(label)}</span>"
-    return f"<figure><figcaption><b>{_text(title)}</b><div>{keys}</div></figcaption>{svg}</figure>"
+        keys += f"<span><i class='{dash}' style='--c:var(--s{colour})'></i>{escaped(label)}</span>"
+    return f"<figure><figcaption><b>{escaped(title)}</b><div>{keys}</div></figcaption>{svg}</figure>"
 
 
 def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
@@ -295,7 +253,7 @@ def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
             svg = figures.draw_intervals(lines, train_budget=lines[-1].train_budget, **ids)
             at = read_number(rows[-1], "pass_at_k_budget") if table == "pass_at_k" else math.nan
             name += _format(at, " at {:.0f} tokens") if not math.isnan(at) else ""
-            drawn.append(_figure(name, [(line.label, line.colour, False) for line in lines], svg))
+            drawn.append(figure_html(name, [(line.label, line.colour, False) for line in lines], svg))
     if not drawn:
         return f"<p class='none'>Nothing to draw: eval.jsonl has no {table} yet.</p>"
     return f"<p class='key'>{CAPTION[table]}</p><div class='grid'>{''.join(drawn)}</div>"
@@ -316,7 +274,7 @@ def _training(metrics: list[dict], kind: str) -> str:
             ids = {"figure_id": f"{kind}{i}", "title": title}
             svg = figures.draw_training(stages, colours, window=window, **ids)
             legend = [(labels[k], c, k in figures.SETTINGS) for k, c in colours.items()]
-            drawn.append(_figure(title, legend, svg))
+            drawn.append(figure_html(title, legend, svg))
     text = f"Points are single steps, lines their running mean over {window} inside a stage."
     text += f" Not logged: {', '.join(absent)}." if absent else ""
     return f"<p class='key'>{text}</p><div class='grid'>{''.join(drawn)}</div>"
@@ -332,14 +290,14 @@ def _budgets(choices: list[dict]) -> str:
             j, doubled = (_percent(read_number(row, k)) for k in ("accuracy", "accuracy_doubled"))
             ratio = _format(read_number(row, "ratio"), "{:.2f}")
             satisfied = "yes" if row["satisfied"] else "no"
-            cells.append([_text(row["budget"]), j, doubled, ratio, satisfied])
+            cells.append([escaped(row["budget"]), j, doubled, ratio, satisfied])
         marked = {i for i, row in enumerate(choice["rows"]) if row["chosen"]}
-        head = ["B (tokens)", "J(B)", "J(2B)", "J(2B) / J(B)", f"≤ κ = {_text(choice['kappa'])}"]
+        head = ["B (tokens)", "J(B)", "J(2B)", "J(2B) / J(B)", f"≤ κ = {escaped(choice['kappa'])}"]
         why = "the smallest that satisfies the rule" if choice["satisfied"] else "no B satisfies it"
         counts = [f"{choice[key]} {key}" for key in ("problems", "samples") if key in choice]
         text = f"Chosen: {choice['chosen']} tokens, {why}. B0 = {choice['minimum']:.0f} tokens. "
-        out.append(f"<h3>{_text(choice['stage'])}</h3>{_table(head, cells, marked)}")
-        out.append(f"<p class='key'>{_text(text + ', '.join(counts))}</p>")
+        out.append(f"<h3>{escaped(choice['stage'])}</h3>{table_html(head, cells, marked)}")
+        out.append(f"<p class='key'>{escaped(text + ', '.join(counts))}</p>")
     return "".join(out)
 
 
@@ -349,7 +307,7 @@ def _rollouts(samples: list[dict]) -> str:
     stage = samples[-1]["stage"]
     shown = [sample for sample in samples if sample["stage"] == stage][:SAMPLES]
     key = (
-        f"<p class='key'>The first {len(shown)} of {_text(stage)}, one chip per attempt: <span "
+        f"<p class='key'>The first {len(shown)} of {escaped(stage)}, one chip per attempt: <span "
         "class='chip right'>✓ the model's verdict on it is right</span> <span class='chip wrong'>✗ "
         "its verdict is wrong</span> <span class='chip open'>· no verdict, or the truth is unknown"
         "</span> ★ really a solution.</p>"
@@ -365,17 +323,17 @@ def _rollout(number: int, sample: dict) -> str:
         if verdict is not None and truth is not None:
             style, sign = ("right", "✓") if (verdict == "yes") == truth else ("wrong", "✗")
         star = " ★" if truth else ""
-        chips += f"<li class='chip {style}'>{sign} {_text(attempt['text'])}{star}</li>"
-    facts = [_text(sample["set"])]
+        chips += f"<li class='chip {style}'>{sign} {escaped(attempt['text'])}{star}</li>"
+    facts = [escaped(sample["set"])]
     shown = ("target", "reward", "reason", "length", "answer")
-    facts += [f"{key} <b>{_text(sample[key])}</b>" for key in shown if key in sample]
+    facts += [f"{key} <b>{escaped(sample[key])}</b>" for key in shown if key in sample]
     facts += ["cut by the budget"] if "done" in sample and not sample["done"] else []
     style = "solved" if read_number(sample, "reward") > 0 else "failed"
-    tail = _text(sample["tail"]) if "tail" in sample else ""
+    tail = escaped(sample["tail"]) if "tail" in sample else ""
     return (
-        f"<article class='{style}'><h4>{number}. {_text(sample['prompt'])}</h4><p class='facts'>"
+        f"<article class='{style}'><h4>{number}. {escaped(sample['prompt'])}</h4><p class='facts'>"
         f"{' · '.join(facts)}</p><ol class='chips'>{chips}</ol><pre>{tail}</pre><details><summary>"
-        f"full text</summary><pre>{_text(sample['response'])}</pre></details></article>"
+        f"full text</summary><pre>{escaped(sample['response'])}</pre></details></article>"
     )
 
 
@@ -383,15 +341,20 @@ def _config(config: Any) -> str:
     if config is None:
         return "<p class='none'>There is no readable config.json.</p>"
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    return f"<details><summary>config.json</summary><pre>{_text(text)}</pre></details>"
+    return f"<details><summary>config.json</summary><pre>{escaped(text)}</pre></details>"
 
 
 def main() -> None:
-    about = {"prog": "python -m e3jax.report.html", "description": "Write RUN_DIR/report.html."}
+    from e3jax.report.compare import write_comparison  # it is made of this file's parts
+
+    about = {"prog": "python -m e3jax.report.html", "description": "Write RUN_DIR/report.html, or compare runs."}
     parser = argparse.ArgumentParser(**about)
-    parser.add_argument("run_dir", help="the directory that a training command wrote")
+    parser.add_argument("run_dir", nargs="+", help="what training commands wrote; several are compared on one page")
+    parser.add_argument("--to", help="directory of a comparison; default: comparison/ beside the first run")
+    given = parser.parse_args()
     try:
-        print(write_report(parser.parse_args().run_dir))
+        one = len(given.run_dir) == 1 and given.to is None
+        print(write_report(given.run_dir[0]) if one else write_comparison(given.run_dir, to=given.to))
     except FileNotFoundError as error:
         parser.exit(2, f"{error}\n")
 

@@ -18,6 +18,7 @@ from e3jax.curriculum.budget import choose_budget
 from e3jax.eval.harness import evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.models.qwen3 import abstract_params, init_params
+from e3jax.report.browser import write_samples
 from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sharding import assert_sharded
@@ -172,6 +173,8 @@ def main(config: ConfigDict, workdir: str) -> None:
         run.log.console.print(final_table(lines))
     if is_main():
         run.log.say(f"report: {write_report(run.workdir)}")
+        if any((run.workdir / name).exists() for name in ("samples.jsonl", "eval_samples.jsonl")):
+            run.log.say(f"samples: {write_samples([run.workdir])}")
     run.log.done()
     run.log.close()
     barrier("end")
