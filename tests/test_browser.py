@@ -103,7 +103,7 @@ class Opened:
         return int(self.page.inner_text("#count").split()[0].replace(",", ""))
 
     def choose(self, **fields):
-        self.page.click("#reset")
+        self.page.click("#clear")
         for name, value in fields.items():
             select = name in ("from", "stage", "correct", "reason", "truncated", "order")
             (self.page.select_option if select else self.page.fill)(f"#{name}", value)
@@ -137,8 +137,8 @@ def test_hostile_text_is_text(opened):
     """Guards against a sample that runs, loads, ends the data's script tag, or turns the line around."""
     opened.choose(search="evil.example")
     page = opened.page
-    assert page.text_content(".response") == SEEN.replace("\ud800", "\ufffd")
-    assert page.text_content(".question") == SEEN.replace("\ud800", "\ufffd")
+    assert page.text_content(".response") == SEEN
+    assert page.text_content(".question") == SEEN
     inside = page.evaluate("[...document.querySelectorAll('#detail *, #list *')].map(x => x.tagName)")
     assert not {"SCRIPT", "IMG", "SVG", "A"} & set(inside)
     assert page.evaluate("document.querySelectorAll('script').length") == 2

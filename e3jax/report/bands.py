@@ -1,7 +1,7 @@
 """Curves of several runs as one SVG: a line per group of runs, its seeds as a band.
 
 band = seed_band([collect_stages(rows) for rows in seeds], "reward/mean", label="grpo", colour=1, window=5)
-svg = draw_bands([band], figure_id="f1", title="Reward", starts={"hard": 80})
+svg = draw_bands([band], figure_id="f1", title="Reward", starts={"easy": 0.5, "hard": 80.5}, end=120.5)
 """
 
 import matplotlib
@@ -29,8 +29,8 @@ def seed_band(seeds: list[list[Stage]], key: str, *, label: str, colour: int, wi
     return Line(label, colour, np.array(x), mean, low, high, float("nan"))
 
 
-def draw_bands(bands: list[Line], *, figure_id: str, title: str, starts: dict[str, float]) -> str:
-    """One quantity over training steps; `starts` are stages' names and where they begin, () for none.
+def draw_bands(bands: list[Line], *, figure_id: str, title: str, starts: dict[str, float], end: float) -> str:
+    """One quantity over training steps up to `end`; `starts` are stages' names and where they begin, {} for none.
 
     `figure_id` must be unique in the page.
     """
@@ -44,6 +44,7 @@ def draw_bands(bands: list[Line], *, figure_id: str, title: str, starts: dict[st
         if low >= 0:
             axes.set_ylim(bottom=0, top=1.06 * high if high > 0 else 1)
         axes.set_xlabel("step")
+        axes.set_xlim(0.5, end)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for i, (name, step) in enumerate(starts.items() if len(starts) > 1 else ()):
             if i:

@@ -248,11 +248,13 @@ def _training(groups: list[Group], kind: str, colours: dict[str, int]) -> str:
     for group in groups:
         rows = [[row for row in run.metrics if row["kind"] == kind] for run in group.runs]
         seeds[group.label] = [figures.collect_stages(own) for own in rows if own]
-    stages = next((s for of in seeds.values() for s in of), None)
-    if stages is None:
+    curves = [stages for of in seeds.values() for stages in of]
+    if not curves:
         return ""
-    starts = {stage.name: stage.step[0] - 0.5 for stage in stages}
-    window = 2 * int(sum(len(stage.step) for stage in stages) // 50) + 1
+    starts = [{stage.name: stage.step[0] - 0.5 for stage in stages} for stages in curves]
+    drawn_at = {"starts": starts[0] if all(of == starts[0] for of in starts) else {}}  # else no line is true of all
+    drawn_at["end"] = max(stages[-1].step[-1] for stages in curves) + 0.5
+    window = 2 * int(max(sum(len(stage.step) for stage in stages) for stages in curves) // 50) + 1
     drawn = ""
     for title, labels in figures.PANELS[kind].items():
         for i, (key, label) in enumerate(labels.items()):
@@ -260,7 +262,7 @@ def _training(groups: list[Group], kind: str, colours: dict[str, int]) -> str:
             bands = [band for band in made if band]
             if bands:
                 whole = f"{title}: {label}" if len(labels) > 1 else title
-                svg = draw_bands(bands, figure_id=f"{kind}-{key.replace('/', '-')}-{i}", title=whole, starts=starts)
+                svg = draw_bands(bands, figure_id=f"{kind}-{key.replace('/', '-')}-{i}", title=whole, **drawn_at)
                 drawn += figure_html(whole, [(b.label, b.colour, False) for b in bands], svg)
     text = f"Running means over {window} steps inside a stage; bands: from the lowest seed to the highest."
     return f"<p class='key'>{text}</p><div class='grid'>{drawn}</div>"
