@@ -57,7 +57,7 @@ def flags_for(model: Path, **values) -> list[str]:
     return [*SMALL, *(f"--config.{name}={value}" for name, value in given.items())]
 
 
-def test_stage_1_killed_equals_straight(tmp_path, quick):
+def test_stage_1_killed_equals_straight(tmp_path):
     """The command of the config's header, made small. Guards: the order of a set, or its grades, lost by a resume."""
     model = write_model(tmp_path / "model", "</think> \\boxed{2}")
     sets = {
