@@ -52,3 +52,18 @@ def tiny():
     """(model, params) of the tiny preset, random weights, float32."""
     model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel="xla")
     return model, init_params(model, jax.random.key(0))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny, tmp_path_factory):
+    """A directory with the tiny model, its logits spread so that responses end by themselves sometimes."""
+    from e3jax.checkpoint.hf import save_hf
+    from e3jax.checkpoint.pretrained import write_description
+    from e3jax.tasks.countdown_traces import WORDS
+    from e3jax.tokenizer import WordTokenizer
+
+    model, params = tiny
+    directory = tmp_path_factory.mktemp("model")
+    write_description(directory, model.config, WordTokenizer(WORDS), dtype="float32", generation={})
+    save_hf(params | {"embed_vd": params["embed_vd"] * 8}, directory, most_bytes=1 << 30)
+    return directory

@@ -12,12 +12,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from e3jax.checkpoint.hf import save_hf
-from e3jax.checkpoint.pretrained import write_description
 from e3jax.errors import UserError
 from e3jax.eval.run import check, in_chat, load_problems
-from e3jax.tasks.countdown_traces import WORDS
-from e3jax.tokenizer import HubTokenizer, WordTokenizer
+from e3jax.tokenizer import HubTokenizer
 
 ROOT = Path(__file__).parent.parent
 FLAGS = (
@@ -29,16 +26,6 @@ FLAGS = (
 )  # fmt: skip
 RECORDS = ("eval.jsonl", "problems.jsonl", "forced.jsonl", "table1.csv", "table3.md", "forced.csv", "majority.md",
            "extrapolation-3 numbers.svg")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny, tmp_path_factory):
-    """A directory with a model whose responses end by themselves sometimes."""
-    model, params = tiny
-    directory = tmp_path_factory.mktemp("model")
-    write_description(directory, model.config, WordTokenizer(WORDS), dtype="float32", generation={})
-    save_hf(params | {"embed_vd": params["embed_vd"] * 8}, directory, most_bytes=1 << 30)
-    return directory
 
 
 def start(checkpoint, workdir, tmp_path):
