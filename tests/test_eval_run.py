@@ -46,11 +46,15 @@ def start(checkpoint, workdir, tmp_path):
     )  # fmt: skip
 
 
+def whole_lines(workdir) -> list[str]:
+    """Of the responses so far."""
+    files = sorted((workdir / "responses/tiny/3 numbers").glob("*.jsonl"))
+    return [x for f in files for x in f.read_text().split("\n")[:-1]]
+
+
 def drawn(workdir) -> list[tuple]:
     """(part, problem, sample) of every whole line, doubles included."""
-    files = sorted((workdir / "responses/tiny/3 numbers").glob("*.jsonl"))
-    lines = [json.loads(x) for f in files for x in f.read_text().split("\n")[:-1]]
-    return [(x["part"], x["problem"], x["sample"]) for x in lines]
+    return [(x["part"], x["problem"], x["sample"]) for x in map(json.loads, whole_lines(workdir))]
 
 
 def when(process, happened, number):
@@ -68,11 +72,11 @@ def test_killed_and_stopped_ends_with_the_same_numbers(checkpoint, tmp_path, qui
     straight, killed = tmp_path / "a", tmp_path / "b"
     one = start(checkpoint, straight, tmp_path)
     assert one.wait(600) == 0, one.stderr.read()[-3000:]
-    when(start(checkpoint, killed, tmp_path), lambda: killed.exists() and len(drawn(killed)) >= 8, signal.SIGKILL)
-    before = len(drawn(killed))
+    when(start(checkpoint, killed, tmp_path), lambda: len(whole_lines(killed)) >= 8, signal.SIGKILL)
+    before = len(whole_lines(killed))
     assert 8 <= before < 96
     stopped = start(checkpoint, killed, tmp_path)
-    said = when(stopped, lambda: len(drawn(killed)) > before, signal.SIGTERM)
+    said = when(stopped, lambda: len(whole_lines(killed)) > before, signal.SIGTERM)
     assert stopped.returncode == 0 and "stopped by SIGTERM: tiny, 3 numbers: " in said, said
     assert not (killed / "DONE").exists()
     last = start(checkpoint, killed, tmp_path)
