@@ -29,7 +29,7 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 BASE = (
     "--config.order=('short',)", "--config.stages.short.numbers=(2,)", "--config.stages.short.steps=150",
     "--config.stages.short.warmup=10", "--config.stages.short.rows=8", "--config.model.remat=none",
-    "--config.log.tensorboard=False",
+    "--config.log.tensorboard=False", "--config.checkpoint.every=150",
 )  # fmt: skip
 STAGE = (
     "--config.order=('easy',)", "--config.stages.easy.numbers=(2,)", "--config.stages.easy.steps=3",
