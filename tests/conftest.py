@@ -32,7 +32,10 @@ def pytest_configure(config):
 
 
 # Files that take longest, longest first: where a file is one worker's (pyproject.toml), workers then end together.
-LONGEST = ("test_train_resume", "test_train_math", "test_tools_aot", "test_hosts", "test_eval_run", "test_gcs")
+LONGEST = (
+    "test_hosts", "test_train_resume", "test_train_math", "test_sampler", "test_gcs", "test_tools_aot", "test_eval_run",
+    "test_train_faults", "test_train_grpo",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
