@@ -71,9 +71,9 @@ def mean_advantages(reward, *, advantage: str, baseline: float, group: int):
         a = advantages(jnp.broadcast_to(one_zero, (*reward.shape, 2)), reward, advantage=advantage, baseline=baseline)
         return a[..., 0], a[..., 1]
     others = jnp.arange(group)  # how many of them have reward 1
-    chance = jax.scipy.stats.binom.pmf(others, group - 1, reward[..., None])  # [S, G]
+    chance = jax.vmap(lambda p: jax.scipy.stats.binom.pmf(others, group - 1, p))(reward)  # [S, G]
     first = jnp.repeat(one_zero, group)[:, None]  # this trace's reward, once with 1 and once with 0
-    rest = jnp.tile(jnp.arange(group - 1) < others[:, None], (2, 1))
+    rest = jnp.tile(others[None, :-1] < others[:, None], (2, 1))
     a = group_advantages(jnp.concatenate([first, rest], axis=1), **STD)[:, 0].reshape(2, group)
     return chance @ a[0], chance @ a[1]
 

@@ -1,8 +1,8 @@
 """The p^k model (e3 App. A): a bigram policy that guesses until it finds a*, gives up, or runs out of budget.
 
-State s is the last action; the next one is drawn from π(a | s) ∝ exp M(s, a) over K actions and `stop`. A trace starts in a
-state drawn from π_0, which is no token, and has T <= B tokens: it ends with reward 1 at a*, with reward 0 at `stop` or
-after B tokens. So the law of (T, r) is that of an absorbing Markov chain, and everything about it is exact here:
+State s is the last action; the next one is drawn from π(a | s) ∝ exp M(s, a) over K actions and `stop`. A trace starts
+in a state drawn from π_0, which is no token, and has T <= B tokens: it ends with reward 1 at a*, with reward 0 at
+`stop` or after B tokens. So (T, r) is what an absorbing Markov chain does, and everything about it is exact here:
 
     visits = Σ_{t<B} π_0 G^t = π_0 (I − G^B)(I − G)^-1        G: π without the columns of a* and stop
     E[r] = visits · π(a* | ·)          E[T] = Σ_s visits_s
@@ -12,8 +12,10 @@ The last line is the exact policy gradient (`expected_gradient`). With g = −1/
 mean over tokens of the paper's App. A, it is −∇E[1/T]: length grows. With g = −1, the sum over tokens, it is 0.
 
     logits = init_logits(jax.random.key(0), actions=100, span=3.0, stop=4.0, best=-4.0)
-    observe(logits, budget=100)["length"]     # 7.9 tokens at first
+    observe(logits, budget=100)["length"]     # about 7 tokens
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ import jax.numpy as jnp
 BEST, STOP = 0, -1  # columns of M: a* first, stop last
 
 
+@partial(jax.jit, static_argnames="actions")
 def init_logits(key, *, actions: int, span: float, stop: float, best: float):
     """M [K, K + 1]: uniform in [−span, span], but M(s, stop) = stop and M(s, a*) = best (App. A.1)."""
     logits = jax.random.uniform(key, (actions, actions + 1), minval=-span, maxval=span)
@@ -37,11 +40,15 @@ def initial_states(actions: int):
 
 
 def split(logits):
-    """(G [K, K], π(a* | s) [K], π(stop | s) [K]): where a trace goes on, is right, gives up. a*'s own row is never used."""
+    """(G [K, K], π(a* | s) [K], π(stop | s) [K]): where a trace goes on, is right, gives up.
+
+    The row of a* is never used: a trace ends there.
+    """
     probs = jax.nn.softmax(logits, axis=-1)
     return probs[:, :STOP].at[:, BEST].set(0.0), probs[:, BEST], probs[:, STOP]
 
 
+@partial(jax.jit, static_argnames="budget")
 def length_distribution(logits, *, budget: int):
     """(won [B], lost [B]): chances that a trace ends after t = 1 … B tokens with reward 1, and with 0.
 
@@ -56,6 +63,7 @@ def length_distribution(logits, *, budget: int):
     return won, lost.at[-1].add(alive.sum())
 
 
+@partial(jax.jit, static_argnames="budget")
 def closed_form(logits, *, budget: int):
     """(E[r], E[T]) by one linear solve: visits = π_0 (I − G^B)(I − G)^-1.
 
@@ -79,8 +87,9 @@ def token_weight(length, *, weighting: str):
     return 1 / length if weighting == "mean" else 1 + 0 * length
 
 
+@partial(jax.jit, static_argnames=("budget", "weighting"))
 def expected_gradient(logits, *, budget: int, won: float, lost: float, weighting: str):
-    """E[w(T) A ∇ log p(τ)] = ∇E[w(T) A] [K, K + 1], exactly; A = `won` with reward 1, `lost` with 0, both held fixed."""
+    """E[w(T) A ∇ log p(τ)] = ∇E[w(T) A] [K, K + 1], exactly; A is `won` with reward 1, `lost` with 0, both fixed."""
 
     def objective(logits):
         of_won, of_lost = length_distribution(logits, budget=budget)
@@ -90,6 +99,7 @@ def expected_gradient(logits, *, budget: int, won: float, lost: float, weighting
     return jax.grad(objective)(logits)
 
 
+@partial(jax.jit, static_argnames="budget")
 def observe(logits, *, budget: int) -> dict:
     """Exact E[r], E[T] and E[1/T]; π(stop), π(a*) and the entropy (nats) of π(· | s), means over all s but a*."""
     won, lost = length_distribution(logits, budget=budget)
@@ -138,6 +148,7 @@ def sample(logits_s, u_sbg, start_sg):
     return states, taken, length, won
 
 
+@partial(jax.jit, static_argnames=("group", "budget"))
 def draw(keys_s, logits_s, *, group: int, budget: int):
     """`sample` with noise from one key per policy."""
     actions = logits_s.shape[1]
@@ -147,6 +158,7 @@ def draw(keys_s, logits_s, *, group: int, budget: int):
     return sample(logits_s, u, start)
 
 
+@jax.jit
 def sampled_gradient(logits_s, states, taken, coefficient_sg):
     """Σ_g coefficient Σ_t ∇ log π(a_t | s_t) [S, K, K + 1] of `sample`'s traces: counts(s, a) − counts(s) π(a | s)."""
     which = jnp.arange(logits_s.shape[0])[:, None]
