@@ -164,7 +164,7 @@ def test_run_resumes_and_never_overwrites(tmp_path):
     c.seeds, c.points, c.budget, c.model.actions = 2, 2, 6, 4
     c.checks.traces, c.checks.policies = 50, 20
     c.settings = {"one": config_file.setting(advantage="sign", lr=0.1, updates=4)}
-    c.literal = "one"
+    c.order = ("one",)
     run.main(c, str(tmp_path))
     lines = (tmp_path / "metrics.jsonl").read_text()
     results = json.loads((tmp_path / "results.json").read_text())

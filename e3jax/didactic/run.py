@@ -12,7 +12,7 @@ The rule, stated before the run, for every setting; a statement holds when it do
     transition  GRPO's last reward exceeds .9
     failure     when GRPO's reward first exceeds .9 (never: at the end), it exceeds the mask's by more than .8
 
-"reproduced": all three in the setting `config.literal`; "mixed": in another one only; else "not reproduced".
+"reproduced": all three in the first of `config.order`; "mixed": in another one only; else "not reproduced".
 """
 
 import json
@@ -24,10 +24,11 @@ from ml_collections import ConfigDict
 
 from e3jax.didactic import checks, learn, theorem
 from e3jax.didactic.verdict import judge_settings, shorten
-from e3jax.errors import need
+from e3jax.errors import Stopped, need
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog, finite
 from e3jax.report.panels import Row, draw_rows
+from e3jax.runtime import stop_asked
 from e3jax.storage import patiently
 
 ARMS = {"GRPO": False, "mask": True}
@@ -42,7 +43,8 @@ def check(c: ConfigDict) -> None:
         need(c[field] >= 1, field, c[field], "use 1 or more")
     need(c.model.actions >= 2, "model.actions", c.model.actions, "a* and one more, at least")
     need(c.checks.traces >= 2, "checks.traces", c.checks.traces, "a standard error needs 2 or more")
-    need(c.literal in c.settings, "literal", c.literal, f"use one of {', '.join(c.settings)}")
+    need(len(c.order) > 0 and set(c.order) <= set(c.settings), "order", c.order,
+         f"some of {', '.join(c.settings)}")  # fmt: skip
     for name, s in c.settings.items():
         where = f"settings.{name}"
         need(s.gradient in ("sampled", "exact"), f"{where}.gradient", s.gradient, "'sampled' or 'exact'")
@@ -69,6 +71,8 @@ def train(log: RunLog, arm: str, start: learn.Carry, *, updates: int, points: in
             log.append("metrics.jsonl", {"stage": arm, "kind": "pk", "step": point * every} | line)
             note = f"length {np.mean(line['length']):.1f}, reward {np.mean(line['reward']):.3f}"
             phase.advance(every if point else 0, note)
+            if stop_asked():
+                raise Stopped(f"{arm} is made again")
 
 
 def curves(lines: list[dict], arm: str) -> dict[str, np.ndarray]:
@@ -123,23 +127,23 @@ def main(config: ConfigDict, workdir: str) -> None:
         log.say(f"{log.workdir} is finished, nothing was done: choose another --workdir to run it again")
         return
     began = time.monotonic()
+    settings = {name: config.settings[name] for name in config.order}
     keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(config.seed), s))(np.arange(config.seeds))
     start = learn.begin(keys, **config.model.to_dict())
-    for name, setting in config.settings.items():
+    for name, setting in settings.items():
         for arm, masked in ARMS.items():
             how = setting.to_dict() | {"masked": masked, "points": config.points, "budget": config.budget}
             train(log, f"{name}, {arm}", start, **how)
     found = run_checks(config, log)
     lines = log.read("metrics.jsonl")
-    arms = {name: {arm: curves(lines, f"{name}, {arm}") for arm in ARMS} for name in config.settings}
+    arms = {name: {arm: curves(lines, f"{name}, {arm}") for arm in ARMS} for name in settings}
     results = judge_settings(
-        arms, {name: words(s).replace("\n", ", ") for name, s in config.settings.items()}, panels=PANELS,
-        literal=config.literal,
+        arms, {name: words(s).replace("\n", ", ") for name, s in settings.items()}, panels=PANELS,
+        literal=config.order[0],
     )  # fmt: skip
     results |= {"minutes": (time.monotonic() - began) / 60, "checks": found}
     rows = [
-        Row(f"{name}\n{words(s)}\n{results['outcomes'][name]}", arms[name], s.updates)
-        for name, s in config.settings.items()
+        Row(f"{name}\n{words(s)}\n{results['outcomes'][name]}", arms[name], s.updates) for name, s in settings.items()
     ]
     files = {
         "results.json": json.dumps(shorten(finite(results)), indent=1, ensure_ascii=False) + "\n",
