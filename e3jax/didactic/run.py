@@ -143,7 +143,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     )  # fmt: skip
     results |= {"minutes": (time.monotonic() - began) / 60, "checks": found}
     rows = [
-        Row(f"{name}\n{words(s)}\n{results['outcomes'][name]}", arms[name], s.updates) for name, s in settings.items()
+        Row("\n".join([name, words(s), *results["outcomes"][name].split(", ")]), arms[name], s.updates)
+        for name, s in settings.items()
     ]
     files = {
         "results.json": json.dumps(shorten(finite(results)), indent=1, ensure_ascii=False) + "\n",
