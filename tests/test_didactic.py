@@ -11,7 +11,6 @@ from configs.experiments import pk as config_file
 from e3jax.didactic import checks, learn, pk, run, theorem, verdict
 from e3jax.errors import UserError
 
-INIT = {"span": 3.0, "stop": 4.0, "best": -4.0}  # App. A.1
 SIGMAS = 4.0
 
 
@@ -57,8 +56,8 @@ def test_expected_gradient_is_the_enumeration(small, weighting, won, lost):
 
 @pytest.fixture(scope="module")
 def paper():
-    """The paper's initial policy, 100 actions."""
-    return learn.begin(jax.random.split(jax.random.key(0), 2), actions=100, **INIT)
+    """The paper's initial policy, 100 actions, but a* is found often enough for a standard error of few traces."""
+    return learn.begin(jax.random.split(jax.random.key(0), 2), actions=100, span=3.0, stop=4.0, best=1.0)
 
 
 def test_sampled_laws_and_gradients_agree(paper):

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from e3jax.report.figures import _INK, _STYLE, COLOURS, _as_file, _svg
+from e3jax.report.figures import _INK, _STYLE, COLOURS, _svg, as_file
 
 WIDTHS = (1.6, 2.0)  # inches: of a row's words, of a panel
 HEIGHT = 1.35  # inches: of a row
@@ -54,7 +54,7 @@ def draw_rows(rows: list[Row], columns: dict[str, str], *, title: str) -> str:
     head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}'"
     # paths in hundredths of a point: fewer bytes
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\d\.\d\d)\d+", r"\1", path[0]), svg)
-    return _as_file(f"{head} height='{2 * height:g}'>{paper}{svg}</svg>\n")
+    return as_file(f"{head} height='{2 * height:g}'>{paper}{svg}</svg>\n")
 
 
 def _panel(axes, row: Row, measure: str) -> None:
