@@ -50,7 +50,7 @@ def alignment(logp):
     """T(a) = v_a − Σ_b π_b v_b, v_a = π_a (H + log π_a) (Eqs. 24-26): H's first-order change per η, for A = −1.
 
     >>> alignment(np.log([[0.5, 0.25, 0.25]])).round(4).tolist()
-    [[0.1733, -0.1733, -0.1733]]
+    [[0.13, -0.13, -0.13]]
     """
     v = np.exp(logp) * (entropy(logp)[..., None] + logp)
     return v - (np.exp(logp) * v).sum(axis=-1, keepdims=True)
