@@ -6,7 +6,7 @@ Every setting of the config is trained twice, as GRPO and masked, with the same 
 line per point: exact values of every seed), fig10.svg, results.json, and DONE. Killed, the same command trains again
 only the arm that it was killed in, to the same numbers; a finished run is left as it is.
 
-The rule, stated before the run, for every setting; a statement holds when it does in every seed:
+The rule (written after the search for settings, before their run); a statement holds when it does in every seed:
 
     rise        GRPO's expected length, before its reward first exceeds 1/2, exceeds twice its first value
     transition  GRPO's last reward exceeds .9
