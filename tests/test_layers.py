@@ -13,13 +13,13 @@ RANKS = {
     "models": 3,
     "sampler": 4, "checkpoint": 4, "log": 4,
     "flags": 5, "report": 5,
-    "eval": 6,
+    "eval": 6, "didactic": 6,
     "curation": 7,
     "train": 8,
     "tools": 9,
 }  # fmt: skip
 HEAVY = {
-    "matplotlib": {"report/figures.py", "report/bands.py"},
+    "matplotlib": {"report/bands.py", "report/figures.py", "report/panels.py"},
     "transformers": {"tokenizer.py"},
     "huggingface_hub": {"checkpoint/pretrained.py"},
     "safetensors": {"checkpoint/hf.py"},

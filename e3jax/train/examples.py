@@ -19,6 +19,7 @@ from e3jax.tasks.stream import at, problems_at
 from e3jax.train.setup import Run
 
 PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
+BLOCK = 16  # problems drawn together; the last block's rest is thrown away
 Example = tuple[list[int], list[int], int]  # prompt, response, gap of positions between them
 Examples = Callable[[int, int, int], Iterator[Example] | list[Example]]  # stage_index, step, global_step
 
@@ -44,12 +45,12 @@ def trace_examples(run: Run, *, numbers, traces: dict, position_gap: int, gap_ra
         rng = np.random.default_rng([run.seed, stage_index, step])
         start = global_step * PROBLEMS_PER_STEP
         while True:
-            block = dict(form=run.form, numbers=numbers, seed=run.seed, split="train", start=start, count=64)
+            block = dict(form=run.form, numbers=numbers, seed=run.seed, split="train", start=start, count=BLOCK)
             for problem in problems_at(**block):
                 response = [*run.tokenizer.encode(write(problem, rng, **traces)), run.tokenizer.eos]
                 gap = int(rng.integers(position_gap + 1)) if rng.random() < gap_rate else 0
                 yield run.tokenizer.encode(problem.question), response, gap
-            start += 64
+            start += BLOCK
 
     return of_step
 
