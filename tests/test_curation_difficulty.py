@@ -16,7 +16,7 @@ from e3jax.curation import difficulty
 from e3jax.curriculum.buckets import LEVELS, bucket
 from e3jax.errors import UserError
 from e3jax.eval.responses import Responses
-from e3jax.report.figures import pass_rates_file
+from e3jax.report.bars import pass_rates_file
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_one
 from e3jax.sharding import make_mesh

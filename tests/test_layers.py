@@ -19,7 +19,7 @@ RANKS = {
     "tools": 9,
 }  # fmt: skip
 HEAVY = {
-    "matplotlib": {"report/figures.py"},
+    "matplotlib": {"report/figures.py", "report/bars.py"},
     "transformers": {"tokenizer.py"},
     "huggingface_hub": {"checkpoint/pretrained.py"},
     "safetensors": {"checkpoint/hf.py"},

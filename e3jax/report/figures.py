@@ -83,11 +83,18 @@ PANELS = {
         "Entropy (nats per token)": {"loss/entropy": "of the targets' distributions"},
         "Gradient norm": {"optim/grad_norm": "before clipping"},
     },
+    "oxa": {
+        "Cross-entropy of the promoted (nats)": {"loss/ce": "per token"},
+        "Unlikelihood of the suppressed (nats)": {"loss/ul": "per token, before its weight"},
+        "Entropy (nats per token)": {"loss/entropy_promoted": "promoted", "loss/entropy_suppressed": "suppressed"},
+        "Probability of the targets": {"loss/p_promoted": "promoted", "loss/p_suppressed": "suppressed"},
+        "Gradient norm": {"optim/grad_norm": "before clipping"},
+    },
 }
 SETTINGS = {"budget"}  # drawn as dashed steps: chosen, not measured
 LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # log y once they span 100x
 _INK = "#010203"  # stands for the page's text colour
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a stage called "$x" is a name, not mathematics
     "font.family": "DejaVu Sans",
@@ -203,8 +210,8 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
     `lines` maps a column to its index in COLOURS; each needs one finite value somewhere. The mean
     does not cross a stage boundary. `figure_id` must be unique in the page.
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = _panel()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = new_panel()
         for key, colour in lines.items():
             light = COLOURS[colour][0]
             for stage in stages:
@@ -230,7 +237,7 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
             if stage is not stages[0]:
                 axes.axvline(stage.step[0] - 0.5, color=_INK, lw=0.8, alpha=0.45)
             _label(axes, stage.step[0] - 0.5, stage.name)
-        return _svg(figure, figure_id, title)
+        return inline_svg(figure, figure_id, title)
 
 
 def draw_intervals(
@@ -241,8 +248,8 @@ def draw_intervals(
     `train_budget` (tokens; NaN: none) draws a vertical line and shades what lies beyond it, the
     extrapolation. `dashed` lines have no ticks of their own. `figure_id` must be unique in the page.
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = _panel()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = new_panel()
         ticks = np.unique(np.concatenate([line.x for line in lines]))
         ends = np.concatenate([ticks, *(line.x for line in dashed)])
         left = np.fmin(ends.min(), train_budget) / 2**0.3  # fmin, fmax ignore NaN
@@ -270,7 +277,7 @@ def draw_intervals(
         axes.set_xlabel(xlabel)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
-        return _svg(figure, figure_id, title)
+        return inline_svg(figure, figure_id, title)
 
 
 def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_budget: int) -> str:
@@ -306,28 +313,8 @@ def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_
     )
 
 
-def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) -> str:
-    """How many problems have which pass rate, as an SVG file: a bar per number of right samples, one colour a level.
-
-    `rates` are {level: pass rates}; a bar of two colours is split between levels (thirds of equal rates).
-    """
-    figure_id, right = "pass-rates", np.arange(samples + 1)
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = _panel()
-        below = np.zeros(samples + 1)
-        for i, (level, values) in enumerate(rates.items()):
-            height = np.bincount(np.rint(np.array(values) * samples).astype(int), minlength=samples + 1)
-            colour = COLOURS[(3, 1, 2)[i % 3]][0]
-            axes.bar(right, height, bottom=below, width=0.8, color=colour, lw=0, label=f"{level} ({len(values):,})")
-            below += height
-        axes.set_xlim(-0.8, samples + 0.8)
-        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel(f"right of {samples} samples")
-        axes.set_ylabel("problems")
-        axes.set_title(title, fontsize=8)
-        figure.legend(loc="outside lower center", ncols=len(rates), frameon=False, fontsize=8)
-        svg = _svg(figure, figure_id, title)
+def paper_file(svg: str) -> str:
+    """A figure as a file: on white, twice its size."""
     width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     size = f"viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}' height='{2 * height:g}'"
     paper = "<rect width='100%' height='100%' fill='white'/>"
@@ -352,7 +339,7 @@ def waiting_line(row: dict, *, colour: int) -> Line | None:
     return Line(str(row["stage"]), colour, length, *values, math.nan)
 
 
-def _panel():
+def new_panel():
     figure = Figure(figsize=(4.1, 2.6), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(axis="y")
@@ -377,7 +364,7 @@ def _dots(axes, x, y, colour: str) -> None:
     axes.add_patch(PathPatch(path, edgecolor=colour, **style))
 
 
-def _svg(figure: Figure, figure_id: str, title: str) -> str:
+def inline_svg(figure: Figure, figure_id: str, title: str) -> str:
     """The figure as an `<svg>` to inline: own ids, the page's colours, no metadata, no prologue."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

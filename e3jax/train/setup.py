@@ -25,6 +25,7 @@ from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_traces import WORDS
+from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.stream import Stream, open_stream
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check
@@ -99,8 +100,12 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     )  # fmt: skip
 
 
-def problem_source(seed: int, tokenizer, *, form: str, prompt: str, thinking: bool, where: str, prompt_room: int):
+def problem_source(
+    seed: int, tokenizer, *, form: str, prompt: str, chat: str, thinking: bool, where: str, prompt_room: int
+):
     """`open_stream` with all but source and split said; prompts are in the tokenizer's chat template, if it has one.
+
+    `chat` "plain" is Qwen's form of one user turn without a system prompt, whatever the template says.
 
     A token has at least one byte, so that most prompts are known to fit without being encoded.
     """
@@ -108,6 +113,7 @@ def problem_source(seed: int, tokenizer, *, form: str, prompt: str, thinking: bo
     def fits(text: str) -> bool:
         return len(text.encode()) < prompt_room or len(tokenizer.encode(text)) <= prompt_room
 
-    has_chat = form in ("math", "multiplication") and tokenizer.has_chat
-    chat = partial(tokenizer.chat_text, thinking=thinking) if has_chat else str
-    return partial(open_stream, form, seed=seed, prompt=prompt, chat=chat, where=where, fits=fits)
+    talks = form in ("math", "multiplication")
+    templated = partial(tokenizer.chat_text, thinking=thinking) if talks and tokenizer.has_chat else str
+    words = qwen3_chat if talks and chat == "plain" else templated
+    return partial(open_stream, form, seed=seed, prompt=prompt, chat=words, where=where, fits=fits)

@@ -1,0 +1,60 @@
+"""Figures of curation as SVG files: how many problems or responses are where, in bars and steps.
+
+svg = pass_rates_file({"easy": [0.75, 1.0], "hard": [0.0]}, samples=4, title="Qwen3-1.7B")
+"""
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from e3jax.report.figures import COLOURS, STYLE, inline_svg, new_panel, paper_file
+
+
+def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) -> str:
+    """How many problems have which pass rate, as an SVG file: a bar per number of right samples, one colour a level.
+
+    `rates` are {level: pass rates}; a bar of two colours is split between levels (thirds of equal rates).
+    """
+    figure_id, right = "pass-rates", np.arange(samples + 1)
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = new_panel()
+        below = np.zeros(samples + 1)
+        for i, (level, values) in enumerate(rates.items()):
+            height = np.bincount(np.rint(np.array(values) * samples).astype(int), minlength=samples + 1)
+            colour = COLOURS[(3, 1, 2)[i % 3]][0]
+            axes.bar(right, height, bottom=below, width=0.8, color=colour, lw=0, label=f"{level} ({len(values):,})")
+            below += height
+        axes.set_xlim(-0.8, samples + 0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel(f"right of {samples} samples")
+        axes.set_ylabel("problems")
+        axes.set_title(title, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=len(rates), frameon=False, fontsize=8)
+        svg = inline_svg(figure, figure_id, title)
+    return paper_file(svg)
+
+
+def perplexity_file(sets: dict[str, np.ndarray], edges: np.ndarray, target: np.ndarray, *, pool: np.ndarray, title: str
+                    ) -> str:  # fmt: skip
+    """Histograms of perplexity as an SVG file: the pool in grey, a line a set, the Gaussian that was asked for dashed.
+
+    `sets` are {name: perplexities}, `target` counts of the bins between `edges`; what lies outside is not drawn.
+    """
+    figure_id = "perplexity"
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = new_panel()
+        axes.stairs(np.histogram(pool, edges)[0], edges, fill=True, color=COLOURS[0][0], alpha=0.25,
+                    label=f"right ones ({len(pool):,})")  # fmt: skip
+        for i, (name, ppl) in enumerate(sets.items()):
+            colour = COLOURS[1 + i % (len(COLOURS) - 1)][0]
+            axes.stairs(np.histogram(ppl, edges)[0], edges, color=colour, lw=1.4, label=f"{name} ({len(ppl):,})")
+        axes.stairs(target, edges, color=COLOURS[1][0], lw=1.2, ls=(0, (3, 2)), label="promote, asked")
+        axes.set_yscale("symlog", linthresh=10)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(9))
+        axes.set_xlabel("perplexity of the response")
+        axes.set_ylabel("responses")
+        axes.set_title(title, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        return paper_file(inline_svg(figure, figure_id, title))
