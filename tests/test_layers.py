@@ -16,7 +16,7 @@ RANKS = {
     "eval": 6,
     "curation": 7,
     "train": 8,
-    "tools": 9,
+    "tools": 9, "experiments": 9,
 }  # fmt: skip
 HEAVY = {
     "matplotlib": {"report/figures.py", "report/bars.py"},

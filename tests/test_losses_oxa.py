@@ -116,7 +116,7 @@ def summed(run, params, batch, **loss):
 
 def test_micro_batches_and_devices_add_up(run):
     """Micro-batches on one device and one batch on eight make the same loss, metrics and gradients."""
-    params = init_params(run.model, jax.random.key(0))
+    params = jax.jit(lambda: init_params(run.model, jax.random.key(0)))()
     params |= {"embed_vd": params["embed_vd"] * 8}
     common, weight = dict(per_step=4, row_length=48), {"ul_weight": 0.1}
     one = oxa.make_batch(run, [PROMOTED, SUPPRESS], 1, rows=8, **common)

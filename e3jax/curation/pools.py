@@ -156,10 +156,10 @@ def measure(
     known = {line["index"] for line in log.read("pool.jsonl") if line["pool"] == name}
     encode = base.tokenizer.encode
     numbered = enumerate(items)
-    while block := list(islice(numbered, at_once)):
-        todo = [(i, item) for i, item in block if i not in known]
-        if not todo:
+    while todo := list(islice(numbered, at_once)):
+        if known.issuperset(i for i, _ in todo):
             continue
+        # a block is scored whole, so that its rows, and with them the last digits, are those of a run without a kill
         where = f"{name} responses {todo[0][0]} to {todo[-1][0]}"
         with log.phase(f"{where}: grades, perplexities", total=len(todo)) as phase:
             heard = unless_stopped(phase.advance, where)
@@ -174,6 +174,8 @@ def measure(
                 tokens=score_tokens, pad=base.tokenizer.pad, on_scored=heard,
             )  # fmt: skip
         for (i, item), grade, said, value in zip(todo, grades, tokens, ppl):
+            if i in known:
+                continue
             log.append("pool.jsonl", {
                 "pool": name, "index": i, "query": query_of(item.problem), "correct": grade.score > 0,
                 "reason": grade.reason, "length": len(said), "ppl": float(value),

@@ -3,11 +3,14 @@
 svg = pass_rates_file({"easy": [0.75, 1.0], "hard": [0.0]}, samples=4, title="Qwen3-1.7B")
 """
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from e3jax.report.figures import COLOURS, STYLE, inline_svg, new_panel, paper_file
+from e3jax.report.figures import COLOURS, MARKERS, STYLE, inline_svg, new_panel, paper_file
 
 
 def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) -> str:
@@ -57,4 +60,37 @@ def perplexity_file(sets: dict[str, np.ndarray], edges: np.ndarray, target: np.n
         axes.set_ylabel("responses")
         axes.set_title(title, fontsize=8)
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        return paper_file(inline_svg(figure, figure_id, title))
+
+
+def arms_file(runs: list[dict], *, arms: Sequence[str], title: str) -> str:
+    """Entropy over RL's steps, and pass@k before (dashed) and after RL, as an SVG file: a line an arm, mean over seeds.
+
+    `runs`: arm, entropy [steps], pass_at_k {"tune" | "rl": {k: value}} each (experiments/oxa.py). Seeds are faint.
+    """
+    figure_id = "arms"
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure = Figure(figsize=(8.2, 3.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for i, arm in enumerate(arms):
+            colour, own = COLOURS[1 + i][0], [r for r in runs if r["arm"] == arm]
+            entropy = np.array([r["entropy"] for r in own])
+            left.plot(1 + np.arange(entropy.shape[1]), entropy.T, color=colour, lw=0.6, alpha=0.35)
+            left.plot(1 + np.arange(entropy.shape[1]), entropy.mean(0), color=colour, lw=1.7, label=arm)
+            for stage, dash in (("tune", (0, (3, 2))), ("rl", "-")):
+                ks = sorted(map(int, own[0]["pass_at_k"][stage]))
+                values = np.array([[r["pass_at_k"][stage][str(k)] for k in ks] for r in own])
+                right.plot(ks, 100 * values.mean(0), color=colour, lw=1.6, ls=dash, marker=MARKERS[1 + i], ms=3.5)
+        left.set_xlabel("step of RL")
+        left.set_ylabel("entropy (nats per token)")
+        left.set_ylim(bottom=0)
+        right.set_xscale("log", base=2)
+        right.xaxis.set_minor_locator(NullLocator())
+        right.set_xticks(ks, map(str, ks))
+        right.set_xlabel("k")
+        right.set_ylabel("pass@k (%): dashed before RL")
+        for axes in (left, right):
+            axes.grid(axis="y")
+        figure.suptitle(title, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=len(arms), frameon=False, fontsize=8)
         return paper_file(inline_svg(figure, figure_id, title))
