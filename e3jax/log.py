@@ -56,7 +56,7 @@ class RunLog:
     def __init__(self, workdir: epath.PathLike, config: dict, *, tensorboard: bool, wandb: str):
         self.workdir = place(workdir)
         self.main = is_main()
-        self.console = Console(file=sys.stderr, quiet=not self.main)
+        self.console = Console(file=sys.stderr, quiet=not self.main, markup=False)
         self.writer = self.wandb = None
         self.bucket, self.flushed = is_bucket(workdir), time.monotonic()
         self.beside = None

@@ -1,5 +1,6 @@
 """The GRPO update as the trainer does it: exact micro-batches, nothing from all-equal groups; and it learns."""
 
+import contextlib
 from types import SimpleNamespace
 
 import jax
@@ -180,8 +181,44 @@ def test_packed_log_probs_equal_those_alone(setting):
         np.testing.assert_allclose(logp[sampled], m.take(alone)[sampled], atol=2e-5)
 
 
-def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting):
-    """Changing lengths, later steps and updated parameters must not recompile: the widths are known beforehand."""
+class Quiet:
+    """A run's log for `compile_ahead`: nothing was written yet, nothing is shown."""
+
+    def __init__(self):
+        self.lines, self.notes, self.done = [], [], 0
+
+    def read(self, name):
+        return []
+
+    def append(self, name, line):
+        self.lines.append(line)
+
+    @contextlib.contextmanager
+    def phase(self, name, *, total):
+        self.total = total
+        yield self
+
+    def advance(self, n, note=None):
+        self.done += n
+        self.notes.append(note)
+
+
+@pytest.fixture
+def compiled():
+    """Names of the programs that XLA compiles, as they come."""
+    names, listening = [], [True]
+
+    def heard(event, seconds, **what):
+        if listening[0] and event == "/jax/core/compile/backend_compile_duration":
+            names.append(what["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    yield names
+    listening[0] = False
+
+
+def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
+    """Changing lengths, later steps and updated parameters must not recompile: all is compiled beforehand."""
     run, params = setting
     run = SimpleNamespace(**vars(run) | {"prompt_room": 60})
     widths = row_widths(60 + 20)
@@ -194,8 +231,14 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting):
     with jax.set_mesh(mesh):
         params = jax.tree.map(jnp.copy, jax.device_put(params, param_shardings(params, mesh)))
         state = new_state(tx, jax.tree.map(jnp.copy, params))  # its buffers are donated
+        run.log = Quiet()
+        grpo.compile_ahead(run, tx, state, stage="hard", rows=2, widths=widths, scored=True, temperature=1.0, loss=LOSS)
+        own = {"score", "grpo_gradient", "add", "apply_gradients"}
+        assert own <= {name.removeprefix("jit_").removeprefix("jit(").rstrip(")") for name in compiled}, compiled
+        assert run.log.done == run.log.total == 6 and run.log.lines == [{"stage": "hard", "rows": 2, "widths": widths}]
         before, seen = [f._cache_size() for f in programs], set()
         whole = graded(run.model, params, MIXED)
+        compiled.clear()
         for step in range(20):
             r = whole.rollouts
             length = rng.integers(r.prompt_len + 1, 24 if step % 2 else 10)  # long and short ones in turn
@@ -211,3 +254,4 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting):
         traced = [f._cache_size() - n for f, n in zip(programs, before)]
     assert seen == set(widths) == {80, 40}
     assert traced == [2, 2, 1], traced
+    assert not [name for name in compiled if any(program in name for program in own)], compiled

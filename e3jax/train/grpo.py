@@ -151,7 +151,11 @@ def train(
     done, state = store.newest(new_state(tx, jax.tree.map(jnp.copy, params)))
     run.log.rewind(stage, done)
     skips = Skips(run, stage, kind="grpo", temperature=temperature, loss=loss)
-    log_shapes(run, stage, rows=rows, widths=row_widths(run.prompt_room + budget))
+    if done < steps:
+        compile_ahead(
+            run, tx, state, stage=stage, rows=rows, widths=row_widths(run.prompt_room + budget),
+            scored=old_logp == "trainer" or bool(loss["kl_coef"]), temperature=temperature, loss=loss,
+        )  # fmt: skip
     rolled, summary = 0, ""
 
     def heard(finished: int) -> None:
@@ -208,11 +212,48 @@ def train(
     return state.params
 
 
-def log_shapes(run: Run, stage: str, *, rows: int, widths: list[int]) -> None:
-    """What the update of this stage compiles, once in shapes.jsonl and on the terminal."""
+def compile_ahead(
+    run: Run, tx, state: TrainState, *, stage: str, rows: int, widths: list[int], scored: bool, temperature: float,
+    loss: dict,
+) -> None:  # fmt: skip
+    """Compile the programs of this stage's update, saying which, so that no step has to wait for one.
+
+    The widths are in shapes.jsonl too. The sampler's programs follow what its requests need: compiled as they come.
+    """
     if all(line["stage"] != stage for line in run.log.read("shapes.jsonl")):
         run.log.append("shapes.jsonl", {"stage": stage, "rows": rows, "widths": widths})
-    run.log.say(f"{stage}: shapes of a micro-batch: {', '.join(f'{rows} x {w}' for w in widths)} tokens")
+    fixed = dict(temperature=temperature, chunk=run.chunk)
+    with run.log.phase(f"{stage}: compiling", total=len(widths) * (1 + scored) + 2) as phase:
+
+        def compiled(what: str, program, *arguments, **static):
+            phase.advance(0, what)
+            lowered = program.lower(*arguments, **static)
+            ready = lowered.compile()  # the call of the same shapes finds it
+            phase.advance(1)
+            return jax.tree.map(
+                lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+                lowered.out_info, ready.output_shardings,
+            )  # fmt: skip
+
+        for width in widths:
+            whole, real = (put(np.zeros((rows, width), dtype), "BT") for dtype in (np.int32, np.float32))
+            batch = Batch(whole, whole, whole, real, real, real, real, real)
+            if scored:
+                compiled(
+                    f"log-probs of {rows} x {width} tokens",
+                    score,
+                    run.model,
+                    state.params,
+                    whole,
+                    whole,
+                    whole,
+                    **fixed,
+                )
+            what = f"gradient of {rows} x {width} tokens"
+            made = compiled(what, grpo_gradient, run.model, state.params, batch, **fixed, **loss)
+        compiled("sum of gradients", add, made, made)
+        compiled("AdamW", apply_gradients, tx, state, made[0])
+        phase.advance(0, "")
 
 
 def log_samples(run: Run, stage: str, step: int, graded: Graded, advantage_b: np.ndarray, count: int) -> None:
