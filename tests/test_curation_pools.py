@@ -141,6 +141,10 @@ def test_killed_in_the_middle_makes_the_same_sets(made, tmp_path, light, monkeyp
     assert read_pool(straight / "sets/promote.jsonl", per_step=9).rows[0] == (
         promoted[0]["prompt"], promoted[0]["response"],
     )  # fmt: skip
+    shifted = (killed / "pool.jsonl").read_text().replace(pool[0]["query"], "another")
+    (killed / "pool.jsonl").write_text(shifted)
+    with pytest.raises(UserError, match="teacher response 0 was to another query"):  # a file that has changed since
+        pools.main(config_for(directory), str(killed))
     fewer = config_for(directory)
     fewer.promote.total, fewer.promote.mu_quantile = 4, 0.1
     pools.main(fewer, str(straight))  # the pool stays, the sets are new

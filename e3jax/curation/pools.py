@@ -153,11 +153,14 @@ def measure(
     given_prompt: bool, chat: bool, most_tokens: int, score_tokens: int, at_once: int,
 ) -> None:  # fmt: skip
     """Lines of pool.jsonl that are missing. Perplexities only of what counts: `right` ones, or fairly wrong ones."""
-    known = {line["index"] for line in log.read("pool.jsonl") if line["pool"] == name}
+    known = {line["index"]: line["query"] for line in log.read("pool.jsonl") if line["pool"] == name}
     encode = base.tokenizer.encode
     numbered = enumerate(items)
     while todo := list(islice(numbered, at_once)):
-        if known.issuperset(i for i, _ in todo):
+        for i, item in todo:
+            if i in known and known[i] != query_of(item.problem):
+                raise UserError(f"{log.workdir}: {name} response {i} was to another query: take another --workdir")
+        if all(i in known for i, _ in todo):
             continue
         # a block is scored whole, so that its rows, and with them the last digits, are those of a run without a kill
         where = f"{name} responses {todo[0][0]} to {todo[-1][0]}"
@@ -352,7 +355,7 @@ def main(config: ConfigDict, workdir: str) -> None:
                 {name: s["ppl"] for name, s in sets.items()},
                 bins.edges,
                 bins.target,
-                title=config.base[-56:],
+                title=config.base[-48:],
                 pool=np.array([x["ppl"] for x in lines if x["pool"] == TEACHER and x["ppl"] is not None]),
             )
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from e3jax.report.figures import COLOURS, MARKERS, STYLE, inline_svg, new_panel, paper_file
 
@@ -55,11 +55,13 @@ def perplexity_file(sets: dict[str, np.ndarray], edges: np.ndarray, target: np.n
         axes.stairs(target, edges, color=COLOURS[1][0], lw=1.2, ls=(0, (3, 2)), label="promote, asked")
         axes.set_yscale("symlog", linthresh=10)
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(9))
+        axes.set_yticks([0, *(10**n for n in range(1, 7) if 10**n <= max(axes.get_ylim()))])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("perplexity of the response")
         axes.set_ylabel("responses")
         axes.set_title(title, fontsize=8)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
         return paper_file(inline_svg(figure, figure_id, title))
 
 

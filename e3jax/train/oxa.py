@@ -62,7 +62,7 @@ def read_pool(path: epath.PathLike, *, per_step: int) -> Pool:
     """A set of curation/pools.py; UserError when it is none, or smaller than a step's share."""
     rows = []
     for row in file_rows(place(path)):
-        if row.wrong or not all(isinstance(row.value.get(name), str) for name in FIELDS):
+        if row.wrong or not all(name in row.value and isinstance(row.value[name], str) for name in FIELDS):
             raise UserError(f"{path} {row.where}: {row.wrong or 'needs the texts ' + ' and '.join(FIELDS)}: mend it")
         rows.append(tuple(row.value[name] for name in FIELDS))
     if len(rows) < per_step:
