@@ -3,6 +3,7 @@
 svg = pass_rates_file({"easy": [0.75, 1.0], "hard": [0.0]}, samples=4, title="Qwen3-1.7B")
 """
 
+import re
 from collections.abc import Sequence
 
 import matplotlib
@@ -10,7 +11,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from e3jax.report.figures import COLOURS, MARKERS, STYLE, inline_svg, new_panel, paper_file
+from e3jax.report.figures import _STYLE, COLOURS, MARKERS, _as_file, _panel, _svg
+
+
+def paper_file(svg: str) -> str:
+    """A figure as a file: on white, twice its size."""
+    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    size = f"viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}' height='{2 * height:g}'"
+    paper = "<rect width='100%' height='100%' fill='white'/>"
+    return _as_file(f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{paper}{svg}</svg>\n")
 
 
 def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) -> str:
@@ -19,8 +28,8 @@ def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) 
     `rates` are {level: pass rates}; a bar of two colours is split between levels (thirds of equal rates).
     """
     figure_id, right = "pass-rates", np.arange(samples + 1)
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = new_panel()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = _panel()
         below = np.zeros(samples + 1)
         for i, (level, values) in enumerate(rates.items()):
             height = np.bincount(np.rint(np.array(values) * samples).astype(int), minlength=samples + 1)
@@ -34,7 +43,7 @@ def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) 
         axes.set_ylabel("problems")
         axes.set_title(title, fontsize=8)
         figure.legend(loc="outside lower center", ncols=len(rates), frameon=False, fontsize=8)
-        svg = inline_svg(figure, figure_id, title)
+        svg = _svg(figure, figure_id, title)
     return paper_file(svg)
 
 
@@ -45,8 +54,8 @@ def perplexity_file(sets: dict[str, np.ndarray], edges: np.ndarray, target: np.n
     `sets` are {name: perplexities}, `target` counts of the bins between `edges`; what lies outside is not drawn.
     """
     figure_id = "perplexity"
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = new_panel()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = _panel()
         axes.stairs(np.histogram(pool, edges)[0], edges, fill=True, color=COLOURS[0][0], alpha=0.25,
                     label=f"right ones ({len(pool):,})")  # fmt: skip
         for i, (name, ppl) in enumerate(sets.items()):
@@ -62,7 +71,7 @@ def perplexity_file(sets: dict[str, np.ndarray], edges: np.ndarray, target: np.n
         axes.set_ylabel("responses")
         axes.set_title(title, fontsize=8)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-        return paper_file(inline_svg(figure, figure_id, title))
+        return paper_file(_svg(figure, figure_id, title))
 
 
 def arms_file(runs: list[dict], *, arms: Sequence[str], title: str) -> str:
@@ -71,7 +80,7 @@ def arms_file(runs: list[dict], *, arms: Sequence[str], title: str) -> str:
     `runs`: arm, entropy [steps], pass_at_k {"tune" | "rl": {k: value}} each (experiments/oxa.py). Seeds are faint.
     """
     figure_id = "arms"
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
         figure = Figure(figsize=(8.2, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         for i, arm in enumerate(arms):
@@ -95,4 +104,4 @@ def arms_file(runs: list[dict], *, arms: Sequence[str], title: str) -> str:
             axes.grid(axis="y")
         figure.suptitle(title, fontsize=9)
         figure.legend(loc="outside lower center", ncols=len(arms), frameon=False, fontsize=8)
-        return paper_file(inline_svg(figure, figure_id, title))
+        return paper_file(_svg(figure, figure_id, title))

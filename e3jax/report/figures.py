@@ -94,7 +94,7 @@ PANELS = {
 SETTINGS = {"budget"}  # drawn as dashed steps: chosen, not measured
 LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # log y once they span 100x
 _INK = "#010203"  # stands for the page's text colour
-STYLE = {
+_STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a stage called "$x" is a name, not mathematics
     "font.family": "DejaVu Sans",
@@ -210,8 +210,8 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
     `lines` maps a column to its index in COLOURS; each needs one finite value somewhere. The mean
     does not cross a stage boundary. `figure_id` must be unique in the page.
     """
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = new_panel()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = _panel()
         for key, colour in lines.items():
             light = COLOURS[colour][0]
             for stage in stages:
@@ -237,7 +237,7 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
             if stage is not stages[0]:
                 axes.axvline(stage.step[0] - 0.5, color=_INK, lw=0.8, alpha=0.45)
             _label(axes, stage.step[0] - 0.5, stage.name)
-        return inline_svg(figure, figure_id, title)
+        return _svg(figure, figure_id, title)
 
 
 def draw_intervals(
@@ -248,8 +248,8 @@ def draw_intervals(
     `train_budget` (tokens; NaN: none) draws a vertical line and shades what lies beyond it, the
     extrapolation. `dashed` lines have no ticks of their own. `figure_id` must be unique in the page.
     """
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = new_panel()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = _panel()
         ticks = np.unique(np.concatenate([line.x for line in lines]))
         ends = np.concatenate([ticks, *(line.x for line in dashed)])
         left = np.fmin(ends.min(), train_budget) / 2**0.3  # fmin, fmax ignore NaN
@@ -277,7 +277,7 @@ def draw_intervals(
         axes.set_xlabel(xlabel)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
-        return inline_svg(figure, figure_id, title)
+        return _svg(figure, figure_id, title)
 
 
 def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_budget: int) -> str:
@@ -313,14 +313,6 @@ def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_
     )
 
 
-def paper_file(svg: str) -> str:
-    """A figure as a file: on white, twice its size."""
-    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
-    size = f"viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}' height='{2 * height:g}'"
-    paper = "<rect width='100%' height='100%' fill='white'/>"
-    return _as_file(f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{paper}{svg}</svg>\n")
-
-
 def _as_file(svg: str) -> str:
     """With light colours in place of a page's, and inner sizes in the file's units: a point is 4/3 of one."""
     svg = re.sub(r'width="([\d.]+)pt" height="([\d.]+)pt"', r'width="\1" height="\2"', svg)
@@ -339,7 +331,7 @@ def waiting_line(row: dict, *, colour: int) -> Line | None:
     return Line(str(row["stage"]), colour, length, *values, math.nan)
 
 
-def new_panel():
+def _panel():
     figure = Figure(figsize=(4.1, 2.6), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(axis="y")
@@ -364,7 +356,7 @@ def _dots(axes, x, y, colour: str) -> None:
     axes.add_patch(PathPatch(path, edgecolor=colour, **style))
 
 
-def inline_svg(figure: Figure, figure_id: str, title: str) -> str:
+def _svg(figure: Figure, figure_id: str, title: str) -> str:
     """The figure as an `<svg>` to inline: own ids, the page's colours, no metadata, no prologue."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
