@@ -284,7 +284,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prefill_rows", type=int, default=8, help="ours: prompts prefilled together")
     parser.add_argument("--rows", type=int, default=4, help="ours: rows of a micro-batch")
     parser.add_argument("--chunk", type=int, default=8192, help="ours: tokens whose logits exist at once")
-    parser.add_argument("--remat", choices=("none", "attention", "full"), default="full", help="ours")
+    parser.add_argument("--remat", choices=("none", "matmuls", "attention", "full"), default="matmuls", help="ours")
     parser.add_argument("--torch_batch", type=int, default=64, help="TRL: responses that generate samples together")
     parser.add_argument("--torch_rows", type=int, default=8, help="TRL: rows of a micro-batch")
     parser.add_argument("--tunix_batch", type=int, default=64, help="responses that its sampler decodes together")

@@ -56,7 +56,8 @@ class RunLog:
     def __init__(self, workdir: epath.PathLike, config: dict, *, tensorboard: bool, wandb: str):
         self.workdir = place(workdir)
         self.main = is_main()
-        self.console = Console(file=sys.stderr, quiet=not self.main, markup=False)
+        wide = None if sys.stderr.isatty() else 160  # of a log file: tables keep their names whole
+        self.console = Console(file=sys.stderr, quiet=not self.main, markup=False, width=wide)
         self.writer = self.wandb = None
         self.bucket, self.flushed = is_bucket(workdir), time.monotonic()
         self.beside = None

@@ -73,14 +73,30 @@ def test_splash_equals_reference(mesh_axes, shape):
     check(splash, mesh_axes, **shape)
 
 
+def causal_mask(segment_bt, length):
+    """[1 or B, T, T] bool, query x key: key not later than query, and of the same packed segment."""
+    mask = jnp.tril(jnp.ones((1, length, length), bool))
+    return mask if segment_bt is None else mask & (segment_bt[:, :, None] == segment_bt[:, None, :])
+
+
+def test_masks_written_out():
+    """Packed neighbours must not see each other, a query must not see later keys: what the tests below compare with."""
+    segments = jnp.array([[1, 1, 2]])
+    assert causal_mask(segments, 3)[0].astype(int).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert causal_mask(None, 2)[0].astype(int).tolist() == [[1, 0], [1, 1]]
+
+
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("t", [300, 2100])
-def test_blocks_of_queries_equal_all_at_once(packed, t):
-    """A block's own keys forgotten, later ones seen, a last block that is shorter, larger blocks for long rows."""
-    *qkv, cotangent, segment_bt = make_inputs(b=2, t=t, n=2, k=1, h=16, packed=packed)
+@pytest.mark.parametrize("t", [40, 300, 2100])
+def test_tiles_equal_all_at_once(packed, t):
+    """A tile's own keys forgotten, later ones seen, tiles of the segment left out, a last tile that is padded."""
+    *qkv, cotangent, segment_bt = make_inputs(b=2, t=t, n=4, k=2, h=16, packed=packed)
+    if packed:  # rows of different segments: many short ones, and one that is as long as the row
+        short = jnp.asarray(np.arange(t) // 37 + 1, jnp.int32)
+        segment_bt = jnp.stack([segment_bt[0], short])
 
     def whole(q, k, v):
-        return attention.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), attention.causal_mask(segment_bt, t))
+        return attention.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), causal_mask(segment_bt, t))
 
     for got, want in zip(
         *(
@@ -89,6 +105,13 @@ def test_blocks_of_queries_equal_all_at_once(packed, t):
         )
     ):
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_tiles_that_nobody_sees_are_left_out():
+    """Segments of 16 in one row, of 24 in the other: the row that sees further back decides."""
+    segment_bt = jnp.asarray(np.stack([np.arange(64) // 16, np.arange(64) // 24]), jnp.int32)
+    assert attention._first_tiles(segment_bt, 8).tolist() == [0, 0, 0, 2, 3, 3, 6, 6]
+    assert attention._first_tiles(segment_bt[:1], 8).tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
 
 
 @pytest.mark.parametrize("mesh_axes", [None, CUBE])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from e3jax.models.attention import BLOCK
+from e3jax.models.attention import TILE
 from e3jax.models.presets import flops_per_token, num_params, preset, presets
 from e3jax.models.qwen3 import Qwen3, init_params, unembedding
 
@@ -68,8 +68,8 @@ def dot_flops(jaxpr) -> int:
 
 @pytest.mark.parametrize("name", ["qwen3-1.7b", "qwen2.5-7b", "llama-3.2-1b"])
 def test_flops_are_those_of_the_program(name):
-    """Counted in the traced forward pass, which computes all T x T scores of one block of queries: context = T."""
-    c, t = preset(name), BLOCK
+    """Counted in the traced forward pass, which computes all T x T scores of one tile: context = T."""
+    c, t = preset(name), TILE
     model = Qwen3(c, dtype=jnp.bfloat16, remat="none", kernel="xla")
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 

@@ -44,7 +44,7 @@ def compile_gradient(mesh, *, kernel: str, head_width: int, segments: bool) -> d
     kv = array("BTKH", (B, T, K, head_width), jnp.bfloat16)
     segment = array("BT", (B, T), jnp.int32) if segments else None
     if kernel == "xla":
-        attention.BLOCK = T  # all queries at once
+        attention.TILE = T  # all at once
     with jax.set_mesh(mesh):
         compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv, segment).compile()
     text = compiled.as_text()

@@ -1,7 +1,7 @@
 """Grouped-query attention, softmax(q·k/√H + mask)·v: in plain XLA, the reference, and by two faster kernels.
 
     kernel              runs on        scores in memory       dtype
-    "xla"               everything     [B, N, 128, T] float32 any
+    "xla"               everything     [B, N, 192, 192]      any
     "splash"            TPU (Pallas)   none                   bfloat16, float32
     "splash_interpret"  CPU, slowly    none                   the same kernel, for tests
     "cudnn"             NVIDIA GPU     none                   bfloat16, float16
@@ -20,22 +20,12 @@ from e3jax.sharding import spec
 
 MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not NaN
 SAVED = "attention"  # the name under which its output (and splash's row sums) may be kept for the backward pass
-BLOCK = 128  # queries that "xla" takes at once …
-MOST_BLOCKS = 16  # … and more of them in long rows: every block is code of its own
+TILE = 192  # queries and keys that "xla" takes at once: scores that stay in a CPU's cache (128 and 384 are slower)
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
 # Splash works on square tiles of the T x T scores: large ones feed the matrix unit, small ones pad a short T less.
 # At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
 # takes. Not timed: no TPU was at hand.
 SPLASH_BLOCKS = (512, 256, 128)
-
-
-def causal_mask(segment_bt: jax.Array | None, length: int, first: int = 0) -> jax.Array:
-    """[1 or B, T - first, T] bool, query x key: key not later than query, and of the same packed segment."""
-    t = jnp.arange(length)
-    mask = (t[first:, None] >= t[None, :])[None]
-    if segment_bt is None:
-        return mask
-    return mask & (segment_bt[:, first:length, None] == segment_bt[:, None, :length])
 
 
 def cache_mask(position_bt: jax.Array, size: int) -> jax.Array:
@@ -91,74 +81,124 @@ def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> j
 
 
 def plain(q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
-    """Attention in plain XLA, BLOCK queries at a time against the keys that they may see, half of all pairs."""
-    k, v, length = k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2), q_btnh.shape[1]
-    block = max(BLOCK, length // MOST_BLOCKS // BLOCK * BLOCK)
-    out = []
-    for start in range(0, length, block):
-        end = min(start + block, length)
-        segment = None if segment_bt is None else segment_bt[:, :end]
-        out.append(block_of_queries(q_btnh[:, start:end], k[:, :, :end], v[:, :, :end], segment, start))
-    return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
+    """Flash attention in plain XLA: a tile of queries against one tile of keys after the other, no scores kept.
+
+    Tiles of keys that no row of the batch may see, later ones and those of earlier segments, are left out.
+    """
+    length = q_btnh.shape[1]
+    tiles = -(-length // TILE)
+    tile = -(-length // tiles // 8) * 8 if tiles > 1 else length
+    if segment_bt is None:
+        segment_bt = jnp.ones(q_btnh.shape[:2], jnp.int32)
+
+    def padded(x):
+        return jnp.pad(x, ((0, 0), (0, tiles * tile - length)) + ((0, 0),) * (x.ndim - 2))
+
+    return in_tiles(*map(padded, (q_btnh, k_btkh, v_btkh, segment_bt)), tile)[:, :length]
 
 
-def _grouped(x_btnh, heads: int) -> jax.Array:
-    """[B, T, N, H] -> [B, K, R·T, H]: queries that share a key head, so that products are plain batched matmuls."""
+def _tiles_of_queries(x_btnh, heads: int, tile: int) -> jax.Array:
+    """[B, T, N, H] -> [tiles, B, K, R·tile, H]: queries that share a key head, so that products are batched matmuls."""
     b, t, n, h = x_btnh.shape
-    return jnp.moveaxis(x_btnh.reshape(b, t, heads, n // heads, h), 1, 3).reshape(b, heads, -1, h)
+    x = x_btnh.reshape(b, t // tile, tile, heads, n // heads, h)
+    return jnp.transpose(x, (1, 0, 3, 4, 2, 5)).reshape(-1, b, heads, n // heads * tile, h)
 
 
-def _ungrouped(x_bkxh, length: int) -> jax.Array:
+def _whole(x_ibkxh, tile: int) -> jax.Array:
     """The way back."""
-    b, heads, _, h = x_bkxh.shape
-    return jnp.moveaxis(x_bkxh.reshape(b, heads, -1, length, h), 3, 1).reshape(b, length, -1, h)
+    i, b, heads, x, h = x_ibkxh.shape
+    x = jnp.transpose(x_ibkxh.reshape(i, b, heads, x // tile, tile, h), (1, 0, 4, 2, 3, 5))
+    return x.reshape(b, i * tile, -1, h)
 
 
-def _scores(q_bkxh, k_bksh, segment_bs, first: int) -> jax.Array:
-    """Masked q·k / √H [B, K, X, S] in float32."""
+def _first_tiles(segment_bt, tile: int) -> jax.Array:
+    """For every tile of queries the first tile of keys that one of them sees, in any row of the batch."""
+    t = segment_bt.shape[1]
+    begins_bt = jnp.pad(segment_bt[:, 1:] != segment_bt[:, :-1], ((0, 0), (1, 0)))
+    begin_bt = jax.lax.cummax(jnp.where(begins_bt, jnp.arange(t)[None], 0), axis=1)
+    return jnp.min(begin_bt[:, ::tile], axis=0) // tile
+
+
+def _scores(q_bkxh, k_bksh, segment_bt, i, j) -> jax.Array:
+    """Masked q·k / √H [B, K, X, S] in float32 of query tile i and key tile j."""
     b, heads, _, h = q_bkxh.shape
-    size = k_bksh.shape[2]
+    tile = k_bksh.shape[2]
     z = jnp.einsum("bkxh,bksh->bkxs", q_bkxh, k_bksh, preferred_element_type=jnp.float32) * h**-0.5
-    mask = causal_mask(segment_bs, size, first)[:, None, None]
-    return jnp.where(mask, z.reshape(b, heads, -1, size - first, size), MASKED).reshape(z.shape)
+    queries, keys = (jax.lax.dynamic_slice_in_dim(segment_bt, at * tile, tile, axis=1) for at in (i, j))
+    t = jnp.arange(tile)
+    mask = ((i * tile + t)[:, None] >= (j * tile + t)[None])[None] & (queries[:, :, None] == keys[:, None])
+    return jnp.where(mask[:, None, None], z.reshape(b, heads, -1, tile, tile), MASKED).reshape(z.shape)
 
 
-def _block_forward(q_btnh, k_bksh, v_bksh, segment_bs, first: int):
-    """Causal attention [B, T, N, H] of the queries at positions first, …, S - 1, the last keys being their own; and
-    what its gradient needs.
+def _tile(x_bksh, j, tile: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x_bksh, j * tile, tile, axis=2)
+
+
+def _forward(q_btnh, k_btkh, v_btkh, segment_bt, tile: int):
+    """Attention [B, T, N, H], T whole tiles, by an online softmax; and what its gradient needs."""
+    q, k, v = _tiles_of_queries(q_btnh, k_btkh.shape[2], tile), k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
+
+    def of_queries(at):
+        i, first, q_bkxh = at
+
+        def more_keys(carry):
+            j, most, total, out = carry
+            z = _scores(q_bkxh, _tile(k, j, tile), segment_bt, i, j)
+            higher = jnp.maximum(most, jnp.max(z, axis=-1, keepdims=True))
+            p, shrink = jnp.exp(z - higher), jnp.exp(most - higher)
+            new = jnp.einsum(
+                "bkxs,bksh->bkxh", p.astype(v.dtype), _tile(v, j, tile), preferred_element_type=jnp.float32
+            )
+            return j + 1, higher, total * shrink + jnp.sum(p, axis=-1, keepdims=True), out * shrink + new
+
+        zeros = jnp.zeros(q_bkxh.shape, jnp.float32)
+        start = first, zeros[..., :1] + MASKED, zeros[..., :1], zeros  # what a masked tile adds is shrunk to 0 later
+        _, most, total, out = jax.lax.while_loop(lambda carry: carry[0] <= i, more_keys, start)
+        return (out / total).astype(q_bkxh.dtype), (most + jnp.log(total))[..., 0]
+
+    out, lse = jax.lax.map(of_queries, (jnp.arange(len(q)), _first_tiles(segment_bt, tile), q))
+    out, lse = checkpoint_name(_whole(out, tile), SAVED), checkpoint_name(lse, SAVED)
+    return out, (q_btnh, k_btkh, v_btkh, segment_bt, out, lse)
+
+
+def _backward(tile: int, kept, d_out):
+    """Flash attention's rule (Dao et al. 2022, App. B): P = exp(z - lse), dz = P (dP - Σ dO·O), from the same tiles.
+
+    Probabilities are made again from their log-sum: no maximum and no sum over the scores, and nothing of their size.
     """
-    q_bkxh = _grouped(q_btnh, k_bksh.shape[1])
-    z = _scores(q_bkxh, k_bksh, segment_bs, first)
-    most = jnp.max(z, axis=-1, keepdims=True)
-    p = jnp.exp(z - most)
-    total = jnp.sum(p, axis=-1, keepdims=True)
-    out = jnp.einsum("bkxs,bksh->bkxh", p.astype(q_btnh.dtype), v_bksh, preferred_element_type=jnp.float32) / total
-    out = checkpoint_name(_ungrouped(out.astype(q_btnh.dtype), q_btnh.shape[1]), SAVED)
-    lse_bkx = checkpoint_name((most + jnp.log(total))[..., 0], SAVED)
-    return out, (q_btnh, k_bksh, v_bksh, segment_bs, out, lse_bkx)
-
-
-def _block_backward(first, kept, d_out):
-    """Flash attention's rule (Dao et al. 2022, App. B), block by block: P = exp(z - lse), dz = P (dP - Σ dO·O).
-
-    Probabilities are made again from their log-sum: no pass over the scores is spent on a maximum or a sum, and nothing
-    of their size is kept.
-    """
-    q_btnh, k_bksh, v_bksh, segment_bs, out, lse = kept
-    heads, dtype = k_bksh.shape[1], q_btnh.dtype
-    q, d_out, out = (_grouped(x, heads) for x in (q_btnh, d_out, out))
-    p = jnp.exp(_scores(q, k_bksh, segment_bs, first) - lse[..., None])
+    q_btnh, k_btkh, v_btkh, segment_bt, out, lse = kept
+    heads, dtype = k_btkh.shape[2], q_btnh.dtype
+    q, d_out, out = (_tiles_of_queries(x, heads, tile) for x in (q_btnh, d_out, out))
+    k, v = k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
+    inner = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
 
     def product(axes, x, y):
         return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
 
-    dv = product("bkxs,bkxh->bksh", p.astype(dtype), d_out)
-    dp = product("bkxh,bksh->bkxs", d_out, v_bksh)
-    inner = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
-    dz = (p * (dp - inner) * q.shape[-1] ** -0.5).astype(dtype)
-    dq = _ungrouped(product("bkxs,bksh->bkxh", dz, k_bksh), q_btnh.shape[1])
-    dk = product("bkxs,bkxh->bksh", dz, q)
-    return dq.astype(dtype), dk.astype(dtype), dv.astype(dtype), None
+    def added(total, j, part):
+        return jax.lax.dynamic_update_slice_in_dim(total, _tile(total, j, tile) + part, j * tile, axis=2)
+
+    def of_queries(carry, at):
+        i, first, q_bkxh, d_out, lse, inner = at
+
+        def more_keys(carry):
+            j, dq, dk, dv = carry
+            k_bksh = _tile(k, j, tile)
+            p = jnp.exp(_scores(q_bkxh, k_bksh, segment_bt, i, j) - lse[..., None])
+            dp = product("bkxh,bksh->bkxs", d_out, _tile(v, j, tile))
+            dz = (p * (dp - inner) * q.shape[-1] ** -0.5).astype(dtype)
+            dk = added(dk, j, product("bkxs,bkxh->bksh", dz, q_bkxh))
+            dv = added(dv, j, product("bkxs,bkxh->bksh", p.astype(dtype), d_out))
+            return j + 1, dq + product("bkxs,bksh->bkxh", dz, k_bksh), dk, dv
+
+        start = first, jnp.zeros(q_bkxh.shape, jnp.float32), *carry
+        _, dq, *carry = jax.lax.while_loop(lambda carry: carry[0] <= i, more_keys, start)
+        return tuple(carry), dq.astype(dtype)
+
+    zeros = jnp.zeros(k.shape, jnp.float32)
+    each = jnp.arange(len(q)), _first_tiles(segment_bt, tile), q, d_out, lse, inner
+    (dk, dv), dq = jax.lax.scan(of_queries, (zeros, zeros), each)
+    return _whole(dq, tile), dk.swapaxes(1, 2).astype(dtype), dv.swapaxes(1, 2).astype(dtype), None
 
 
 def with_gradient(forward, backward, static: tuple[int, ...]):
@@ -168,7 +208,7 @@ def with_gradient(forward, backward, static: tuple[int, ...]):
     return function
 
 
-block_of_queries = with_gradient(_block_forward, _block_backward, (4,))
+in_tiles = with_gradient(_forward, _backward, (4,))
 
 
 def per_shard(function, q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
