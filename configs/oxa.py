@@ -71,6 +71,7 @@ def get_config(argument: str = ""):
         c.stages.tune = oxa_stage(
             promote=f"sets/{SETS[arm]}.jsonl",
             suppress="sets/suppress.jsonl" if arm == "full" else "",
+            ul_weight=1e-4,  # C.4
             per_step=128,  # C.4, C.5: 128 of each pool
             steps=6 * (50_000 // 128),  # C.5: six epochs
             lr=5e-5 if large else 2.5e-4,  # C.5

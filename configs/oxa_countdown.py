@@ -8,12 +8,13 @@ The command trains a base model a seed, makes its sets (a teacher guided by the 
 runs all arms, goes on where it was killed, and writes results.json, arms.svg and a verdict by the rule in
 e3jax/experiments/oxa.py, which was written before the first run.
 
-Arguments: arm=base|sft|sft_low_ppl|promote|full, seed=N, in=DIRECTORY of the experiment.
+Arguments: arm=base|sft|sft_low_ppl|promote|full|full_strong, seed=N, in=DIRECTORY of the experiment.
 Sources: C.n = OXA's code, by section of the developers' notes (configs/common.py says where); the rest as
 configs/quickstart.py, which set it on tiny models.
 """
 
-from configs.common import base_config, grpo_stage, oxa_stage, sft_stage
+from configs import quickstart
+from configs.common import base_config, grpo_stage, oxa_stage
 from e3jax.errors import UserError
 
 ARMS = {  # arm -> the set it is tuned on (curation/pools.py)
@@ -21,7 +22,9 @@ ARMS = {  # arm -> the set it is tuned on (curation/pools.py)
     "sft_low_ppl": "low_ppl",
     "promote": "promote",
     "full": "promote",
+    "full_strong": "promote",
 }
+UL_WEIGHT = {"full": 1e-4, "full_strong": 0.05}  # C.4; own choice: 1e-4 changes nothing in so few steps (Expected)
 
 
 def parse(argument: str) -> dict[str, str]:
@@ -45,24 +48,24 @@ def get_config(argument: str = ""):
     c.eval.problems, c.eval.budgets = 256, (96,)
     c.eval.pass_problems, c.eval.pass_ks, c.eval.pass_budget = 128, (1, 2, 4, 8, 16), 96
     c.checkpoint.every, c.checkpoint.keep = 100, 1
-    if arm == "base":  # configs/quickstart.py's first stage, shorter: nothing here is longer than 96 tokens
-        c.order = ("base",)
-        c.stages.base = sft_stage(
-            numbers=(3, 4), steps=1200, lr=4e-3, warmup=100, rows=12, row_length=128,
-            traces={"most_tokens": 120}, evaluated=True,
-        )  # fmt: skip
+    if arm == "base":
+        c.order, of = ("short", "base"), quickstart.get_config().stages
+        c.stages = {name: of[name] for name in c.order}
         return c
 
     c.order = ("tune", "rl")
-    c.init.init_from = f"{there}/base/checkpoints/base/1200"
+    c.init.init_from = f"{there}/base/checkpoints/base/280"
     c.stages.tune = oxa_stage(
         promote=f"{there}/data/sets/{ARMS[arm]}.jsonl",
-        suppress=f"{there}/data/sets/suppress.jsonl" if arm == "full" else "",
+        suppress=f"{there}/data/sets/suppress.jsonl" if arm in UL_WEIGHT else "",
+        ul_weight=UL_WEIGHT[arm] if arm in UL_WEIGHT else 0.0,
         per_step=16,  # C.4: 128
         steps=124,  # two epochs of 1,000; C.5: six of 50,000
         lr=1e-3,  # own choice: a quarter of the base model's; C.5: 2.5e-4 (1.5B)
         warmup=4,  # C.5: .03 of the steps
         rows=16, row_length=160,
     )  # fmt: skip
-    c.stages.rl = grpo_stage(numbers=(3, 4), budget=96, steps=30, lr=2e-4)  # the same for all arms (C.6 had not)
+    c.stages.rl = grpo_stage(
+        numbers=(3,), budget=96, steps=40, lr=2e-4
+    )  # quickstart's stage 1, shorter; the same for all arms (C.6 had not)
     return c

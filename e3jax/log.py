@@ -33,7 +33,7 @@ from e3jax.storage import append, is_bucket, patiently, place
 
 RECORDS = (
     "metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "problems.jsonl", "forced.jsonl",
-    "rates.jsonl", "pool.jsonl", "budget.jsonl", "shapes.jsonl", "starts.jsonl",
+    "rates.jsonl", "pool.jsonl", "budget.jsonl", "shapes.jsonl", "starts.jsonl", "probes.jsonl", "attempts.jsonl",
 )  # fmt: skip
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
 SPACE = "Nothing that was written before is lost: make room, then give the same command again"

@@ -43,6 +43,12 @@ class WordTokenizer:
         """Tokens -> words; padding and EOS leave no trace in the text."""
         return " ".join(self.words[t] for t in tokens if t not in (self.pad, self.eos))
 
+    def id(self, token: str) -> int:
+        """Number of a word; UserError when there is no such word."""
+        if token not in self.index:
+            raise UserError(f"{token!r} is not one of the {self.vocab_size} words")
+        return self.index[token]
+
     def save(self, directory) -> None:
         """Files from which transformers' AutoTokenizer (and HubTokenizer) reads the same tokenizer."""
         plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)

@@ -27,7 +27,7 @@ from e3jax.eval.run import Bench, check_sampling, in_chat
 from e3jax.eval.scoring import count
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
-from e3jax.report.bars import pass_rates_file
+from e3jax.report import figures
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, is_main, unless_stopped
@@ -124,7 +124,7 @@ def write(log: RunLog, problems: Sequence[Problem], *, preset: str, title: str) 
         directory / f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         for name, rows in sets.items() if rows
     }  # fmt: skip
-    files[log.workdir / "pass_rates.svg"] = pass_rates_file(
+    files[log.workdir / "pass_rates.svg"] = figures.pass_rates_file(
         {level: [row["meta"]["pass_rate"] for row in sets[level]] for level in LEVELS},
         samples=rates[0]["samples"], title=title,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command: OXA in small. A seed has a base model, its sets, four arms of tuning, the same RL on each; a verdict.
+"""The command: OXA in small. A seed has a base model, its sets, arms of tuning, the same RL on each; a verdict.
 
     python -m e3jax.experiments.oxa --config=configs/oxa_countdown.py --workdir=runs/oxa --seeds=0,1,2,3,4
 
@@ -24,10 +24,11 @@ from scipy.stats import t as student
 from e3jax.curation import pools
 from e3jax.errors import UserError
 from e3jax.flags import run_tool
+from e3jax.log import finite
 from e3jax.report.bars import arms_file
 from e3jax.train import curriculum
 
-ARMS = ("sft", "sft_low_ppl", "promote", "full")
+ARMS = ("sft", "sft_low_ppl", "promote", "full", "full_strong")
 
 
 def run_seed(config: str, data: str, workdir: str, seed: int, arms) -> None:
@@ -110,8 +111,9 @@ def main() -> None:
     verdict = judge(runs, seeds)
     results = {"seeds": seeds, "arms": ARMS, "rule": __doc__.split("The rule, ")[1], "verdict": verdict,
                "base": base, "runs": runs}  # fmt: skip
-    (there / "results.json").write_text(json.dumps(results, indent=1).replace("Infinity", "null") + "\n")
-    (there / "arms.svg").write_text(arms_file(runs, arms=ARMS, title=f"OXA on Countdown, {len(seeds)} seeds"))
+    (there / "results.json").write_text(json.dumps(finite(results), indent=1) + "\n")
+    title = f"OXA on Countdown, seeds {', '.join(map(str, seeds))}"
+    (there / "arms.svg").write_text(arms_file(runs, arms=ARMS, title=title))
     for name, v in verdict.items():
         print(f"{name}: full − sft = {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]: {v['verdict']}")
     print(f"numbers and figure: {there}")

@@ -3,7 +3,7 @@ r"""Prompt texts, each by the name that a config gives, and Qwen3's chat form ar
     words = PROMPTS["e3"].replace("{problem}", "What is 1+1?")
     qwen3_chat(words)          # the whole text that a model reads
 
-A.n = e3's paper and code, C.n = OXA's, by section of the developers' notes (configs/common.py says where).
+A.n = e3's paper and code, B.n = E2C's, C.n = OXA's, by section of the developers' notes (configs/common.py says where).
 """
 
 from collections.abc import Callable
@@ -33,6 +33,8 @@ PROMPTS = {
     'At each step, try to verify your response if possible and prefix the line with "Check:". <think>',
     # the same without the request for checks (own choice, the paper is silent on MULT's)
     "multiply": "Multiply {a} and {b}. Please reason step by step, and put your final answer within \\boxed{}.",
+    # B.6: E2C's, as its test-time scaling asks (what it trained with is not known)
+    "e2c": "{problem} Provide the final answer in the boxed{}. Please reasoning step-by-step.",
 }
 
 Chat = Callable[[str], str]  # the user's words -> the whole prompt

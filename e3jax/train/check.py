@@ -5,12 +5,17 @@ from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, need
+from e3jax.losses.e2c import MISSING
 from e3jax.models.attention import KERNELS, resolve_kernel
+from e3jax.phases import begins_plan
 from e3jax.rewards.extract import WHERE
+from e3jax.rewards.plan import FOLLOWING
 from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
 from e3jax.tasks.sets import SETS, TFDS
 from e3jax.tasks.stream import FIELDS
+
+OVERRIDES = ("temperature", "group_size", "e2c", "reward")  # of config.grpo, that a stage may say for itself
 
 
 def need_one_of(c: ConfigDict, field: str, allowed: tuple) -> None:
@@ -32,13 +37,15 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "task.form", tuple(FIELDS))
     need_one_of(c, "task.where", WHERE)
     need_one_of(c, "task.chat", ("template", "plain"))
+    need(not c.task.opening or begins_plan(c.task.opening), "task.opening", c.task.opening,
+         "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none")  # fmt: skip
     check_prompt(c)
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))
     need_one_of(c, "grpo.weights.positive_denominator", ("shrunken", "fixed"))
     need_one_of(c, "grpo.loss.kl_estimator", ("k1", "k2", "k3"))
     words = c.tokenizer == "words"
-    need(words == (c.task.form == "calculator"), "tokenizer", c.tokenizer,
+    need(words == (c.task.form in ("calculator", "plans")), "tokenizer", c.tokenizer,
          f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}")  # fmt: skip
     need(words or not c.init.number_embeddings, "init.number_embeddings", True, "only with tokenizer='words'")
     check_counts(c)
@@ -101,7 +108,7 @@ def need_source(c: ConfigDict, field: str, source) -> None:
         need(several and len(source) == 2 and all(1 <= d <= 18 for d in source), field, source,
              "two counts of digits, 1 to 18 each")  # fmt: skip
     else:  # how many numbers a Countdown problem has: what its generator makes
-        most = 6 if form == "calculator" else 12
+        most = 12 if form == "paper" else 6
         need(several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source), field,
              tuple(source) if several else source, f"2 to {most} each")  # fmt: skip
 
@@ -112,6 +119,10 @@ def check_grpo(g: ConfigDict) -> None:
     need(g.prompts % g.minibatches == 0, "grpo.minibatches", g.minibatches,
          f"must divide grpo.prompts={g.prompts}")  # fmt: skip
     need(g.temperature > 0, "grpo.temperature", g.temperature, "must be above 0: greedy samples have no log-prob")
+    need(g.e2c.coefficient > 0, "grpo.e2c.coefficient", g.e2c.coefficient, "must be above 0; 1 is plain GRPO")
+    need(g.e2c.missing in MISSING, "grpo.e2c.missing", g.e2c.missing, f"use one of {', '.join(MISSING)}")
+    need(g.reward.following in FOLLOWING, "grpo.reward.following", g.reward.following, f"one of {', '.join(FOLLOWING)}")
+    need(g.reward.overlong_buffer >= 0, "grpo.reward.overlong_buffer", g.reward.overlong_buffer, "use 0 (off) or more")
     need(g.parity_alarm > 0, "grpo.parity_alarm", g.parity_alarm, "must be above 0")
     for field, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):
         value = g.loss[field]
@@ -160,26 +171,51 @@ def check_stages(c: ConfigDict, room: int) -> None:
         if stage.kind == "oxa":
             check_oxa(stage, field, c.task.prompt_room + room)
             continue
+        if stage.kind == "sft" and "data" in stage:
+            check_data(stage, field)
+            continue
         of = FIELDS[c.task.form]
         need(of in stage, field, sorted(stage), f"task.form={c.task.form!r} wants {of!r}, which says which problems")
         need_source(c, f"{field}.{of}", stage[of])
         if stage.kind == "sft":
-            need(
-                c.task.form == "calculator", f"{field}.kind", "sft", "base traces exist for task.form='calculator' only"
-            )
-            need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
-            least = 5 * max(stage.numbers) + 4  # one attempt and its answer
-            need(stage.traces.most_tokens >= least, f"{field}.traces.most_tokens", stage.traces.most_tokens,
-                 f"one attempt and its answer need {least}")  # fmt: skip
-            need(stage.traces.most_tokens + c.task.prompt_room <= stage.row_length, f"{field}.traces.most_tokens",
-                 stage.traces.most_tokens, f"prompt and trace must fit row_length={stage.row_length}")  # fmt: skip
+            check_sft(c, stage, field)
             continue
+        own = ConfigDict(c.grpo.to_dict() | {k: v for k, v in stage.to_dict().items() if k in OVERRIDES})
+        check_grpo(own)
         budget, auto = stage.budget, stage.budget == "auto"
         number = isinstance(budget, int) and not isinstance(budget, bool) and budget > 0
         need(auto or number, f"{field}.budget", budget, "use a number of tokens, or 'auto' for Eq. 2")
         asked = 2 * max(c.budget_rule.budgets) if auto else budget
         need(asked <= room, f"{field}.budget", budget,
              f"asks for {asked} tokens, {c.model.preset} has room for {room} after the prompt")  # fmt: skip
+        need(auto or own.reward.overlong_buffer <= budget, "grpo.reward.overlong_buffer", own.reward.overlong_buffer,
+             f"at most the budget of stage {name}, {budget}")  # fmt: skip
+
+
+def check_sft(c: ConfigDict, stage: ConfigDict, field: str) -> None:
+    """A supervised stage on synthetic traces."""
+    need(c.task.form in ("calculator", "plans"), f"{field}.kind", "sft",
+         "traces exist for task.form='calculator' and 'plans' only; else name `data` (configs/e2c.py)")  # fmt: skip
+    need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
+    if c.task.form == "plans":
+        return
+    least = 5 * max(stage.numbers) + 4  # one attempt and its answer
+    need(stage.traces.most_tokens >= least, f"{field}.traces.most_tokens", stage.traces.most_tokens,
+         f"one attempt and its answer need {least}")  # fmt: skip
+    need(stage.traces.most_tokens + c.task.prompt_room <= stage.row_length, f"{field}.traces.most_tokens",
+         stage.traces.most_tokens, f"prompt and trace must fit row_length={stage.row_length}")  # fmt: skip
+
+
+def check_data(stage: ConfigDict, field: str) -> None:
+    """A supervised stage on a set with explorations."""
+    data = stage.data
+    need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
+    need(data.part in ("both", "exploration"), f"{field}.data.part", data.part, "use 'both' or 'exploration'")
+    need(data.longer in ("drop", "cut"), f"{field}.data.longer", data.longer, "use 'drop' or 'cut'")
+    need(data.per_step >= 1, f"{field}.data.per_step", data.per_step, "use 1 or more")
+    share, named = data.regulariser_share, bool(data.regulariser)
+    need(0 <= share < 1 and named == (share > 0), f"{field}.data.regulariser_share", share,
+         "0 without a regulariser, below 1 with one")  # fmt: skip
 
 
 def check_oxa(stage: ConfigDict, field: str, longest: int) -> None:

@@ -22,6 +22,7 @@ from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.stream import FIELDS, Stream
 from e3jax.train import grpo, oxa, sft
+from e3jax.train.examples import open_examples
 from e3jax.train.number_features import number_features
 from e3jax.train.setup import Run, make_run
 
@@ -140,7 +141,12 @@ def main(config: ConfigDict, workdir: str) -> None:
             kind, evaluated = stage.pop("kind"), stage.pop("evaluated")
             where = dict(stage=name, stage_index=index, first_step=first_step)
             if kind == "sft":
-                params = sft.train(run, params, **where, **stage, **config.sft, optim=config.optim.to_dict())
+                how = config.sft.to_dict()
+                aggregation, examples = how.pop("aggregation"), open_examples(run, stage, **how)
+                params = sft.train(
+                    run, params, **where, **stage, examples=examples, aggregation=aggregation,
+                    optim=config.optim.to_dict(),
+                )  # fmt: skip
             elif kind == "oxa":
                 params = oxa.train(run, params, **where, **stage, optim=config.optim.to_dict())
             else:
@@ -154,7 +160,7 @@ def main(config: ConfigDict, workdir: str) -> None:
                     )  # fmt: skip
                 budget = asked
                 params = grpo.train(
-                    run, params, **where, **stage, draw=draw, budget=budget, **rl, optim=config.optim.to_dict(),
+                    run, params, **where, **(rl | stage), draw=draw, budget=budget, optim=config.optim.to_dict(),
                     sampler=sampler,
                 )  # fmt: skip
             if evaluated:

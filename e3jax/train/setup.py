@@ -6,6 +6,7 @@ reads is a TypeError.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,10 +22,12 @@ from e3jax.flags import keep_programs
 from e3jax.log import RunLog
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3
+from e3jax.phases import NO_TAGS, tag_ids
+from e3jax.rewards.plan import UNSOUND
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
-from e3jax.tasks.countdown_traces import WORDS
+from e3jax.tasks import countdown_plans, countdown_traces
 from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.stream import Stream, open_stream
 from e3jax.tokenizer import WordTokenizer
@@ -84,12 +87,16 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
         model_config(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat,
         kernel=resolve_kernel(c.model.attention),
     )  # fmt: skip
-    tokenizer = WordTokenizer(WORDS) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)
+    words = countdown_plans.WORDS if c.task.form == "plans" else countdown_traces.WORDS
+    tokenizer = WordTokenizer(words) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)
     need(tokenizer.vocab_size <= model.config.vocab_size, "tokenizer", c.tokenizer,
          f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}")  # fmt: skip
+    need(not c.task.opening or tag_ids(tokenizer), "task.opening", c.task.opening, NO_TAGS)
     mesh = make_mesh(**c.mesh)
     keep_programs()
     log = RunLog(workdir, c.to_dict(), tensorboard=c.log.tensorboard, wandb=c.log.wandb)
+    if c.task.where == "e2c_original":
+        log.say(UNSOUND)
     from_main(lambda: describe_run(workdir, c.model.preset, model.config, tokenizer))
     return Run(
         workdir=log.workdir, log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
@@ -101,9 +108,19 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
 
 
 def problem_source(
-    seed: int, tokenizer, *, form: str, prompt: str, chat: str, thinking: bool, where: str, prompt_room: int
+    seed: int,
+    tokenizer,
+    *,
+    form: str,
+    prompt: str,
+    chat: str,
+    thinking: bool,
+    where: str,
+    opening: str,
+    prompt_room: int,
 ):
     """`open_stream` with all but source and split said; prompts are in the tokenizer's chat template, if it has one.
+    Behind each comes `opening`, which a response is forced to start with.
 
     `chat` "plain" is Qwen's form of one user turn without a system prompt, whatever the template says.
 
@@ -111,9 +128,15 @@ def problem_source(
     """
 
     def fits(text: str) -> bool:
+        text += opening
         return len(text.encode()) < prompt_room or len(tokenizer.encode(text)) <= prompt_room
+
+    def opened(source, *, split: str) -> Stream:
+        draw = stream(source, split=split)
+        return lambda start, count: [replace(p, question=p.question + opening) for p in draw(start, count)]
 
     talks = form in ("math", "multiplication")
     templated = partial(tokenizer.chat_text, thinking=thinking) if talks and tokenizer.has_chat else str
     words = qwen3_chat if talks and chat == "plain" else templated
-    return partial(open_stream, form, seed=seed, prompt=prompt, chat=words, where=where, fits=fits)
+    stream = partial(open_stream, form, seed=seed, prompt=prompt, chat=words, where=where, fits=fits)
+    return opened if opening else stream

@@ -1,10 +1,10 @@
-"""Supervised stages: cross-entropy on packed rows of base traces, and the loop that all supervised stages share.
+"""Supervised stages: cross-entropy on packed rows of train/examples.py, and the loop that all supervised stages share.
 
 Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/sft.py; OXA's by way of train/oxa.py.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -15,15 +15,12 @@ from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
-from e3jax.tasks.countdown_traces import base_trace
-from e3jax.tasks.stream import problems_at
+from e3jax.train.examples import Examples
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import pack_rows
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward
-
-PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
 
 
 @partial(jax.jit, static_argnames=("model", "chunk"))
@@ -43,45 +40,15 @@ def sft_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, weight
     return constrain_params(grads), metrics
 
 
-def examples(
-    run: Run,
-    *,
-    stage_index: int,
-    step: int,
-    global_step: int,
-    numbers,
-    position_gap: int,
-    gap_rate: float,
-    traces: dict,
-) -> Iterator:
-    """Endless (prompt, response, gap) token examples of a step, a function of (seed, stage, step).
-
-    `position_gap`: with probability `gap_rate` the response's positions start up to so many tokens late. A tiny
-    base model has seen no long text; this is how it learns to read the problem from far away (LOG.md).
-    """
-    rng = np.random.default_rng([run.seed, stage_index, step])
-    start = global_step * PROBLEMS_PER_STEP
-    while True:
-        block = dict(form=run.form, numbers=numbers, seed=run.seed, split="train", start=start, count=64)
-        for problem in problems_at(**block):
-            response = [*run.tokenizer.encode(base_trace(problem, rng, **traces)), run.tokenizer.eos]
-            gap = int(rng.integers(position_gap + 1)) if rng.random() < gap_rate else 0
-            yield run.tokenizer.encode(problem.question), response, gap
-        start += 64
-
-
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, numbers, steps: int, lr: float, warmup: int,
-    rows: int, row_length: int, aggregation: str, position_gap: int, gap_rate: float, traces: dict, optim: dict,
+    run: Run, params, *, stage: str, stage_index: int, first_step: int, examples: Examples, steps: int, lr: float,
+    warmup: int, rows: int, row_length: int, aggregation: str, optim: dict,
 ):  # fmt: skip
-    """Train `params` on base traces for `steps`; returns the final parameters."""
+    """Train `params` on `examples` for `steps`; returns the final parameters."""
 
     def batch_of(step: int) -> list[list[np.ndarray]]:
         """Tokens, positions, segments and weights of a step: one micro-batch."""
-        data = examples(
-            run, stage_index=stage_index, step=step, global_step=first_step + step, numbers=numbers,
-            position_gap=position_gap, gap_rate=gap_rate, traces=traces,
-        )  # fmt: skip
+        data = examples(stage_index, step, first_step + step)
         *packed, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
         return [[*packed, sft_weights(mask, aggregation=aggregation)]]
 
