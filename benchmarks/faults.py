@@ -51,7 +51,7 @@ class Command:
             if happened():
                 return True
             assert time.monotonic() < deadline, f"nothing in {timeout_s} s:\n{self.said[-2000:]}"
-            time.sleep(0.002)
+            time.sleep(0.005)
         return False
 
     def kill(self, number: int = signal.SIGKILL) -> int:

@@ -1,9 +1,9 @@
 """What every config starts from: all fields, what they mean, where each value comes from.
 
 A config file calls `base_config()` and changes what differs. Nothing runs from here.
-Sources: A.n = e3's paper and code, by section of the developers' notes (../shared/ALGORITHMS.md beside the checkout;
-the paper's tables hold the same values); FACTS = their survey of public RL code; PROTOTYPE = their tiny models;
-LOG = measured here, LOG.md.
+Sources: A.n = e3's paper and code, B.n = E2C's, by section of the developers' notes (../shared/ALGORITHMS.md beside
+the checkout; the papers' tables hold the same values); FACTS = their survey of public RL code; PROTOTYPE = their
+tiny models; LOG = measured here, LOG.md.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -36,13 +36,17 @@ def base_config() -> ConfigDict:
 
     c.task = ConfigDict()
     # "calculator" (tiny models) or "paper" (e3's Countdown, real tokenizers): a stage names its `numbers`;
+    # "plans": the calculator's problems in E2C's two phases (tiny models);
     # "math" (any set of questions, multiple choice too): its `set`; "multiplication", "products" (tiny): its `digits`
     c.task.form = "calculator"
     c.task.prompt = ""  # of "math" and "multiplication": a name of tasks/prompts.py; Countdown has its own
+    c.task.chat = "template"  # the tokenizer's own, if it has one; "plain": Qwen's, without a system prompt
     c.task.thinking = True  # the chat template's enable_thinking; A.3: Qwen3's default
     # where graders look for a boxed answer: "response": </think> must be there, and the last box counts, inside the
-    # thinking too (A.4, e3's reward); "after_thinking" (stricter); "anywhere" (models that do not think)
+    # thinking too (A.4, e3's reward); "after_thinking" (stricter); "anywhere" (models that do not think); "execution":
+    # of E2C's two phases, well formed; "e2c_original": E2C's released grader, UNSOUND (rewards/plan.py)
     c.task.where = "response"
+    c.task.opening = ""  # behind every prompt of RL and evaluation: "<EXPLORATION>" forces E2C's start, untrained (B.4)
     c.task.prompt_room = 8  # tokens set aside for the prompt when a budget is checked against the model
 
     c.sampler = ConfigDict()
@@ -77,6 +81,13 @@ def base_config() -> ConfigDict:
     c.grpo.weights.gradients = "all"  # "positive": GRPOMask; "negative"; "no-eos" (A.5; losses/grpo.py token_weights)
     c.grpo.weights.denominator = "shrunken"  # of what "gradients" leaves; A.5, the reference's
     c.grpo.weights.closing = "<answer>"  # of "no-eos": A.5 has "</", the first token of Llama's "</think>"
+    c.grpo.e2c = ConfigDict()  # of tokenizers with E2C's tags
+    c.grpo.e2c.coefficient = 1.0  # λ, of the plan's tokens (B.4); 1: plain GRPO
+    c.grpo.e2c.missing = "plain"  # no plan: λ = 1; "original": λ on the whole response (losses/e2c.py)
+    c.grpo.reward = ConfigDict()  # rewards/plan.py shaped
+    c.grpo.reward.following = "off"  # "sound", "original": a right answer is worth the share of its plan it followed
+    c.grpo.reward.overlong_buffer = 0  # tokens before the budget in which the soft penalty grows; 0: none. B.4: 4096
+    c.grpo.reward.overlong_factor = 1.0  # B.4
     c.grpo.loss = ConfigDict()
     c.grpo.loss.clip_low = 0.2  # A.6
     c.grpo.loss.clip_high = 0.5  # A.6 math 8k; Countdown .2
@@ -141,8 +152,31 @@ def sft_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
     return ConfigDict({"kind": "sft", "traces": {**habits, **traces}, "evaluated": evaluated, **fields})
 
 
+def oxa_stage(*, promote: str, suppress: str, **fields) -> ConfigDict:
+    """A supervised stage on files (train/oxa.py): steps, lr, warmup, per_step, ul_weight, rows, row_length.
+
+    `promote` alone is SFT on it.
+    """
+    return ConfigDict({"kind": "oxa", "promote": promote, "suppress": suppress, "evaluated": True, **fields})
+
+
+def plans_stage(*, solution_rate: float, evaluated: bool, **fields) -> ConfigDict:
+    """A supervised stage on traces of tasks/countdown_plans.py: numbers, steps, lr, warmup, rows, row_length."""
+    return ConfigDict({"kind": "sft", "traces": {"solution_rate": solution_rate}, "evaluated": evaluated, **fields})
+
+
+def explorations_stage(*, evaluated: bool, data: dict, **fields) -> ConfigDict:
+    """A supervised stage on a set with explorations: steps, lr, warmup, rows, row_length; data: set, part, per_step,
+    longer, regulariser, regulariser_share (train/examples.py)."""
+    whole = {"part": "both", "longer": "drop", "regulariser": "", "regulariser_share": 0.0}
+    return ConfigDict({"kind": "sft", "data": {**whole, **data}, "evaluated": evaluated, **fields})
+
+
 def grpo_stage(*, budget, **fields) -> ConfigDict:
-    """An RL stage: numbers, set or digits; budget (tokens, or 'auto' for Eq. 2), steps, lr; no warm-up (A.5)."""
+    """An RL stage: numbers, set or digits; budget (tokens, or 'auto' for Eq. 2), steps, lr; no warm-up (A.5).
+
+    It may say temperature, group_size, e2c and reward for itself.
+    """
     stage = ConfigDict({"kind": "grpo", "evaluated": True, "warmup": 0, **fields})
     stage.budget = config_dict.placeholder(object)  # either type may be given on the command line
     stage.budget = budget

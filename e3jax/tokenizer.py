@@ -9,7 +9,7 @@ Both offer encode, decode, save, eos, pad and vocab_size; special tokens are rea
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from e3jax.errors import UserError, first_line
@@ -42,6 +42,12 @@ class WordTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """Tokens -> words; padding and EOS leave no trace in the text."""
         return " ".join(self.words[t] for t in tokens if t not in (self.pad, self.eos))
+
+    def id(self, token: str) -> int:
+        """Number of a word; UserError when there is no such word."""
+        if token not in self.index:
+            raise UserError(f"{token!r} is not one of the {self.vocab_size} words")
+        return self.index[token]
 
     def save(self, directory) -> None:
         """Files from which transformers' AutoTokenizer (and HubTokenizer) reads the same tokenizer."""
@@ -186,6 +192,25 @@ class HubTokenizer:
                 config["added_tokens_decoder"] |= {str(i): {"content": t, **plain} for t, i in ids.items()}
         if config != json.loads(before):
             config_file.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the decoded text; a character of several tokens comes with its last one.
+
+    Their join is decode(tokens) where no special token lies inside; one that leaves no trace (EOS) adds "".
+
+    >>> pieces(WordTokenizer(["7", "+"]).decode, [2, 3, 2, 1])
+    ['7', ' +', ' 7', '']
+    """
+    out, start, read = [], 0, 0  # decoded again with the token before it: blanks and characters depend on it
+    for i in range(len(tokens)):
+        before, now = decode(list(tokens[start:read])), decode(list(tokens[start : i + 1]))
+        if now.endswith("\ufffd") and i + 1 < len(tokens):  # half a character
+            out.append("")
+            continue
+        out.append(now[len(before) :])
+        start, read = read, i + 1
+    return out
 
 
 def no_tokenizer(name: str, why: str) -> UserError:

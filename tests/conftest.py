@@ -1,6 +1,11 @@
-"""8 simulated devices, strict rank promotion, float32 matmuls; a tiny random model for everybody."""
+"""8 simulated devices, strict rank promotion, float32 matmuls; a tiny random model for everybody.
+
+A session's compiled programs are kept in one directory, for its workers and for every command that a test starts.
+"""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
 
@@ -16,8 +21,52 @@ from e3jax.models.presets import preset  # noqa: E402
 from e3jax.models.qwen3 import Qwen3, init_params  # noqa: E402
 
 
+def pytest_configure(config):
+    """The directory is made by pytest itself; its workers, and what they start, inherit the name."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        made = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="e3jax-programs-")
+        config.add_cleanup(lambda: shutil.rmtree(made, ignore_errors=True))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+# Files that take longest, longest first: where a file is one worker's (pyproject.toml), workers then end together.
+LONGEST = (
+    "test_hosts", "test_train_resume", "test_train_math", "test_sampler", "test_gcs", "test_tools_aot", "test_eval_run",
+    "test_train_faults", "test_train_grpo",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Files in the order LONGEST, then all others as they are."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Commands that a test starts compile without LLVM's optimisations: most of their time is compilation."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """(model, params) of the tiny preset, random weights, float32."""
     model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel="xla")
     return model, init_params(model, jax.random.key(0))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny, tmp_path_factory):
+    """A directory with the tiny model, its logits spread so that responses end by themselves sometimes."""
+    from e3jax.checkpoint.hf import save_hf
+    from e3jax.checkpoint.pretrained import write_description
+    from e3jax.tasks.countdown_traces import WORDS
+    from e3jax.tokenizer import WordTokenizer
+
+    model, params = tiny
+    directory = tmp_path_factory.mktemp("model")
+    write_description(directory, model.config, WordTokenizer(WORDS), dtype="float32", generation={})
+    save_hf(params | {"embed_vd": params["embed_vd"] * 8}, directory, most_bytes=1 << 30)
+    return directory

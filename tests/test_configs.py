@@ -13,8 +13,9 @@ from e3jax.train.check import check
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
     p.stem for p in (ROOT / "configs").glob("*.py")
-    if p.stem not in ("__init__", "common", "difficulty", "e3_math")  # tests/test_curation_difficulty.py …
-    and not p.stem.startswith("eval_")  # … tests/test_eval_run.py
+    # these have arguments: below, tests/test_curation_difficulty.py, tests/test_curation_pools.py …
+    if p.stem not in ("__init__", "common", "difficulty", "e2c", "e3_math", "oxa", "oxa_data", "probes")
+    and not p.stem.startswith("eval_")  # … tests/test_eval_run.py, tests/test_eval_probes.py
 )  # fmt: skip
 
 
@@ -37,13 +38,51 @@ def test_e3_math_is_possible(argument, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "argument",
+    ["stage=sft", "stage=sft,behaviour=original", "stage=rl1,model=4b", "stage=rl2,behaviour=original", "stage=ef"],
+)
+def test_e2c_is_possible(argument, monkeypatch):
+    """And the released numbers are the ones of ALGORITHMS B.4; the card's λ is in both stages."""
+    get_config = importlib.import_module("configs.e2c").get_config
+    config = get_config(argument)
+    monkeypatch.setattr("jax.devices", lambda: [None] * config.grpo.rows)
+    check(config)
+    λs = [get_config(f"stage={s},lambda={v}").grpo.e2c.coefficient for v in ("scripts", "card") for s in ("rl1", "rl2")]
+    assert λs == [1.0, 2.0, 2.0, 2.0]
+    with pytest.raises(UserError, match=r"behaviour=sound\|original; chips=NUMBER"):
+        get_config("stage=rl3")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.task.update(opening="<PLAN>"), "config.task.opening='<PLAN>': use '<EXPLORATION>'"),
+        (lambda c: c.grpo.e2c.update(coefficient=0.0), "config.grpo.e2c.coefficient=0.0"),
+        (lambda c: c.stages.rl2.e2c.update(missing="none"), "config.grpo.e2c.missing='none': use one of plain, orig"),
+        (lambda c: c.grpo.reward.update(following="on"), "config.grpo.reward.following='on'"),
+        (lambda c: c.stages.rl2.reward.update(overlong_buffer=99), "overlong_buffer=99: at most the budget"),
+        (lambda c: c.stages.rl1.update(group_size=1), "config.grpo.group_size=1"),
+        (lambda c: c.update(tokenizer="x"), "task.form='plans' wants words"),
+    ],
+)
+def test_e2c_says_what_is_wrong(change, words, monkeypatch):
+    """A stage's own sections are checked like the common ones."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    config = load("e2c_countdown")
+    config.stages.rl1.group_size = 8
+    change(config)
+    with pytest.raises(UserError, match=words.replace("(", r"\(")):
+        check(config)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda c: c.stages.math.update(set="e3-math-esay"), "config.stages.math.set='e3-math-esay': use one of deeps"),
         (lambda c: c.stages.math.update(set=""), "config.stages.math.set=''"),
         (lambda c: c.eval.sets.update({"x": "aime26"}), r"config.eval.sets\['x'\]='aime26'"),
         (lambda c: c.task.update(prompt="multiply"), "config.task.prompt: prompt 'multiply' is not one for problem"),
-        (lambda c: c.task.update(form="maths"), "config.task.form='maths': use one of 'calculator', 'paper', 'math'"),
+        (lambda c: c.task.update(form="maths"), "config.task.form='maths': use one of 'calculator', 'plans', 'paper'"),
         (lambda c: c.task.update(form="paper"), "config.eval.sets"),
         (lambda c: c.update(tokenizer="words"), "config.tokenizer='words': task.form='math' wants a hub tokenizer"),
     ],
@@ -68,6 +107,37 @@ def test_multiplication_is_possible(monkeypatch):
     check(config)
     config.stages.math.digits = (5, 0)
     with pytest.raises(UserError, match=r"config.stages.math.digits=\(5, 0\): two counts of digits"):
+        check(config)
+
+
+@pytest.mark.parametrize("argument", ["arm=full", "model=7b,stage=rl", "stage=rl,arm=sft,budgets=released"])
+def test_oxa_is_possible(argument, monkeypatch):
+    """All arms have the same RL budget unless the released ones are asked for; what is refused is named."""
+    load_oxa = importlib.import_module("configs.oxa").get_config
+    config = load_oxa(argument)
+    monkeypatch.setattr("jax.devices", lambda: [None] * 32)
+    check(config)
+    assert config.stages.rl.budget == 16_384 if "rl" in config.stages else config.stages.tune.suppress
+    assert {load_oxa(f"stage=rl,arm={arm}").stages.rl.budget for arm in ("sft", "full")} == {18_432}
+    with pytest.raises(UserError, match="arm='both' is not one of model="):
+        load_oxa("arm=both")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.update(promote="sets"), "config.stages.tune.promote='sets'"),
+        (lambda s: s.update(row_length=40_001), "config.stages.tune.row_length=40001: the model has room for 40000"),
+        (lambda s: s.update(per_step=0), "config.stages.tune.per_step=0"),
+        (lambda s: s.update(ul_weight=-1.0), "config.stages.tune.ul_weight=-1.0"),
+        (lambda s: s.update(rows=33), "config.stages.tune.rows=33: must be a multiple"),
+    ],
+)
+def test_oxa_says_what_is_wrong(change, words, monkeypatch):
+    config = importlib.import_module("configs.oxa").get_config()
+    monkeypatch.setattr("jax.devices", lambda: [None] * 32)
+    change(config.stages.tune)
+    with pytest.raises(UserError, match=words):
         check(config)
 
 

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
-from e3jax.checkpoint.hf import save_hf
-from e3jax.checkpoint.pretrained import write_description
 from e3jax.curation import difficulty
 from e3jax.curriculum.buckets import LEVELS, bucket
 from e3jax.errors import UserError
@@ -20,19 +18,8 @@ from e3jax.report.figures import pass_rates_file
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_one
 from e3jax.sharding import make_mesh
-from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tasks.sets import load_set
 from e3jax.tasks.stream import problems_at
-from e3jax.tokenizer import WordTokenizer
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny, tmp_path_factory):
-    model, params = tiny
-    directory = tmp_path_factory.mktemp("model")
-    write_description(directory, model.config, WordTokenizer(WORDS), dtype="float32", generation={})
-    save_hf(params | {"embed_vd": params["embed_vd"] * 8}, directory, most_bytes=1 << 30)
-    return directory
 
 
 def config_for(checkpoint):

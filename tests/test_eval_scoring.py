@@ -9,7 +9,7 @@ from e3jax.eval import tables
 from e3jax.eval.budgets import Trace
 from e3jax.eval.responses import Response
 from e3jax.eval.scoring import count, record, score_traces, summary
-from e3jax.report.figures import extrapolation_file
+from e3jax.report.files import extrapolation_file
 from e3jax.rewards.grade import grade_all
 from e3jax.tasks.problem import Problem
 

@@ -13,7 +13,8 @@ from e3jax.experiments import read, run
 from e3jax.report import results
 
 ROOT = Path(__file__).parent.parent
-NAMES = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.py") if p.stem not in ("common", "__init__"))
+OTHERS = ("common", "pk", "__init__")  # pk: the didactic model's own command (tests/test_didactic.py)
+NAMES = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.py") if p.stem not in OTHERS)
 
 
 def load(name, *size):

@@ -95,13 +95,11 @@ print(manager.all_steps())
     assert output(bucket, resumed) == "[1] 1\n[1, 2]\n[1]"
 
 
-def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path, monkeypatch):
+def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path, quick):
     """The real command, all of it in the bucket; against the same run on local disk.
 
     Guards: appending, which overwrites there; records behind their checkpoint; a report that looks on local disk.
     """
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     order = ("--config.order=('base','easy')", "--config.stages.easy.steps=16", "--config.stages.base.steps=10",
              "--config.checkpoint.every=4", "--config.stages.base.evaluated=False")  # fmt: skip
     run_to_end(tmp_path / "local", *order)
@@ -116,8 +114,11 @@ for name in ("metrics", "eval", "samples", "eval_samples", "starts"):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes((run / path.name).read_bytes())
 print((run / "DONE").exists(), b"<svg" in (run / "report.html").read_bytes(), len(list((run / "tb").iterdir())) > 1)
+from e3jax.report.serve import Pages
+pages = Pages(run)
+print(pages.read("samples.html") == (run / "samples.html").read_bytes(), b"<svg" in pages.read("report.html"))
 """
-    assert output(bucket, download.replace("{there}", str(tmp_path / "bucket"))) == "True True True"
+    assert output(bucket, download.replace("{there}", str(tmp_path / "bucket"))) == "True True True\nTrue True"
     (tmp_path / "bucket/budget.jsonl").write_text("")
     (tmp_path / "local/budget.jsonl").write_text("")
     assert not (found := difference(tmp_path / "local", tmp_path / "bucket")), found

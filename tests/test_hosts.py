@@ -29,7 +29,7 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 BASE = (
     "--config.order=('short',)", "--config.stages.short.numbers=(2,)", "--config.stages.short.steps=150",
     "--config.stages.short.warmup=10", "--config.stages.short.rows=8", "--config.model.remat=none",
-    "--config.log.tensorboard=False",
+    "--config.log.tensorboard=False", "--config.checkpoint.every=150",
 )  # fmt: skip
 STAGE = (
     "--config.order=('easy',)", "--config.stages.easy.numbers=(2,)", "--config.stages.easy.steps=3",
@@ -89,7 +89,10 @@ def parameters(workdir: Path, step: int) -> list[np.ndarray]:
 
 def gaps(one: Path, many: Path, *, steps: int = 3) -> tuple[float, float]:
     """Largest difference of any metric and of any parameter; the sampled tokens must be the same."""
-    assert lines(one, "samples.jsonl") == lines(many, "samples.jsonl")
+    for x, y in zip(lines(one, "samples.jsonl"), lines(many, "samples.jsonl"), strict=True):
+        for name in ("entropy", "logp"):  # rounded, so that a last bit may show
+            np.testing.assert_allclose(x.pop(name), y.pop(name), atol=2e-3)
+        assert x == y
     a, b = lines(one, "metrics.jsonl"), lines(many, "metrics.jsonl")
     assert [x["step"] for x in a] == [x["step"] for x in b] == list(range(1, steps + 1))
     assert any(x["loss/pg"] for x in a), "no group with an advantage: the comparison would be empty"
@@ -113,13 +116,12 @@ def preempt(started: list[Command], victim: int, steps: int) -> None:
     assert time.monotonic() - start < 20
 
 
-def test_preempted_and_resumed_on_other_devices_it_is_the_run_of_one_process(tmp_path, monkeypatch):
+def test_preempted_and_resumed_on_other_devices_it_is_the_run_of_one_process(tmp_path):
     """8 devices of 2 processes, then 4 of one, then a single one; against 1 x 4 devices that nobody disturbed.
 
     Guards: processes that fall out of step or stop at different ones, grades mixed up, a denominator per host, records
     written twice, checkpoints that fit one mesh only.
     """
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
     base, one, many = tmp_path / "base", tmp_path / "one", tmp_path / "many"
     finish(launch([base], 1, *BASE))
     flags = (*STAGE, f"--config.init.init_from={base / 'checkpoints/short/150'}", "--config.stages.easy.steps=6")

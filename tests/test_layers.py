@@ -7,19 +7,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
-    "errors": -1, "types": 0, "sharding": 0, "storage": 0, "runtime": 1,
+    "errors": -1, "types": 0, "phases": 0, "sharding": 0, "storage": 0, "runtime": 1,
     "tasks": 1, "rewards": 1, "tokenizer": 1,
     "losses": 2, "curriculum": 2, "metrics": 2,
     "models": 3,
     "sampler": 4, "checkpoint": 4, "log": 4,
     "flags": 5, "report": 5,
-    "eval": 6,
+    "eval": 6, "didactic": 6,
     "curation": 7,
     "train": 8,
     "tools": 9, "experiments": 9,
 }  # fmt: skip
 HEAVY = {
-    "matplotlib": {"report/figures.py"},
+    "matplotlib": {"report/bands.py", "report/bars.py", "report/figures.py", "report/panels.py"},
     "transformers": {"tokenizer.py"},
     "huggingface_hub": {"checkpoint/pretrained.py"},
     "safetensors": {"checkpoint/hf.py"},

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.eval.rollouts import feature_means
-from e3jax.metrics.training import rollout_metrics
+from e3jax.metrics.training import phase_metrics, rollout_metrics
 from e3jax.train.number_features import SCALE, number_features
+from e3jax.types import Rollouts
 
 
 def test_rollout_metrics_by_hand():
@@ -31,6 +32,7 @@ def test_feature_means_are_ratios_of_sums():
     one = dict(
         attempts=2,
         unique=1,
+        equations=4,
         verifications=2,
         gave_up=True,
         repetition=0,
@@ -39,10 +41,11 @@ def test_feature_means_are_ratios_of_sums():
         yes=1,
         false_yes=1,
     )
-    ten = one | dict(attempts=10, verdicts=10, right_verdicts=9, gave_up=False, yes=3)
+    ten = one | dict(attempts=10, equations=14, verdicts=10, right_verdicts=9, gave_up=False, yes=3)
     m = feature_means([one, ten])
     assert math.isclose(m["explore/verdict_accuracy"], 10 / 12)
     assert (m["explore/attempts"], m["explore/give_up"], m["explore/false_yes"]) == (6, 0.5, 0.5)
+    assert m["explore/equations_per_attempt"] == 18 / 12
     assert math.isnan(feature_means([one | {"verdicts": 0}])["explore/verdict_accuracy"])
 
 
@@ -57,3 +60,19 @@ def test_number_features_touch_numbers_only():
     np.testing.assert_allclose(out[1, [mod_10, 16 + mod_10]], out[3, [mod_10, 16 + mod_10]], rtol=1e-5)
     size = SCALE * np.std(np.asarray(embed)) * np.sqrt(2)
     np.testing.assert_allclose(out[1, :16] ** 2 + out[1, 16:32] ** 2, size**2, rtol=1e-4)
+
+
+def test_phase_metrics_by_hand():
+    """Tags and the forced start belong to no phase; a plan that never ends has no execution."""
+    P, p, E, e = tags = (6, 7, 8, 9)
+    tokens = np.array([[1, P, 2, 3, p, E, 4, e], [1, P, 5, 0, 0, 0, 0, 0]])
+    rollouts = Rollouts(
+        tokens=tokens, prompt_len=np.array([2, 2]), length=np.array([8, 3]), logp=None,
+        entropy=np.array([[0, 0, 1.0, 2.0, 9.0, 9.0, 0.5, 9.0], [0, 0, 6.0, 0, 0, 0, 0, 0]]),
+        sampled=np.array([[0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 0, 0, 0, 0]], bool), done=np.array([True, False]),
+    )  # fmt: skip
+    assert phase_metrics(rollouts, tags) == {
+        "format/well_formed": 0.5, "entropy/exploration": 3.0, "length/exploration": 1.5, "entropy/execution": 0.5,
+        "length/execution": 0.5,
+    }  # fmt: skip
+    assert phase_metrics(rollouts, ()) == {}

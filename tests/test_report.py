@@ -1,5 +1,6 @@
 """The report tells what the run's files say, survives missing files, runs nothing of a model's."""
 
+import csv
 import json
 import math
 import re
@@ -10,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from e3jax.report import figures, html
+from e3jax.report import bands, compare, figures, html
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png onerror=alert(1)> $a_$ \u2028&"
 ACCURACY = {  # stage -> budget -> mean, low, high
@@ -179,7 +180,7 @@ def test_page_is_self_contained_and_hostile_text_is_text(run_dir):
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), (tag, name, value)
         if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
-            assert value.startswith("#"), (tag, name, value)
+            assert value.startswith("#") or (tag, value) == ("a", "samples.html"), (tag, name, value)
         if not name.startswith("xmlns"):
             assert not re.search(r"https?:|url\((?!#)", value), (tag, name, value)
     # prompt, answer, one attempt, tail, response of ten samples; the config's is quoted by JSON
@@ -333,3 +334,54 @@ def test_command_line(run_dir, tmp_path_factory):
     done = subprocess.run([*command, wrong], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and f"{wrong} holds none of config.json" in done.stderr
+
+
+def test_comparison_groups_seeds_and_its_tables_say_so(run_dir, tmp_path_factory):
+    """Guards against a seed as a group of its own, a mean over groups, and cells that spreadsheets or TeX would run."""
+    above = tmp_path_factory.mktemp("runs")
+    for name, config, shift in (
+        ("a", {"seed": 0, "x": 1}, 0),
+        ("b", {"seed": 1, "x": 1}, 0.1),
+        ("c", {"seed": 0, "x": 2}, 0),
+    ):
+        (above / name).mkdir()
+        for file in FILES:
+            (above / name / file).write_bytes((run_dir / file).read_bytes())
+        (above / name / "config.json").write_text(json.dumps(config))
+        rows = [json.loads(line) for line in (run_dir / "eval.jsonl").read_text().splitlines()]
+        for row in rows:
+            row["set"] = "=3_$"
+            row["accuracy"] = {b: [x + shift for x in values] for b, values in row["accuracy"].items()}
+        write_lines(above / name / "eval.jsonl", rows)
+    path = compare.write_comparison([above / name for name in "abc"])
+    text, page = read(path)
+    assert [row[1:] for row in page.tables[0][1:]] == [["0, 1", "a, b"], ["0", "c"]]
+    assert [row[0] for row in page.tables[0][1:]] == ["x=1", "x=2"]
+    rows = list(csv.DictReader((path.parent / "accuracy.csv").open()))
+    first, last = rows[0], rows[-1]
+    assert (first["set"], first["group"], first["stage"], first["at"], first["seeds"]) == (
+        "'=3_$",
+        "x=1",
+        "base",
+        "96",
+        "2",
+    )
+    assert [float(first[k]) for k in ("mean", "low", "high")] == pytest.approx([0.171, 0.121, 0.221])
+    assert [float(last[k]) for k in ("mean", "low", "high")] == pytest.approx([0.513, 0.493, 0.533])
+    tex = (path.parent / "accuracy.tex").read_text()
+    assert "=3\\_\\$ & x=1 & base & 17.1 {\\scriptsize [12.1, 22.1]}" in tex and tex.count("\\\\\n") == 5
+    assert text.count("<figure>") > 6 and HOSTILE not in text
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_seed_band_by_hand():
+    """Guards against a band over steps, or a seed that ended early counted as zero."""
+    seeds = [
+        figures.collect_stages([grpo_row("a", s, **{"reward/mean": y}) for s, y in enumerate(ys, 1)])
+        for ys in ([0.0, 0.2, 0.4], [0.2, 0.6])
+    ]
+    band = bands.seed_band(seeds, "reward/mean", label="x", colour=1, window=1)
+    np.testing.assert_array_equal(band.x, [1, 2, 3])
+    np.testing.assert_allclose([band.mean, band.low, band.high], [[0.1, 0.4, 0.4], [0, 0.2, 0.4], [0.2, 0.6, 0.4]])
+    assert bands.seed_band(seeds, "loss/ppo_kl", label="x", colour=1, window=1) is None

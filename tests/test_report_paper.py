@@ -64,7 +64,7 @@ def test_one_seed_is_shown_without_an_interval(tmp_path):
     rule = [judge(STATEMENT, VALUES, seeds=(0,), level=0.95)]
     results.write(tmp_path, made_up(rule=rule, verdict="not decided", seeds=[0]))
     assert json.loads((tmp_path / "results.json").read_text())["rule"][0]["low"] is None
-    row = Page(paper.page([results.read(tmp_path)])).tables[1][1]
+    row = Page(paper.whole_page([results.read(tmp_path)])).tables[1][1]
     assert row[3:] == ["10", "– … –", "10", "not shown"]
 
 

@@ -110,8 +110,8 @@ def answers(tmp_path_factory):
     if importlib.util.find_spec("libtpu"):
         asked |= {
             "fits": start(here, f"--json={here / 'fit.jsonl'}", "--nosuggest"),
-            "limit": start(here, "--programs=score", "--limit=0.01", "--nosuggest"),
-            "full": start(here, "--programs=admit", "--config.sampler.slots=200000", "--nosuggest"),
+            "limit": start(here, "--programs=add", "--limit=0.01", "--nosuggest"),
+            "full": start(here, "--programs=admit", "--config.sampler.slots=40000", "--nosuggest"),
         }
     told = {name: (*process.communicate(), process.returncode) for name, process in asked.items()}
     return told, here
@@ -152,10 +152,10 @@ def test_what_does_not_fit_fails(answers):
     """An exit status of 0 would rent the slice."""
     told, _ = answers
     out, err, status = told["limit"]
-    assert status == 1 and "score needs 0." in out and "biggest: " in out, (out, err[-1000:])
+    assert status == 1 and "add needs 0." in out and "biggest: " in out, (out, err[-1000:])
     out, err, status = told["full"]
     assert status == 1 and "admit ran out of memory" in out, (out, err[-1000:])
-    assert "[0][0].k bfloat16(2, 524288" in " ".join(out.split()), out
+    assert "[0][0].k bfloat16(2, 131072" in " ".join(out.split()), out
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tiny_hub import POSITIONS, TOKENS, like_of, transformers_logits, write_tiny
 from e3jax.checkpoint.hf import load_hf
 from e3jax.checkpoint.pretrained import load_params, load_pretrained, load_tokenizer, local_directory, same_model
 from e3jax.errors import UserError
+from e3jax.phases import TAGS, split_text, tag_ids, write_text
 from e3jax.sharding import make_mesh
 from e3jax.tokenizer import HubTokenizer, WordTokenizer
 
@@ -85,6 +86,37 @@ def test_new_tokens_reach_weights_tokenizer_and_config(source, tmp_path):
     old = load_file(source / "model.safetensors")["lm_head.weight"]
     new = load_file(tmp_path / "more/model.safetensors")["lm_head.weight"]
     np.testing.assert_array_equal(new[:112].view(np.uint16), old[:112].view(np.uint16))
+
+
+def between(text: str, begin: str, end: str) -> str:
+    """What a reader without our parser does (the model card's snippet, in our words)."""
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def test_an_e2c_export_reads_as_on_its_card(source, tmp_path):
+    """Four tags added, written as 8B-Final: transformers has them as single tokens with the same logits, and its
+    decoded text falls into the same two phases as ours."""
+    pytest.importorskip("torch", reason="parity needs pip install -e '.[parity]'")
+    import transformers
+
+    convert(str(source), tmp_path / "tagged", dtype="float32", add_tokens=list(TAGS))
+    convert(str(tmp_path / "tagged"), tmp_path / "out/8B-Final")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", subfolder="8B-Final")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", subfolder="8B-Final").eval()
+    text = write_text(" w1 w2 ", " w3 ")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    ours = HubTokenizer(str(tmp_path / "tagged"))
+    assert ids == ours.encode(text) == [112, 3, 4, 113, 114, 5, 115] and tag_ids(ours) == (112, 113, 114, 115)
+    said = tokenizer.decode(ids, skip_special_tokens=False)
+    phases = between(said, TAGS[0], TAGS[1]), between(said, TAGS[2], TAGS[3])
+    assert phases == split_text(ours.decode(ids), begun=False)[:2] == ("w1 w2", "w3")
+    trained, like = like_of(tmp_path / "out/8B-Final")
+    params = load_params(tmp_path / "tagged", like)
+    tokens, positions = np.array([ids]), np.arange(len(ids))[None]
+    hidden, _ = trained.apply({"params": params}, tokens, positions)
+    logits = hidden @ params["unembed_vd"].T
+    np.testing.assert_allclose(logits, transformers_logits(model, tokens, positions), atol=1e-4)
+    assert model.config.vocab_size == 120  # rows that were spare
 
 
 def test_a_run_starts_from_either(source, tmp_path):

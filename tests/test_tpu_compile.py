@@ -58,7 +58,7 @@ def compile_gradient(mesh, *, kernel: str, head_width: int, segments: bool) -> d
 @pytest.fixture(scope="module")
 def compiled():
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install libtpu")
-    quiet = dict(TPU_SKIP_MDS_QUERY="1", TPU_LOG_DIR="disabled")
+    quiet = dict(TPU_SKIP_MDS_QUERY="1", TPU_LOG_DIR="disabled", JAX_ENABLE_COMPILATION_CACHE="false")
     several = dict(ALLOW_MULTIPLE_LIBTPU_LOAD="1")  # else a second process aborts at /tmp/libtpu_lockfile
     env = os.environ | dict(JAX_PLATFORMS="cpu", PYTHONPATH=str(Path(__file__).parent.parent)) | quiet | several
     run = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)

@@ -13,12 +13,7 @@ ROOT = Path(__file__).parent.parent
 EASY = ("--config.order=('easy',)", "--config.stages.easy.steps=5", "--config.stages.easy.budget=48",
         "--config.checkpoint.every=1", "--config.log.tensorboard=False")  # fmt: skip
 IMPATIENT = "from e3jax import storage\nstorage.WAITS_S = (0.5, 0.5)"
-
-
-@pytest.fixture(autouse=True)
-def compiled_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def errors(command: Command) -> list[str]:

@@ -42,17 +42,18 @@ def setting(tiny):
 
 def updated(
     run, params, score_b, *, rows, minibatches=1, ref=None, weights=WEIGHTS, lr=1.0, edit=lambda rollouts: None,
-    old_logp="trainer",
+    old_logp="trainer", coefficient=None,
 ):  # fmt: skip
     """Parameters after one RL step with plain SGD, so that differences are gradients' differences."""
     tx = optax.sgd(lr)
     state = new_state(tx, jax.tree.map(jnp.copy, params))
     g = graded(run.model, params, score_b)
     edit(g.rollouts)
+    lambda_bt = None if coefficient is None else np.full(g.rollouts.tokens.shape, coefficient, np.float32)
     advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
     state, values, _ = grpo.update(
         run, tx, state, g, advantage_b, params if ref is None else ref, minibatches=minibatches, rows=rows,
-        temperature=1.0, budget=20, old_logp=old_logp, weights=weights, loss=LOSS,
+        temperature=1.0, budget=20, old_logp=old_logp, weights=weights, loss=LOSS, lambda_bt=lambda_bt,
     )  # fmt: skip
     return state.params, values
 
@@ -114,6 +115,18 @@ def test_old_log_probs_from_the_sampler(setting):
     for old_logp in ("trainer", "sampler"):
         _, values = updated(run, params, MIXED, rows=16, edit=shifted, old_logp=old_logp)
         assert values["parity/logp_mean"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_e2cs_lambda_in_the_update(setting):
+    """1 changes no bit of parameters and metrics; the policy gradient is linear in it."""
+    run, params = setting
+    plain, values = updated(run, params, MIXED, rows=16)
+    none, double = (updated(run, params, MIXED, rows=16, coefficient=x)[0] for x in (0.0, 2.0))
+    one, same = updated(run, params, MIXED, rows=16, coefficient=1.0)
+    jax.tree.map(np.testing.assert_array_equal, one, plain)
+    assert same == values
+    jax.tree.map(lambda a, b, x: np.testing.assert_allclose(a - x, x - b, atol=2e-6), double, none, plain)
+    assert max(float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (double, none)))) > 1e-3
 
 
 @pytest.mark.parametrize("gradients", ["positive", "all"])

@@ -57,15 +57,7 @@ def flags_for(model: Path, **values) -> list[str]:
     return [*SMALL, *(f"--config.{name}={value}" for name, value in given.items())]
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-def test_stage_1_killed_equals_straight(tmp_path, programs):
+def test_stage_1_killed_equals_straight(tmp_path):
     """The command of the config's header, made small. Guards: the order of a set, or its grades, lost by a resume."""
     model = write_model(tmp_path / "model", "</think> \\boxed{2}")
     sets = {
@@ -73,7 +65,7 @@ def test_stage_1_killed_equals_straight(tmp_path, programs):
         "eval.sets.aime25": DATA / "math/aime25.json",
         "eval.sets.hmmt25": DATA / "math/hmmt25.json",
     }
-    options = dict(config="configs/e3_math.py:stage=1,chips=1", env=programs)
+    options = dict(config="configs/e3_math.py:stage=1,chips=1")
     straight, killed, flags = tmp_path / "a", tmp_path / "b", flags_for(model, **sets)
     run_to_end(straight, *flags, **options)
     command = Command(killed, *flags, **options)

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.faults import EVERY_STEP, Command, difference, records, run_to_end, writing
 
 ROOT = Path(__file__).parent.parent
+FLAGS = (*EVERY_STEP, "--config.stages.short.steps=20", "--config.stages.base.steps=20")
 
 
 def undocumented(workdir: Path) -> set[str]:
@@ -35,23 +36,21 @@ def killed_when(happened, workdir: Path, *flags: str, number=signal.SIGKILL, **o
     return command
 
 
-def test_killed_in_every_stage_equals_straight(tmp_path, monkeypatch):
+def test_killed_in_every_stage_equals_straight(tmp_path, quick):
     """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten.
 
     SIGKILL in a supervised stage, an evaluation, between two stages and in a checkpoint write; SIGTERM in RL.
     """
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # restarts compile nothing again
     straight, killed = tmp_path / "a", tmp_path / "b"
-    run_to_end(straight, *EVERY_STEP)
-    killed_when(lambda c: c.logged("short", 1), killed, *EVERY_STEP)
-    killed_when(lambda c: "base: SFT: " in c.said, killed, *EVERY_STEP)
-    killed_when(lambda c: "base: pass@k, 4 numbers: " in c.said, killed, *EVERY_STEP)
-    stopped = killed_when(lambda c: c.logged("easy", 3), killed, *EVERY_STEP, number=signal.SIGTERM)
+    run_to_end(straight, *FLAGS)
+    killed_when(lambda c: c.logged("short", 1), killed, *FLAGS)
+    killed_when(lambda c: "base: SFT: " in c.said, killed, *FLAGS)
+    killed_when(lambda c: "base: pass@k, 4 numbers: " in c.said, killed, *FLAGS)
+    stopped = killed_when(lambda c: c.logged("easy", 3), killed, *FLAGS, number=signal.SIGTERM)
     assert stopped.process.returncode == 0 and "stopped by SIGTERM: easy, step " in stopped.said, stopped.said
-    killed_when(lambda c: any("/hard/" in path for path in writing(killed)), killed, *EVERY_STEP)
+    killed_when(lambda c: any("/hard/" in path for path in writing(killed)), killed, *FLAGS)
     assert not (killed / "DONE").exists()
-    run_to_end(killed, *EVERY_STEP)
+    run_to_end(killed, *FLAGS)
     assert not (found := difference(straight, killed)), found
     steps = [(line["stage"], line["step"]) for line in records(killed)["metrics.jsonl"]]
     assert len(steps) == len(set(steps)), "a step was logged twice"

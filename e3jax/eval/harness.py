@@ -12,7 +12,9 @@ from e3jax.eval.rollouts import Graded, Grader, feature_means, rollout
 from e3jax.metrics.exploration import distinct_attempts
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
+from e3jax.metrics.training import phase_metrics
 from e3jax.models.qwen3 import Qwen3
+from e3jax.phases import tag_ids
 from e3jax.rewards.extract import last_boxed
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.traces import is_parsed, parse
@@ -52,6 +54,7 @@ def evaluate(
         "accuracy": {str(b): with_interval(accuracy[:, i]) for i, b in enumerate(budgets)},
         "explore": explored
         | {"length": float(length_pg.mean()), "truncated": float(1 - done_pg.mean())}
+        | phase_metrics(graded.rollouts, tag_ids(tokenizer))
         | {f"reason/{r}": graded.reasons.count(r) / len(graded.reasons) for r in sorted(set(graded.reasons))},
     }
     return line, graded

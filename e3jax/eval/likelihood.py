@@ -46,6 +46,12 @@ def width_for(length: int, most: int) -> int:
     return min(width, most)
 
 
+def row_groups() -> int:
+    """How many parts the mesh cuts a batch's rows into."""
+    mesh = jax.sharding.get_mesh()
+    return 1 if mesh.empty else int(np.prod([mesh.shape[axis] for axis in AXES["B"]]))
+
+
 def batches(lengths: Sequence[int], *, tokens: int, most: int, groups: int) -> Iterator[tuple[int, int, range]]:
     """(rows, width, which) of sorted `lengths`, longest first: about `tokens` tokens a batch, at least a row a group.
 
@@ -113,11 +119,9 @@ def log_likelihoods(
                 f"scored: at least one each is needed, and a continuation of {most} or fewer"
             )
         asked.setdefault(tuple([*context, *continuation][-(most + 1) : -1]), []).append(i)
-    mesh = jax.sharding.get_mesh()
-    groups = 1 if mesh.empty else int(np.prod([mesh.shape[axis] for axis in AXES["B"]]))
     embed, out = unembedding(params), [None] * len(pairs)
     reads = sorted(asked, key=lambda read: (-len(read), read))
-    for rows, width, which in batches(list(map(len, reads)), tokens=tokens, most=most, groups=groups):
+    for rows, width, which in batches(list(map(len, reads)), tokens=tokens, most=most, groups=row_groups()):
         now = [reads[i] for i in which]
         token_bt = padded(now + [(pad,)] * (rows - len(now)), width, pad)
         hidden = hidden_states(model, params, put(token_bt, "BT"))

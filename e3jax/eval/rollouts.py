@@ -109,6 +109,7 @@ def feature_means(features: Sequence[dict[str, float]]) -> dict[str, float]:
     out = {
         "explore/attempts": total("attempts") / n,
         "explore/unique_attempts": total("unique") / n,
+        "explore/equations_per_attempt": ratio(total("equations"), total("attempts")),
         "explore/verifications": total("verifications") / n,
         "explore/give_up": total("gave_up") / n,
         "explore/repetition": total("repetition") / n,

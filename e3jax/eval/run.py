@@ -26,7 +26,7 @@ from e3jax.eval.responses import Asked, Responses, fill
 from e3jax.eval.scoring import by_problem, count, record, score_traces, summary
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
-from e3jax.report import figures
+from e3jax.report.files import extrapolation_file
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, is_main, stop_asked, unless_stopped
@@ -34,6 +34,7 @@ from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
 from e3jax.storage import patiently
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.stream import FIELDS, open_stream
 
 
@@ -85,8 +86,13 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
     return draw(0, problems or sys.maxsize)
 
 
-def in_chat(problem: Problem, tokenizer, *, thinking: bool) -> Problem:
-    """The problem as a user's turn in the model's chat template; raw for Countdown (A.3), and where there is none."""
+def in_chat(problem: Problem, tokenizer, *, thinking: bool, chat: str = "template") -> Problem:
+    """The problem as a user's turn in the model's chat template; raw for Countdown (A.3), and where there is none.
+
+    `chat` "plain" is Qwen's form without a system prompt, whatever the template says (OXA's models).
+    """
+    if problem.task != "countdown" and chat == "plain":
+        return replace(problem, question=qwen3_chat(problem.question))
     if problem.task == "countdown" or not tokenizer.has_chat:
         return problem
     return replace(problem, question=tokenizer.chat_text(problem.question, thinking=thinking))
@@ -101,7 +107,7 @@ def make_bench(label: str, name: str, pretrained: Pretrained, problems: list[Pro
     if longest > room:
         raise UserError(
             f"{label}, {name}: problem {problems[most].id} has a prompt of {len(prompts[most])} tokens, which leaves "
-            f"{room} of the model's length: config.budgets asks for {longest}"
+            f"{room} of the model's length: {longest} are asked for, by config.budgets or config.budget with an answer"
         )
     responses = Responses(log.workdir / "responses" / label / name)
     responses.check([p.id for p in problems])
@@ -194,24 +200,11 @@ def evaluate(
 
 def check(c: ConfigDict) -> None:
     """Refuse impossible values, naming the field, before anything is loaded."""
-    models = list(c.models)
-    right = all(
-        isinstance(m, tuple | list) and len(m) == 2 and all(isinstance(x, str) and x for x in m) for m in models
-    )
-    need(len(models) > 0 and right, "models", c.models, "name at least one (label, checkpoint)")
-    for field, labels in (("models", [label for label, _ in models]), ("sets", list(c.sets))):
-        need(len(labels) > 0 and len(set(labels)) == len(labels), field, labels, "name at least one, each once")
-        for label in labels:
-            need("/" not in label and not label.startswith("."), field, label, "a label is a directory's name too")
-    for field in ("budgets", "pass_ks"):
-        values = list(c[field])
-        need(len(values) > 0 and min(values) >= 1, field, values, "name at least one, each 1 or more")
-        need(values == sorted(set(values)), field, values, "must rise")
+    check_models_and_sets(c)
+    rising(c, "budgets")
+    rising(c, "pass_ks")
     for name, one in c.sets.items():
         need(one.samples >= min(c.pass_ks), f"sets[{name!r}].samples", one.samples, f"{min(c.pass_ks)} or more")
-        need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(map(repr, FIELDS))}")
-        need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(map(repr, WHERE))}")
-        need(one.problems >= 0, f"sets[{name!r}].problems", one.problems, "0 (all of a set) or more")
     f = c.forcing
     least = min(one.samples for one in c.sets.values())
     need(1 <= f.samples <= least or not (f.early_stop or f.wait), "forcing.samples", f.samples,
@@ -223,7 +216,32 @@ def check(c: ConfigDict) -> None:
     need(len(f.phrases) > 0, "forcing.phrases", f.phrases, "name at least one")
     for name in ("answer", "thinking", "extension"):
         need(f[name] >= 1, f"forcing.{name}", f[name], "use 1 or more")
+    need(c.chat in ("template", "plain"), "chat", c.chat, "use 'template' or 'plain'")
     check_sampling(c)
+
+
+def check_models_and_sets(c: ConfigDict) -> None:
+    """`models` and `sets`: labels that can be directories, fields with a meaning."""
+    models = list(c.models)
+    right = all(
+        isinstance(m, tuple | list) and len(m) == 2 and all(isinstance(x, str) and x for x in m) for m in models
+    )
+    need(len(models) > 0 and right, "models", c.models, "name at least one (label, checkpoint)")
+    for field, labels in (("models", [label for label, _ in models]), ("sets", list(c.sets))):
+        need(len(labels) > 0 and len(set(labels)) == len(labels), field, labels, "name at least one, each once")
+        for label in labels:
+            need("/" not in label and not label.startswith("."), field, label, "a label is a directory's name too")
+    for name, one in c.sets.items():
+        need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(map(repr, FIELDS))}")
+        need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(map(repr, WHERE))}")
+        need(one.problems >= 0, f"sets[{name!r}].problems", one.problems, "0 (all of a set) or more")
+
+
+def rising(c: ConfigDict, field: str) -> None:
+    """A tuple of numbers, 1 or more, that rise."""
+    values = list(c[field])
+    need(len(values) > 0 and min(values) >= 1, field, values, "name at least one, each 1 or more")
+    need(values == sorted(set(values)), field, values, "must rise")
 
 
 def check_sampling(c: ConfigDict) -> None:
@@ -257,9 +275,7 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) ->
             header, *rows = tables.table_1(own, measure)
             grid = [[column.removeprefix(f"{name} ") for column in header], *rows]
             log.console.print(tables.terminal(grid, f"{name}: {word} [%] at the longest budget"))
-        files[f"extrapolation-{name}.svg"] = figures.extrapolation_file(
-            own, order=order, title=name, train_budget=train_budget
-        )
+        files[f"extrapolation-{name}.svg"] = extrapolation_file(own, order=order, title=name, train_budget=train_budget)
     log.console.print(tables.terminal(grids["table3"], "accuracy [%] by test budget [tokens] (Table 3)"))
     if len(grids["forced"]) > 1:
         log.console.print(tables.terminal(grids["forced"], "budget forcing (App. I)"))
@@ -270,47 +286,68 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) ->
     log.say(f"numbers, tables and figures: {log.workdir}")
 
 
-def main(config: ConfigDict, workdir: str) -> None:
-    """All models of the config on all its sets; what eval.jsonl already has is left out."""
-    check(config)
-    keep_programs()
-    models, sets = dict(config.models), config.sets.to_dict()
-    samples = {name: one.pop("samples") for name, one in sets.items()}
-    problems = {name: load_problems(**sets[name], seed=config.seed) for name in sets}
-    log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
-    sampler, forcing = config.sampler.to_dict(), config.forcing.to_dict()
-    limits = {name: sampler[name] for name in ("temperature", "top_k", "top_p")}
+def load_sets(c: ConfigDict) -> dict[str, list[Problem]]:
+    """The problems of all of config.sets."""
+    sets = {name: {k: v for k, v in one.items() if k != "samples"} for name, one in c.sets.to_dict().items()}
+    return {name: load_problems(**one, seed=c.seed) for name, one in sets.items()}
+
+
+def each_bench(
+    c: ConfigDict, log: RunLog, record: str, problems: dict[str, list[Problem]], *, longest: int
+) -> Iterator[tuple[Bench, str, int]]:
+    """(bench, checkpoint, samples) of every model and set that `record` has no line of yet; models are loaded in turn.
+
+    The sampling mesh is set while a bench is at work. UserError for a label that means another checkpoint in `record`.
+    """
+    models = dict(c.models)
+    sampler = c.sampler.to_dict()
     tensor = sampler.pop("tensor")
     sampler["groups"] = len(jax.devices()) // tensor
     mesh = make_mesh(data=1, fsdp=-1, tensor=1)
-    dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    known = {(line["stage"], line["set"]): line["checkpoint"] for line in log.read("eval.jsonl")}
+    known = {(line["stage"], line["set"]): line["checkpoint"] for line in log.read(record)}
     for (label, _), checkpoint in known.items():
         if label in models and models[label] != checkpoint:
             raise UserError(
                 f"{log.workdir} holds model {label!r} as {checkpoint}, config.models has {models[label]}: give it "
                 "another label"
             )
-    with GraderPool(**config.grader.to_dict()) as grader, jax.set_mesh(mesh):
-        for label, checkpoint in models.items():
-            todo = [name for name in sets if (label, name) not in known]
-            if not todo:
-                continue
-            log.say(f"loading {label}: {checkpoint}")
-            model, params, tokenizer = load_pretrained(checkpoint, dtype=dtype, mesh=mesh)
+    for label, checkpoint in models.items():
+        todo = [name for name in problems if (label, name) not in known]
+        if not todo:
+            continue
+        log.say(f"loading {label}: {checkpoint}")
+        with jax.set_mesh(mesh):
+            model, params, tokenizer = load_pretrained(checkpoint, dtype=dtype_of(c), mesh=mesh)
             with sampling(params, tensor=tensor, dtype=model.dtype) as params:
                 for name in todo:
                     bench = make_bench(
                         label, name, Pretrained(model, params, tokenizer),
-                        [in_chat(p, tokenizer, thinking=config.thinking) for p in problems[name]],
-                        longest=max(config.budgets), seed=config.seed, sampler=sampler, log=log,
+                        [in_chat(p, tokenizer, thinking=c.thinking, chat=c.chat) for p in problems[name]],
+                        longest=longest, seed=c.seed, sampler=sampler, log=log,
                     )  # fmt: skip
-                    evaluate(
-                        bench, grader, checkpoint=checkpoint, samples=samples[name],
-                        budgets=tuple(config.budgets), pass_ks=[k for k in config.pass_ks if k <= samples[name]],
-                        forcing=forcing, limits=limits,
-                    )  # fmt: skip
-    show(log, log.read("eval.jsonl"), list(models), config.train_budget)
+                    yield bench, checkpoint, c.sets[name].samples
+
+
+def dtype_of(c: ConfigDict) -> str:
+    """Of weights and cache, as config.dtype says."""
+    return c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """All models of the config on all its sets; what eval.jsonl already has is left out."""
+    check(config)
+    keep_programs()
+    problems = load_sets(config)
+    log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
+    forcing = config.forcing.to_dict()
+    limits = {name: config.sampler[name] for name in ("temperature", "top_k", "top_p")}
+    with GraderPool(**config.grader.to_dict()) as grader:
+        for bench, checkpoint, samples in each_bench(config, log, "eval.jsonl", problems, longest=max(config.budgets)):
+            evaluate(
+                bench, grader, checkpoint=checkpoint, samples=samples, budgets=tuple(config.budgets),
+                pass_ks=[k for k in config.pass_ks if k <= samples], forcing=forcing, limits=limits,
+            )  # fmt: skip
+    show(log, log.read("eval.jsonl"), list(dict(config.models)), config.train_budget)
     log.done()
     log.close()
     barrier("end")

@@ -165,6 +165,7 @@ def record(c: ProblemCounts, budgets: Sequence[int]) -> dict[str, Any]:
     """One problem's line of problems.jsonl: how many of its samples count at every budget, and what they answer."""
     return {
         "problem": c.problem.id,
+        "question": c.problem.question,
         "difficulty": c.problem.difficulty,
         "answer": c.problem.answer,
         "samples": len(c.right_g),
@@ -173,6 +174,8 @@ def record(c: ProblemCounts, budgets: Sequence[int]) -> dict[str, Any]:
         "answers": dict(Counter("" if a is None else a for a in c.answers).most_common()),
         "right_answers": sorted({a for a, right in zip(c.answers, c.right_g) if right and a is not None}),
         "reasons": dict(Counter(c.reasons).most_common()),
+        "reason_of": c.reasons,
+        "right_of": c.right_g.astype(int).tolist(),
         "length": float(c.length_g.mean()),
         "truncated": float(1 - c.done_g.mean()),
     }

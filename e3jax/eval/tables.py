@@ -1,4 +1,6 @@
-"""Lines of eval.jsonl -> the paper's Table 1 (pass@k by set) and Table 3 (accuracy by budget): terminal, CSV, markdown.
+"""Lines of eval.jsonl -> the paper's Table 1 (pass@k by set) and Table 3 (accuracy by budget); terminal, CSV, markdown.
+
+Lines of probes.jsonl -> a table of every probe, and Fig. 12's numbers.
 
 grid = table_1(lines)          # rows of cells, the first is the header
 (workdir / "table1.md").write_text(markdown(grid))
@@ -59,6 +61,50 @@ def table_forced(lines: Sequence[dict]) -> Grid:
         for how, r in line["forcing"].items():
             numbers = [f"{r[name]:.1f}" for name in ("length", "forced", "dropped")]
             grid.append([line["stage"], line["set"], how, percent(r["accuracy"]), *numbers, f"{r['touched']:.2f}"])
+    return grid
+
+
+def three(values: Sequence[float | None]) -> str:
+    """[mean, low, high] as one cell; null is empty.
+
+    >>> three([0.25, 0.1, 0.4])
+    '0.250 [0.100, 0.400]'
+    """
+    return "" if values[0] is None else "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+
+
+def table_probes(rows: Sequence[dict], unique: Sequence[float], problems: int) -> Grid:
+    """Lines of probes.jsonl for one set, a column a model: Def. 4.1, App. G.1, numbers per token, counts.
+
+    `unique` are distinct wrong attempts per problem up to each model, on `problems` problems (Fig. 6).
+    """
+    grid = [["", *(row["stage"] for row in rows)], ["success", *(three(row["success"]) for row in rows)]]
+    sides = {"chained": "E[r | verified]", "any": "E[r | generated]", "difference": "difference",
+             "without": "E[r | never verified]", "chained_minus_without": "verified − never"}  # fmt: skip
+    for key, name in sides.items():
+        counts = [row["asymmetry"]["responses"].get(key) for row in rows]
+        cells = (three(row["asymmetry"][key]) for row in rows)
+        grid.append([f"Def. 4.1 {name}", *(c if n is None else f"{c} n={n}" for c, n in zip(cells, counts))])
+    for section in ("gap", "conditional", "tokens"):
+        keys = dict.fromkeys(k for row in rows for k, v in row[section].items() if isinstance(v, list))
+        grid += [
+            [f"{section} {k}", *(three(row[section][k]) if k in row[section] else "" for row in rows)] for k in keys
+        ]
+    for key in rows[0]["explore"]:
+        values = [row["explore"][key] for row in rows]
+        grid.append([key, *("" if v is None else f"{v:.3f}" for v in values)])
+    return [*grid, [f"unique wrong attempts, {problems} problems", *(f"{v:.1f}" for v in unique)]]
+
+
+def table_chains(rows: Sequence[dict]) -> Grid:
+    """Lines of probes.jsonl for one set: a row a model and number of attempts, pass@k in % and tokens (Fig. 12)."""
+    ks = sorted({int(k) for row in rows for cell in row["chains"].values() for k in cell["pass_at_k"]})
+    tokens = ("reached", "kept", "forced", "dropped", "drawn")
+    grid = [["model", "attempts", *(f"pass@{k}" for k in ks), *tokens]]
+    for row in rows:
+        for attempts, cell in row["chains"].items():
+            values = [percent(cell["pass_at_k"][str(k)]) for k in ks]
+            grid.append([row["stage"], attempts, *values, *(f"{cell[name]:.2f}" for name in tokens)])
     return grid
 
 

@@ -1,10 +1,20 @@
 """What a response does with its budget: attempts, verifications, giving up, repeating itself (e3 §3, §4, App. N).
 
+Every count has two forms. Calculator traces (tasks/countdown_traces.py) are taken apart exactly: an attempt is a
+proposal with its check. Free text is read as the paper and its code read it: paragraphs, equations, "Wait".
+
 features = explore(problem, text, done=True, correct=False)      # one response -> dict of numbers
+spans = attempt_spans(problem, text, close="</think>")           # where its attempts begin and end
 """
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
+
+from e3jax.rewards.extract import last_answer
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.traces import is_parsed, parse
 
@@ -19,14 +29,38 @@ STARTS = (
 EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # ALGORITHMS A.7
 
 
+class Span(NamedTuple):
+    """One attempt of a response, in characters (or tokens) from its beginning."""
+
+    start: int
+    chosen: int  # the end of what was chosen: of a calculator trace the proposal with its "=", of free text all of it
+    end: int
+    verdict: bool | None  # what the model said of it; None where it does not say so in a word
+    truth: bool | None  # whether it solves the problem; None where that is not known of an attempt
+
+
+def is_calculator(problem: Problem) -> bool:
+    """Whether responses are traces of tasks/countdown_traces.py."""
+    return problem.task == "countdown" and problem.meta["form"] == "calculator"
+
+
+def verification_starts(text: str) -> list[int]:
+    """Where sentences begin that start with one of App. N's phrases.
+
+    >>> verification_starts("3+4=7. Wait, that is 7. But wait!")
+    [7, 24]
+    """
+    firsts = (m.start(1) for m in re.finditer(r"(?:^|[.!?\n])\s*([^\s.!?])", text))
+    return [i for i in firsts if text[i : i + 30].lower().startswith(STARTS)]
+
+
 def verifications_paper(text: str) -> int:
     """Sentences that start with one of App. N's phrases ("Wait", "But wait", "Alternatively", …).
 
     >>> verifications_paper("3+4=7. Wait, that is 7. But wait! Alternatively 4*2.")
     3
     """
-    sentences = re.split(r"[.!?\n]+", text)
-    return sum(s.strip().lower().startswith(STARTS) for s in sentences)
+    return len(verification_starts(text))
 
 
 def verifications_code(text: str) -> int:
@@ -66,6 +100,98 @@ def repetition(text: str, *, tail: int = 100) -> int:
     return count - 1
 
 
+def attempt_keys(problem: Problem, text: str) -> list[str]:
+    """What a response tried, in order: its proposals, or its paragraphs' equations (those without one left out)."""
+    if is_parsed(problem):
+        return [a.proposal for a in parse(text, problem)[0]]
+    return [key for key in map(attempt_key, attempts_text(text)) if key]
+
+
+def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
+    """A response's attempts, up to `close`, the end of its thinking ("</think>"; "<answer>" in calculator traces).
+
+    Calculator: what ends in a verdict. Countdown in text: paragraphs with an equation (A.7). Other text: blocks that
+    begin with a verification's phrase, and what comes before the first ("thought blocks", §4).
+
+    >>> spans = attempt_spans(Problem("p", "math", "?", "7", "", {}), "3+4=8. Wait, 7.</think>7", close="</think>")
+    >>> [(s.start, s.chosen, s.end) for s in spans]
+    [(0, 7, 7), (7, 15, 15)]
+    """
+    thinking = text.partition(close)[0]
+    if is_calculator(problem):
+        spans, at = [], 0
+        for a in parse(thinking, problem)[0]:
+            at = thinking.index(a.text, at)
+            chosen = len(a.proposal) + (2 if a.text[len(a.proposal) :].startswith(" =") else 0)
+            spans.append(Span(at, at + chosen, at + len(a.text), a.verdict, a.truth))
+            at += len(a.text)
+        return spans
+    if problem.task == "countdown":
+        cuts = [0, *(m.end() for m in re.finditer("\n\n", thinking)), len(thinking)]
+        blocks = [(a, a + len(thinking[a:b].rstrip("\n"))) for a, b in pairwise(cuts)]
+        blocks = [(a, b) for a, b in blocks if EQUATION.search(thinking, a, b)]
+    else:
+        cuts = sorted({0, *verification_starts(thinking), len(thinking)})
+        blocks = [(a, b) for a, b in pairwise(cuts) if thinking[a:b].strip()]
+    return [Span(a, b, b, None, None) for a, b in blocks]
+
+
+def detect(problem: Problem, text: str, *, close: str) -> tuple[int, int]:
+    """Def. 4.1's two counts: calls of p (generating a candidate), calls of q(p(.)) (verifying one).
+
+    Calculator: p = proposals, and an answer that was none of them; q(p(.)) = verdicts. Text: p = attempts, at least
+    one where there is an answer; q(p(.)) = App. N's sentences after the first attempt has begun.
+
+    >>> detect(Problem("p", "math", "?", "7", "", {}), "3+4=8. Wait, 7.</think>7", close="</think>")
+    (2, 1)
+    """
+    spans = attempt_spans(problem, text, close=close)
+    answer = last_answer(text)
+    if is_calculator(problem):
+        given = answer is not None and " ".join(answer.split()) not in attempt_keys(problem, text)
+        return len(spans) + given, sum(s.verdict is not None for s in spans)
+    if not spans:
+        return int(answer is not None or (problem.task != "countdown" and bool(text.strip()))), 0
+    starts = verification_starts(text.partition(close)[0])
+    return len(spans), sum(at > spans[0].start for at in starts)
+
+
+def equations(problem: Problem, text: str) -> int:
+    """Equations that a response works out: A.7's pattern, or the displays of calculator traces.
+
+    >>> from e3jax.tasks.countdown import calculator_problem
+    >>> equations(calculator_problem(0, 0, numbers=3, split="train"), "7 + 5 * 2 = 12 24 ?24 0 yes")
+    2
+    """
+    if not is_calculator(problem):
+        return len(EQUATION.findall(text))
+    shown = (a.text.partition("=")[2].partition("?")[0] for a in parse(text, problem)[0])
+    return sum(len(words.split()) for words in shown)
+
+
+def cumulative_unique(checkpoints: Sequence[dict[str, list[tuple[bool, list[str]]]]], *, most_success: float):
+    """Fig. 6 (left): distinct attempts found so far, int [C, P'], a row for every checkpoint of a training run.
+
+    A checkpoint is {problem id: [(correct, attempt keys) of every rollout]}. As App. G.1 has it, only incorrect
+    rollouts count (exploring, not rephrasing what was found), on the problems with success of `most_success` or less
+    over all rollouts of all checkpoints; P' may be 0. Compare two runs on the problems that both keep.
+
+    >>> first = {"a": [(False, ["1+1=2"]), (True, ["2+2=4"])], "b": [(True, ["3"]), (True, ["4"])]}
+    >>> later = {"a": [(False, ["1+1=2", "1+2=3"]), (False, [])], "b": [(True, ["3"]), (False, ["5"])]}
+    >>> cumulative_unique([first, later], most_success=0.5).tolist()
+    [[1], [2]]
+    """
+    rollouts = {p: [r for c in checkpoints for r in c[p]] for p in checkpoints[0]}
+    kept = [p for p, rs in rollouts.items() if np.mean([right for right, _ in rs]) <= most_success]
+    sizes = np.zeros((len(checkpoints), len(kept)), int)
+    for column, p in enumerate(kept):
+        found: set[str] = set()
+        for row, checkpoint in enumerate(checkpoints):
+            found.update(key for right, keys in checkpoint[p] if not right for key in keys)
+            sizes[row, column] = len(found)
+    return sizes
+
+
 def distinct_attempts(proposals_pg: list[list[list[str]]], right_pg) -> float:
     """e3 Fig. 6 (left) at one checkpoint: distinct attempts in the wrong responses to a problem, mean over problems.
 
@@ -83,15 +209,16 @@ def distinct_attempts(proposals_pg: list[list[list[str]]], right_pg) -> float:
 def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[str, float]:
     """Counts of one response; a ratio's parts are kept apart so that means over responses can be exact.
 
-    attempts, unique: proposals and distinct proposals; verifications: checks made; gave_up: ended by itself with a
-    wrong answer without having found a "yes" (tasks/traces.py) or with a wrong answer (free text).
+    attempts, unique: proposals and distinct proposals; equations: worked out in them; verifications: checks made;
+    gave_up: ended by itself with a wrong answer without having found a "yes" (tasks/traces.py) or with a wrong answer
+    (free text).
     right_verdicts / verdicts: the verifier's accuracy; false_yes / yes: how often "yes" is wrong.
     """
     if not is_parsed(problem):
-        keys = [attempt_key(a) for a in attempts_text(text)]
         return {
-            "attempts": len(keys),
-            "unique": len(set(filter(None, keys))),
+            "attempts": len(attempts_text(text)),
+            "unique": len(set(attempt_keys(problem, text))),
+            "equations": equations(problem, text),
             "verifications": verifications_paper(text),
             "verifications_code": verifications_code(text),
             "gave_up": done and not correct,
@@ -102,6 +229,7 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
     return {
         "attempts": len(attempts),
         "unique": len({a.proposal for a in attempts}),
+        "equations": equations(problem, text),
         "verifications": len(checked),
         "verdicts": len(checked),
         "right_verdicts": sum(a.verdict == a.truth for a in checked),

@@ -6,6 +6,9 @@ values = rollout_metrics(score_b=…, response_len_b=…, done_b=…, entropy_bt
 
 import numpy as np
 
+from e3jax.phases import phase_masks
+from e3jax.types import Rollouts
+
 
 def mean_or_nan(x: np.ndarray) -> float:
     """Mean, or NaN (null in the records) of nothing."""
@@ -57,4 +60,20 @@ def rollout_metrics(
     }
     for reason in sorted(set(reasons)):
         values[f"reason/{reason}"] = reasons.count(reason) / len(reasons)
+    return values
+
+
+def phase_metrics(r: Rollouts, tags) -> dict[str, float]:
+    """Entropy per sampled token (nats) and tokens per response of each phase, and the share that is well formed.
+
+    `tags` of the tokenizer (phases.tag_ids); without them there are no phases: {}. Tags belong to no phase.
+    """
+    if not tags:
+        return {}
+    *masks, phases = phase_masks(r.tokens, r.prompt_len, r.length, tags=tags)
+    values = {"format/well_formed": float(np.mean([not p.fault for p in phases]))}
+    for name, mask_bt in zip(("exploration", "execution"), masks):
+        mask_bt &= r.sampled
+        values[f"entropy/{name}"] = mean_or_nan(r.entropy[mask_bt])
+        values[f"length/{name}"] = float(mask_bt.sum(1).mean())
     return values

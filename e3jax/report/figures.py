@@ -55,6 +55,14 @@ PANELS = {
             "entropy/positive": "positive",
             "entropy/negative": "negative",
         },
+        "Entropy by phase (nats per token)": {
+            "entropy/exploration": "exploration",
+            "entropy/execution": "execution",
+        },
+        "Length by phase (tokens)": {
+            "length/exploration": "exploration",
+            "length/execution": "execution",
+        },
         "Attempts per response": {
             "explore/attempts": "all",
             "explore/unique_attempts": "unique",
@@ -83,7 +91,15 @@ PANELS = {
         "Entropy (nats per token)": {"loss/entropy": "of the targets' distributions"},
         "Gradient norm": {"optim/grad_norm": "before clipping"},
     },
+    "oxa": {
+        "Cross-entropy of the promoted (nats)": {"loss/ce": "per token"},
+        "Unlikelihood of the suppressed (nats)": {"loss/ul": "per token, before its weight"},
+        "Entropy (nats per token)": {"loss/entropy_promoted": "promoted", "loss/entropy_suppressed": "suppressed"},
+        "Probability of the targets": {"loss/p_promoted": "promoted", "loss/p_suppressed": "suppressed"},
+        "Gradient norm": {"optim/grad_norm": "before clipping"},
+    },
 }
+PHASES = ("entropy/ex", "length/ex")  # of E2C's runs only: elsewhere they are not missing
 SETTINGS = {"budget"}  # drawn as dashed steps: chosen, not measured
 LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # log y once they span 100x
 _INK = "#010203"  # stands for the page's text colour
@@ -235,19 +251,21 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
 
 def draw_intervals(
     lines: list[Line], *, figure_id: str, title: str, xlabel: str, train_budget: float, dashed: list[Line] = (),
-    ylabel: str = "", log2: bool = True, percent: bool = True,
+    percent: bool = True, names: list[str] = (), top: float | None = None, ylabel: str = "", log2: bool = True,
 ) -> str:  # fmt: skip
     """Accuracy in % over log2 (or anything over x) as one SVG: a line per checkpoint, its interval as a band.
 
     `train_budget` (tokens; NaN: none) draws a vertical line and shades the extrapolation beyond it; `dashed` lines have
     no ticks of their own; `figure_id` must be unique in the page.
+    `percent=False` is for values in their own unit, below 0 too; with `names` x are their places, 0, 1, …; `top` ends
+    the y axis, for panels that are compared.
     """
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
         figure, axes = _panel()
         ticks = np.unique(np.concatenate([line.x for line in lines]))
         ends = np.concatenate([ticks, *(line.x for line in dashed)])
-        left = np.fmin(ends.min(), train_budget) / 2**0.3  # fmin, fmax ignore NaN
-        right = np.fmax(ends.max(), train_budget) * 2**0.3
+        left = np.fmin(ends.min(), train_budget) / 2**0.3 if not names else -0.3  # fmin, fmax ignore NaN
+        right = np.fmax(ends.max(), train_budget) * 2**0.3 if not names else len(names) - 0.7
         if not math.isnan(train_budget):
             axes.axvline(train_budget, color=_INK, lw=1, ls=(0, (4, 2)), alpha=0.7)
             axes.axvspan(train_budget, right, color=_INK, alpha=0.06, lw=0)
@@ -260,60 +278,23 @@ def draw_intervals(
             own = line.x == line.train_budget
             axes.plot(line.x[own], line.mean[own], "o", ms=10, mfc="none", mec=light, mew=1.2)
         for line in dashed:
-            colour, marker = COLOURS[line.colour][0], MARKERS[line.colour]
-            axes.plot(line.x, line.mean, color=colour, lw=1.4, ls=(0, (3, 2)), marker=marker, ms=3)
-        if log2:
+            light, marker = COLOURS[line.colour][0], MARKERS[line.colour]
+            axes.plot(line.x, line.mean, color=light, lw=1.4, ls=(0, (3, 2)), marker=marker, ms=3)
+        if log2 and not names:
             axes.set_xscale("log", base=2)
+        if log2 or names:
             axes.set_xlim(left, right)
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_xticks(ticks, [names[int(tick)] if names else f"{tick:g}" for tick in ticks])
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if percent or min(np.nanmin([*line.mean, *line.low, np.inf]) for line in lines) >= 0:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=0, top=top)
         if percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
         return _svg(figure, figure_id, title)
-
-
-def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_budget: int) -> str:
-    """Fig. 8's form as an SVG file: accuracy over test budgets, a line per model, what lies beyond training shaded.
-
-    `rows` are lines of eval.jsonl for one set; where a model was made to "wait" (App. I), a dashed line over the mean
-    lengths that came of it, as in Fig. 9. `train_budget` in tokens, 0: none.
-    """
-    lines = collect_lines(rows, "accuracy", order=order)
-    dashed = [line for row in rows if (line := waiting_line(row, colour=order.index(row["stage"]) % len(COLOURS)))]
-    svg = draw_intervals(
-        lines, figure_id="extrapolation", title=title, xlabel="test budget (tokens)",
-        train_budget=float(train_budget) or math.nan, dashed=dashed,
-    )  # fmt: skip
-    names = [(line.label, line.colour, "") for line in lines]
-    names += [(f'{line.label} + "wait"', line.colour, ' stroke-dasharray="4 3"') for line in dashed]
-    return with_legend(svg, names, title=title)
-
-
-def with_legend(svg: str, names: list[tuple[str, int, str]], *, title: str) -> str:
-    """A drawing as an SVG file of its own: title above, (label, colour, how its line is dashed) below."""
-    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
-    top, total = 26, 26 + height + 16 * len(names) + 8
-    style = "font-family='DejaVu Sans, Verdana, sans-serif' font-size='10' fill='currentColor'"
-    parts = [
-        f"<text x='10' y='17' {style} font-weight='bold'>{escape(title)}</text>",
-        f"<g transform='translate(0 {top})'>{svg}</g>",
-    ]
-    for i, (name, colour, dash) in enumerate(names):
-        y = top + height + 16 * i + 8
-        parts.append(
-            f"<path d='M12 {y}h22' stroke='var(--s{colour})' stroke-width='2'{dash}/>"
-            f"<text x='40' y='{y + 3.5}' {style}>{escape(name)}</text>"
-        )
-    return _as_file(
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:g} {total:g}' width='{2 * width:g}' "
-        f"height='{2 * total:g}'><rect width='100%' height='100%' fill='white'/>{''.join(parts)}</svg>\n"
-    )
 
 
 def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) -> str:
@@ -341,25 +322,15 @@ def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) 
     width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     size = f"viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}' height='{2 * height:g}'"
     paper = "<rect width='100%' height='100%' fill='white'/>"
-    return _as_file(f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{paper}{svg}</svg>\n")
+    return as_file(f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{paper}{svg}</svg>\n")
 
 
-def _as_file(svg: str) -> str:
+def as_file(svg: str) -> str:
     """With light colours in place of a page's, and inner sizes in the file's units: a point is 4/3 of one."""
     svg = re.sub(r'width="([\d.]+)pt" height="([\d.]+)pt"', r'width="\1" height="\2"', svg)
     for index, (light, _) in enumerate(COLOURS):
         svg = svg.replace(f"var(--s{index})", light)
     return svg.replace("currentColor", "#1c2129")
-
-
-def waiting_line(row: dict, *, colour: int) -> Line | None:
-    """Accuracy over mean length of a row's "wait-N" (N rising); None without any."""
-    times = sorted(int(name.removeprefix("wait-")) for name in row["forcing"] if name.startswith("wait-"))
-    waits = [row["forcing"][f"wait-{n}"] for n in times]
-    if not waits:
-        return None
-    length, values = np.array([w["length"] for w in waits]), np.array([w["accuracy"] for w in waits]).T
-    return Line(str(row["stage"]), colour, length, *values, math.nan)
 
 
 def _panel():

@@ -7,12 +7,12 @@ that a killed process left half-written is skipped and counted. All text of a mo
 escaped, and nothing is loaded from the network.
 
     python -m e3jax.report.html runs/countdown
+    python -m e3jax.report.html runs/seed0 runs/seed1 runs/mask      # compares them: report/compare.py
 """
 
 import argparse
 import json
 import math
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,11 @@ from etils import epath
 
 from e3jax.report import figures
 from e3jax.report.figures import read_interval, read_number
+from e3jax.report.page import escaped, page
 from e3jax.storage import place
 
 SAMPLES = 10  # rollouts shown
+SAMPLES_PAGE = "samples.html"  # report/browser.py
 REQUIRED = {  # file -> keys without which a line means nothing
     "metrics.jsonl": ("stage", "kind", "step"),
     "eval.jsonl": ("stage", "set", "accuracy"),
@@ -40,44 +42,6 @@ RULE = (
     "<p class='rule'>B<sub>tr</sub> = smallest B ≥ B<sub>0</sub> with J(2B) ≤ κ J(B)</p>"
     "<p class='key'>e3 paper, Eq. 2; J: accuracy in % of the model that enters the stage, on its problems.</p>"
 )
-# Colours: --s0 grey, --s1 blue, --s2 vermillion (figures.COLOURS).
-CSS = """
-:root{--ink:#1c2129;--soft:#5b6472;--page:#f7f7f5;--card:#fff;--rule:#dfe1e5;--mark:#0072b21c;
---text:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;--code:ui-monospace,Menlo,monospace}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e8ec;--soft:#9aa3b0;--page:#14171c;--card:#1d2128;
---rule:#333943;--mark:#58aef02e}}
-*{box-sizing:border-box} body{margin:0 auto;max-width:1080px;padding:2.5rem 1.25rem 5rem;
-background:var(--page);color:var(--ink);font:16px/1.5 var(--text);font-variant-numeric:tabular-nums}
-h1{font-size:2rem;margin:0 0 .4rem;overflow-wrap:anywhere} h3{font-size:1rem;margin:1.8rem 0 .2rem}
-h2{font-size:1.3rem;margin:3rem 0 .6rem;padding-top:1rem;border-top:1px solid var(--rule)}
-h4{font:600 .9rem/1.4 var(--code);margin:0;overflow-wrap:anywhere} .rule{font-size:1.15rem;margin:0}
-.stages,.key,.none,.note,.facts,small,summary{color:var(--soft);font-size:.86rem}
-.note{border-left:3px solid var(--s2);padding-left:.7rem} .facts{margin:.15rem 0 .5rem}
-.lead{font-size:1.05rem;max-width:46em;margin:.2rem 0 .9rem} .key{max-width:60em;margin:.5rem 0}
-.scroll{overflow-x:auto} table{border-collapse:collapse;background:var(--card);border-radius:8px}
-th,td{padding:.5rem .8rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;
-font-weight:400} tr>:first-child{text-align:left} tbody th{font-weight:600}
-thead th{font-size:.86rem;color:var(--soft);vertical-align:bottom} tbody tr:last-child>*{border:0}
-th small,td small{display:block;font-size:.76rem;font-weight:400}
-tr.mark>*{background:var(--mark);font-weight:600} sup{font-size:.8em;line-height:0;color:var(--s1)}
-@media(max-width:600px){body{padding:1.2rem .8rem 3rem} th,td{padding:.4rem .45rem}
-tr>:first-child{position:sticky;left:0;background:var(--card)}}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));gap:1rem}
-figure{margin:0;padding:.8rem;background:var(--card);border:1px solid var(--rule);max-width:540px;
-border-radius:10px;display:flex;flex-direction:column;justify-content:space-between}
-svg{width:100%;height:auto} svg text{font-family:var(--text)!important}
-figcaption{font-size:.86rem} figcaption span{margin-right:.9rem;color:var(--soft)}
-span,i{display:inline-block} figcaption i{width:1.1em;border-top:3px solid var(--c);
-margin-right:.35em;vertical-align:.25em} figcaption i.dash{border-top:2px dashed var(--c)}
-article{background:var(--card);border:1px solid var(--rule);border-left:4px solid var(--s0);
-border-radius:8px;padding:.8rem 1rem;margin:.8rem 0} article.solved{border-left-color:var(--s1)}
-.key+.grid{margin-top:.9rem} .right{--c:var(--s1)} .wrong{--c:var(--s2)} .open{--c:var(--s0)}
-.chips{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.3rem}
-.chip{font:.8rem/1.4 var(--code);padding:.12rem .5rem;border-radius:5px;border:1px solid var(--c);
-background:color-mix(in srgb,var(--c) 14%,transparent);overflow-wrap:anywhere}
-pre{font:.8rem/1.5 var(--code);white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0;
-max-height:30rem;overflow:auto} pre:empty{display:none} summary{cursor:pointer;margin-top:.4rem}
-"""
 
 
 class Run(NamedTuple):
@@ -134,11 +98,8 @@ def load_run(run_dir: epath.Path) -> Run:
     return Run(config, *files, notes)
 
 
-def write_report(run_dir: epath.PathLike) -> epath.Path:
-    """Write RUN_DIR/report.html from what the run has logged so far; returns its path.
-
-    Raises FileNotFoundError where `run_dir` is not a run directory.
-    """
+def report_page(run_dir: epath.PathLike) -> str:
+    """The report of what the run has logged so far. Raises FileNotFoundError where `run_dir` is no run directory."""
     run_dir = place(run_dir)
     run = load_run(run_dir)
     latest = {(row["stage"], row["set"]): row for row in run.evals if row["accuracy"]}
@@ -150,22 +111,23 @@ def write_report(run_dir: epath.PathLike) -> epath.Path:
         "Accuracy against the test budget": _interval_figures(sets, "accuracy"),
         "pass@k": _interval_figures(sets, "pass_at_k"),
         "Training with RL": _training(run.metrics, "grpo"),
-        "Supervised training": _training(run.metrics, "sft"),
+        "Supervised training": _training(run.metrics, "sft") + _training(run.metrics, "oxa"),
         "Choice of the training budget": _budgets(run.budgets),
         "Rollouts": _rollouts(run.samples),
         "Config": _config(run.config),
     }
     body = "".join(f"<section><h2>{key}</h2>{text}</section>" for key, text in sections.items())
     notes = "".join(f"<p class='note'>{escaped(note)}</p>" for note in run.notes)
-    name = escaped(run_dir.name)
-    page = (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='color-scheme' "
-        "content='light dark'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{name}</title><style>{figures.palette_css()}{CSS}</style></head><body><header>"
-        f"<h1>{name}</h1>{_stages(run.metrics)}{notes}</header><main>{body}</main></body></html>\n"
-    )
-    path = run_dir / "report.html"
-    path.write_bytes(page.encode(errors="replace"))  # text may hold half a surrogate
+    link = ""
+    if run.samples or (run_dir / "samples.jsonl").is_file():
+        link = f"<p class='key'><a href='{SAMPLES_PAGE}'>All samples, to search and compare</a></p>"
+    return page(run_dir.name, f"<h1>{escaped(run_dir.name)}</h1>{_stages(run.metrics)}{link}{notes}", body)
+
+
+def write_report(run_dir: epath.PathLike) -> epath.Path:
+    """Write RUN_DIR/report.html; returns its path."""
+    path = place(run_dir) / "report.html"
+    path.write_bytes(report_page(run_dir).encode(errors="replace"))  # text may hold half a surrogate
     return path
 
 
@@ -203,10 +165,6 @@ def _change(before: tuple, after: tuple) -> str:
     overlap = before[1] <= after[2] and after[1] <= before[2]
     note = " (the 95 % intervals overlap)" if overlap else ""
     return f"{_format(100 * (after[0] - before[0]), '{:+.1f}')} points{note}"
-
-
-def escaped(value: Any) -> str:
-    return escape(str(value))
 
 
 def _format(value: float, style: str) -> str:
@@ -304,13 +262,13 @@ def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
 def _training(metrics: list[dict], kind: str) -> str:
     rows = [row for row in metrics if row["kind"] == kind]
     if not rows:
-        return f"<p class='none'>metrics.jsonl has no {kind.upper()} step.</p>"
+        return f"<p class='none'>metrics.jsonl has no {kind.upper()} step.</p>" if kind != "oxa" else ""
     stages = figures.collect_stages(rows)
     window = 2 * int(sum(len(stage.step) for stage in stages) // 50) + 1
     drawn, absent = [], []
     for i, (title, labels) in enumerate(figures.PANELS[kind].items()):
         logged = {k for k in labels for stage in stages if np.isfinite(stage.columns[k]).any()}
-        absent += [key for key in labels if key not in logged]
+        absent += [key for key in labels if key not in logged and not key.startswith(figures.PHASES)]
         colours = {key: 1 + n for n, key in enumerate(labels) if key in logged}
         if colours:
             ids = {"figure_id": f"{kind}{i}", "title": title}
@@ -387,11 +345,16 @@ def _config(config: Any) -> str:
 
 
 def main() -> None:
-    about = {"prog": "python -m e3jax.report.html", "description": "Write RUN_DIR/report.html."}
+    from e3jax.report.compare import write_comparison  # it is made of this file's parts
+
+    about = {"prog": "python -m e3jax.report.html", "description": "Write RUN_DIR/report.html, or compare runs."}
     parser = argparse.ArgumentParser(**about)
-    parser.add_argument("run_dir", help="the directory that a training command wrote")
+    parser.add_argument("run_dir", nargs="+", help="what training commands wrote; several are compared on one page")
+    parser.add_argument("--to", help="directory of a comparison; default: comparison/ beside the first run")
+    given = parser.parse_args()
     try:
-        print(write_report(parser.parse_args().run_dir))
+        one = len(given.run_dir) == 1 and given.to is None
+        print(write_report(given.run_dir[0]) if one else write_comparison(given.run_dir, to=given.to))
     except FileNotFoundError as error:
         parser.exit(2, f"{error}\n")
 

@@ -15,7 +15,9 @@ from etils import epath
 
 from e3jax.errors import UserError
 from e3jax.report import figures
-from e3jax.report.html import CSS, escaped, figure_html, table_html
+from e3jax.report.files import Entry, panels_file
+from e3jax.report.html import figure_html, table_html
+from e3jax.report.page import escaped, page
 from e3jax.report.results import FILE, read
 from e3jax.storage import place
 
@@ -70,8 +72,8 @@ def drawn(figure: dict, figure_id: str) -> str:
 
 def figure_file(figure: dict) -> str:
     """The SVG of one figure as a file of its own."""
-    names = [(line.label, line.colour, "") for line in lines_of(figure)]
-    return figures.with_legend(drawn(figure, "figure"), names, title=figure["title"])
+    legend = [Entry(line.label, line.colour, False) for line in lines_of(figure)]
+    return panels_file({"": drawn(figure, "figure")}, title=figure["title"], legend=legend)
 
 
 def values_table(results: dict) -> str:
@@ -120,7 +122,7 @@ def section(results: dict, number: int) -> str:
     )
 
 
-def page(all_results: list[dict]) -> str:
+def whole_page(all_results: list[dict]) -> str:
     """The whole page as text."""
     rows = [
         [f"<a href='#e{i}'>{escaped(r['name'])}</a>", escaped(r["paper"]), escaped(r["verdict"]),
@@ -134,12 +136,8 @@ def page(all_results: list[dict]) -> str:
         "holds; not reproduced: none does; mixed: some do. “Not shown”: the interval does not exclude the opposite."
     )
     body = "".join(section(r, i) for i, r in enumerate(all_results))
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='color-scheme' content='light dark'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'><title>e3 in miniature</title>"
-        f"<style>{figures.palette_css()}{CSS}{STYLE}</style></head><body><header><h1>e3 in miniature</h1>"
-        f"<p class='key'>{escaped(why)}</p>{top}</header><main>{body}</main></body></html>\n"
-    )
+    header = f"<style>{STYLE}</style><h1>e3 in miniature</h1><p class='key'>{escaped(why)}</p>{top}"
+    return page("e3 in miniature", header, body)
 
 
 def markdown(all_results: list[dict]) -> str:
@@ -164,7 +162,7 @@ def write_page(directories: list[str], to: epath.PathLike) -> epath.Path:
     if not found:
         raise UserError("none of these directories has results: run an experiment first")
     to = place(to)
-    to.write_bytes(page(found).encode(errors="replace"))
+    to.write_bytes(whole_page(found).encode(errors="replace"))
     print(markdown(found))
     return to
 

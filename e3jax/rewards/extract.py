@@ -11,7 +11,10 @@ from e3jax.errors import UserError
 
 OPEN, CLOSE = "<answer>", "</answer>"
 THINKING_ENDS = "</think>"
-WHERE = ("response", "after_thinking", "anywhere")
+PLACES = ("response", "after_thinking", "anywhere")
+# of models that plan (rewards/plan.py): in a well-formed execution; as E2C's own grader reads, which is unsound
+IN_PHASES = ("execution", "e2c_original")
+WHERE = PLACES + IN_PHASES
 
 
 class Grade(NamedTuple):
@@ -53,8 +56,8 @@ def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:
     >>> boxed_answer(r"a \boxed{1} </think> b", where="after_thinking")
     (None, 'no_answer')
     """
-    if where not in WHERE:
-        raise UserError(f"where={where!r}: an answer is looked for in one of {', '.join(WHERE)}")
+    if where not in PLACES:
+        raise UserError(f"where={where!r}: an answer is looked for in one of {', '.join(PLACES)}")
     end = text.rfind(THINKING_ENDS)
     if where != "anywhere" and end < 0:
         return None, "no_thinking"

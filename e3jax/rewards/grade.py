@@ -6,8 +6,8 @@ grades = grade_all(problems, texts, rollouts.done)
 from collections.abc import Sequence
 
 from e3jax.errors import UserError
-from e3jax.rewards import countdown, math, mcq, multiplication
-from e3jax.rewards.extract import WHERE, Grade
+from e3jax.rewards import countdown, countdown_plans, math, mcq, multiplication, plan
+from e3jax.rewards.extract import IN_PHASES, WHERE, Grade
 
 BOXED = {"math": math.grade_text, "mcq": mcq.grade_text, "multiplication": multiplication.grade_text}
 
@@ -16,10 +16,10 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
     """A response that its budget cut before EOS scores 0, reason "truncated": an answer never finished is none.
 
     Tasks whose answer is boxed ("math", "mcq", "multiplication") read `problem.meta["where"]`: where it is looked for
-    (extract.boxed_answer). In the problem it reaches the grader's processes too.
+    (extract.boxed_answer, plan.grade_text). In the problem it reaches the grader's processes too.
     ValueError for a task that has no grader; UserError without "where".
     """
-    if problem.task not in ("countdown", "products", *BOXED):
+    if problem.task not in ("countdown", "countdown_plans", "products", *BOXED):
         raise ValueError(f"{problem.id}: no grader for task {problem.task!r}; add it here")
     if problem.task in BOXED and "where" not in problem.meta:
         raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {", ".join(WHERE)}')
@@ -27,9 +27,14 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
         return Grade(0.0, "truncated")
     if problem.task == "countdown":
         return countdown.grade_text(problem, text, last_line_only=last_line_only)
+    if problem.task == "countdown_plans":
+        return countdown_plans.grade_text(problem, text)
     if problem.task == "products":
         return multiplication.grade_words(problem, text)
-    return BOXED[problem.task](problem, text, where=problem.meta["where"])
+    where, grade = problem.meta["where"], BOXED[problem.task]
+    if where in IN_PHASES:
+        return plan.grade_text(problem, text, where=where, grade=grade)
+    return grade(problem, text, where=where)
 
 
 def grade_all(

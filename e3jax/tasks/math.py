@@ -45,6 +45,23 @@ def read_math(row: dict[str, Any], *, source: str) -> Fields:
     return Fields("math", problem.strip(), gold(answer), label(kept, source), kept)
 
 
+def read_plan(row: dict[str, Any], *, source: str) -> Fields:
+    """A row of E2C's training sets: question (or prompt), exploration and, but for EF-SFT, its execution (B.2, B.3).
+
+    A `re_execution`, made from the exploration, comes before the `execution` it was summarised from: it is the causal
+    one. The answer may be missing. ValueError: what else is.
+    """
+    problem, plan = pick(row, (*QUESTIONS, "prompt")), row["exploration"]
+    execution = next((row[n] for n in ("re_execution", "execution") if row.get(n)), "")
+    for name, text in (("question", problem), ("exploration", plan), ("execution", execution or "none")):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"the {name} is {text!r}, not a text")
+    answer = next((row[n] for n in ANSWERS if n in row and row[n] not in (None, "")), None)
+    kept = {name: row[name] for name in KEPT if name in row and row[name] is not None}
+    kept |= {"exploration": plan.strip(), "execution": execution.strip()}
+    return Fields("math", problem.strip(), "" if answer is None else gold(answer), label(kept, source), kept)
+
+
 def read_verl(row: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     """verl's schema -> problem without its instruction, ground truth, extra_info; ValueError."""
     prompt, model = row["prompt"], row["reward_model"]

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from e3jax.errors import UserError
-from e3jax.tasks.math import ANSWERS, QUESTIONS, Fields, read_math
+from e3jax.tasks.math import ANSWERS, QUESTIONS, Fields, read_math, read_plan
 from e3jax.tasks.mcq import GPQA, read_mcq
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
@@ -126,6 +126,8 @@ def read_row(row: Row, *, source: str, seed: int) -> Fields:
     columns = set(row.value)
     if {"task", "problem", "answer", "meta"} <= columns:
         return Fields(*(row.value[name] for name in Fields._fields))
+    if "exploration" in columns:
+        return read_plan(row.value, source=source)
     if GPQA[0] in columns or "choices" in columns or "options" in columns:
         return read_mcq(row.value, source=source, index=row.index, seed=seed)
     if {"prompt", "reward_model"} <= columns or (columns & set(QUESTIONS) and columns & set(ANSWERS)):

@@ -13,6 +13,7 @@ import numpy as np
 
 from e3jax.errors import UserError
 from e3jax.tasks.countdown import calculator_problem, paper_problem
+from e3jax.tasks.countdown_plans import plans_problem
 from e3jax.tasks.multiplication import multiplication_problem, products_problem
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import Chat, qwen3_chat
@@ -21,7 +22,7 @@ from e3jax.tasks.sets import load_set
 TEST_SEED = 1 << 31  # paper problems of the test split come from seeds no training run uses
 # config.task.form -> the field of a stage that says which problems: of a form's generator, or of a set
 FIELDS = {
-    "calculator": "numbers", "paper": "numbers", "math": "set", "multiplication": "digits",
+    "calculator": "numbers", "plans": "numbers", "paper": "numbers", "math": "set", "multiplication": "digits",
     "products": "digits",
 }  # fmt: skip
 
@@ -40,7 +41,7 @@ def open_stream(
     (seed, epoch), without end; with "test" it comes in its own order, once. `prompt`, `chat` and `where` are as
     in tasks/sets.py. Of a set, problems whose whole text does not pass `fits` are left out, with a line on stderr.
     """
-    if form in ("calculator", "paper"):
+    if form in ("calculator", "plans", "paper"):
         return lambda start, count: problems_at(
             form=form, numbers=source, seed=seed, split=split, start=start, count=count
         )
@@ -61,17 +62,15 @@ def open_stream(
 def problems_at(*, form: str, numbers: Sequence[int], seed: int, split: str, start: int, count: int) -> list[Problem]:
     """Countdown problems start … start + count - 1; problem i has numbers[i % len(numbers)] numbers.
 
-    `form` is "calculator" (tiny models) or "paper" (real tokenizers).
+    `form` is "calculator", "plans" (the same to be planned first; tiny models) or "paper" (real tokenizers).
     """
-    if form == "calculator":
-        return [
-            calculator_problem(seed, i, numbers=numbers[i % len(numbers)], split=split)
-            for i in range(start, start + count)
-        ]
+    if form in ("calculator", "plans"):
+        make = calculator_problem if form == "calculator" else plans_problem
+        return [make(seed, i, numbers=numbers[i % len(numbers)], split=split) for i in range(start, start + count)]
     if form == "paper":
         shift = TEST_SEED if split == "test" else 0
         return [paper_problem(seed + shift, i, numbers=numbers[i % len(numbers)]) for i in range(start, start + count)]
-    raise ValueError(f"task.form={form!r}: use 'calculator' or 'paper'")
+    raise ValueError(f"task.form={form!r}: use 'calculator', 'plans' or 'paper'")
 
 
 def at(i: int, size: int, seed: int) -> int:

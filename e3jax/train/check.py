@@ -5,14 +5,19 @@ from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, need
+from e3jax.losses.e2c import MISSING
 from e3jax.losses.grpo import GRADIENTS
 from e3jax.models.attention import KERNELS, resolve_kernel
+from e3jax.phases import begins_plan
 from e3jax.rewards.extract import WHERE
+from e3jax.rewards.plan import FOLLOWING
 from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
 from e3jax.tasks.sets import SETS, TFDS
 from e3jax.tasks.stream import FIELDS
 from e3jax.tasks.traces import FORMS
+
+OVERRIDES = ("temperature", "group_size", "e2c", "reward")  # of config.grpo, that a stage may say for itself
 
 
 def need_one_of(c: ConfigDict, field: str, allowed: tuple) -> None:
@@ -33,6 +38,9 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "sampler.cache", ("compute", "int8"))
     need_one_of(c, "task.form", tuple(FIELDS))
     need_one_of(c, "task.where", WHERE)
+    need_one_of(c, "task.chat", ("template", "plain"))
+    need(not c.task.opening or begins_plan(c.task.opening), "task.opening", c.task.opening,
+         "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none")  # fmt: skip
     check_prompt(c)
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))
@@ -40,7 +48,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "grpo.weights.denominator", ("shrunken", "fixed"))
     need_one_of(c, "grpo.loss.kl_estimator", ("k1", "k2", "k3"))
     words = c.tokenizer == "words"
-    need(words == (c.task.form in FORMS), "tokenizer", c.tokenizer,
+    need(words == (c.task.form in (*FORMS, "plans")), "tokenizer", c.tokenizer,
          f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}")  # fmt: skip
     need(words or not c.init.number_embeddings, "init.number_embeddings", True, "only with tokenizer='words'")
     check_counts(c)
@@ -103,7 +111,7 @@ def need_source(c: ConfigDict, field: str, source) -> None:
         need(several and len(source) == 2 and all(1 <= d <= 18 for d in source), field, source,
              "two counts of digits, 1 to 18 each")  # fmt: skip
     else:  # how many numbers a Countdown problem has: what its generator makes
-        most = 6 if form == "calculator" else 12
+        most = 12 if form == "paper" else 6
         need(several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source), field,
              tuple(source) if several else source, f"2 to {most} each")  # fmt: skip
 
@@ -114,6 +122,10 @@ def check_grpo(g: ConfigDict) -> None:
     need(g.prompts % g.minibatches == 0, "grpo.minibatches", g.minibatches,
          f"must divide grpo.prompts={g.prompts}")  # fmt: skip
     need(g.temperature > 0, "grpo.temperature", g.temperature, "must be above 0: greedy samples have no log-prob")
+    need(g.e2c.coefficient > 0, "grpo.e2c.coefficient", g.e2c.coefficient, "must be above 0; 1 is plain GRPO")
+    need(g.e2c.missing in MISSING, "grpo.e2c.missing", g.e2c.missing, f"use one of {', '.join(MISSING)}")
+    need(g.reward.following in FOLLOWING, "grpo.reward.following", g.reward.following, f"one of {', '.join(FOLLOWING)}")
+    need(g.reward.overlong_buffer >= 0, "grpo.reward.overlong_buffer", g.reward.overlong_buffer, "use 0 (off) or more")
     need(g.parity_alarm > 0, "grpo.parity_alarm", g.parity_alarm, "must be above 0")
     for field, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):
         value = g.loss[field]
@@ -128,7 +140,7 @@ def check_mesh(c: ConfigDict) -> None:
     asked = c.mesh.data * fsdp * c.mesh.tensor
     need(asked == devices, "mesh", c.mesh.to_dict(), f"needs {asked} devices, {devices} are here")
     batches = {"grpo.rows": c.grpo.rows}
-    batches |= {f"stages.{n}.rows": c.stages[n].rows for n in c.order if n in c.stages and c.stages[n].kind == "sft"}
+    batches |= {f"stages.{n}.rows": c.stages[n].rows for n in c.order if n in c.stages and "rows" in c.stages[n]}
     for field, rows in batches.items():
         need(rows % (c.mesh.data * fsdp) == 0, field, rows, f"must be a multiple of data x fsdp = {c.mesh.data * fsdp}")
     tensor, heads = c.sampler.tensor, model_config(c.model.preset).kv_heads
@@ -156,26 +168,65 @@ def check_stages(c: ConfigDict, room: int) -> None:
     need(set(c.order) <= set(c.stages), "order", tuple(c.order), f"stages are {sorted(c.stages)}")
     for name in c.order:
         stage, field = c.stages[name], f"stages.{name}"
-        need(stage.kind in ("sft", "grpo"), f"{field}.kind", stage.kind, "use 'sft' or 'grpo'")
+        need(stage.kind in ("sft", "oxa", "grpo"), f"{field}.kind", stage.kind, "use 'sft', 'oxa' or 'grpo'")
         need(stage.steps >= 1, f"{field}.steps", stage.steps, "use 1 or more")
         need(stage.lr > 0, f"{field}.lr", stage.lr, "must be above 0")
+        if stage.kind == "oxa":
+            check_oxa(stage, field, c.task.prompt_room + room)
+            continue
+        if stage.kind == "sft" and "data" in stage:
+            check_data(stage, field)
+            continue
         of = FIELDS[c.task.form]
         need(of in stage, field, sorted(stage), f"task.form={c.task.form!r} wants {of!r}, which says which problems")
         need_source(c, f"{field}.{of}", stage[of])
         if stage.kind == "sft":
-            need(
-                c.task.form in FORMS, f"{field}.kind", "sft", f"base traces exist for task.form in {sorted(FORMS)} only"
-            )
-            need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
-            least = 5 * max(stage.numbers) + 4 if of == "numbers" else 3 * sum(stage.digits) + 9  # with its answer
-            need(stage.traces.most_tokens >= least, f"{field}.traces.most_tokens", stage.traces.most_tokens,
-                 f"one attempt and its answer need {least}")  # fmt: skip
-            need(stage.traces.most_tokens + c.task.prompt_room <= stage.row_length, f"{field}.traces.most_tokens",
-                 stage.traces.most_tokens, f"prompt and trace must fit row_length={stage.row_length}")  # fmt: skip
+            check_sft(c, stage, field)
             continue
+        own = ConfigDict(c.grpo.to_dict() | {k: v for k, v in stage.to_dict().items() if k in OVERRIDES})
+        check_grpo(own)
         budget, auto = stage.budget, stage.budget == "auto"
         number = isinstance(budget, int) and not isinstance(budget, bool) and budget > 0
         need(auto or number, f"{field}.budget", budget, "use a number of tokens, or 'auto' for Eq. 2")
         asked = 2 * max(c.budget_rule.budgets) if auto else budget
         need(asked <= room, f"{field}.budget", budget,
              f"asks for {asked} tokens, {c.model.preset} has room for {room} after the prompt")  # fmt: skip
+        need(auto or own.reward.overlong_buffer <= budget, "grpo.reward.overlong_buffer", own.reward.overlong_buffer,
+             f"at most the budget of stage {name}, {budget}")  # fmt: skip
+
+
+def check_sft(c: ConfigDict, stage: ConfigDict, field: str) -> None:
+    """A supervised stage on synthetic traces."""
+    forms = (*FORMS, "plans")
+    need(c.task.form in forms, f"{field}.kind", "sft",
+         f"traces exist for task.form {', '.join(forms)} only; else name `data` (configs/e2c.py)")  # fmt: skip
+    need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
+    if c.task.form == "plans":
+        return
+    least = 5 * max(stage.numbers) + 4 if c.task.form == "calculator" else 3 * sum(stage.digits) + 9  # with its answer
+    need(stage.traces.most_tokens >= least, f"{field}.traces.most_tokens", stage.traces.most_tokens,
+         f"one attempt and its answer need {least}")  # fmt: skip
+    need(stage.traces.most_tokens + c.task.prompt_room <= stage.row_length, f"{field}.traces.most_tokens",
+         stage.traces.most_tokens, f"prompt and trace must fit row_length={stage.row_length}")  # fmt: skip
+
+
+def check_data(stage: ConfigDict, field: str) -> None:
+    """A supervised stage on a set with explorations."""
+    data = stage.data
+    need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
+    need(data.part in ("both", "exploration"), f"{field}.data.part", data.part, "use 'both' or 'exploration'")
+    need(data.longer in ("drop", "cut"), f"{field}.data.longer", data.longer, "use 'drop' or 'cut'")
+    need(data.per_step >= 1, f"{field}.data.per_step", data.per_step, "use 1 or more")
+    share, named = data.regulariser_share, bool(data.regulariser)
+    need(0 <= share < 1 and named == (share > 0), f"{field}.data.regulariser_share", share,
+         "0 without a regulariser, below 1 with one")  # fmt: skip
+
+
+def check_oxa(stage: ConfigDict, field: str, longest: int) -> None:
+    """A stage of train/oxa.py: sets that could be read, rows that fit the model."""
+    need(is_place(stage.promote), f"{field}.promote", stage.promote, "a .jsonl file of curation/pools.py")
+    need(not stage.suppress or is_place(stage.suppress), f"{field}.suppress", stage.suppress, "a file, or '' for none")
+    for name in ("per_step", "rows", "row_length"):
+        need(stage[name] >= 1, f"{field}.{name}", stage[name], "use 1 or more")
+    need(stage.row_length <= longest, f"{field}.row_length", stage.row_length, f"the model has room for {longest}")
+    need(stage.ul_weight >= 0, f"{field}.ul_weight", stage.ul_weight, "use 0 (off) or more")

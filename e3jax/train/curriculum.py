@@ -17,11 +17,13 @@ from e3jax.curriculum.budget import choose_budget
 from e3jax.eval.harness import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.models.qwen3 import abstract_params, init_params
+from e3jax.report.browser import write_samples
 from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.stream import FIELDS, Stream
-from e3jax.train import grpo, sft
+from e3jax.train import grpo, oxa, sft
+from e3jax.train.examples import open_examples
 from e3jax.train.number_features import number_features
 from e3jax.train.setup import Run, make_run
 
@@ -142,7 +144,14 @@ def main(config: ConfigDict, workdir: str) -> None:
             where = dict(stage=name, stage_index=index, first_step=first_step)
             draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
             if kind == "sft":
-                params = sft.train(run, params, **where, **stage, draw=draw, **config.sft, optim=config.optim.to_dict())
+                how = config.sft.to_dict()
+                aggregation, examples = how.pop("aggregation"), open_examples(run, stage, **how)
+                params = sft.train(
+                    run, params, **where, **stage, examples=examples, aggregation=aggregation,
+                    optim=config.optim.to_dict(),
+                )  # fmt: skip
+            elif kind == "oxa":
+                params = oxa.train(run, params, **where, **stage, optim=config.optim.to_dict())
             else:
                 asked = stage.pop("budget")
                 if asked == "auto":
@@ -153,7 +162,7 @@ def main(config: ConfigDict, workdir: str) -> None:
                     )  # fmt: skip
                 budget = asked
                 params = grpo.train(
-                    run, params, **where, **stage, draw=draw, budget=budget, **rl, optim=config.optim.to_dict(),
+                    run, params, **where, **(rl | stage), draw=draw, budget=budget, optim=config.optim.to_dict(),
                     sampler=sampler,
                 )  # fmt: skip
             if evaluated:
@@ -166,6 +175,8 @@ def main(config: ConfigDict, workdir: str) -> None:
         run.log.console.print(final_table(lines))
     if is_main():
         run.log.say(f"report: {write_report(run.workdir)}")
+        if any((run.workdir / name).exists() for name in ("samples.jsonl", "eval_samples.jsonl")):
+            run.log.say(f"samples: {write_samples([run.workdir])}")
     run.log.done()
     run.log.close()
     barrier("end")

@@ -11,19 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.errors import need
 from e3jax.eval.rollouts import Graded, feature_means, rollout
+from e3jax.losses.e2c import exploration_weights
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
-from e3jax.metrics.training import rollout_metrics
+from e3jax.metrics.training import phase_metrics, rollout_metrics
 from e3jax.models.qwen3 import Qwen3
+from e3jax.phases import NO_TAGS, tag_ids
+from e3jax.rewards.plan import shaped
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import Stream
+from e3jax.tokenizer import pieces
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward, score
 from e3jax.types import Batch, Rollouts, TrainState
+
+TOKENS_LOGGED = 2048  # of a response in samples.jsonl, 25 bytes each: a bucket gets the whole file every half minute
 
 
 @partial(
@@ -79,16 +86,20 @@ def closing(tokenizer, r: Rollouts, *, closing: str, gradients: str, **_) -> np.
 def update(
     run: Run, tx, state: TrainState, graded: Graded, advantage_b: np.ndarray, ref_params, *, minibatches: int,
     rows: int, temperature: float, budget: int, old_logp: str, weights: dict, loss: dict,
+    lambda_bt: np.ndarray | None = None,
 ) -> tuple[TrainState, dict[str, float], Callable[[], list[Batch]]]:  # fmt: skip
     """All optimiser updates of one RL step: `minibatches` of prompts, each in exact micro-batches of packed rows.
 
     `old_logp`: of the policy before the update, computed here ("trainer") or taken from the rollouts ("sampler", which
     saves a forward pass). How far the two are apart is in parity/…, either way measured before any update.
+    `lambda_bt` [B, T] multiplies the advantages of tokens (losses/e2c.py); None: 1 everywhere.
     -> state, metrics, and what makes the first minibatch's micro-batches again, as host arrays.
     """
     r = graded.rollouts
     mask = r.sampled.astype(np.float32)  # EOS is sampled: stopping is an action and is trained
     advantage = np.broadcast_to(advantage_b[:, None], mask.shape).astype(np.float32)
+    if lambda_bt is not None:
+        advantage = advantage * lambda_bt
     widths = row_widths(run.prompt_room + budget)  # the same in every step of the stage
     # Rows are prompt-major: groups stay whole. Every old log-prob is taken before the first update.
     parts = np.split(np.arange(len(mask)), minibatches)
@@ -148,13 +159,15 @@ def update(
 def train(
     run: Run, params, *, stage: str, stage_index: int, first_step: int, draw: Stream, steps: int, lr: float,
     warmup: int, budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int,
-    old_logp: str, parity_alarm: float, advantage: dict, weights: dict, loss: dict, optim: dict, sampler: dict,
-    samples_logged: int,
+    old_logp: str, parity_alarm: float, advantage: dict, weights: dict, e2c: dict, reward: dict, loss: dict,
+    optim: dict, sampler: dict, samples_logged: int,
 ):  # fmt: skip
     """Train `params` for `steps` RL steps; the KL reference is the stage's start. Returns the final parameters.
 
     Resumes from the stage's newest checkpoint to the same numbers: problems and noise are functions of (seed, step).
     """
+    tags = tag_ids(run.tokenizer)
+    need(tags or (e2c["coefficient"] == 1 and reward["following"] == "off"), f"stages.{stage}", [e2c, reward], NO_TAGS)
     tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=0, **optim)
     ref_params = params
     store = run.store(stage)
@@ -186,18 +199,23 @@ def train(
                 grade=run.grader.submit, on_finished=heard,
             )  # fmt: skip
             sampled_at = time.monotonic()
-            advantage_b = group_advantages(graded.score_b.reshape(prompts, group_size), **advantage).reshape(-1)
+            r = graded.rollouts
+            reward_b, rewarded = shaped(
+                graded.problems, graded.texts, graded.score_b, graded.response_len_b, budget=budget, **reward
+            )  # fmt: skip
+            advantage_b = group_advantages(reward_b.reshape(prompts, group_size), **advantage).reshape(-1)
+            lambda_bt = exploration_weights(r.tokens, r.prompt_len, r.length, tags=tags, **e2c) if tags else None
             state, values, batches = update(
                 run, tx, state, graded, advantage_b, ref_params, minibatches=minibatches, rows=rows,
                 temperature=temperature, budget=budget, old_logp=old_logp, weights=weights, loss=loss,
+                lambda_bt=lambda_bt,
             )  # fmt: skip
             end = time.monotonic()
-            r = graded.rollouts
             values |= rollout_metrics(
                 score_b=graded.score_b, response_len_b=graded.response_len_b, done_b=r.done, entropy_bt=r.entropy,
                 sampled_bt=r.sampled, reasons=graded.reasons, advantage_b=advantage_b, group_size=group_size,
             )  # fmt: skip
-            values |= feature_means(graded.features)
+            values |= feature_means(graded.features) | phase_metrics(r, tags) | rewarded
             if values["parity/logp_mean"] > parity_alarm:
                 run.log.say(
                     f"{stage}, step {step + 1}: sampler and trainer disagree, mean |Δ log-prob| "
@@ -267,14 +285,22 @@ def compile_ahead(
 
 
 def log_samples(run: Run, stage: str, step: int, graded: Graded, advantage_b: np.ndarray, count: int) -> None:
-    """The step's first `count` responses as lines of samples.jsonl."""
+    """The step's first `count` responses as lines of samples.jsonl.
+
+    Of the first TOKENS_LOGGED tokens also what each adds to the text, its entropy and its log-prob (nats).
+    """
+    r = graded.rollouts
     for i in range(min(count, len(graded.texts))):
+        first = slice(r.prompt_len[i], min(r.length[i], r.prompt_len[i] + TOKENS_LOGGED))
         run.log.append(
             "samples.jsonl",
             {
                 "stage": stage, "step": step, "problem": graded.problems[i].id, "prompt": graded.problems[i].question,
                 "response": graded.texts[i], "answer": graded.problems[i].answer, "reward": float(graded.score_b[i]),
                 "reason": graded.reasons[i], "length": int(graded.response_len_b[i]),
-                "truncated": not bool(graded.rollouts.done[i]), "advantage": float(advantage_b[i]),
+                "truncated": not bool(r.done[i]), "advantage": float(advantage_b[i]),
+                "tokens": pieces(run.tokenizer.decode, r.tokens[i, first].tolist()),
+                "entropy": [round(x, 3) for x in r.entropy[i, first].tolist()],
+                "logp": [round(x, 3) for x in r.logp[i, first].tolist()],
             },
         )  # fmt: skip

@@ -15,8 +15,9 @@ import numpy as np
 from e3jax.errors import UserError
 
 
-def pack_rows(examples: Iterator, *, rows: int, length: int, pad: int):
-    """Fill [rows, length] with (prompt, response, gap) examples from an endless iterator, first fit in order.
+def pack_rows(examples: Iterator | list, *, rows: int, length: int, pad: int):
+    """Fill [rows, length] with (prompt, response, gap) examples, first fit in order: of an endless iterator as many as
+    fit; of a list all, or UserError.
 
     Returns tokens, positions, segments (0 = padding) and mask (1 on response tokens, EOS included), all [B, T].
     Positions run from 0 in every example; `gap` is added to those of the response. An example longer than a row
@@ -27,16 +28,21 @@ def pack_rows(examples: Iterator, *, rows: int, length: int, pad: int):
     segments = np.zeros((rows, length), np.int32)
     mask = np.zeros((rows, length), np.float32)
 
-    def fetch():
-        prompt, response, gap = next(examples)
-        if len(prompt) + len(response) > length:
-            raise ValueError(f"an example of {len(prompt) + len(response)} tokens does not fit row_length={length}")
-        return prompt, response, gap
+    rest = iter(examples)
 
-    prompt, response, gap = fetch()
+    def fetch():
+        example = next(rest, None)
+        if example and len(example[0]) + len(example[1]) > length:
+            raise ValueError(
+                f"an example of {len(example[0]) + len(example[1])} tokens does not fit row_length={length}"
+            )
+        return example
+
+    example = fetch()
     for row in range(rows):
         at, segment = 0, 1
-        while at + len(prompt) + len(response) <= length:
+        while example and at + len(example[0]) + len(example[1]) <= length:
+            prompt, response, gap = example
             n, end = len(prompt), at + len(prompt) + len(response)
             tokens[row, at:end] = prompt + response
             positions[row, at:end] = np.arange(end - at)
@@ -44,7 +50,9 @@ def pack_rows(examples: Iterator, *, rows: int, length: int, pad: int):
             segments[row, at:end] = segment
             mask[row, at + n : end] = 1
             at, segment = end, segment + 1
-            prompt, response, gap = fetch()
+            example = fetch()
+    if example and isinstance(examples, list):
+        raise UserError(f"a step's {len(examples)} examples do not fit rows={rows} of {length} tokens: raise rows")
     return tokens, positions, segments, mask
 
 

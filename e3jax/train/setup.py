@@ -6,6 +6,7 @@ reads is a TypeError.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,10 +22,13 @@ from e3jax.flags import keep_programs
 from e3jax.log import RunLog
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3
+from e3jax.phases import NO_TAGS, tag_ids
+from e3jax.rewards.plan import UNSOUND
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
-from e3jax.tasks.countdown_traces import WORDS
+from e3jax.tasks import countdown_plans, countdown_traces
+from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.stream import Stream, open_stream
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check
@@ -83,12 +87,16 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
         model_config(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat,
         kernel=resolve_kernel(c.model.attention),
     )  # fmt: skip
-    tokenizer = WordTokenizer(WORDS) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)
+    words = countdown_plans.WORDS if c.task.form == "plans" else countdown_traces.WORDS
+    tokenizer = WordTokenizer(words) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)
     need(tokenizer.vocab_size <= model.config.vocab_size, "tokenizer", c.tokenizer,
          f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}")  # fmt: skip
+    need(not c.task.opening or tag_ids(tokenizer), "task.opening", c.task.opening, NO_TAGS)
     mesh = make_mesh(**c.mesh)
     keep_programs()
     log = RunLog(workdir, c.to_dict(), tensorboard=c.log.tensorboard, wandb=c.log.wandb)
+    if c.task.where == "e2c_original":
+        log.say(UNSOUND)
     from_main(lambda: describe_run(workdir, c.model.preset, model.config, tokenizer))
     return Run(
         workdir=log.workdir, log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
@@ -99,15 +107,36 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     )  # fmt: skip
 
 
-def problem_source(seed: int, tokenizer, *, form: str, prompt: str, thinking: bool, where: str, prompt_room: int):
+def problem_source(
+    seed: int,
+    tokenizer,
+    *,
+    form: str,
+    prompt: str,
+    chat: str,
+    thinking: bool,
+    where: str,
+    opening: str,
+    prompt_room: int,
+):
     """`open_stream` with all but source and split said; prompts are in the tokenizer's chat template, if it has one.
+    Behind each comes `opening`, which a response is forced to start with.
+
+    `chat` "plain" is Qwen's form of one user turn without a system prompt, whatever the template says.
 
     A token has at least one byte, so that most prompts are known to fit without being encoded.
     """
 
     def fits(text: str) -> bool:
+        text += opening
         return len(text.encode()) < prompt_room or len(tokenizer.encode(text)) <= prompt_room
 
-    has_chat = form in ("math", "multiplication") and tokenizer.has_chat
-    chat = partial(tokenizer.chat_text, thinking=thinking) if has_chat else str
-    return partial(open_stream, form, seed=seed, prompt=prompt, chat=chat, where=where, fits=fits)
+    def opened(source, *, split: str) -> Stream:
+        draw = stream(source, split=split)
+        return lambda start, count: [replace(p, question=p.question + opening) for p in draw(start, count)]
+
+    talks = form in ("math", "multiplication")
+    templated = partial(tokenizer.chat_text, thinking=thinking) if talks and tokenizer.has_chat else str
+    words = qwen3_chat if talks and chat == "plain" else templated
+    stream = partial(open_stream, form, seed=seed, prompt=prompt, chat=words, where=where, fits=fits)
+    return opened if opening else stream

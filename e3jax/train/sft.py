@@ -1,10 +1,10 @@
-"""Supervised stages: cross-entropy on packed rows of base traces.
+"""Supervised stages: cross-entropy on packed rows of train/examples.py, and the loop that all supervised stages share.
 
-Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/sft.py.
+Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/sft.py; OXA's by way of train/oxa.py.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -15,15 +15,12 @@ from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
-from e3jax.tasks.stream import Stream
-from e3jax.tasks.traces import base_trace
+from e3jax.train.examples import Examples
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import pack_rows
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward
-
-PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
 
 
 @partial(jax.jit, static_argnames=("model", "chunk"))
@@ -43,74 +40,70 @@ def sft_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, weight
     return constrain_params(grads), metrics
 
 
-def examples(
-    run: Run,
-    *,
-    stage_index: int,
-    step: int,
-    global_step: int,
-    draw: Stream,
-    position_gap: int,
-    gap_rate: float,
-    traces: dict,
-) -> Iterator:
-    """Endless (prompt, response, gap) token examples of a step, a function of (seed, stage, step).
-
-    `position_gap`: with probability `gap_rate` the response's positions start up to so many tokens late. A tiny
-    base model has seen no long text; this is how it learns to read the problem from far away (LOG.md).
-    """
-    rng = np.random.default_rng([run.seed, stage_index, step])
-    start = global_step * PROBLEMS_PER_STEP
-    while True:
-        for problem in draw(start, 64):
-            response = [*run.tokenizer.encode(base_trace(problem, rng, **traces)), run.tokenizer.eos]
-            gap = int(rng.integers(position_gap + 1)) if rng.random() < gap_rate else 0
-            yield run.tokenizer.encode(problem.question), response, gap
-        start += 64
-
-
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, draw: Stream, steps: int, lr: float,
-    warmup: int, rows: int, row_length: int, aggregation: str, position_gap: int, gap_rate: float, traces: dict,
-    optim: dict,
+    run: Run, params, *, stage: str, stage_index: int, first_step: int, examples: Examples, steps: int, lr: float,
+    warmup: int, rows: int, row_length: int, aggregation: str, optim: dict,
 ):  # fmt: skip
-    """Train `params` for `steps`; resumes from the stage's newest checkpoint. Returns the final parameters."""
+    """Train `params` on `examples` for `steps`; returns the final parameters."""
+
+    def batch_of(step: int) -> list[list[np.ndarray]]:
+        """Tokens, positions, segments and weights of a step: one micro-batch."""
+        data = examples(stage_index, step, first_step + step)
+        *packed, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
+        return [[*packed, sft_weights(mask, aggregation=aggregation)]]
+
+    return fit(
+        run, params, stage=stage, kind="sft", first_step=first_step, steps=steps, lr=lr, warmup=warmup, optim=optim,
+        batch_of=batch_of, gradient=sft_gradient, loss={},
+    )  # fmt: skip
+
+
+@partial(jax.jit, donate_argnums=0)
+def add(total, more):
+    """Gradients and metrics of two micro-batches together: sums."""
+    return jax.tree.map(jnp.add, total, more)
+
+
+def fit(
+    run: Run, params, *, stage: str, kind: str, first_step: int, steps: int, lr: float, warmup: int, optim: dict,
+    batch_of: Callable[[int], list[list[np.ndarray]]], gradient: Callable, loss: dict,
+):  # fmt: skip
+    """The loop of every supervised stage; resumes from its newest checkpoint. Returns the final parameters.
+
+    `batch_of(step)`: the step's micro-batches, each the arrays [B, T] that `gradient` takes after the parameters:
+    tokens, positions, segments and weights over the whole batch, so that gradients and metrics are sums.
+    """
     tx, store = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim), run.store(stage)
     done, state = store.newest(new_state(tx, params))
     run.log.rewind(stage, done)
-    skips = Skips(run, stage, kind="sft", temperature=1.0, loss={})
-
-    def batch_of(step: int) -> list[np.ndarray]:
-        """Tokens, positions, segments and weights of a step."""
-        data = examples(
-            run, stage_index=stage_index, step=step, global_step=first_step + step, draw=draw,
-            position_gap=position_gap, gap_rate=gap_rate, traces=traces,
-        )  # fmt: skip
-        *packed, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
-        return [*packed, sft_weights(mask, aggregation=aggregation)]
-
-    with run.log.phase(f"{stage}: SFT", total=steps) as phase:
+    skips = Skips(run, stage, kind=kind, temperature=1.0, loss=loss)
+    with run.log.phase(f"{stage}: {kind.upper()}", total=steps) as phase:
         phase.advance(done)
-        logged, since = time.monotonic(), 0
+        logged, since, tokens = time.monotonic(), 0, 0
         batch = batch_of(done) if done < steps else None
         for step in range(done, steps):
-            grads, metrics = sft_gradient(run.model, state.params, *(put(x, "BT") for x in batch), chunk=run.chunk)
+            total = None
+            for micro in batch:
+                placed = [put(x, "BT") for x in micro]
+                more = gradient(run.model, state.params, *placed, chunk=run.chunk, **loss)
+                total = more if total is None else add(total, more)
+            grads, metrics = total
             state, update = apply_gradients(tx, state, grads)
-            this, batch = batch, batch_of(step + 1)  # while the device works
-            skips.heed(step + 1, update["skipped"] == 1, state.params, lambda this=this: [this])
-            since += 1
+            this, batch = batch, batch_of(step + 1) if step + 1 < steps else None  # while the device works
+            skips.heed(step + 1, update["skipped"] == 1, state.params, lambda this=this: this)
+            since, tokens = since + 1, tokens + sum(int((micro[2] > 0).sum()) for micro in this)
             if (step + 1) % 10 == 0 or step + 1 == steps:
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= {f"optim/{name}": float(value) for name, value in update.items()}
-                seconds, logged = (time.monotonic() - logged) / since, time.monotonic()
+                seconds, logged = time.monotonic() - logged, time.monotonic()
                 values |= {
                     "optim/lr": learning_rate(state),
-                    "time/step_s": seconds,
-                    "time/tokens_per_s": (this[2] > 0).sum() / seconds,
+                    "time/step_s": seconds / since,
+                    "time/tokens_per_s": tokens / seconds,
                 }
-                run.log.metrics(stage, "sft", step=step + 1, global_step=first_step + step + 1, values=values)
+                run.log.metrics(stage, kind, step=step + 1, global_step=first_step + step + 1, values=values)
                 phase.advance(since, f"loss {values['loss/total']:.3f}")
-                since = 0
+                since, tokens = 0, 0
             save_or_stop(run, store, stage, step + 1, steps, state)
     store.close(steps, state)
     return state.params

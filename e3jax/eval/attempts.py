@@ -1,0 +1,116 @@
+"""Responses taken apart into attempts, in tokens: chains cut short and made to answer, and App. G.1's probes.
+
+Chains (Figs 3, 12; A.7): a response's thinking is cut after `a` attempts and gets the words that end it and begin the
+answer; the model answers several times. A response with fewer attempts keeps all of its thinking.
+
+Probes (App. G.1, Fig. 15), of attempt a_k after the attempts before it, a_<k, in nats per attempt:
+
+    dependence         log p(a_k | a_<k) − log p(a_k | a_<k−1)        0 when attempts are independent
+    sharpening         log p(a_k | a_<k) − log p(a_k−1 | a_<k−1)      more certain than at the attempt before
+    reattempt          log p(a_k−1 | a_<k)                            the same attempt once more
+    reattempt_change   log p(a_k−1 | a_<k) − log p(a_k−1 | a_<k−1)    ours: `reattempt` against the first time
+
+An attempt's log p is that of its choice (metrics/exploration.py: of a calculator trace the proposal, without the check
+that follows from it); a context keeps its attempts whole. "a_<k−1, then a_k" is a text that was never sampled: what
+lies between the beginnings of a_k−1 and a_k is left out.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from e3jax.eval.budgets import Trace, force, reopened, thought
+from e3jax.eval.responses import Response
+from e3jax.metrics.bootstrap import interval, ratio
+from e3jax.metrics.exploration import Span, attempt_spans
+from e3jax.tasks.problem import Problem
+
+PROBES = ("dependence", "sharpening", "reattempt", "reattempt_change")
+
+
+def token_spans(problem: Problem, tokens: Sequence[int], decode: Callable, *, close: str) -> list[Span]:
+    """`attempt_spans` in tokens: a token that holds an attempt's end and more belongs to that attempt."""
+
+    @cache
+    def chars(n: int) -> int:
+        return len(decode(tokens[:n]))
+
+    def begin(at: int) -> int:
+        return bisect_right(range(len(tokens) + 1), at, key=chars) - 1
+
+    def end(at: int) -> int:
+        return bisect_left(range(len(tokens) + 1), at, key=chars)
+
+    spans, last = [], 0
+    for s in attempt_spans(problem, decode(tokens), close=close):
+        start = max(begin(s.start), last)
+        last = max(end(s.end), start + 1)
+        spans.append(s._replace(start=start, chosen=min(max(end(s.chosen), start + 1), last), end=last))
+    return spans
+
+
+def chain(
+    response: Response, spans: Sequence[Span], attempts: int, *, close: Sequence[int], stop: Sequence[int],
+    closing: Sequence[int],
+) -> Trace:  # fmt: skip
+    """The thinking's first `attempts` attempts (all of it where there are fewer), then `closing`, forced.
+
+    `close` ends the thinking, `stop` are the tokens that end a response; what is taken away is `dropped`.
+    """
+    if attempts <= len(spans):
+        kept = response.tokens[: spans[attempts - 1].end if attempts else 0]
+    else:
+        whole = thought(response, close=close, budget=len(response.tokens))
+        kept = reopened(whole, close=close, stop=stop).tokens
+    return force(Trace(tuple(kept), 0, len(response.tokens) - len(kept), False, False), closing)
+
+
+class Requests(NamedTuple):
+    """What App. G.1 asks of one response: (context, continuation) pairs in tokens, for attempts 1 … K."""
+
+    own: list[tuple]  # a_k after a_<k; K of them
+    skipped: list[tuple]  # a_k after a_<k−1; from the second attempt on
+    again: list[tuple]  # a_k−1 after a_<k; from the second attempt on
+
+
+def requests(prompt: Sequence[int], tokens: Sequence[int], spans: Sequence[Span]) -> Requests:
+    """The pairs of a response; an empty context is not possible, so `prompt` holds at least one token.
+
+    >>> one, two = Span(0, 1, 2, None, None), Span(2, 3, 4, None, None)
+    >>> requests([9], [1, 2, 3, 4], [one, two])
+    Requests(own=[([9], [1]), ([9, 1, 2], [3])], skipped=[([9], [3])], again=[([9, 1, 2], [1])])
+    """
+    before = [[*prompt, *tokens[: s.start]] for s in spans]
+    choice = [list(tokens[s.start : s.chosen]) for s in spans]
+    own = list(zip(before, choice))
+    return Requests(own, list(zip(before[:-1], choice[1:])), list(zip(before[1:], choice[:-1])))
+
+
+def probes(own: np.ndarray, skipped: np.ndarray, again: np.ndarray) -> dict[str, np.ndarray]:
+    """App. G.1 of one response, for its attempts 2 … K: `own` [K], `skipped` and `again` [K − 1] are log-probs.
+
+    >>> {k: v.tolist() for k, v in probes(np.array([-3.0, -2.0]), np.array([-4.0]), np.array([-5.0])).items()}
+    {'dependence': [2.0], 'sharpening': [1.0], 'reattempt': [-5.0], 'reattempt_change': [-2.0]}
+    """
+    values = own[1:] - skipped, own[1:] - own[:-1], again, again - own[:-1]
+    return dict(zip(PROBES, values))
+
+
+def conditional(of_response: Sequence[dict[str, np.ndarray]], owner: Sequence[int], problems: int) -> dict:
+    """`probes` of responses -> [mean, low, high] over all attempts and by attempt; `owner` is a response's problem.
+
+    Intervals are over problems; a mean is over attempts, so late ones are those of long responses.
+    """
+    longest = max((len(r["dependence"]) for r in of_response), default=0)
+    sums = {name: np.zeros((longest, problems, 2)) for name in PROBES}  # of attempt k + 2 and problem: total, count
+    for p, response in zip(owner, of_response):
+        for name, values in response.items():
+            sums[name][: len(values), p] += np.stack([values, np.ones(len(values))], axis=1)
+    out = {name: interval(x.sum(0), ratio) for name, x in sums.items()}
+    by = {str(k + 2): {name: interval(x[k], ratio) for name, x in sums.items()} for k in range(longest)}
+    counts = {k: int(sums["dependence"][int(k) - 2, :, 1].sum()) for k in by}
+    by = {k: values | {"attempts": counts[k]} for k, values in by.items()}
+    return out | {"attempts": sum(counts.values()), "by_attempt": by}

@@ -1,0 +1,47 @@
+"""Intervals of anything that is a function of sums over problems: shares, means per token, differences of them.
+
+A problem's responses hang together (and an attempt's tokens more so), so problems are what is resampled. Of each only
+sums are needed: [numerator, denominator], say, and then a mean per token is Σ numerator / Σ denominator of the problems
+that were drawn, with the weight that each brings along.
+
+    rate = interval(np.stack([right_p, asked_p], 1), ratio)       # [estimate, low, high]
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+RESAMPLES = 1000
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """sums[..., 0] / sums[..., 1]; NaN of nothing."""
+    part, whole = sums[..., 0], sums[..., 1]
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole != 0)
+
+
+def ratio_difference(sums: np.ndarray) -> np.ndarray:
+    """Ratio of the first two sums minus that of the next two; paired, where the same problems stand behind both."""
+    return ratio(sums[..., :2]) - ratio(sums[..., 2:])
+
+
+def interval(values_pc: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, level: float = 0.95):
+    """[estimate, low, high] of statistic(Σ_p values [C]): percentile bootstrap over the P problems, fixed seed.
+
+    `statistic` maps sums [..., C] to [...]. Draws without a value (an empty denominator) are left out of the quantiles;
+    all three are NaN where nothing has one. Raises ValueError unless `values_pc` is [P, C] with P >= 1.
+
+    >>> interval(np.array([[1.0, 2.0], [1.0, 2.0]]), ratio)
+    [0.5, 0.5, 0.5]
+    """
+    values = np.asarray(values_pc, np.float64)
+    if values.ndim != 2 or not len(values):
+        raise ValueError(f"values must be [P, C], at least one problem; got shape {values.shape}")
+    drawn = np.random.default_rng(0).multinomial(len(values), [1 / len(values)] * len(values), size=RESAMPLES)
+    draws = statistic(drawn @ values)
+    draws = draws[np.isfinite(draws)]
+    estimate = float(statistic(values.sum(0)))
+    if not draws.size or not np.isfinite(estimate):
+        return [float("nan")] * 3
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return [estimate, float(low), float(high)]

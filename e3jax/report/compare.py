@@ -1,0 +1,268 @@
+"""Several runs on one page: curves with seeds as bands, extrapolation with intervals, tables that copy into a paper.
+
+Runs whose configs differ in `seed` only (fields of layout aside, `LAYOUT` in e3jax/log.py) are one group: its line is
+the mean over seeds and its band reaches from the lowest to the highest; of a single run the band is its 95 % interval
+over problems. Beside report.html the tables lie as CSV (one row a number) and as LaTeX (booktabs).
+
+    python -m e3jax.report.html runs/seed0 runs/seed1 runs/mask --to=runs/comparison
+"""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from e3jax.log import LAYOUT, flatten
+from e3jax.report import figures
+from e3jax.report.bands import draw_bands, seed_band
+from e3jax.report.figures import Line, read_interval, read_number
+from e3jax.report.html import Run, figure_html, load_run, table_html
+from e3jax.report.page import escaped, page
+from e3jax.storage import patiently, place
+
+LONGEST = 48  # characters of a label made of fields; a longer one becomes a directory's name
+MEASURES = {"accuracy": ("test budget (tokens)", "Accuracy"), "pass_at_k": ("k (samples)", "pass@k")}
+BAND = "Lines: means over seeds; bands: from the lowest seed to the highest; of one run: its 95 % interval."
+COPY = """<script>
+document.querySelectorAll("button[data-copy]").forEach(button => { button.onclick = async () => {
+  const pre = document.getElementById(button.dataset.copy);
+  try { await navigator.clipboard.writeText(pre.textContent); }
+  catch { getSelection().selectAllChildren(pre); document.execCommand("copy"); getSelection().removeAllRanges(); }
+  button.textContent = "copied";
+}; });
+</script>"""
+
+
+class Group(NamedTuple):
+    """Runs that differ by their seed only."""
+
+    label: str
+    names: list[str]  # of the directories
+    runs: list[Run]
+
+
+class Cell(NamedTuple):
+    """A number of a table: of one group after one stage, at one budget or k."""
+
+    set: str
+    group: str
+    stage: str
+    seeds: int
+    at: int
+    mean: float
+    low: float
+    high: float
+
+
+def group_runs(named: Sequence[tuple[str, Run]]) -> list[Group]:
+    """Groups in the order of their first run; labels say which fields of the config set them apart."""
+    groups: dict[Any, list[tuple[str, Run]]] = {}
+    for name, run in named:
+        fields = flatten(run.config) if isinstance(run.config, dict) else {"": name}
+        what = {k: repr(v) for k, v in fields.items() if k != "seed" and not k.startswith(LAYOUT)}
+        groups.setdefault(tuple(sorted(what.items())), []).append((name, run))
+    apart = set.union(*map(set, groups)) - set.intersection(*map(set, groups))
+    labels = []
+    for fields, members in groups.items():
+        label = ", ".join(f"{key}={value}" for key, value in fields if (key, value) in apart)
+        label = label if 0 < len(label) <= LONGEST else members[0][0]
+        labels.append(label if label not in labels else f"{label} ({members[0][0]})")
+    return [Group(label, [n for n, _ in m], [r for _, r in m]) for label, m in zip(labels, groups.values())]
+
+
+def table_cells(groups: Sequence[Group], measure: str) -> list[Cell]:
+    """Every number of `measure` ("accuracy", "pass_at_k"), by set, group and stage."""
+    cells = []
+    for group in groups:
+        latest = [{(row["set"], row["stage"]): row for row in run.evals if measure in row} for run in group.runs]
+        for name, stage in dict.fromkeys(key for of in latest for key in of):
+            rows = [of[name, stage] for of in latest if (name, stage) in of]
+            for at in sorted({int(x) for row in rows for x in row[measure]}):
+                values = np.array([read_interval(row[measure], at) for row in rows])
+                values = values[np.isfinite(values[:, 0])]
+                if len(values) == 1:
+                    mean, low, high = values[0]
+                elif len(values):
+                    mean, low, high = values[:, 0].mean(), values[:, 0].min(), values[:, 0].max()
+                else:
+                    continue
+                cells.append(Cell(name, group.label, stage, len(values), at, float(mean), float(low), float(high)))
+    return sorted(cells, key=lambda c: c.set)  # stable
+
+
+def as_csv(cells: Sequence[Cell]) -> str:
+    """One row a number, fractions; a cell that a spreadsheet would take for a formula is quoted by an apostrophe."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*Cell._fields, "interval"])
+    for c in cells:
+        row = [f"'{x}" if isinstance(x, str) and x[:1] in "=+-@\t\r" and x else x for x in c]
+        writer.writerow([*row, "range of seeds" if c.seeds > 1 else "95 % over problems"])
+    return out.getvalue()
+
+
+def as_latex(cells: Sequence[Cell], *, caption: str) -> str:
+    """A booktabs table in %: a row per set, group and stage, a column per budget or k; intervals in brackets."""
+    columns = sorted({c.at for c in cells})
+    lines = [
+        "% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{lll{'r' * len(columns)}}}", "\\toprule",
+        f"set & run & after & {' & '.join(map(str, columns))} \\\\",
+    ]  # fmt: skip
+    last = None
+    for key in dict.fromkeys(c[:3] for c in cells):
+        of = {c.at: c for c in cells if c[:3] == key}
+        lines += ["\\midrule"] if key[0] != last else []
+        last = key[0]
+        shown = [
+            f"{100 * of[x].mean:.1f} {{\\scriptsize [{_hundred(of[x].low)}, {_hundred(of[x].high)}]}}"
+            if x in of
+            else "--"
+            for x in columns
+        ]
+        lines.append(f"{' & '.join([*map(tex, key), *shown])} \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", f"% {caption}", ""])
+
+
+def tex(text: str) -> str:
+    """Text for LaTeX, its special characters escaped.
+
+    >>> tex("a_b 50%")
+    'a\\\\_b 50\\\\%'
+    """
+    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    special |= {c: f"\\{c}" for c in "&%$#_{}"}
+    return " ".join("".join(special[c] if c in special else c for c in text).split())
+
+
+def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:
+    """{file name: text} of a comparison. FileNotFoundError where one of them is no run directory."""
+    places = [place(run_dir) for run_dir in run_dirs]
+    above = os.path.commonpath([os.fspath(p.parent) for p in places])
+    names = [os.path.relpath(os.fspath(p), above) for p in places]
+    runs = [load_run(p) for p in places]
+    groups = group_runs(list(zip(names, runs)))
+    colours = {group.label: (1 + i) % len(figures.COLOURS) for i, group in enumerate(groups)}
+    files, sections = {}, {}
+    for measure, (_, title) in MEASURES.items():
+        cells = table_cells(groups, measure)
+        if cells:
+            files |= {f"{measure}.csv": as_csv(cells), f"{measure}.tex": as_latex(cells, caption=BAND)}
+            tables = "".join(_copied(f"{measure}-{end}", files[f"{measure}.{end}"], end) for end in ("csv", "tex"))
+            drawn = _extrapolation(groups, cells, measure, colours)
+            sections[title] = f"<p class='key'>{BAND}</p><div class='grid'>{drawn}</div>{_cells(cells)}{tables}"
+    for kind, title in (("grpo", "Training with RL"), ("sft", "Supervised training")):
+        sections[title] = _training(groups, kind, colours)
+    head = ["runs", "seeds", "directories"]
+    listed = [
+        [_key(g.label, colours), escaped(", ".join(_seed(run) for run in g.runs)), escaped(", ".join(g.names))]
+        for g in groups
+    ]
+    notes = "".join(f"<p class='note'>{escaped(f'{n}: {x}')}</p>" for n, r in zip(names, runs) for x in r.notes)
+    body = table_html(head, listed, set()) + "".join(
+        f"<section><h2>{escaped(key)}</h2>{text}</section>" for key, text in sections.items() if text
+    )
+    header = f"<h1>{len(runs)} runs compared</h1>{notes}"
+    return {"report.html": page("comparison", header, body, COPY)} | files
+
+
+def write_comparison(run_dirs: Sequence[epath.PathLike], *, to: epath.PathLike | None = None) -> epath.Path:
+    """Write the comparison's files into `to`, by default comparison/ beside the first run; returns the page's path."""
+    files = comparison(run_dirs)
+    directory = place(run_dirs[0]).parent / "comparison" if to is None else place(to)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        path = directory / name
+        patiently(f"write {path}", lambda path=path, text=text: path.write_bytes(text.encode(errors="replace")))
+    return directory / "report.html"
+
+
+def _seed(run: Run) -> str:
+    return str(run.config["seed"]) if isinstance(run.config, dict) and "seed" in run.config else "?"
+
+
+def _hundred(fraction: float) -> str:
+    return "?" if math.isnan(fraction) else f"{100 * fraction:.1f}"
+
+
+def _key(label: str, colours: dict[str, int]) -> str:
+    return f"<i class='swatch' style='--c:var(--s{colours[label]})'></i>{escaped(label)}"
+
+
+def _copied(name: str, text: str, end: str) -> str:
+    what = {"csv": "CSV", "tex": "LaTeX"}[end]
+    button = f"<button type='button' data-copy='{name}'>copy as {what}</button>"
+    inner = f"<summary>{name.replace('-', '.')}</summary><pre id='{name}'>{escaped(text)}</pre>"
+    return f"{button}<details>{inner}</details>"
+
+
+def _cells(cells: list[Cell]) -> str:
+    """A table per set."""
+    out = ""
+    for name in dict.fromkeys(c.set for c in cells):
+        own = [c for c in cells if c.set == name]
+        columns, rows = sorted({c.at for c in own}), []
+        for group, stage in dict.fromkeys((c.group, c.stage) for c in own):
+            of = {c.at: c for c in own if (c.group, c.stage) == (group, stage)}
+            seeds = max(c.seeds for c in of.values())
+            shown = [
+                f"{_hundred(of[x].mean)}<small>{_hundred(of[x].low)}, {_hundred(of[x].high)}</small>"
+                if x in of
+                else "–"
+                for x in columns
+            ]
+            rows.append([escaped(group), escaped(stage), str(seeds), *shown])
+        out += f"<h3>{escaped(name)}</h3>{table_html(['runs', 'after', 'seeds', *map(str, columns)], rows, set())}"
+    return out
+
+
+def _extrapolation(groups, cells: list[Cell], measure: str, colours: dict[str, int]) -> str:
+    """A figure per set and stage: a line per group."""
+    drawn = ""
+    for i, (name, stage) in enumerate(dict.fromkeys((c.set, c.stage) for c in cells)):
+        lines = []
+        for group in groups:
+            own = [c for c in cells if (c.set, c.stage, c.group) == (name, stage, group.label)]
+            if own:
+                x, mean, low, high = (np.array([c[k] for c in own], float) for k in (4, 5, 6, 7))
+                trained = {read_number(row, "train_budget") for run in group.runs for row in run.evals
+                           if row["stage"] == stage and measure == "accuracy"}  # fmt: skip
+                one = trained.pop() if len(trained) == 1 else math.nan  # seeds that chose their own have none in common
+                lines.append(Line(group.label, colours[group.label], x, mean, low, high, one))
+        common = {line.train_budget for line in lines}
+        svg = figures.draw_intervals(
+            lines, figure_id=f"{measure}{i}", title=f"{name}, {stage}", xlabel=MEASURES[measure][0],
+            train_budget=common.pop() if len(common) == 1 else math.nan,
+        )  # fmt: skip
+        drawn += figure_html(f"{name}, after {stage}", [(x.label, x.colour, False) for x in lines], svg)
+    return drawn
+
+
+def _training(groups: list[Group], kind: str, colours: dict[str, int]) -> str:
+    """A panel per logged quantity."""
+    seeds = {}
+    for group in groups:
+        rows = [[row for row in run.metrics if row["kind"] == kind] for run in group.runs]
+        seeds[group.label] = [figures.collect_stages(own) for own in rows if own]
+    curves = [stages for of in seeds.values() for stages in of]
+    if not curves:
+        return ""
+    starts = [{stage.name: stage.step[0] - 0.5 for stage in stages} for stages in curves]
+    drawn_at = {"starts": starts[0] if all(of == starts[0] for of in starts) else {}}  # else no line is true of all
+    drawn_at["end"] = max(stages[-1].step[-1] for stages in curves) + 0.5
+    window = 2 * int(max(sum(len(stage.step) for stage in stages) for stages in curves) // 50) + 1
+    drawn = ""
+    for title, labels in figures.PANELS[kind].items():
+        for i, (key, label) in enumerate(labels.items()):
+            made = [seed_band(s, key, label=n, colour=colours[n], window=window) for n, s in seeds.items() if s]
+            bands = [band for band in made if band]
+            if bands:
+                whole = f"{title}: {label}" if len(labels) > 1 else title
+                svg = draw_bands(bands, figure_id=f"{kind}-{key.replace('/', '-')}-{i}", title=whole, **drawn_at)
+                drawn += figure_html(whole, [(b.label, b.colour, False) for b in bands], svg)
+    text = f"Running means over {window} steps inside a stage; bands: from the lowest seed to the highest."
+    return f"<p class='key'>{text}</p><div class='grid'>{drawn}</div>"

@@ -1,0 +1,72 @@
+"""A grid of small panels as one SVG file: a row per setting with its words beside it, a column per measure.
+
+svg = draw_rows([Row("as written", {"GRPO": curves, "mask": curves}, 1000)], {"length": "Length"}, title="Fig. 10")
+"""
+
+import re
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from e3jax.report.figures import _INK, _STYLE, COLOURS, _svg, as_file
+
+WIDTHS = (1.6, 2.0)  # inches: of a row's words, of a panel
+HEIGHT = 1.35  # inches: of a row
+
+
+class Row(NamedTuple):
+    """One setting: its words (the first line in bold), {label: {measure: [N, seeds], "step": [N]}}, the last x."""
+
+    words: str
+    arms: dict[str, dict[str, np.ndarray]]
+    last: float
+
+
+def draw_rows(rows: list[Row], columns: dict[str, str], *, title: str) -> str:
+    """Seeds as thin lines, their mean thick; `columns` is {measure: heading}. Text stays text."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "panels", "font.size": 7}):
+        size = (WIDTHS[0] + WIDTHS[1] * len(columns), HEIGHT * len(rows) + 0.6)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(
+            len(rows), len(columns) + 1, squeeze=False, width_ratios=[WIDTHS[0], *[WIDTHS[1]] * len(columns)]
+        )  # fmt: skip
+        for row, (words, *axes) in zip(rows, grid):
+            words.axis("off")
+            first, *others = row.words.split("\n")
+            words.text(0, 1, first, fontweight="bold", fontsize=8, va="top", transform=words.transAxes)
+            words.text(0, 0.86, "\n".join(others), va="top", linespacing=1.35, transform=words.transAxes)
+            for panel, measure in zip(axes, columns):
+                _panel(panel, row, measure)
+        for panel, heading in zip(grid[0][1:], columns.values()):
+            panel.set_title(heading, fontsize=8)
+        for panel in grid[-1][1:]:
+            panel.set_xlabel("updates")
+        labels = [figure.add_artist(matplotlib.lines.Line2D([], [], color=COLOURS[1 + i][0], lw=1.8, label=name))
+                  for i, name in enumerate(rows[0].arms)]  # fmt: skip
+        figure.legend(handles=labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=8)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        svg = _svg(figure, "panels", title)
+    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    paper = "<rect width='100%' height='100%' fill='white'/>"
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}'"
+    # paths in hundredths of a point: fewer bytes
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\d\.\d\d)\d+", r"\1", path[0]), svg)
+    return as_file(f"{head} height='{2 * height:g}'>{paper}{svg}</svg>\n")
+
+
+def _panel(axes, row: Row, measure: str) -> None:
+    """One measure of one setting."""
+    axes.grid(axis="y")
+    for i, curve in enumerate(row.arms.values()):
+        colour = COLOURS[1 + i][0]
+        axes.plot(curve["step"], curve[measure], color=colour, lw=0.5, alpha=0.45)
+        axes.plot(curve["step"], curve[measure].mean(axis=1), color=colour, lw=1.6)
+    axes.set_xlim(0, row.last)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(color=_INK)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")

@@ -1,0 +1,98 @@
+"""A run's report and samples in a browser while it trains, local or in a bucket; for this machine only (127.0.0.1).
+
+A page is made when it is asked for and the records have grown since; nothing is written into the run's directory.
+
+    python -m e3jax.report.serve runs/quickstart
+    python -m e3jax.report.serve gs://my-bucket/runs/first --port=8001
+"""
+
+import argparse
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from etils import epath
+
+from e3jax.errors import UserError, first_line
+from e3jax.log import RECORDS
+from e3jax.report import browser
+from e3jax.report.html import SAMPLES_PAGE, report_page
+from e3jax.storage import place
+
+PAGES = {"report.html": report_page, SAMPLES_PAGE: lambda run_dir: browser.page([run_dir])}
+HOSTS = ("127.0.0.1", "localhost")
+
+
+class Pages:
+    """The pages of one run, kept until its records change."""
+
+    def __init__(self, run_dir: epath.PathLike):
+        self.run_dir, self.kept, self.lock = place(run_dir), {}, threading.Lock()
+
+    def records(self) -> tuple:
+        """What changes when a record grows: sizes and times."""
+        files = [self.run_dir / name for name in RECORDS]
+        stats = [(file.name, file.stat()) for file in files if file.exists()]
+        return tuple((name, stat.length, str(stat.mtime)) for name, stat in stats)
+
+    def read(self, name: str) -> bytes:
+        """A page of PAGES. FileNotFoundError where the run has nothing to show yet."""
+        with self.lock:
+            now = self.records()
+            if name not in self.kept or self.kept[name][0] != now:
+                self.kept[name] = now, PAGES[name](self.run_dir).encode(errors="replace")
+            return self.kept[name][1]
+
+
+def make_server(run_dir: epath.PathLike, port: int) -> ThreadingHTTPServer:
+    """A server on 127.0.0.1 (port 0: any that is free); it answers GET of PAGES, and of / with the report."""
+    pages = Pages(run_dir)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.partition("?")[0].strip("/") or "report.html"
+            if (self.headers["Host"] or "").rpartition(":")[0] not in HOSTS:  # another site's name for this machine
+                return self.answer(403, b"asked under another name than localhost")
+            if name not in PAGES:
+                return self.answer(404, f"there is {' and '.join(PAGES)}".encode())
+            try:
+                text = pages.read(name)
+            except (FileNotFoundError, UserError) as error:
+                return self.answer(404, first_line(error).encode())
+            self.answer(200, text, "text/html")
+
+        def answer(self, status: int, text: bytes, kind: str = "text/plain"):
+            self.send_response(status)
+            named = {
+                "Content-Type": f"{kind}; charset=utf-8",
+                "Content-Length": str(len(text)),
+                "Cache-Control": "no-store",
+            }
+            for key, value in (named | {"X-Content-Type-Options": "nosniff"}).items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_):
+            """Requests are no news."""
+
+    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+
+
+def main() -> None:
+    about = {"prog": "python -m e3jax.report.serve", "description": "Show a run's pages on http://127.0.0.1."}
+    parser = argparse.ArgumentParser(**about)
+    parser.add_argument("run_dir", help="the directory that a training or evaluation command wrote, or is writing")
+    parser.add_argument("--port", type=int, default=8000)
+    given = parser.parse_args()
+    try:
+        server = make_server(given.run_dir, given.port)
+        print(f"http://127.0.0.1:{server.server_address[1]}/ and …/{SAMPLES_PAGE}; Ctrl-C ends it", flush=True)
+        server.serve_forever()
+    except OSError as error:
+        parser.exit(2, f"port {given.port}: {error.strerror}: choose another --port\n")
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Grader of Countdown with plans (tasks/countdown_plans.py): the execution's arithmetic, step by step, exactly.
+
+plan        + ?12 * ?24                   operations towards intermediate targets
+execution   7 + 5 = 12 * 2 = 24           every step says its value, which the next goes on from
+
+grade_text(problem, "+ ?12 * ?24 </EXPLORATION> <EXECUTION> 7 + 5 = 12 * 2 = 24 </EXECUTION>")
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+from e3jax.phases import begins_plan, split_text
+from e3jax.rewards.extract import Grade
+
+
+class Step(NamedTuple):
+    """One operation of an execution."""
+
+    op: str
+    number: int
+    value: int  # as stated
+
+
+def grade_text(problem, text: str) -> Grade:
+    """1 if both phases are well formed, all steps are true, every number is used once and the target is reached.
+
+    Reasons: "format_…" (phases.FAULTS), malformed, wrong_numbers, false_step, wrong_value, correct. The plan is not
+    graded here (`followed`).
+    """
+    _, execution, fault = split_text(text, begun=begins_plan(problem.question))
+    if fault:
+        return Grade(0.0, f"format_{fault}")
+    read = read_execution(execution)
+    if read is None:
+        return Grade(0.0, "malformed")
+    value, steps = read
+    if sorted([value, *(s.number for s in steps)]) != sorted(problem.meta["numbers"]):
+        return Grade(0.0, "wrong_numbers")
+    for step in steps:
+        value = {"+": value + step.number, "-": value - step.number, "*": value * step.number}[step.op]
+        if value != step.value:
+            return Grade(0.0, "false_step")
+    return Grade(1.0, "correct") if value == problem.meta["target"] else Grade(0.0, "wrong_value")
+
+
+def read_execution(text: str) -> tuple[int, list[Step]] | None:
+    """-> the first number and the steps; None for anything that is no execution.
+
+    >>> read_execution("7 + 5 = 12 * 2 = 24")
+    (7, [Step(op='+', number=5, value=12), Step(op='*', number=2, value=24)])
+    """
+    words = text.split()
+    if not words or len(words) % 4 != 1 or not all(word.isdecimal() for word in words[::2]):
+        return None
+    if not set(words[1::4]) <= set("+-*") or set(words[3::4]) - {"="}:
+        return None
+    return int(words[0]), [Step(words[i], int(words[i + 1]), int(words[i + 3])) for i in range(1, len(words), 4)]
+
+
+def read_plan(text: str) -> tuple[list[tuple[str, int, int]], str] | None:
+    """(operation, number, target before it) from the last one back, and the first operation; None for no plan.
+
+    >>> read_plan("* 2 ?12 +")
+    ([('*', 2, 12)], '+')
+    """
+    words = text.split()
+    ops, numbers, targets = words[::3], words[1::3], [word.removeprefix("?") for word in words[2::3]]
+    if len(words) % 3 != 1 or not set(ops) <= set("+-*") or not all(x.isdecimal() for x in numbers + targets):
+        return None
+    return list(zip(ops[:-1], map(int, numbers), map(int, targets))), ops[-1]
+
+
+def followed(plan: str, execution: str) -> float:
+    """Share of the plan that the execution does: later steps with their targets, the first operation; 0 for no plan.
+
+    >>> followed("* 2 ?12 +", "7 + 6 = 13 * 2 = 26")
+    0.5
+    """
+    planned, read = read_plan(plan), read_execution(execution)
+    if planned is None or read is None or not read[1]:
+        return 0.0
+    steps = read[1][::-1]
+    taken = [(step.op, step.number, before.value) for step, before in pairwise(steps)]
+    done = sum(a == b for a, b in zip(planned[0], taken)) + (planned[1] == steps[-1].op)
+    return done / max(len(planned[0]) + 1, len(steps))

@@ -1,0 +1,190 @@
+r"""E2C's rewards: the answer of a well-formed execution, a plan that is followed, a length that stays in bounds (B.5).
+
+    grade_text(problem, "1. add</EXPLORATION><EXECUTION>1. add: \boxed{2}</EXECUTION>", where="execution", grade=…)
+    reward_b, values = shaped(problems, texts, score_b, length_b, budget=8192, following="sound", overlong_buffer=4096,
+                              overlong_factor=1.0)
+
+The released grader is kept under its own name, where="e2c_original" and following="original", to compare with its
+numbers; its format check passes everything, and its comparison of answers is UNSOUND (`original_correct`).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from e3jax.errors import UserError
+from e3jax.phases import TAGS, begins_plan, split_text
+from e3jax.rewards import countdown_plans
+from e3jax.rewards.extract import Grade, last_boxed
+
+UNSOUND = (
+    "task.where='e2c_original' is E2C's released grader and UNSOUND: it drops minus signs and decimal points, so that "
+    "-5 is 5, 1.5 is 15 and 1/12 is 11/2. Use it only to compare with the paper's numbers; 'execution' is sound"
+)
+FOLLOWING = ("off", "sound", "original")
+HALF = 0.5  # of a planned step's words that an executed step must have (own choice: .3 is met by an article)
+ORIGINAL_SHARE = 0.3  # B.5
+STEP = re.compile(r"^[ \t*#]*(?:step\s+)?\d+[.):]+\**\s+(.+)$", re.IGNORECASE | re.MULTILINE)
+MOST_STEPS, MOST_WORDS = 64, 64  # read of a text: bounds the work
+TAIL = 300  # characters in which the original looks for the box
+
+
+def grade_text(problem, text: str, *, where: str, grade: Callable[..., Grade]) -> Grade:
+    r"""A response of two phases -> Grade. `grade` is the task's own (math, mcq, multiplication).
+
+    "execution": a malformed response scores 0, reason "format_…" (phases.FAULTS); else its execution alone is graded,
+    so that an answer in the plan is none. "e2c_original": the last \boxed within the last 300 characters, no format
+    check; reasons end in "_unsound".
+    """
+    if where == "execution":
+        _, execution, fault = split_text(text, begun=begins_plan(problem.question))
+        return Grade(0.0, f"format_{fault}") if fault else grade(problem, execution, where="anywhere")
+    if where != "e2c_original":
+        raise UserError(f"where={where!r}: of two phases an answer is read in 'execution' or as 'e2c_original'")
+    answer = last_boxed(text[-TAIL:])
+    if answer is None:
+        return Grade(0.0, "no_answer_unsound")
+    right = original_correct(last_boxed(problem.answer) or problem.answer, answer)
+    return Grade(float(right), "correct_unsound" if right else "wrong_value_unsound")
+
+
+def original_correct(gold: str, answer: str) -> bool:
+    r"""UNSOUND, as released (B.5): equal once only ASCII letters and digits are left, or as fractions' values.
+
+    >>> original_correct("5", "-5"), original_correct("15", "1.5"), original_correct(r"\frac{1}{12}", r"\frac{11}{2}")
+    (True, True, True)
+    """
+    readings = [{_bare(text.replace(r"\frac", "")), _value(text)} - {""} for text in (gold, answer)]
+    return bool(readings[0] & readings[1])
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _value(text: str) -> str:
+    """The digits of a fraction's value as a float, "" for anything else."""
+    found = re.search(r"\\frac\{(\d+)\}\{(\d+)\}|\b(\d+)/(\d+)", text)
+    if not found:
+        return ""
+    above, below = (int(n) for n in found.groups() if n)
+    return _bare(str(above / below)) if below else ""
+
+
+# ---- is the plan followed
+
+
+def steps(text: str) -> list[list[str]]:
+    """The numbered lines of a plan or an execution ("1. …", "**2.** …", "Step 3: …") as case-folded words.
+
+    >>> steps("1. Add both.\\n2) **Halve** it\\nso 1.5 is half")
+    [['add', 'both'], ['halve', 'it']]
+    """
+    titles = [re.findall(r"\w+", title.casefold())[:MOST_WORDS] for title in STEP.findall(text)[:MOST_STEPS]]
+    return [words for words in titles if words]
+
+
+def followed(plan: str, execution: str) -> float:
+    """Share of the plan's steps that the execution takes, in their order, each by a step of its own; in [0, 1].
+
+    A step is taken by one that has at least half of the plan step's words, in order. No numbered step: 0.
+    """
+    planned, taken = steps(plan), steps(execution)
+    if not planned:
+        return 0.0
+    same = [[common(p, t) >= HALF * len(p) for t in taken] for p in planned]
+    return _longest(len(planned), len(taken), lambda i, j: same[i][j]) / len(planned)
+
+
+def followed_original(text: str) -> float:
+    """As released (B.5): every planned title counts that some executed title resembles, in whatever order.
+
+    Resembles: contains it, or shares more than 0.3 of the words of the SHORTER one (its docstring says: of the planned
+    one), so that an executed step of one word takes any plan that has it. Split at <EXECUTION>, else
+    </EXPLORATION>, else at a second line "1. " [inferred].
+    """
+    tag = next((t for t in (TAGS[2], TAGS[1]) if t in text), "")
+    plan, _, execution = text.partition(tag) if tag else _second_list(text)
+    planned, taken = (re.findall(r"\d+\.\s*(.*?)\n", part.replace("*", "")) for part in (plan, execution))
+
+    def resembles(a: str, b: str) -> bool:
+        words = sorted((x.casefold().split()[:MOST_WORDS] for x in (a, b)), key=len)
+        return a in b or (bool(words[0]) and common(*words) / len(words[0]) > ORIGINAL_SHARE)
+
+    found = sum(any(resembles(a, b) for b in taken[:MOST_STEPS]) for a in planned[:MOST_STEPS])
+    return found / max(len(planned[:MOST_STEPS]), 1)
+
+
+def _second_list(text: str) -> tuple[str, str, str]:
+    at = text.find("\n1. ", text.find("1. ") + 1)
+    return (text, "", "") if at < 0 else (text[:at], "", text[at:])
+
+
+def common(a: Sequence, b: Sequence) -> int:
+    """Length of the longest common subsequence.
+
+    >>> common("abcd", "axcd")
+    3
+    """
+    return _longest(len(a), len(b), lambda i, j: a[i] == b[j])
+
+
+def _longest(n: int, m: int, same: Callable[[int, int], bool]) -> int:
+    """Most pairs (i, j) with same(i, j), both rising."""
+    best = [0] * (m + 1)
+    for i in range(n):
+        row = [0]
+        for j in range(m):
+            row.append(best[j] + 1 if same(i, j) else max(best[j + 1], row[j]))
+        best = row
+    return best[m]
+
+
+# ---- the reward of RL
+
+
+def overlong(length_b, *, budget: int, buffer: int, factor: float) -> np.ndarray:
+    """DAPO's soft penalty: factor · min(−(len − (budget − buffer)) / buffer, 0), from 0 down to −factor at the budget.
+
+    >>> overlong(np.array([10, 15, 20]), budget=20, buffer=10, factor=1.0)
+    array([ 0. , -0.5, -1. ])
+    """
+    return factor * np.minimum(-(np.asarray(length_b) - (budget - buffer)) / buffer, 0.0) + 0.0
+
+
+def shaped(
+    problems, texts: Sequence[str], score_b, length_b, *, budget: int, following: str, overlong_buffer: int,
+    overlong_factor: float,
+) -> tuple[np.ndarray, dict[str, float]]:  # fmt: skip
+    """What RL is rewarded with (B.5): score · share of the plan that is followed + overlong penalty, and its metrics.
+
+    Scores and lengths (tokens) [B] are those of correctness. `following`: "off" (stage 1), "sound", "original";
+    `overlong_buffer` 0: no penalty. Wrong answers have no following to pay for, but they too can be too long.
+    """
+    if following not in FOLLOWING:
+        raise ValueError(f"following {following!r}: use one of {', '.join(FOLLOWING)}")
+    reward_b, values = np.array(score_b, float), {}
+    if following != "off":
+        right = np.flatnonzero(reward_b > 0)
+        share = np.array([plan_share(problems[b], texts[b], following) for b in right])
+        reward_b[right] *= share
+        values["reward/following"] = float(share.mean()) if len(share) else float("nan")
+    if overlong_buffer:
+        penalty_b = overlong(length_b, budget=budget, buffer=overlong_buffer, factor=overlong_factor)
+        reward_b += penalty_b
+        values["reward/overlong"] = float(penalty_b.mean())
+    if values:
+        values["reward/shaped"] = float(reward_b.mean())
+    return reward_b, values
+
+
+def plan_share(problem, text: str, following: str) -> float:
+    """Share of a response's plan that its execution follows; 0 where it has no two phases."""
+    if following == "original":
+        return followed_original(text)
+    plan, execution, fault = split_text(text, begun=begins_plan(problem.question))
+    if fault:
+        return 0.0
+    share = countdown_plans.followed if problem.task == "countdown_plans" else followed
+    return share(plan, execution)

@@ -1,0 +1,106 @@
+"""What supervised stages learn from: (prompt, response, gap) in tokens, each step's a function of (seed, stage, step).
+
+    examples = open_examples(run, stage, position_gap=768, gap_rate=0.5)
+    data = examples(stage_index, step, global_step)       # endless for traces, a list for a set: all of a step's
+
+A stage names its problems and `traces` (tiny models), or `data`: E2C's causal data, or that of another domain.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from e3jax.errors import UserError
+from e3jax.phases import NO_TAGS, OPEN, TAGS, tag_ids, write_text
+from e3jax.tasks.countdown_plans import plan_trace
+from e3jax.tasks.problem import Problem
+from e3jax.tasks.stream import FIELDS, Stream, at
+from e3jax.tasks.traces import base_trace
+from e3jax.train.setup import Run
+
+PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
+BLOCK = 16  # problems drawn together; the last block's rest is thrown away
+Example = tuple[list[int], list[int], int]  # prompt, response, gap of positions between them
+Examples = Callable[[int, int, int], Iterator[Example] | list[Example]]  # stage_index, step, global_step
+
+
+def open_examples(run: Run, stage: dict, *, position_gap: int, gap_rate: float) -> Examples:
+    """The stage's source; takes its fields out of `stage`."""
+    if "data" in stage:
+        return set_examples(run, row_length=stage["row_length"], **stage.pop("data"))
+    draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
+    return trace_examples(run, draw=draw, traces=stage.pop("traces"), position_gap=position_gap, gap_rate=gap_rate)
+
+
+def trace_examples(run: Run, *, draw: Stream, traces: dict, position_gap: int, gap_rate: float) -> Examples:
+    """Synthetic traces of the task's form.
+
+    `position_gap`: with probability `gap_rate` the response's positions start up to so many tokens late. A tiny
+    base model has seen no long text; this is how it learns to read the problem from far away (LOG.md).
+    """
+    write = plan_trace if run.form == "plans" else base_trace
+
+    def of_step(stage_index: int, step: int, global_step: int) -> Iterator[Example]:
+        rng = np.random.default_rng([run.seed, stage_index, step])
+        start = global_step * PROBLEMS_PER_STEP
+        while True:
+            for problem in draw(start, BLOCK):
+                response = [*run.tokenizer.encode(write(problem, rng, **traces)), run.tokenizer.eos]
+                gap = int(rng.integers(position_gap + 1)) if rng.random() < gap_rate else 0
+                yield run.tokenizer.encode(problem.question.removesuffix(OPEN)), response, gap
+            start += BLOCK
+
+    return of_step
+
+
+def set_examples(
+    run: Run, *, row_length: int, set: str, part: str, longer: str, per_step: int, regulariser: str,
+    regulariser_share: float,
+) -> Examples:  # fmt: skip
+    """`per_step` examples a step of a set with explorations (tasks/math.py read_plan), in epochs of new orders.
+
+    part "both": E2C-SFT (B.2), both phases and EOS. "exploration": EF-SFT (B.3), the plan up to <EXECUTION>; then the
+    share `regulariser_share` of a step's examples are whole ones of the set `regulariser`. The prompt is never
+    trained. `longer` than row_length: "drop" (counted), or "cut" on the right as the original does, EOS lost.
+    """
+    if not tag_ids(run.tokenizer):
+        raise UserError(f"config.stages' data: {NO_TAGS}")
+    others = round(per_step * regulariser_share) if regulariser else 0
+    pools = [(encoded(run, set, part=part, longer=longer, most=row_length), per_step - others)]
+    if others:
+        pools.append((encoded(run, regulariser, part="both", longer=longer, most=row_length), others))
+
+    def of_step(stage_index: int, step: int, global_step: int) -> list[Example]:
+        return [pool[at(i, len(pool), run.seed)] for pool, n in pools for i in range(step * n, (step + 1) * n)]
+
+    return of_step
+
+
+def encoded(run: Run, name: str, *, part: str, longer: str, most: int) -> list[Example]:
+    """All examples of a set that have at most `most` tokens, or their first so many."""
+    problems, kept, long = run.draw_from(name, split="test")(0, 1 << 60), [], 0
+    with run.log.phase(f"tokens of {name}", total=len(problems)) as phase:
+        for problem in problems:
+            prompt = run.tokenizer.encode(problem.question.removesuffix(OPEN))
+            response = run.tokenizer.encode(response_text(problem, part))
+            if part == "both":
+                response.append(run.tokenizer.eos)
+            phase.advance(1)
+            long += len(prompt) + len(response) > most
+            if longer == "cut" or len(prompt) + len(response) <= most:
+                kept.append((prompt, response[: most - len(prompt)], 0))
+    if long:
+        run.log.say(f"{name}: {long} of {len(problems)} examples are longer than {most} tokens: {longer}")
+    if not kept:
+        raise UserError(f"{name}: no example fits row_length={most}: raise it")
+    return kept
+
+
+def response_text(problem: Problem, part: str) -> str:
+    """What the model shall say of a problem of a set with explorations; UserError where the set lacks a phase."""
+    for phase in ("exploration", "execution") if part == "both" else ("exploration",):
+        if phase not in problem.meta or not problem.meta[phase]:
+            raise UserError(f"{problem.id} has no {phase}: give a set with question, exploration and execution")
+    if part == "exploration":
+        return f"{TAGS[0]}{problem.meta['exploration']}{TAGS[1]}{TAGS[2]}"
+    return write_text(problem.meta["exploration"], problem.meta["execution"])

@@ -1,0 +1,330 @@
+"""The rollout browser, driven in headless Chromium: filters, side by side, keys, hostile text, size, light and dark."""
+
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from e3jax.report import browser, serve
+from e3jax.report.spans import attempts, text_spans
+from e3jax.tokenizer import pieces
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+HOSTILE = (
+    "<script>alert(1)</script><img src=http://evil.example/x.png onerror=alert(1)> <!-- </script><svg onload=alert(1)> "
+    "<a href='javascript:alert(1)'>go</a> \x00 \u202eabc \u2028 &lt; </ScRiPt \ud800 😀 end"
+)
+SEEN = HOSTILE.replace("\x00", "‹U+0000›").replace("\u202e", "‹U+202E›").replace("\u2028", "‹U+2028›")
+
+
+def trained(step, problem, number, right, **more):
+    text = (
+        f"{number} + 5 * 2 = 12 24 ?24 0 yes <answer> 7 + 5 * 2 </answer>" if right else "7 + 5 - 2 = 12 10 ?24 14 no"
+    )
+    tokens = pieces(lambda words: " ".join(words), text.split())
+    return {
+        "stage": "easy" if step <= 50 else "hard", "step": step, "problem": f"p{problem}",
+        "prompt": f"{problem} 5 2 ?24",
+        "response": text, "answer": "24", "reward": float(right), "reason": "correct" if right else "wrong_value",
+        "length": len(tokens) + right, "truncated": not right, "advantage": 1.5 if right else -0.5,
+        "tokens": [*tokens, ""] if right else tokens, "entropy": [0.5] * (len(tokens) + right),
+        "logp": [-0.25] * (len(tokens) + right),
+    } | more  # fmt: skip
+
+
+def evaluated(stage, problem, text, **more):
+    return {
+        "stage": stage, "set": "3 numbers", "prompt": f"{problem} 5 2 ?24", "target": "24", "reward": 0.0,
+        "reason": "wrong_value", "length": len(text.split()), "done": True, "answer": "", "attempts": [], "tail": "",
+        "response": text,
+    } | more  # fmt: skip
+
+
+def write(path: Path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A run with 8 steps of 4 samples, one of them hostile, and two evaluated checkpoints."""
+    run = tmp_path_factory.mktemp("small")
+    rows = [trained(step, step, g, g == 1) for step in (1, 2, 3, 51) for g in range(4)]
+    rows.append(
+        trained(52, 7, 0, False, response=HOSTILE, reason=HOSTILE, prompt=HOSTILE, tokens=[], entropy=[], logp=[])
+    )
+    phases = "<EXPLORATION> * 2 ?12 + </EXPLORATION> <EXECUTION> 7 + 5 = 12 * 2 = 24 </EXECUTION>"
+    rows.append(trained(53, 8, 0, False, response=phases, tokens=[], entropy=[], logp=[]))
+    write(run / "samples.jsonl", rows)
+    with (run / "samples.jsonl").open("a") as file:
+        file.write('{"stage": "hard", "st')
+    write(run / "eval_samples.jsonl", [
+        evaluated(stage, p, text) for p in (7, 9)
+        for stage, text in (("base", f"{p} + 5 + 2 = 14 16 ?24 8 no"), ("hard", f"{p} + 5 * 2 = 12 24 ?24 0 yes"))
+    ])  # fmt: skip
+    return run
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """One browser for the file."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[test]'")
+    if shutil.which(CHROMIUM) is None:
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield started
+        started.close()
+
+
+class Opened:
+    """A page, and everything that it must not do."""
+
+    def __init__(self, chromium, path, scheme="light"):
+        self.page = chromium.new_page(color_scheme=scheme, viewport={"width": 1400, "height": 900})
+        self.wrong = []
+        self.page.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", lambda message: self.wrong.append(message.text))
+        self.page.on("request", lambda r: self.wrong.append(r.url) if not r.url.startswith("file:") else None)
+        self.page.goto(path.as_uri())
+        self.page.wait_for_function("window.painted > 0")
+
+    def count(self):
+        """How many the list says that there are, once the filters have been read."""
+        self.page.wait_for_timeout(100)
+        return int(self.page.inner_text("#count").split()[0].replace(",", ""))
+
+    def choose(self, **fields):
+        self.page.click("#clear")
+        for name, value in fields.items():
+            select = name in ("from", "stage", "correct", "reason", "truncated", "order")
+            (self.page.select_option if select else self.page.fill)(f"#{name}", value)
+        return self.count()
+
+
+@pytest.fixture(scope="module")
+def opened(chromium, small):
+    return Opened(chromium, browser.write_samples([small]))
+
+
+def test_filters(opened):
+    """Guards against a filter that is not asked, or of another column: counts are known by construction."""
+    assert opened.count() == 22
+    wanted = [
+        (dict(correct="1"), 4), (dict(correct="0"), 18), (dict(reason="correct"), 4), (dict(truncated="1"), 14),
+        (dict(stage="base"), 2), (dict(stage="easy"), 12), (dict(step0="2", step1="3"), 8), (dict(length0="16"), 4),
+        (dict(attempts0="1"), 21), (dict(attempts0="2"), 0), (dict(search="EVIL.example"), 1),
+        ({"from": "3 numbers"}, 4), (dict(stage="hard", correct="1"), 1),
+    ]  # fmt: skip
+    for fields, count in wanted:
+        assert opened.choose(**fields) == count, fields
+    opened.choose(attempts0="2")
+    assert "No sample passes" in opened.page.inner_text("#list") and opened.page.inner_text("#panes") == ""
+    opened.choose(order="late")
+    assert "hard · step 53" in opened.page.inner_text("#list li:first-child")
+    assert "1 unreadable line skipped" in opened.page.inner_text("#notes")
+
+
+def test_hostile_text_is_text(opened):
+    """Guards against a sample that runs, loads, ends the data's script tag, or turns the line around."""
+    opened.choose(search="evil.example")
+    page = opened.page
+    assert page.text_content(".response") == SEEN
+    assert page.text_content(".question") == SEEN
+    inside = page.evaluate("[...document.querySelectorAll('#detail *, #list *')].map(x => x.tagName)")
+    assert not {"SCRIPT", "IMG", "SVG", "A"} & set(inside)
+    assert page.evaluate("document.querySelectorAll('script').length") == 2
+    assert opened.wrong == []
+    text = (browser.page([opened_dir(page)])).split('id="data">')[1]
+    assert "<" not in text[: text.index("</script>")]
+
+
+def opened_dir(page):
+    return Path(page.url.removeprefix("file://")).parent
+
+
+def test_keys(opened):
+    """Guards against keys that a text field swallows or that never reach the list."""
+    opened.choose()
+    page, selected = opened.page, "#list [aria-selected=true]"
+    page.keyboard.press("j")
+    page.keyboard.press("ArrowDown")
+    assert "#3" in page.inner_text(selected)
+    page.keyboard.press("k")
+    page.keyboard.press("ArrowLeft")
+    assert "#1" in page.inner_text(selected)
+    page.keyboard.press("/")
+    page.keyboard.type("jk?evil")
+    assert page.input_value("#search") == "jk?evil" and opened.count() == 0
+    page.keyboard.press("Escape")  # leaves the field …
+    page.keyboard.press("Escape")  # … and clears
+    assert opened.count() == 22
+    page.keyboard.press("?")
+    assert page.is_visible("#keys")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#keys") and opened.count() == 22
+
+
+def test_side_by_side(opened):
+    """Guards against two samples of different problems beside each other."""
+    opened.choose()
+    page = opened.page
+    page.keyboard.press("c")
+    assert opened.count() == 2
+    titles = page.eval_on_selector_all("#panes h2", "nodes => nodes.map(x => x.textContent)")
+    texts = page.eval_on_selector_all("#panes .response", "nodes => nodes.map(x => x.textContent)")
+    assert titles == ["base", "hard"]
+    assert texts == ["7 + 5 + 2 = 14 16 ?24 8 no", "7 + 5 * 2 = 12 24 ?24 0 yes"]
+    assert page.inner_text("#panes section:nth-child(2) .k-solution") != ""
+    page.keyboard.press("j")
+    assert page.text_content("#panes .response").startswith("9 + 5 + 2")
+    page.keyboard.press("c")
+    assert opened.count() == 22 and opened.wrong == []
+
+
+def test_parts_and_colours(opened):
+    """Guards against marks in the wrong place: their text is compared, with a character of two units before them."""
+    page = opened.page
+    opened.choose(correct="1", stage="hard")
+    words = page.eval_on_selector_all(".response .k-check", "nodes => nodes.map(x => x.textContent).join('')")
+    assert words == " 12 24 ?24 0 yes"
+    page.click("text=entropy >> nth=0")
+    hot = page.eval_on_selector_all(".response .h1", "nodes => nodes.map(x => x.textContent).join('')")
+    assert hot.endswith("</answer> ⏹") and page.get_attribute(".response .h1", "title").startswith("entropy 0.500 nats")
+    page.click("text=advantage >> nth=0")
+    assert page.locator(".response .plus").count() > 0
+    page.click("text=parts >> nth=0")
+    opened.choose(search="EXPLORATION")
+    plan = page.eval_on_selector_all(".response .k-plan", "nodes => nodes.map(x => x.textContent).join('')")
+    assert plan.strip() == "* 2 ?12 +"
+
+
+def test_thousands_open_quickly(chromium, tmp_path):
+    """Guards against a page that renders what it does not show."""
+    write(tmp_path / "samples.jsonl", [trained(i // 50 + 1, i // 4, i % 4, i % 3 == 0) for i in range(5000)])
+    opened = Opened(chromium, browser.write_samples([tmp_path]))
+    assert opened.count() == 5000
+    assert opened.page.evaluate("document.querySelectorAll('*').length") < 2000
+    assert opened.page.evaluate("window.painted") < 2000, "milliseconds until the list was on the screen"
+    opened.page.keyboard.press("n")
+    assert "page 2 of 100" in opened.page.inner_text("#page")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(chromium, small, scheme):
+    """Guards against text that cannot be read in one of the modes: WCAG's 4.5, and the button overrides the system."""
+    opened = Opened(chromium, small / "samples.html", scheme)
+    contrast = """selectors => selectors.map(selector => {
+        const dot = new OffscreenCanvas(1, 1).getContext("2d"), chain = [], node = document.querySelector(selector);
+        for (let at = node; at; at = at.parentElement) chain.unshift(getComputedStyle(at).backgroundColor);
+        const lightness = colour => {
+            dot.fillStyle = colour; dot.fillRect(0, 0, 1, 1);
+            return [...dot.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255)
+                .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+                .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+        };
+        const [under, text] = [chain.map(lightness).at(-1), lightness(getComputedStyle(node).color)];
+        return (Math.max(under, text) + .05) / (Math.min(under, text) + .05);
+    })"""
+    shown = [
+        "body",
+        "#count",
+        "#filters label",
+        "#list .facts",
+        ".sign.no",
+        "dt",
+        ".response",
+        ".legend .k-check",
+        "#theme",
+    ]
+    ratios = opened.page.evaluate(contrast, shown)
+    assert min(ratios) >= 4.5, dict(zip(shown, ratios))
+    page_colour = "getComputedStyle(document.body).backgroundColor"
+    before = opened.page.evaluate(page_colour)
+    for _ in range(1 if scheme == "dark" else 2):  # auto -> light -> dark
+        opened.page.keyboard.press("t")
+    assert opened.page.evaluate(page_colour) != before
+    names = (
+        "[...document.querySelectorAll('input, select')].filter(x => !x.labels.length && !x.ariaLabel).map(x => x.id)"
+    )
+    assert opened.page.evaluate(names) == []
+
+
+def test_spans_are_what_the_metrics_count():
+    """Guards against a page that marks other attempts than the curves count."""
+    text = "7 + 5 - 2 = 12 10 ?24 14 no 7 + 5 * 2 = 12 24 ?24 0 no 5 + 2"
+    kinds = [(text[s.start : s.end], s.kind) for s in text_spans("7 5 2 ?24", text)]
+    assert kinds == [
+        ("7 + 5 - 2 = 12 10 ?24 14 no", "right"), (" 12 10 ?24 14 no", "check"),
+        ("7 + 5 * 2 = 12 24 ?24 0 no", "wrong"), (" 12 24 ?24 0 no", "check"),
+        ("7 + 5 * 2 = 12 24 ?24 0 no", "solution"),
+    ]  # fmt: skip
+    free = text_spans("What is 3+4?", "3+4=8. Wait, no. It is \\boxed{\\frac{7}{1}}")
+    assert [s.kind for s in free] == ["answer", "open", "open", "check"] and attempts(free) == 2
+    odd = text_spans("7 5 2 ?24", "7  +\n5 no")  # not as the tokenizer writes: read as free text, not refused
+    assert attempts(odd) == 1
+
+
+def test_responses_of_an_evaluation(tmp_path):
+    """Guards against responses with another sample's grade."""
+    problem = {"stage": "m", "set": "s", "problem": "p0", "question": "q", "answer": "7",
+               "reason_of": ["no_answer", "correct"], "right_of": [0, 1]}  # fmt: skip
+    write(tmp_path / "problems.jsonl", [problem])
+    (tmp_path / "responses/m/s").mkdir(parents=True)
+    line = {"part": "response", "problem": 0, "id": "p0", "done": True, "length": 3, "tokens": ""}
+    lines = [line | {"sample": g, "text": f"text {g}"} for g in (1, 0)] + [
+        line | {"part": "wait-1", "sample": 0, "text": "x"}
+    ]
+    write(tmp_path / "responses/m/s/00000.jsonl", lines)
+    columns = browser.page_data([tmp_path])["samples"]
+    assert columns["text"] == ["text 1", "text 0"] and columns["reward"] == [1, 0]
+    assert columns["reason"] == ["correct", "no_answer"]
+
+
+def test_most_text_is_bounded(monkeypatch):
+    """Guards against a page of gigabytes; evaluations stay whole, and the page says what it lacks."""
+    monkeypatch.setattr(browser, "MOST_BYTES", 1000)
+    rows = [{"step": s, "text": "x" * 100, "tokens": []} for s in [*range(1, 21), browser.NO_STEP]]
+    kept, said = browser.thinned(rows)
+    assert [row["step"] for row in kept] == [3, 6, 9, 12, 15, 18, browser.NO_STEP] and "one training step of 3" in said
+
+
+def test_served_to_this_machine_only(small, tmp_path):
+    """Guards against a server that others reach, files beside the pages, and a page that stays as it was."""
+    run = tmp_path / "run"
+    shutil.copytree(small, run)
+    server = serve.make_server(run, 0)
+    assert server.server_address[0] == "127.0.0.1"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    where = f"http://127.0.0.1:{server.server_address[1]}"
+
+    def status(path, **headers):
+        try:
+            return urllib.request.urlopen(urllib.request.Request(where + path, headers=headers)).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def samples():
+        text = urllib.request.urlopen(where + "/samples.html").read().decode().split('id="data">')[1]
+        return len(json.loads(text[: text.index("</script>")])["samples"]["text"])
+
+    try:
+        assert samples() == 22
+        with (run / "eval_samples.jsonl").open("a") as file:
+            file.write(json.dumps(evaluated("base", 3, "3 + 5 + 2 = 8 10 ?24 14 no")) + "\n")
+        assert samples() == 23
+        assert status("/") == 200 and status("/report.html") == 200
+        assert status("/samples.jsonl") == status("/../samples.jsonl") == status("/%2e%2e/x") == 404
+        assert status("/", Host="evil.example") == 403
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in small.iterdir())  # nothing was written
