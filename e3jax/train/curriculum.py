@@ -142,7 +142,6 @@ def main(config: ConfigDict, workdir: str) -> None:
             stage = config.stages[name].to_dict()
             kind, evaluated = stage.pop("kind"), stage.pop("evaluated")
             where = dict(stage=name, stage_index=index, first_step=first_step)
-            draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
             if kind == "sft":
                 how = config.sft.to_dict()
                 aggregation, examples = how.pop("aggregation"), open_examples(run, stage, **how)
@@ -153,6 +152,7 @@ def main(config: ConfigDict, workdir: str) -> None:
             elif kind == "oxa":
                 params = oxa.train(run, params, **where, **stage, optim=config.optim.to_dict())
             else:
+                draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
                 asked = stage.pop("budget")
                 if asked == "auto":
                     asked = automatic_budget(
