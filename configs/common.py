@@ -40,6 +40,7 @@ def base_config() -> ConfigDict:
     # "math" (any set of questions, multiple choice too): its `set`; "multiplication": its `digits`
     c.task.form = "calculator"
     c.task.prompt = ""  # of "math" and "multiplication": a name of tasks/prompts.py; Countdown has its own
+    c.task.chat = "template"  # the tokenizer's own, if it has one; "plain": Qwen's, without a system prompt
     c.task.thinking = True  # the chat template's enable_thinking; A.3: Qwen3's default
     # where graders look for a boxed answer: "response": </think> must be there, and the last box counts, inside the
     # thinking too (A.4, e3's reward); "after_thinking" (stricter); "anywhere" (models that do not think); "execution":
@@ -148,6 +149,14 @@ def sft_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
         "persistent_solution_rate": 0.05,
     }
     return ConfigDict({"kind": "sft", "traces": {**habits, **traces}, "evaluated": evaluated, **fields})
+
+
+def oxa_stage(*, promote: str, suppress: str, **fields) -> ConfigDict:
+    """A supervised stage on files (train/oxa.py): steps, lr, warmup, per_step, ul_weight, rows, row_length.
+
+    `promote` alone is SFT on it.
+    """
+    return ConfigDict({"kind": "oxa", "promote": promote, "suppress": suppress, "evaluated": True, **fields})
 
 
 def plans_stage(*, solution_rate: float, evaluated: bool, **fields) -> ConfigDict:

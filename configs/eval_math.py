@@ -52,6 +52,7 @@ def get_config(argument: str = "Qwen3-1.7B=Qwen/Qwen3-1.7B"):
     c.seed = 0  # noise is a function of (seed, set's name, problem, sample)
     c.models = models_of(argument)  # (label, RUN/checkpoints/STAGE/STEP, Hugging Face directory or hub id)
     c.dtype = ""  # of weights and cache; "": float32 on CPU, else bfloat16
+    c.chat = "template"  # the model's own; "plain": Qwen's form without a system prompt (configs/oxa.py)
     c.thinking = True  # A.3: the chat template's thinking mode
     c.train_budget = 16_384  # e3's second stage: drawn in the figures, beyond it is extrapolation; 0: none
 

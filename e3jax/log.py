@@ -33,7 +33,7 @@ from e3jax.storage import append, is_bucket, patiently, place
 
 RECORDS = (
     "metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "problems.jsonl", "forced.jsonl",
-    "rates.jsonl", "budget.jsonl", "shapes.jsonl", "starts.jsonl", "probes.jsonl", "attempts.jsonl",
+    "rates.jsonl", "pool.jsonl", "budget.jsonl", "shapes.jsonl", "starts.jsonl", "probes.jsonl", "attempts.jsonl",
 )  # fmt: skip
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
 SPACE = "Nothing that was written before is lost: make room, then give the same command again"
@@ -41,8 +41,10 @@ FLUSH_EVERY_S = 30.0  # in a bucket
 # How the work is laid out, watched and kept; a resumed run may change these. Its numbers stay the same up to rounding.
 # "models": an evaluation may compare more checkpoints than it began with (eval/run.py looks that none is another one).
 # "preset": other sets of the same pass rates (curation/difficulty.py).
+# "promote.", "suppress.", "baselines": other sets of the same perplexities (curation/pools.py).
 LAYOUT = (
-    "mesh.", "log.", "checkpoint.", "grader.", "faults.", "preset", "at_once", "keep_responses",
+    "mesh.", "log.", "checkpoint.", "grader.", "faults.", "preset", "promote.", "suppress.", "baselines",
+    "at_once", "keep_responses",
     "models", "model.attention", "model.remat", "model.chunk",
     "grpo.rows", "grpo.parity_alarm", "sampler.tensor", "sampler.slots", "sampler.block", "sampler.prefill_rows",
 )  # fmt: skip

@@ -13,7 +13,8 @@ from e3jax.train.check import check
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
     p.stem for p in (ROOT / "configs").glob("*.py")
-    if p.stem not in ("__init__", "common", "difficulty", "e2c", "e3_math", "probes")  # test_curation_difficulty.py …
+    # these have arguments: below, tests/test_curation_difficulty.py, tests/test_curation_pools.py …
+    if p.stem not in ("__init__", "common", "difficulty", "e2c", "e3_math", "oxa", "oxa_data", "probes")
     and not p.stem.startswith("eval_")  # … tests/test_eval_run.py, tests/test_eval_probes.py
 )  # fmt: skip
 
@@ -106,6 +107,37 @@ def test_multiplication_is_possible(monkeypatch):
     check(config)
     config.stages.math.digits = (5, 0)
     with pytest.raises(UserError, match=r"config.stages.math.digits=\(5, 0\): two counts of digits"):
+        check(config)
+
+
+@pytest.mark.parametrize("argument", ["arm=full", "model=7b,stage=rl", "stage=rl,arm=sft,budgets=released"])
+def test_oxa_is_possible(argument, monkeypatch):
+    """All arms have the same RL budget unless the released ones are asked for; what is refused is named."""
+    load_oxa = importlib.import_module("configs.oxa").get_config
+    config = load_oxa(argument)
+    monkeypatch.setattr("jax.devices", lambda: [None] * 32)
+    check(config)
+    assert config.stages.rl.budget == 16_384 if "rl" in config.stages else config.stages.tune.suppress
+    assert {load_oxa(f"stage=rl,arm={arm}").stages.rl.budget for arm in ("sft", "full")} == {18_432}
+    with pytest.raises(UserError, match="arm='both' is not one of model="):
+        load_oxa("arm=both")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.update(promote="sets"), "config.stages.tune.promote='sets'"),
+        (lambda s: s.update(row_length=40_001), "config.stages.tune.row_length=40001: the model has room for 40000"),
+        (lambda s: s.update(per_step=0), "config.stages.tune.per_step=0"),
+        (lambda s: s.update(ul_weight=-1.0), "config.stages.tune.ul_weight=-1.0"),
+        (lambda s: s.update(rows=33), "config.stages.tune.rows=33: must be a multiple"),
+    ],
+)
+def test_oxa_says_what_is_wrong(change, words, monkeypatch):
+    config = importlib.import_module("configs.oxa").get_config()
+    monkeypatch.setattr("jax.devices", lambda: [None] * 32)
+    change(config.stages.tune)
+    with pytest.raises(UserError, match=words):
         check(config)
 
 

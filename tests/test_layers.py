@@ -16,10 +16,10 @@ RANKS = {
     "eval": 6, "didactic": 6,
     "curation": 7,
     "train": 8,
-    "tools": 9,
+    "tools": 9, "experiments": 9,
 }  # fmt: skip
 HEAVY = {
-    "matplotlib": {"report/bands.py", "report/figures.py", "report/panels.py"},
+    "matplotlib": {"report/bands.py", "report/bars.py", "report/figures.py", "report/panels.py"},
     "transformers": {"tokenizer.py"},
     "huggingface_hub": {"checkpoint/pretrained.py"},
     "safetensors": {"checkpoint/hf.py"},

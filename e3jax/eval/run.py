@@ -34,6 +34,7 @@ from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
 from e3jax.storage import patiently
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.stream import FIELDS, open_stream
 
 
@@ -85,8 +86,13 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
     return draw(0, problems or sys.maxsize)
 
 
-def in_chat(problem: Problem, tokenizer, *, thinking: bool) -> Problem:
-    """The problem as a user's turn in the model's chat template; raw for Countdown (A.3), and where there is none."""
+def in_chat(problem: Problem, tokenizer, *, thinking: bool, chat: str = "template") -> Problem:
+    """The problem as a user's turn in the model's chat template; raw for Countdown (A.3), and where there is none.
+
+    `chat` "plain" is Qwen's form without a system prompt, whatever the template says (OXA's models).
+    """
+    if problem.task != "countdown" and chat == "plain":
+        return replace(problem, question=qwen3_chat(problem.question))
     if problem.task == "countdown" or not tokenizer.has_chat:
         return problem
     return replace(problem, question=tokenizer.chat_text(problem.question, thinking=thinking))
@@ -210,6 +216,7 @@ def check(c: ConfigDict) -> None:
     need(len(f.phrases) > 0, "forcing.phrases", f.phrases, "name at least one")
     for name in ("answer", "thinking", "extension"):
         need(f[name] >= 1, f"forcing.{name}", f[name], "use 1 or more")
+    need(c.chat in ("template", "plain"), "chat", c.chat, "use 'template' or 'plain'")
     check_sampling(c)
 
 
@@ -315,7 +322,7 @@ def each_bench(
                 for name in todo:
                     bench = make_bench(
                         label, name, Pretrained(model, params, tokenizer),
-                        [in_chat(p, tokenizer, thinking=c.thinking) for p in problems[name]],
+                        [in_chat(p, tokenizer, thinking=c.thinking, chat=c.chat) for p in problems[name]],
                         longest=longest, seed=c.seed, sampler=sampler, log=log,
                     )  # fmt: skip
                     yield bench, checkpoint, c.sets[name].samples

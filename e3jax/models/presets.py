@@ -92,6 +92,9 @@ def presets() -> dict[str, ModelConfig]:
         "qwen2.5-7b": qwen2_7b(rope_theta=1e6, max_length=131_072),
         "qwen2.5-math-1.5b": qwen2_1_5b(rope_theta=1e4, tied=True, max_length=4096),
         "qwen2.5-math-7b": qwen2_7b(rope_theta=1e4, max_length=4096),
+        # the same with positions for long reasoning, as OXA trains them (ALGORITHMS C.5)
+        "qwen2.5-math-1.5b-long": qwen2_1_5b(rope_theta=1e6, tied=True, max_length=40_000),
+        "qwen2.5-math-7b-long": qwen2_7b(rope_theta=1e6, max_length=40_000),
         "deepseek-r1-distill-qwen-1.5b": qwen2_1_5b(rope_theta=1e4, tied=False, max_length=131_072),
         "deepseek-r1-distill-qwen-7b": qwen2_7b(rope_theta=1e4, max_length=131_072),
         # hub: meta-llama/Llama-3.2-…, config.json

@@ -91,6 +91,13 @@ PANELS = {
         "Entropy (nats per token)": {"loss/entropy": "of the targets' distributions"},
         "Gradient norm": {"optim/grad_norm": "before clipping"},
     },
+    "oxa": {
+        "Cross-entropy of the promoted (nats)": {"loss/ce": "per token"},
+        "Unlikelihood of the suppressed (nats)": {"loss/ul": "per token, before its weight"},
+        "Entropy (nats per token)": {"loss/entropy_promoted": "promoted", "loss/entropy_suppressed": "suppressed"},
+        "Probability of the targets": {"loss/p_promoted": "promoted", "loss/p_suppressed": "suppressed"},
+        "Gradient norm": {"optim/grad_norm": "before clipping"},
+    },
 }
 PHASES = ("entropy/ex", "length/ex")  # of E2C's runs only: elsewhere they are not missing
 SETTINGS = {"budget"}  # drawn as dashed steps: chosen, not measured

@@ -111,7 +111,7 @@ def report_page(run_dir: epath.PathLike) -> str:
         "Accuracy against the test budget": _interval_figures(sets, "accuracy"),
         "pass@k": _interval_figures(sets, "pass_at_k"),
         "Training with RL": _training(run.metrics, "grpo"),
-        "Supervised training": _training(run.metrics, "sft"),
+        "Supervised training": _training(run.metrics, "sft") + _training(run.metrics, "oxa"),
         "Choice of the training budget": _budgets(run.budgets),
         "Rollouts": _rollouts(run.samples),
         "Config": _config(run.config),
@@ -262,7 +262,7 @@ def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
 def _training(metrics: list[dict], kind: str) -> str:
     rows = [row for row in metrics if row["kind"] == kind]
     if not rows:
-        return f"<p class='none'>metrics.jsonl has no {kind.upper()} step.</p>"
+        return f"<p class='none'>metrics.jsonl has no {kind.upper()} step.</p>" if kind != "oxa" else ""
     stages = figures.collect_stages(rows)
     window = 2 * int(sum(len(stage.step) for stage in stages) // 50) + 1
     drawn, absent = [], []

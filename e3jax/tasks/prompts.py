@@ -3,7 +3,7 @@ r"""Prompt texts, each by the name that a config gives, and Qwen3's chat form ar
     words = PROMPTS["e3"].replace("{problem}", "What is 1+1?")
     qwen3_chat(words)          # the whole text that a model reads
 
-A.n = e3's paper and code, B.n = E2C's, by section of the developers' notes (configs/common.py says where).
+A.n = e3's paper and code, B.n = E2C's, C.n = OXA's, by section of the developers' notes (configs/common.py says where).
 """
 
 from collections.abc import Callable
@@ -19,6 +19,10 @@ PROMPTS = {
     "qwen": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
     # MathArena's
     "matharena": "{problem}\nPut your final answer within \\boxed{}.",
+    # C.4: OXA's, in fine-tuning, RL and evaluation
+    "oxa": "{problem}\nLet's reason step by step. Enclose the reasoning process within <think>...</think>, then "
+    "summarize it and present the final answer within \\boxed{} — for example: <think>reasoning process here</think> "
+    "\\boxed{answer here}.",
     # A.3, Box B.1: e3's study of open models
     "open-models": "You will be given a math problem. Solve the problem step by step. Output your final answer in the "
     "form of \\boxed{your answer}. Problem: {problem}",
@@ -58,6 +62,8 @@ def need_prompt(prompt: str, fields: tuple[str, ...]) -> None:
 
 def qwen3_chat(words: str) -> str:
     """One user turn in Qwen3's chat template, up to where the assistant speaks; thinking is on by default (A.3).
+
+    Qwen2.5's is the same behind a system prompt, which OXA leaves out (C.5).
 
     Word for word what `HubTokenizer.chat_text` makes with Qwen3's own template (tests/test_tasks_sets.py).
     """

@@ -60,10 +60,7 @@ def problems_at(*, form: str, numbers: Sequence[int], seed: int, split: str, sta
     """
     if form in ("calculator", "plans"):
         make = calculator_problem if form == "calculator" else plans_problem
-        return [
-            make(seed, i, numbers=numbers[i % len(numbers)], split=split)
-            for i in range(start, start + count)
-        ]
+        return [make(seed, i, numbers=numbers[i % len(numbers)], split=split) for i in range(start, start + count)]
     if form == "paper":
         shift = TEST_SEED if split == "test" else 0
         return [paper_problem(seed + shift, i, numbers=numbers[i % len(numbers)]) for i in range(start, start + count)]

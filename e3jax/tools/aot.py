@@ -31,7 +31,7 @@ from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.tools.chips import GIB, Chip, find_devices
 from e3jax.tools.hlo import Traffic, biggest_arrays, collectives
-from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, stage_programs
+from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, stage_programs, tune_programs
 
 
 class Measured(NamedTuple):
@@ -173,15 +173,16 @@ def main() -> None:
         raise UserError(" ".join(str(error).split())) from error
     if "tensor" not in c.sampler:
         raise UserError("config.sampler has no field 'tensor', the sampling layout: start from configs/e3_math.py")
-    stages = [name for name in c.order if c.stages[name].kind == "grpo"]
+    stages = [name for name in c.order if c.stages[name].kind in ("grpo", "oxa")]
     if not stages:
-        raise UserError(f"config.order={tuple(c.order)} has no GRPO stage")
+        raise UserError(f"config.order={tuple(c.order)} has no GRPO stage, nor one of OXA's")
     chip, devices = find_devices(f.topology)
     limit = f.limit or chip.memory * 7 / 8
     out, err = Console(width=None if os.isatty(1) else 180), Console(stderr=True)
     failed = []
     for stage in stages:
-        programs = stage_programs(c, stage, devices, names=names)
+        rolls = c.stages[stage].kind == "grpo"
+        programs = (stage_programs if rolls else tune_programs)(c, stage, devices, names=names)
         measured = []
         with err.status("") as status:
 
@@ -194,7 +195,7 @@ def main() -> None:
                 say(f"{program.name} ({i + 1}/{len(programs)})")
                 measured.append(measure(program, chip))
             by_name = {m.name: m for m in measured}
-            lines, fits = suggestions(c, stage, devices, chip, by_name, limit, say) if f.suggest else ([], {})
+            lines, fits = suggestions(c, stage, devices, chip, by_name, limit, say) if f.suggest and rolls else ([], {})
         out.print(fit_table(f"{c.model.preset}, {stage}, on {f.topology} ({len(devices)} devices)", measured, limit))
         for line in lines:
             out.print(line)
@@ -203,7 +204,8 @@ def main() -> None:
         if f.json:
             line = {
                 "topology": f.topology, "devices": len(devices), "preset": c.model.preset, "stage": stage,
-                "mesh": c.mesh.to_dict(), "sampling_tensor": c.sampler.tensor, "rows": c.grpo.rows,
+                "mesh": c.mesh.to_dict(), "sampling_tensor": c.sampler.tensor,
+                "rows": c.grpo.rows if rolls else c.stages[stage].rows,
                 "slots": c.sampler.slots, "limit_gib": limit, "fit_per_chip": fits,
                 "programs": [
                     m._asdict() | {"traffic": {k: t._asdict() for k, t in m.traffic.items()}} for m in measured

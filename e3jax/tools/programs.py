@@ -1,4 +1,4 @@
-"""Every program that a GRPO stage runs on its accelerators, from shapes alone: nothing is allocated.
+"""Every program that a GRPO or OXA stage runs on its accelerators, from shapes alone: nothing is allocated.
 
 The shapes are the largest of the stage: a micro-batch at its full width, a prompt and a cache of full length. What lies
 on the chip while a program runs without being an argument of it (`resident`) is counted too: the moments and the
@@ -30,7 +30,9 @@ from e3jax.sampler.layout import mover
 from e3jax.sampler.slots import cache_size, size_bucket
 from e3jax.sharding import assert_sharded, make_mesh, param_axes, sampling_mesh, spec
 from e3jax.train.grpo import add, grpo_gradient
+from e3jax.train.oxa import oxa_gradient
 from e3jax.train.packing import row_widths
+from e3jax.train.sft import add as add_sums
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
 from e3jax.train.steps import score
 from e3jax.types import Batch, TrainState
@@ -88,6 +90,50 @@ def micro_batch(mesh, rows: int, width: int) -> Batch:
         f.name: array(mesh, "BT", (rows, width), jnp.int32 if f.name in whole else jnp.float32)
         for f in dataclasses.fields(Batch)
     })  # fmt: skip
+
+
+def tune_programs(c: ConfigDict, stage: str, devices, *, names=NAMES) -> list[Program]:
+    """The programs of a stage of train/oxa.py that are in `names`: gradient, add, apply; rows at full width."""
+    mesh, config = make_mesh(**c.mesh, devices=devices), model_config(c.model.preset)
+    kernel = "splash" if c.model.attention == "auto" else c.model.attention
+    model = Qwen3(config, dtype=jnp.dtype(c.model.dtype), remat=c.model.remat, kernel=kernel)
+    s = c.stages[stage]
+    width = row_widths(s.row_length)[0]
+    need_divides(f"stages.{stage}.rows", s.rows, mesh.shape["data"] * mesh.shape["fsdp"], "mesh.data x mesh.fsdp")
+    params = abstract_params(model, mesh)
+    tx = make_optimizer(lr=s.lr, warmup=s.warmup, decay_steps=s.steps, **c.optim)
+    state = train_state(tx, params, mesh)
+    batch = [array(mesh, "BT", (s.rows, width), t) for t in [jnp.int32] * 3 + [jnp.float32] * 2]
+    masters, moments = chip_bytes(params), chip_bytes(state.opt_state)
+    forward = s.rows * width * flops_per_token(config, (width + 1) / 2) / len(devices)
+    gathered = num_params(config) * model.dtype.itemsize / c.mesh.tensor
+
+    def lower(program, *arguments, **fixed):
+        def lowered():
+            with jax.set_mesh(mesh):
+                return program.lower(*arguments, **fixed)
+
+        return lowered
+
+    metrics = [f"loss/{n}" for n in ("total", "ce", "ul", "entropy_promoted", "p_promoted", "entropy_suppressed",
+                                     "p_suppressed")]  # fmt: skip
+    sums = (params, {name: array(mesh, "", (), jnp.float32) for name in metrics})
+    made = {
+        "gradient": Program(
+            "gradient", f"{s.rows} x {width} tokens",
+            lower(oxa_gradient, model, params, *batch, chunk=c.model.chunk, ul_weight=s.ul_weight), (params, batch),
+            moments + masters, 4 * forward, 3 * gathered, 1,
+        ),
+        "add": Program(
+            "add", "gradients of two micro-batches", lower(add_sums, sums, sums), (params, params),
+            masters + moments, 0.0, 3 * masters, 1,
+        ),
+        "apply": Program(
+            "apply", f"AdamW, {c.optim.moments_dtype} moments", lower(apply_gradients, tx, state, params),
+            (state, params), 0, 0.0, 3 * masters + 2 * moments, 1,
+        ),
+    }  # fmt: skip
+    return [made[name] for name in names if name in made]
 
 
 def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: int = 1) -> list[Program]:

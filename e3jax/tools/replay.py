@@ -27,6 +27,7 @@ from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sharding import make_mesh
 from e3jax.storage import place
 from e3jax.train.grpo import grpo_gradient
+from e3jax.train.oxa import oxa_gradient
 from e3jax.train.sft import sft_gradient
 from e3jax.train.steps import score
 from e3jax.types import Batch
@@ -53,6 +54,8 @@ def gradient(model: Qwen3, params, arrays: list[np.ndarray], call: dict):
     fixed = dict(chunk=call["chunk"])
     if call["kind"] == "sft":
         found = sft_gradient(model, params, *arrays, **fixed)
+    elif call["kind"] == "oxa":
+        found = oxa_gradient(model, params, *arrays, **fixed, **call["loss"])
     else:
         fixed["temperature"] = call["temperature"]
         found = grpo_gradient(model, params, Batch(*arrays), **fixed, **call["loss"])
@@ -78,10 +81,10 @@ def parameter_table(params, grads) -> Table:
 
 def token_table(i: int, arrays: list[np.ndarray], call: dict, logp: np.ndarray) -> Table:
     """The trained tokens of a micro-batch with the least finite, then least likely, log-probs."""
-    weight = arrays[3]
+    weight = arrays[3] + arrays[4] if call["kind"] == "oxa" else arrays[3]  # OXA: both pools
     table = Table(title=f"micro-batch {i}: {int((weight != 0).sum())} trained tokens, the worst")
     columns = ["row", "column", "token", "weight", "log-prob"]
-    old = None if call["kind"] == "sft" else Batch(*arrays).old_logp
+    old = Batch(*arrays).old_logp if call["kind"] == "grpo" else None
     for column in columns + ([] if old is None else ["before the update"]):
         table.add_column(column, justify="right")
     key = np.where(weight != 0, np.where(np.isfinite(logp), logp, -np.inf), np.inf)

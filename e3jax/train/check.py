@@ -36,6 +36,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "sampler.cache", ("compute", "int8"))
     need_one_of(c, "task.form", tuple(FIELDS))
     need_one_of(c, "task.where", WHERE)
+    need_one_of(c, "task.chat", ("template", "plain"))
     need(not c.task.opening or begins_plan(c.task.opening), "task.opening", c.task.opening,
          "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none")  # fmt: skip
     check_prompt(c)
@@ -136,7 +137,7 @@ def check_mesh(c: ConfigDict) -> None:
     asked = c.mesh.data * fsdp * c.mesh.tensor
     need(asked == devices, "mesh", c.mesh.to_dict(), f"needs {asked} devices, {devices} are here")
     batches = {"grpo.rows": c.grpo.rows}
-    batches |= {f"stages.{n}.rows": c.stages[n].rows for n in c.order if n in c.stages and c.stages[n].kind == "sft"}
+    batches |= {f"stages.{n}.rows": c.stages[n].rows for n in c.order if n in c.stages and "rows" in c.stages[n]}
     for field, rows in batches.items():
         need(rows % (c.mesh.data * fsdp) == 0, field, rows, f"must be a multiple of data x fsdp = {c.mesh.data * fsdp}")
     tensor, heads = c.sampler.tensor, model_config(c.model.preset).kv_heads
@@ -164,9 +165,12 @@ def check_stages(c: ConfigDict, room: int) -> None:
     need(set(c.order) <= set(c.stages), "order", tuple(c.order), f"stages are {sorted(c.stages)}")
     for name in c.order:
         stage, field = c.stages[name], f"stages.{name}"
-        need(stage.kind in ("sft", "grpo"), f"{field}.kind", stage.kind, "use 'sft' or 'grpo'")
+        need(stage.kind in ("sft", "oxa", "grpo"), f"{field}.kind", stage.kind, "use 'sft', 'oxa' or 'grpo'")
         need(stage.steps >= 1, f"{field}.steps", stage.steps, "use 1 or more")
         need(stage.lr > 0, f"{field}.lr", stage.lr, "must be above 0")
+        if stage.kind == "oxa":
+            check_oxa(stage, field, c.task.prompt_room + room)
+            continue
         if stage.kind == "sft" and "data" in stage:
             check_data(stage, field)
             continue
@@ -212,3 +216,13 @@ def check_data(stage: ConfigDict, field: str) -> None:
     share, named = data.regulariser_share, bool(data.regulariser)
     need(0 <= share < 1 and named == (share > 0), f"{field}.data.regulariser_share", share,
          "0 without a regulariser, below 1 with one")  # fmt: skip
+
+
+def check_oxa(stage: ConfigDict, field: str, longest: int) -> None:
+    """A stage of train/oxa.py: sets that could be read, rows that fit the model."""
+    need(is_place(stage.promote), f"{field}.promote", stage.promote, "a .jsonl file of curation/pools.py")
+    need(not stage.suppress or is_place(stage.suppress), f"{field}.suppress", stage.suppress, "a file, or '' for none")
+    for name in ("per_step", "rows", "row_length"):
+        need(stage[name] >= 1, f"{field}.{name}", stage[name], "use 1 or more")
+    need(stage.row_length <= longest, f"{field}.row_length", stage.row_length, f"the model has room for {longest}")
+    need(stage.ul_weight >= 0, f"{field}.ul_weight", stage.ul_weight, "use 0 (off) or more")

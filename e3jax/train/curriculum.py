@@ -7,7 +7,6 @@ on the stage's own problems with the model that enters it, and the table it saw 
 stage has its own optimiser, and its KL reference is the model it started from (ALGORITHMS A.6).
 """
 
-
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -23,7 +22,7 @@ from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.stream import FIELDS, Stream
-from e3jax.train import grpo, sft
+from e3jax.train import grpo, oxa, sft
 from e3jax.train.examples import open_examples
 from e3jax.train.number_features import number_features
 from e3jax.train.setup import Run, make_run
@@ -149,6 +148,8 @@ def main(config: ConfigDict, workdir: str) -> None:
                     run, params, **where, **stage, examples=examples, aggregation=aggregation,
                     optim=config.optim.to_dict(),
                 )  # fmt: skip
+            elif kind == "oxa":
+                params = oxa.train(run, params, **where, **stage, optim=config.optim.to_dict())
             else:
                 draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
                 asked = stage.pop("budget")

@@ -28,6 +28,7 @@ from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks import countdown_plans, countdown_traces
+from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.stream import Stream, open_stream
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check
@@ -107,10 +108,21 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
 
 
 def problem_source(
-    seed: int, tokenizer, *, form: str, prompt: str, thinking: bool, where: str, opening: str, prompt_room: int
+    seed: int,
+    tokenizer,
+    *,
+    form: str,
+    prompt: str,
+    chat: str,
+    thinking: bool,
+    where: str,
+    opening: str,
+    prompt_room: int,
 ):
     """`open_stream` with all but source and split said; prompts are in the tokenizer's chat template, if it has one.
     Behind each comes `opening`, which a response is forced to start with.
+
+    `chat` "plain" is Qwen's form of one user turn without a system prompt, whatever the template says.
 
     A token has at least one byte, so that most prompts are known to fit without being encoded.
     """
@@ -123,7 +135,8 @@ def problem_source(
         draw = stream(source, split=split)
         return lambda start, count: [replace(p, question=p.question + opening) for p in draw(start, count)]
 
-    has_chat = form in ("math", "multiplication") and tokenizer.has_chat
-    chat = partial(tokenizer.chat_text, thinking=thinking) if has_chat else str
-    stream = partial(open_stream, form, seed=seed, prompt=prompt, chat=chat, where=where, fits=fits)
+    talks = form in ("math", "multiplication")
+    templated = partial(tokenizer.chat_text, thinking=thinking) if talks and tokenizer.has_chat else str
+    words = qwen3_chat if talks and chat == "plain" else templated
+    stream = partial(open_stream, form, seed=seed, prompt=prompt, chat=words, where=where, fits=fits)
     return opened if opening else stream

@@ -1,9 +1,10 @@
-"""Supervised stages: cross-entropy on packed rows of train/examples.py.
+"""Supervised stages: cross-entropy on packed rows of train/examples.py, and the loop that all supervised stages share.
 
-Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/sft.py.
+Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/sft.py; OXA's by way of train/oxa.py.
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -43,40 +44,66 @@ def train(
     run: Run, params, *, stage: str, stage_index: int, first_step: int, examples: Examples, steps: int, lr: float,
     warmup: int, rows: int, row_length: int, aggregation: str, optim: dict,
 ):  # fmt: skip
-    """Train `params` for `steps`; resumes from the stage's newest checkpoint. Returns the final parameters."""
+    """Train `params` on `examples` for `steps`; returns the final parameters."""
+
+    def batch_of(step: int) -> list[list[np.ndarray]]:
+        """Tokens, positions, segments and weights of a step: one micro-batch."""
+        data = examples(stage_index, step, first_step + step)
+        *packed, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
+        return [[*packed, sft_weights(mask, aggregation=aggregation)]]
+
+    return fit(
+        run, params, stage=stage, kind="sft", first_step=first_step, steps=steps, lr=lr, warmup=warmup, optim=optim,
+        batch_of=batch_of, gradient=sft_gradient, loss={},
+    )  # fmt: skip
+
+
+@partial(jax.jit, donate_argnums=0)
+def add(total, more):
+    """Gradients and metrics of two micro-batches together: sums."""
+    return jax.tree.map(jnp.add, total, more)
+
+
+def fit(
+    run: Run, params, *, stage: str, kind: str, first_step: int, steps: int, lr: float, warmup: int, optim: dict,
+    batch_of: Callable[[int], list[list[np.ndarray]]], gradient: Callable, loss: dict,
+):  # fmt: skip
+    """The loop of every supervised stage; resumes from its newest checkpoint. Returns the final parameters.
+
+    `batch_of(step)`: the step's micro-batches, each the arrays [B, T] that `gradient` takes after the parameters:
+    tokens, positions, segments and weights over the whole batch, so that gradients and metrics are sums.
+    """
     tx, store = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim), run.store(stage)
     done, state = store.newest(new_state(tx, params))
     run.log.rewind(stage, done)
-    skips = Skips(run, stage, kind="sft", temperature=1.0, loss={})
-
-    def batch_of(step: int) -> list[np.ndarray]:
-        """Tokens, positions, segments and weights of a step."""
-        data = examples(stage_index, step, first_step + step)
-        *packed, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
-        return [*packed, sft_weights(mask, aggregation=aggregation)]
-
-    with run.log.phase(f"{stage}: SFT", total=steps) as phase:
+    skips = Skips(run, stage, kind=kind, temperature=1.0, loss=loss)
+    with run.log.phase(f"{stage}: {kind.upper()}", total=steps) as phase:
         phase.advance(done)
-        logged, since = time.monotonic(), 0
+        logged, since, tokens = time.monotonic(), 0, 0
         batch = batch_of(done) if done < steps else None
         for step in range(done, steps):
-            grads, metrics = sft_gradient(run.model, state.params, *(put(x, "BT") for x in batch), chunk=run.chunk)
+            total = None
+            for micro in batch:
+                placed = [put(x, "BT") for x in micro]
+                more = gradient(run.model, state.params, *placed, chunk=run.chunk, **loss)
+                total = more if total is None else add(total, more)
+            grads, metrics = total
             state, update = apply_gradients(tx, state, grads)
-            this, batch = batch, batch_of(step + 1)  # while the device works
-            skips.heed(step + 1, update["skipped"] == 1, state.params, lambda this=this: [this])
-            since += 1
+            this, batch = batch, batch_of(step + 1) if step + 1 < steps else None  # while the device works
+            skips.heed(step + 1, update["skipped"] == 1, state.params, lambda this=this: this)
+            since, tokens = since + 1, tokens + sum(int((micro[2] > 0).sum()) for micro in this)
             if (step + 1) % 10 == 0 or step + 1 == steps:
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= {f"optim/{name}": float(value) for name, value in update.items()}
-                seconds, logged = (time.monotonic() - logged) / since, time.monotonic()
+                seconds, logged = time.monotonic() - logged, time.monotonic()
                 values |= {
                     "optim/lr": learning_rate(state),
-                    "time/step_s": seconds,
-                    "time/tokens_per_s": (this[2] > 0).sum() / seconds,
+                    "time/step_s": seconds / since,
+                    "time/tokens_per_s": tokens / seconds,
                 }
-                run.log.metrics(stage, "sft", step=step + 1, global_step=first_step + step + 1, values=values)
+                run.log.metrics(stage, kind, step=step + 1, global_step=first_step + step + 1, values=values)
                 phase.advance(since, f"loss {values['loss/total']:.3f}")
-                since = 0
+                since, tokens = 0, 0
             save_or_stop(run, store, stage, step + 1, steps, state)
     store.close(steps, state)
     return state.params
