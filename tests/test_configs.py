@@ -13,9 +13,9 @@ from e3jax.train.check import check
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
     p.stem for p in (ROOT / "configs").glob("*.py")
-    # these have arguments: below, tests/test_curation_difficulty.py, tests/test_curation_pools.py …
-    if p.stem not in ("__init__", "common", "difficulty", "e2c", "e3_math", "oxa", "oxa_data", "probes")
-    and not p.stem.startswith("eval_")  # … tests/test_eval_run.py, tests/test_eval_probes.py
+    # these have arguments: below, tests/test_curation_….py …
+    if p.stem not in ("__init__", "common", "difficulty", "e2c", "e2c_data", "e3_math", "oxa", "oxa_data", "probes")
+    and not p.stem.startswith("eval_") and not p.stem.endswith("_scaling")  # … tests/test_eval_….py
 )  # fmt: skip
 
 

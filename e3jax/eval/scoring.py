@@ -24,7 +24,9 @@ from e3jax.metrics.exploration import verifications_code, verifications_paper
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.majority import majority_at_k
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k, two_level_interval
-from e3jax.rewards.extract import boxed_answer, last_answer
+from e3jax.phases import begins_plan, split_text
+from e3jax.rewards.countdown_plans import read_execution
+from e3jax.rewards.extract import IN_PHASES, boxed_answer, last_answer
 from e3jax.rewards.latex import MAX_CHARS, normal, number
 from e3jax.tasks.problem import Problem
 
@@ -50,7 +52,14 @@ def answer_of(problem: Problem, text: str) -> str | None:
     if problem.task in ("countdown", "products"):
         answer = last_answer(text)
         return None if answer is None else "".join(answer.split())
-    answer, _ = boxed_answer(text, where=problem.meta["where"])
+    if problem.task == "countdown_plans":  # the value that the execution ends in
+        read = read_execution(split_text(text, begun=begins_plan(problem.question))[1])
+        return str(read[1][-1].value) if read and read[1] else None
+    where = problem.meta["where"]
+    if where in IN_PHASES:
+        _, execution, _ = split_text(text, begun=begins_plan(problem.question))
+        text, where = execution if where == "execution" else text, "anywhere"
+    answer, _ = boxed_answer(text, where=where)
     if answer is None or len(answer) > MAX_CHARS:
         return answer and answer[:MAX_CHARS]
     text = normal(answer)

@@ -64,6 +64,47 @@ def table_forced(lines: Sequence[dict]) -> Grid:
     return grid
 
 
+def table_scaling(lines: Sequence[dict]) -> Grid:
+    """A row a model, method and K of scaling.jsonl; accuracy in % with its interval, tokens per problem.
+
+    Behind "sc" stands self-consistency at the method's cost and how far the method is from it ("…": it costs less
+    than one response, or more than all of them: the nearest).
+    """
+    grid = [["model", "method", "judge", "K", "accuracy [95 %]", "thousand tokens", "forced", "prompt",
+             "sc at its cost", "difference [95 %]"]]  # fmt: skip
+    for line in lines:
+        for c in line["cells"]:
+            mean, low, high = (100 * x for x in c["accuracy"])
+            row = [line["stage"], c["method"], c["judge"], str(c["k"]), f"{mean:.1f} [{low:.1f}, {high:.1f}]",
+                   f"{c['tokens'] / 1000:.3f}", f"{c['forced'] / 1000:.3f}", f"{c['prompt'] / 1000:.3f}"]  # fmt: skip
+            if c["sc"]:
+                off = "" if abs(c["sc"]["tokens"] - c["tokens"]) < 1e-6 * c["tokens"] + 1e-9 else " …"
+                mean, low, high = (100 * x for x in c["sc"]["difference"])
+                row += [f"{percent(c['sc']['accuracy'])} (K={c['sc']['k']:.1f}){off}",
+                        f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"]  # fmt: skip
+            grid.append(row + [""] * (len(grid[0]) - len(row)))
+    return grid
+
+
+def table_seeds(lines: Sequence[dict]) -> Grid:
+    """Means over seeds of models called LABEL@SEED, with the least and the greatest; a row a label, method and K."""
+    grid = [["model", "seeds", "method", "K", "accuracy [least, most]", "thousand tokens", "against sc at its cost"]]
+    cells: dict[tuple, list[dict]] = {}
+    for line in lines:
+        label, at, _ = line["stage"].rpartition("@")
+        for c in line["cells"] if at else ():
+            cells.setdefault((label, c["method"], c["k"]), []).append(c)
+    for (label, method, k), own in cells.items():
+        accuracy = [100 * c["accuracy"][0] for c in own]
+        ahead = [100 * c["sc"]["difference"][0] for c in own if c["sc"]]
+        n = len(own)
+        grid.append([label, str(n), method, str(k),
+                     f"{sum(accuracy) / n:.1f} [{min(accuracy):.1f}, {max(accuracy):.1f}]",
+                     f"{sum(c['tokens'] for c in own) / n / 1000:.3f}",
+                     f"{sum(ahead) / n:+.1f} [{min(ahead):+.1f}, {max(ahead):+.1f}]" if ahead else ""])  # fmt: skip
+    return grid
+
+
 def three(values: Sequence[float | None]) -> str:
     """[mean, low, high] as one cell; null is empty.
 

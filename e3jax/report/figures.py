@@ -252,18 +252,20 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
 def draw_intervals(
     lines: list[Line], *, figure_id: str, title: str, xlabel: str, train_budget: float, dashed: list[Line] = (),
     percent: bool = True, names: list[str] = (), top: float | None = None, ylabel: str = "", log2: bool = True,
+    ticks: np.ndarray | None = None,
 ) -> str:  # fmt: skip
     """Accuracy in % over log2 (or anything over x) as one SVG: a line per checkpoint, its interval as a band.
 
     `train_budget` (tokens; NaN: none) draws a vertical line and shades the extrapolation beyond it; `dashed` lines have
     no ticks of their own; `figure_id` must be unique in the page.
     `percent=False` is for values in their own unit, below 0 too; with `names` x are their places, 0, 1, …; `top` ends
-    the y axis, for panels that are compared.
+    the y axis, for panels that are compared. `ticks` of the x axis: without them every x is one.
     """
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
         figure, axes = _panel()
-        ticks = np.unique(np.concatenate([line.x for line in lines]))
-        ends = np.concatenate([ticks, *(line.x for line in dashed)])
+        found = np.unique(np.concatenate([line.x for line in lines]))
+        ticks = found if ticks is None else ticks
+        ends = np.concatenate([found, *(line.x for line in dashed)])
         left = np.fmin(ends.min(), train_budget) / 2**0.3 if not names else -0.3  # fmin, fmax ignore NaN
         right = np.fmax(ends.max(), train_budget) * 2**0.3 if not names else len(names) - 0.7
         if not math.isnan(train_budget):

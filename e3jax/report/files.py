@@ -127,6 +127,31 @@ def tokens_file(rows: list[dict], *, title: str, panels: dict[str, dict[str, str
     return panels_file(drawn, title=title, legend=legend)
 
 
+def scaling_file(rows: list[dict], *, title: str, looks: dict[str, tuple[int, bool]]) -> str:
+    """Accuracy over sampled tokens per problem, a line per method over its K, a panel per model.
+
+    `rows` are lines of scaling.jsonl for one set; `looks` {method: (colour, dashed)}, dashed lines without a band.
+    """
+    panels, legend = {}, {}
+    cells = [cell for row in rows for cell in row["cells"]]
+    ticks = 2.0 ** np.arange(math.floor(math.log2(min(c["tokens"] for c in cells))), 64)
+    ticks = ticks[ticks <= max(c["tokens"] for c in cells)]
+    for i, row in enumerate(rows):
+        lines = {False: [], True: []}
+        for method in dict.fromkeys(cell["method"] for cell in row["cells"]):
+            own = sorted((c for c in row["cells"] if c["method"] == method), key=lambda c: c["tokens"])
+            colour, dash = looks[method]
+            x, values = np.array([c["tokens"] for c in own]), np.array([c["accuracy"] for c in own]).T
+            lines[dash].append(Line(method, colour, x, *values, math.nan))
+            legend[method] = Entry(method, colour, dash)
+        panels[str(row["stage"])] = draw_intervals(
+            lines[False] or lines[True], figure_id=f"scaling{i}", title=f"{title}, {row['stage']}",
+            xlabel="sampled tokens per problem", train_budget=math.nan, dashed=lines[True] if lines[False] else [],
+            top=1.05 * max(c["accuracy"][2] for c in cells), ticks=ticks,
+        )  # fmt: skip
+    return panels_file(panels, title=title, legend=list(legend.values()))
+
+
 def _columns(intervals: list[list[float | None]]) -> np.ndarray:
     """[mean, low, high] of every x -> [3, X]; null is NaN."""
     return np.array([[math.nan if v is None else v for v in one] for one in intervals], float).T

@@ -122,12 +122,19 @@ def _second_list(text: str) -> tuple[str, str, str]:
 
 
 def common(a: Sequence, b: Sequence) -> int:
-    """Length of the longest common subsequence.
+    """Length of the longest common subsequence, a row of the table in one number (Hyyrö 2004): quick for long texts.
 
     >>> common("abcd", "axcd")
     3
     """
-    return _longest(len(a), len(b), lambda i, j: a[i] == b[j])
+    places, full = {}, (1 << len(a)) - 1
+    for i, item in enumerate(a):
+        places[item] = places.get(item, 0) | 1 << i
+    row = full
+    for item in b:
+        found = row & places.get(item, 0)
+        row = ((row + found) | (row - found)) & full
+    return len(a) - row.bit_count()
 
 
 def _longest(n: int, m: int, same: Callable[[int, int], bool]) -> int:
