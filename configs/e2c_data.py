@@ -19,6 +19,7 @@ def get_config(argument: str = "writer=Qwen/Qwen3-8B"):
     c.seed = 42  # B.2, of its split
     c.models = models_of(argument)  # one (label, RUN/checkpoints/STAGE/STEP, Hugging Face directory or hub id)
     c.dtype = ""  # of weights and cache; "": float32 on CPU, else bfloat16
+    c.chat = "template"  # its own form of a conversation
     c.thinking = False  # OWN: an execution is no thinking
     c.sets = ConfigDict()
     c.sets.math = one_set("deepscaler", samples=1, prompt="e2c")  # OWN; samples: solutions of a problem

@@ -19,6 +19,7 @@ def get_config(argument: str = "rl2=runs/e2c-rl2/checkpoints/rl2/108"):
     c.seed = 42  # B.6
     c.models = models_of(argument)
     c.dtype = ""  # of weights and cache; "": float32 on CPU, else bfloat16
+    c.chat = "template"  # its own form of a conversation
     c.thinking = True  # the card's chat template, as it stands
     c.ks = (1, 4, 8, 16, 32)  # B.6
     c.methods = ("greedy", "sc", "tot", "all", "random", "select", "cluster", "react")
