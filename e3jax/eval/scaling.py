@@ -16,8 +16,8 @@ plans) and what we put into the model's turn stand beside it (eval/asking.py). l
 every number, responses/MODEL/SET/ holds them. Killed anywhere, the same command draws what is missing. scaling.jsonl
 has a line per model and set; scaling-SET.md, .csv and .svg are its table and figure; models called
 LABEL@SEED make scaling-seeds-SET.md too. "sc at its cost" is
-self-consistency at the method's mean number of tokens, linear between two K, on the same problems; the difference's
-interval is paired.
+self-consistency (sc-target for methods that see the target) at the method's mean number of tokens, linear between two
+K, on the same problems; the difference's interval is paired.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ from e3jax.storage import patiently
 
 LOOKS = {  # colour and whether dashed: those that do not search plans are
     "greedy": (0, True), "sc": (1, True), "tot": (2, True), "sc-target": (5, True), "all": (1, False),
-    "random": (2, False), "select": (3, False), "cluster": (4, False), "react": (5, False), "react-target": (0, False),
+    "random": (2, False), "select": (3, False), "cluster": (4, False), "react": (0, False), "react-target": (5, False),
 }  # fmt: skip
 JUDGED = ("select", "react", "react-target")
 KINDS = ("sampled", "forced", "prompt")
@@ -198,12 +198,13 @@ def measure(study: Study, grader: GraderPool, *, checkpoint: str, ks, c: ConfigD
     log.say(f"{study.bench.label}, {study.bench.name}: grading")
     grades = graded(study, [outcomes for _, _, outcomes in found], grader)
     lines = {(method, k): measured(study, outcomes, grades) for method, k, outcomes in found}
-    voters = [lines["sc", k] for k in range(1, max(ks) + 1)] if "sc" in methods else []
+    voters = {x: [lines[x, k] for k in range(1, max(ks) + 1)] for x in ("sc", "sc-target") if x in methods}
     of, cells = {"stage": study.bench.label, "set": study.bench.name}, []
     log.keep("ledger.jsonl", lambda old: (old["stage"], old["set"]) != (of["stage"], of["set"]))
     for (method, k), own in lines.items():
         if k not in ks:
             continue
+        rival = "sc-target" if method.endswith("-target") else "sc"  # who may look at the target
         for line in own:
             log.append("ledger.jsonl", of | {"method": method, "k": k} | line)
         cells.append({
@@ -211,7 +212,7 @@ def measure(study: Study, grader: GraderPool, *, checkpoint: str, ks, c: ConfigD
             "accuracy": interval(np.stack([column(own, "score"), np.ones(len(own))], 1), ratio),
             "tokens": float(column(own, "sampled").mean()), "forced": float(column(own, "forced").mean()),
             "prompt": float(column(own, "prompt").mean()),
-            "sc": against(own, voters) if voters and method != "sc" else None,
+            "sc": against(own, voters[rival]) if rival in voters and method != rival else None,
         })  # fmt: skip
     log.append("scaling.jsonl", of | {"checkpoint": checkpoint, "problems": len(study.asked), "cells": cells})
     log.flush()
