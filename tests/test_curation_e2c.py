@@ -109,7 +109,8 @@ def test_a_row_from_hand_made_responses(monkeypatch, tmp_path):
         pretrained=Pretrained(None, None, words), problems=[problem], prompts=[words.encode(problem.question)]
     )
     grader = SimpleNamespace(submit=lambda *a: SimpleNamespace(result=lambda: grade_all(*a)))
-    drafts = e2c.Drafts(bench, grader, ["Half of 4+6? Box it."], thinking=False, limits=LIMITS)
+    form = dict(thinking=False, chat="template")
+    drafts = e2c.Drafts(bench, grader, ["Half of 4+6? Box it."], form=form, limits=LIMITS)
     how = dict(budget=99, temperature=0.7, top_p=0.8)
     drafts.solve([0], 6, **how)
     drafts.summarise(**how)

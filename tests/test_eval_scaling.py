@@ -185,7 +185,7 @@ def scripted(monkeypatch):
         monkeypatch.setattr(module, "ask", ask)
     bench = SimpleNamespace(pretrained=Pretrained(None, None, tokenizer), problems=[MATH],
                             prompts=[tokenizer.encode("[Q]")])  # fmt: skip
-    study = Study(bench, ("Q",), tokenizer.tags, True, True, 50, 999, 0.9, 0.95, 99)
+    study = Study(bench, ("Q",), tokenizer.tags, True, True, "template", 50, 999, 0.9, 0.95, 99)
     return study, script, asked
 
 
@@ -328,7 +328,8 @@ def test_embeddings_and_likelihoods_by_hand(tiny):
     problem = plans_problem(0, 0, numbers=3, split="test")
     bench = SimpleNamespace(pretrained=Pretrained(model, params, words), problems=[problem],
                             prompts=[words.encode(problem.question)])  # fmt: skip
-    study = Study(bench, (problem.question,), planning.need_tags(words, "x"), False, True, 8, 16, 0.9, 0.95, 512)
+    tags = planning.need_tags(words, "x")
+    study = Study(bench, (problem.question,), tags, False, True, "template", 8, 16, 0.9, 0.95, 512)
     texts = ("* 2 ?12 +", "+ 3", "- 7 ?5 *")
     plans = [Plan(tuple(words.encode(t)), t, Call("plan", i, 4, 0, 0)) for i, t in enumerate(texts)]
     first, state, mean = len(study.begun(0)), [], []

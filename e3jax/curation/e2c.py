@@ -74,9 +74,9 @@ def execution_fault(
 class Drafts:
     """Solutions of a block of problems on their way to rows: {(problem, sample): columns}, and what was dropped."""
 
-    def __init__(self, bench: Bench, grader: GraderPool, asked: Sequence[str], *, thinking: bool, limits: dict):
+    def __init__(self, bench: Bench, grader: GraderPool, asked: Sequence[str], *, form: dict, limits: dict):
         self.bench, self.grader, self.asked = bench, grader, asked
-        self.thinking, self.limits = thinking, limits
+        self.form, self.limits = form, limits  # form: thinking and chat
         self.rows: dict[tuple[int, int], dict[str, Any]] = {}
         self.dropped: dict[int, Counter] = {}
 
@@ -104,7 +104,7 @@ class Drafts:
 
     def said(self, words: str) -> list[int]:
         """A user's turn in tokens."""
-        return said(self.bench, words, thinking=self.thinking)
+        return said(self.bench, words, **self.form)
 
     def solve(self, problems: Sequence[int], samples: int, **how) -> None:
         """Step 1: full solutions; wrong ones go no further, so that a plan is one that led to the answer."""
@@ -162,7 +162,7 @@ def write_rows(bench: Bench, grader: GraderPool, asked: Sequence[str], *, sample
         directory = log.workdir / "responses" / bench.label / bench.name / f"{first:07d}"
         where = f"{bench.name} from {first} of {len(asked)}"
         drafts = Drafts(bench._replace(name=where, responses=Responses(directory)), grader, asked,
-                        thinking=c.thinking, limits=limits)  # fmt: skip
+                        form={"thinking": c.thinking, "chat": c.chat}, limits=limits)  # fmt: skip
         drafts.bench.responses.check([p.id for p in bench.problems])
         barrier(f"read {where}")  # before process 0 writes more
         drafts.solve(todo, samples, **c.solution.to_dict())

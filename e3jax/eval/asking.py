@@ -20,7 +20,7 @@ import jax
 
 from e3jax.errors import UserError
 from e3jax.eval.responses import Asked, Response
-from e3jax.eval.run import Bench
+from e3jax.eval.run import Bench, user_turn
 
 
 class Request(NamedTuple):
@@ -46,10 +46,10 @@ class Call(NamedTuple):
 Drawn = dict[tuple[int, int], tuple[Response, Call]]  # (problem, sample) -> …
 
 
-def said(bench: Bench, words: str, *, thinking: bool) -> list[int]:
-    """A user's turn in tokens, in the chat template if there is one."""
+def said(bench: Bench, words: str, *, thinking: bool, chat: str) -> list[int]:
+    """A user's turn in tokens."""
     tokenizer = bench.pretrained.tokenizer
-    return tokenizer.encode(tokenizer.chat_text(words, thinking=thinking) if tokenizer.has_chat else words)
+    return tokenizer.encode(user_turn(words, tokenizer, thinking=thinking, chat=chat))
 
 
 def ask(

@@ -1,6 +1,6 @@
 """Plans, executions and whole chains of an E2C model, each drawn once for all methods that ask for it (ALGORITHMS B.6).
 
-    study = Study(bench, tags, words=True, thinking=True, plan_budget=512, execution_budget=16384, …)
+    study = Study(bench, asked, tags, words=True, thinking=True, chat="template", plan_budget=512, …)
     pool = draw_plans(study, range(32))                       # {problem: [Plan, …]}
     runs = execute(study, "execute", {(0, 3): pool[0][3]})    # {(problem, sample): Run}, greedy
 
@@ -29,6 +29,7 @@ class Study(NamedTuple):
     tags: tuple[int, ...]
     words: bool
     thinking: bool
+    chat: str  # its form: eval/run.py user_turn
     plan_budget: int
     execution_budget: int
     temperature: float  # of plans and chains; executions are greedy
@@ -51,7 +52,7 @@ class Study(NamedTuple):
 
     def said(self, words: str) -> list[int]:
         """A user's turn in tokens."""
-        return said(self.bench, words, thinking=self.thinking)
+        return said(self.bench, words, thinking=self.thinking, chat=self.chat)
 
 
 class Plan(NamedTuple):

@@ -87,15 +87,20 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
 
 
 def in_chat(problem: Problem, tokenizer, *, thinking: bool, chat: str = "template") -> Problem:
-    """The problem as a user's turn in the model's chat template; raw for Countdown (A.3), and where there is none.
+    """The problem as a user's turn (`user_turn`); raw for Countdown (A.3)."""
+    if problem.task.startswith("countdown"):
+        return problem
+    return replace(problem, question=user_turn(problem.question, tokenizer, thinking=thinking, chat=chat))
+
+
+def user_turn(words: str, tokenizer, *, thinking: bool, chat: str) -> str:
+    """Words in the model's chat template; as they are where there is none.
 
     `chat` "plain" is Qwen's form without a system prompt, whatever the template says (OXA's models).
     """
-    if problem.task != "countdown" and chat == "plain":
-        return replace(problem, question=qwen3_chat(problem.question))
-    if problem.task == "countdown" or not tokenizer.has_chat:
-        return problem
-    return replace(problem, question=tokenizer.chat_text(problem.question, thinking=thinking))
+    if chat == "plain":
+        return qwen3_chat(words)
+    return tokenizer.chat_text(words, thinking=thinking) if tokenizer.has_chat else words
 
 
 def make_bench(label: str, name: str, pretrained: Pretrained, problems: list[Problem], *, longest: int, seed: int,

@@ -183,7 +183,7 @@ def study_of(bench, asked, *, c: ConfigDict) -> Study:
     """The bench with everything that is asked of it."""
     return Study(
         bench=bench, asked=tuple(asked), tags=need_tags(bench.pretrained.tokenizer, bench.label), words=c.words,
-        thinking=c.thinking, plan_budget=c.plan_budget, execution_budget=c.execution_budget,
+        thinking=c.thinking, chat=c.chat, plan_budget=c.plan_budget, execution_budget=c.execution_budget,
         temperature=c.sampler.temperature, top_p=c.sampler.top_p, tokens=c.tokens,
     )  # fmt: skip
 
