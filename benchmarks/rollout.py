@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import ours
+from command import add_sampling, command, keep, parsed
 from lengths import workload
 
 from e3jax.models.presets import ModelConfig, flops_per_token, num_params
@@ -258,27 +259,13 @@ def limits_compared(asked, path: Path) -> dict:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("17m", "tiny"), default="17m")
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = command(__doc__, repeats=3)
+    add_sampling(parser, torch="responses together", tunix="responses together")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=list(PEERS))
-    parser.add_argument("--slots", type=int, default=32, help="ours")
-    parser.add_argument("--block", type=int, default=16, help="ours: decode steps between refills")
-    parser.add_argument("--prefill_rows", type=int, default=8, help="ours: prompts prefilled together")
-    parser.add_argument("--torch_batch", type=int, default=64)
-    parser.add_argument("--tunix_batch", type=int, default=64)
     parser.add_argument("--calibrate", action="store_true")
     parser.add_argument("--budgets", type=lambda text: sorted(map(int, text.split(","))))
     parser.add_argument("--limit", type=int, help=argparse.SUPPRESS)  # of a process that --budgets starts
-    parser.add_argument("--quick", action="store_true", help="2 prompts, budget 64, one repeat")
-    parser.add_argument("--dir", type=Path, default=Path("/tmp/e3jax-bench"), help="where the checkpoint is kept")
-    parser.add_argument("--out", type=Path, help="JSON")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.prompts, asked.repeats = min(asked.prompts, 2), 1
-    return asked
+    return parsed(parser)
 
 
 def main() -> None:
@@ -295,9 +282,7 @@ def main() -> None:
     found = limits_compared(asked, path) if asked.budgets else compare(asked, path)
     if not asked.budgets:
         table(found)
-    if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    keep(found, asked.out)
 
 
 if __name__ == "__main__":

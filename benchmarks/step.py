@@ -13,7 +13,6 @@ counted.
 
 import argparse
 import functools
-import json
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import numpy as np
 import ours
 import peers
 import transformers
+from command import add_sampling, add_training, command, keep, parsed
 from flax import nnx
 from lengths import workload
 from tunix.rl import rl_cluster
@@ -273,28 +273,14 @@ def table(found: dict) -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("17m", "tiny"), default="17m")
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser = command(__doc__, repeats=2)
+    add_sampling(
+        parser, torch="TRL: responses that generate samples together",
+        tunix="responses that its sampler decodes together",
+    )  # fmt: skip
+    add_training(parser, torch_rows="TRL: rows of a micro-batch")
     parser.add_argument("--sides", type=lambda text: text.split(","), default=list(SIDES))
-    parser.add_argument("--slots", type=int, default=32, help="ours")
-    parser.add_argument("--block", type=int, default=16, help="ours: decode steps between refills")
-    parser.add_argument("--prefill_rows", type=int, default=8, help="ours: prompts prefilled together")
-    parser.add_argument("--rows", type=int, default=4, help="ours: rows of a micro-batch")
-    parser.add_argument("--chunk", type=int, default=8192, help="ours: tokens whose logits exist at once")
-    parser.add_argument("--remat", choices=("none", "matmuls", "attention", "full"), default="matmuls", help="ours")
-    parser.add_argument("--torch_batch", type=int, default=64, help="TRL: responses that generate samples together")
-    parser.add_argument("--torch_rows", type=int, default=8, help="TRL: rows of a micro-batch")
-    parser.add_argument("--tunix_batch", type=int, default=64, help="responses that its sampler decodes together")
-    parser.add_argument("--tunix_remat", choices=("NONE", "BLOCK", "DECODER"), default="NONE")
-    parser.add_argument("--quick", action="store_true", help="2 prompts, budget 64, one repeat")
-    parser.add_argument("--dir", type=Path, default=Path("/tmp/e3jax-bench"), help="where the checkpoint is kept")
-    parser.add_argument("--out", type=Path, help="JSON")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.prompts, asked.repeats = min(asked.prompts, 2), 1
+    asked = parsed(parser)
     total = asked.prompts * asked.samples
     asked.torch_batch, asked.tunix_batch = min(asked.torch_batch, total), min(asked.tunix_batch, total)
     return asked
@@ -304,9 +290,7 @@ def main() -> None:
     asked = arguments()
     found = compare(asked)
     table(found)
-    if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    keep(found, asked.out)
 
 
 if __name__ == "__main__":

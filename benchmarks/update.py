@@ -11,11 +11,9 @@ Ours runs `train/grpo.py`'s `update`, packing and metrics included. A real token
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -27,6 +25,7 @@ import optax
 import ours
 import peers
 import torch
+from command import add_training, command, keep, parsed
 from lengths import workload
 
 from e3jax.losses.grpo import group_advantages, token_weights
@@ -305,26 +304,12 @@ def calibrate(asked) -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("17m", "tiny"), default="17m")
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = command(__doc__, repeats=3)
+    add_training(parser, torch_rows="rows of a micro-batch")
     parser.add_argument("--sides", type=lambda text: text.split(","), default=list(SIDES))
-    parser.add_argument("--rows", type=int, default=4, help="ours: rows of a micro-batch")
-    parser.add_argument("--chunk", type=int, default=8192, help="ours: tokens whose logits exist at once")
-    parser.add_argument("--remat", choices=("none", "matmuls", "attention", "full"), default="matmuls", help="ours")
-    parser.add_argument("--torch_rows", type=int, default=8)
     parser.add_argument("--tunix_rows", type=int, default=4)
-    parser.add_argument("--tunix_remat", choices=("NONE", "BLOCK", "DECODER"), default="NONE")
     parser.add_argument("--calibrate", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="2 prompts, budget 64, one repeat")
-    parser.add_argument("--dir", type=Path, default=Path("/tmp/e3jax-bench"), help="where the checkpoint is kept")
-    parser.add_argument("--out", type=Path, help="JSON")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.prompts, asked.repeats = min(asked.prompts, 2), 1
-    return asked
+    return parsed(parser)
 
 
 def main() -> None:
@@ -333,9 +318,7 @@ def main() -> None:
         return calibrate(asked)
     found = compare(asked)
     table(found)
-    if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    keep(found, asked.out)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,24 @@ tiny models; LOG = measured here, LOG.md.
 
 from ml_collections import ConfigDict, config_dict
 
+from e3jax.errors import UserError
+
+
+def parse_arguments(file: str, argument: str, choices: dict[str, tuple[str, ...]], **others: str) -> dict[str, str]:
+    """ "stage=2,model=8b" -> what is given, over `others`; anything else is an error that names the choices.
+
+    `chips=NUMBER` is always possible.
+    """
+    given = dict(part.partition("=")[::2] for part in argument.split(",")) if argument else {}
+    for name, value in given.items():
+        allowed = choices[name] if name in choices else ()
+        if value not in allowed and not (name == "chips" and value.isdigit() and int(value) > 0):
+            raise UserError(
+                f"configs/{file}: {name}={value!r} is not one of "
+                + "; ".join(f"{n}={'|'.join(v)}" for n, v in choices.items()) + "; chips=NUMBER"
+            )  # fmt: skip
+    return others | given
+
 
 def base_config() -> ConfigDict:
     """The tiny Countdown setting; `order` and `stages` are left to the config."""

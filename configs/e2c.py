@@ -22,9 +22,8 @@ check, λ on whole responses that lack a marker, plans followed by its loose rul
 Sources: B.n as in configs/common.py; OWN = chosen here.
 """
 
-from configs.common import base_config, explorations_stage, grpo_stage
+from configs.common import base_config, explorations_stage, grpo_stage, parse_arguments
 from configs.e3_math import SAMPLING_TENSOR, SLOTS_PER_CHIP
-from e3jax.errors import UserError
 
 CHOICES = {
     "stage": ("sft", "rl1", "rl2", "ef"), "model": ("4b", "8b"), "lambda": ("scripts", "card"),
@@ -33,21 +32,9 @@ CHOICES = {
 STEPS = {"sft": 1000, "rl1": 54, "rl2": 108, "ef": 500}  # B.2, B.3; RL: 1 and 2 epochs of some 14k rows by 256 (B.4)
 
 
-def parse(argument: str) -> dict[str, str]:
-    """ "stage=rl1,model=4b" -> {"stage": "rl1", "model": "4b"}; anything else is an error that names the choices."""
-    given = dict(part.partition("=")[::2] for part in argument.split(",")) if argument else {}
-    for name, value in given.items():
-        allowed = CHOICES[name] if name in CHOICES else ()
-        if value not in allowed and not (name == "chips" and value.isdigit() and int(value) > 0):
-            raise UserError(
-                f"configs/e2c.py: {name}={value!r} is not one of "
-                + "; ".join(f"{n}={'|'.join(v)}" for n, v in CHOICES.items()) + "; chips=NUMBER"
-            )  # fmt: skip
-    return given
-
-
 def get_config(argument: str = "stage=sft"):
-    given = {"stage": "sft", "model": "8b", "chips": "", "lambda": "scripts", "behaviour": "sound"} | parse(argument)
+    usual = {"stage": "sft", "model": "8b", "chips": "", "lambda": "scripts", "behaviour": "sound"}
+    given = parse_arguments("e2c.py", argument, CHOICES, **usual)
     stage, size, original = given["stage"], given["model"], given["behaviour"] == "original"
     rl = stage in ("rl1", "rl2")
     chips = int(given["chips"] or ((256 if size == "8b" else 128) if rl else 32))

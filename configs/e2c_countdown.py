@@ -2,8 +2,8 @@
 
     python -m e3jax.train.curriculum --config=configs/e2c_countdown.py --workdir=runs/e2c
 
-Hardware and time: 2 CPU cores, 2.7 minutes of CPU time in all (SFT 1,000 steps, each RL stage 100), some 4 minutes of
-wall time where the machine is quiet; 8.5 when it was shared.
+Hardware and time: 2 CPU cores, 2.7 minutes of CPU time in all (SFT 1,000 steps, each RL stage 100); 8.5 minutes by
+the clock on a shared machine.
 Expected, seed 0, 512 held-out problems, one response at temperature 1 (95 % intervals reach 3.7 points):
 
     after   pass@1    pass@16   well formed   entropy of plan, execution [nats per token]

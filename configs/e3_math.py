@@ -20,29 +20,15 @@ scripts, MAIN = the same of math-curriculum's main branch (A.6); AOT = the compi
 Where a line names T8 alone, the scripts agree with it or nothing is known of theirs.
 """
 
-from configs.common import base_config, grpo_stage
-from e3jax.errors import UserError
+from configs.common import base_config, grpo_stage, parse_arguments
 
 CHOICES = {"stage": ("1", "2"), "model": ("0.6b", "1.7b", "4b", "8b"), "seq": ("32k",)}
 SAMPLING_TENSOR = {"0.6b": 1, "1.7b": 1, "4b": 2, "8b": 4}  # bf16 matrices of 4b are 8 GB, of 8b 16: split (AOT)
 SLOTS_PER_CHIP = {"0.6b": 4, "1.7b": 4, "4b": 2, "8b": 2}  # 1.7b: 5 fit at 16k tokens, 9 at 8k (AOT)
 
 
-def parse(argument: str) -> dict[str, str]:
-    """ "stage=2,model=8b" -> {"stage": "2", "model": "8b"}; anything else is an error that names the choices."""
-    given = dict(part.partition("=")[::2] for part in argument.split(",")) if argument else {}
-    for name, value in given.items():
-        allowed = CHOICES[name] if name in CHOICES else ()
-        if value not in allowed and not (name == "chips" and value.isdigit() and int(value) > 0):
-            raise UserError(
-                f"configs/e3_math.py: {name}={value!r} is not one of "
-                + "; ".join(f"{n}={'|'.join(v)}" for n, v in CHOICES.items()) + "; chips=NUMBER"
-            )  # fmt: skip
-    return given
-
-
 def get_config(argument: str = "stage=1"):
-    given = {"stage": "1", "model": "1.7b", "seq": "", "chips": ""} | parse(argument)
+    given = parse_arguments("e3_math.py", argument, CHOICES, stage="1", model="1.7b", seq="", chips="")
     size, second = given["model"], given["stage"] == "2"
     chips = int(given["chips"] or (256 if size == "8b" else 128))
     budget = 32_768 if given["seq"] else 16_384 if second else 8192  # T8; 32k: A.7

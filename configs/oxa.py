@@ -25,8 +25,7 @@ for.
 Sources: C.n = OXA's code, by section of the developers' notes (configs/common.py says where); AOT = tools/aot's answer.
 """
 
-from configs.common import base_config, grpo_stage, oxa_stage
-from e3jax.errors import UserError
+from configs.common import base_config, grpo_stage, oxa_stage, parse_arguments
 
 CHOICES = {
     "model": ("1.5b", "7b"), "stage": ("tune", "rl"), "arm": ("sft", "sft_low_ppl", "promote", "full"),
@@ -35,21 +34,9 @@ CHOICES = {
 SETS = {"sft": "random", "sft_low_ppl": "low_ppl", "promote": "promote", "full": "promote"}  # curation/pools.py
 
 
-def parse(argument: str) -> dict[str, str]:
-    """ "model=7b,stage=rl" -> every argument's value; anything else is an error that names the choices."""
-    given = {name: values[0] for name, values in CHOICES.items()} | {"chips": "32"}
-    for name, _, value in (part.partition("=") for part in argument.split(",") if part):
-        if value not in (CHOICES[name] if name in CHOICES else ()) and not (name == "chips" and value.isdigit()):
-            raise UserError(
-                f"configs/oxa.py: {name}={value!r} is not one of "
-                + "; ".join(f"{n}={'|'.join(v)}" for n, v in CHOICES.items()) + "; chips=NUMBER"
-            )  # fmt: skip
-        given[name] = value
-    return given
-
-
 def get_config(argument: str = ""):
-    given = parse(argument)
+    first = {name: values[0] for name, values in CHOICES.items()}
+    given = parse_arguments("oxa.py", argument, CHOICES, **first, chips="32")
     large, arm, chips = given["model"] == "7b", given["arm"], int(given["chips"])
     c = base_config()
     c.seed = 42  # C.4

@@ -203,6 +203,13 @@ class RunLog:
             yield phase
         self.say(f"{name}: {phase.done} done in {time.monotonic() - phase.start:.0f} s  {phase.note}")
 
+    def write(self, files: dict[str, str]) -> None:
+        """Text files {name in the run directory: text}, by process 0."""
+        for name, text in files.items() if self.main else ():
+            path = self.workdir / name
+            patiently(f"make {path.parent}", lambda path=path: path.parent.mkdir(parents=True, exist_ok=True))
+            patiently(f"write {path}", lambda path=path, text=text: path.write_bytes(text.encode()))
+
     def done(self) -> None:
         """Write RUN/DONE: all stages are finished, there is nothing to start again."""
         if self.main:

@@ -14,6 +14,7 @@ from e3jax.curation import difficulty
 from e3jax.curriculum.buckets import LEVELS, bucket
 from e3jax.errors import UserError
 from e3jax.eval.responses import Responses
+from e3jax.log import RunLog
 from e3jax.report.figures import pass_rates_file
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_one
@@ -146,10 +147,11 @@ def test_a_stage_reads_what_was_written(tmp_path, monkeypatch):
         form="math", source=str(source), prompt="e3", problems=0, where="anywhere", seed=0
     )
     log = SimpleNamespace(
-        workdir=tmp_path, say=lambda text: None, read=lambda name: [
+        main=True, workdir=tmp_path, say=lambda text: None, read=lambda name: [
             {"index": i, **r} for i, r in reversed(list(enumerate(fake_rates(problems))))
         ],
     )  # fmt: skip
+    log.write = lambda files: RunLog.write(log, files)
     difficulty.write(log, problems, preset="code", title="t")
     path = tmp_path / "sets/code/medhard.jsonl"
     again = load_set(str(path), prompt="qwen", chat=str)

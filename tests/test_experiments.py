@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from e3jax.errors import Stopped, UserError
-from e3jax.experiments import read, run
+from e3jax.experiments import oxa, read, run
 from e3jax.report import results
 
 ROOT = Path(__file__).parent.parent
@@ -191,3 +191,21 @@ def test_last_line_of_a_file_that_is_being_written(tmp_path):
     assert read.last_line(path) == {}
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read.last_line(path) == {"step": 2}
+
+
+def test_oxa_s_questions_by_hand():
+    """full − sft of the same seed; other arms do not count, and pass@k is asked at the largest k."""
+
+    def run(arm, seed, entropy, after):
+        passed = {"tune": {"1": 0.1, "16": entropy}, "rl": {"1": after, "16": 0.5}}
+        return {"arm": arm, "seed": seed, "entropy": [entropy, 9.0], "pass_at_k": passed}
+
+    runs = [run("full", s, 0.4 + 0.01 * s, 0.2) for s in (0, 1, 2)] + [run("sft", s, 0.1, 0.3) for s in (2, 1, 0)]
+    runs.append(run("promote", 0, 7.0, 7.0))
+    answers = {a["measure"]: a for a in oxa.questions(runs, [0, 1, 2])}
+    assert {name: a["outcome"] for name, a in answers.items()} == {
+        "entropy before RL": "yes", "pass@16 before RL": "yes", "pass@16 after RL": "open", "pass@1 after RL": "no",
+    }  # fmt: skip
+    first = answers["entropy before RL"]
+    assert first["mean"] == pytest.approx(0.31) and first["low"] == pytest.approx(0.31 - 4.302653 * 0.01 / 3**0.5)
+    assert all(a["outcome"] == "open" for a in oxa.questions(runs, [0]))

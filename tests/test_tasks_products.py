@@ -1,9 +1,12 @@
 """Products in words: honest traces, a parser that tells the truth, MULT and MULT-V alike but for the checks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from e3jax.metrics.exploration import distinct_attempts, explore
+from e3jax.eval.harness import distinct
+from e3jax.metrics.exploration import explore
 from e3jax.rewards.grade import grade_one
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tasks.multiplication import multiplication_problem, products_problem
@@ -92,8 +95,12 @@ def test_grades(text, reason):
 
 
 def test_distinct_attempts_by_hand():
-    """Right responses and problems that are mostly right are left out (App. G.1)."""
-    proposals = [[["a", "b"], ["b"], ["c"], ["d"]], [["x"], ["y"], ["z"], ["w"]], [["p"], ["p"], ["p"], ["q"]]]
-    right = [[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
-    assert distinct_attempts(proposals, right) == (3 + 2) / 2
-    assert np.isnan(distinct_attempts([[["x"], ["y"]]], [[1, 1]]))
+    """Right responses and problems that are mostly right are left out; half right still counts (App. G.1, A.7)."""
+    tried = [["1 2", "2", "3", "4"], ["5", "6", "7", "8"], ["9", "9", "9", "0"], ["1", "2", "3", "4"]]
+    right = [[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
+    texts = [" ".join(f"{digit} =" for digit in text.split()) for texts in tried for text in texts]
+    assert [a.proposal for a in parse(texts[0], PROBLEM)[0]] == ["1", "2"]
+    graded = SimpleNamespace(problems=[PROBLEM] * 16, texts=texts, score_b=np.array(right).reshape(-1))
+    assert distinct(graded, 4) == (3 + 2 + 2) / 3
+    often = SimpleNamespace(problems=[PROBLEM] * 4, texts=texts[12:], score_b=np.array(right[3]))
+    assert np.isnan(distinct(often, 4))

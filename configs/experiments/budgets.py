@@ -2,7 +2,7 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/budgets.py --workdir=runs/experiments/budgets
 
-Fig. 7. Hardware and time: 2 CPU cores, 3 seeds, about 25 min of arms. Expected numbers: not run yet.
+Fig. 7. Hardware and time: 2 CPU cores, 3 seeds, by estimate 25 min of arms. Expected numbers: not run yet.
 Values: 24 tokens hold two attempts of 3 numbers, which is the paper's "shorter than a typical response".
 """
 

@@ -2,7 +2,7 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/coupled.py --workdir=runs/experiments/coupled
 
-Fig. 8(d), 19 right, 21, 22. Hardware and time: 2 CPU cores, 3 seeds, about 30 min of arms. Expected: not run yet.
+Fig. 8(d), 19 right, 21, 22. Hardware and time: 2 CPU cores, 3 seeds, by estimate 30 min of arms. Expected: not run yet.
 The prototype's single seed did not separate the arms (accuracy on 4 numbers at 384: .19, .18, .20).
 Values: all arms take 60 steps in two stages with fresh optimisers, so that only data and budget differ.
 """

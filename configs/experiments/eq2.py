@@ -2,7 +2,7 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/eq2.py --workdir=runs/experiments/eq2
 
-Fig. 19 left. Hardware and time: 2 CPU cores, 3 seeds, about 25 min of arms. Expected numbers: not run yet. J is the
+Fig. 19 left. Hardware and time: 2 CPU cores, 3 seeds, by estimate 25 min of arms. Expected: not run yet. J is the
 evaluation of the stage-1 model on the hard set (pass@1; the paper's J(pi_1) is pass@128), B0 is left out. Kappas: H.
 """
 

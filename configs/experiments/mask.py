@@ -2,8 +2,8 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/mask.py --workdir=runs/experiments/mask
 
-Fig. 5, 6, 17, 18. Hardware and time: 2 CPU cores, 3 seeds, about 10 min of base models and 45 min of arms. Expected
-numbers: not run yet. The developers' prototype (3 seeds, 60 to 80 steps), GRPO / mask: 70 / 62 tokens at step 20, 11.1
+Fig. 5, 6, 17, 18. Hardware and time: 2 CPU cores, 3 seeds, by estimate 10 min of bases and 45 min of arms. Expected:
+not run yet. The developers' prototype (3 seeds, 60 to 80 steps), GRPO / mask: 70 / 62 tokens at step 20, 11.1
 / 9.6 attempts, accuracy at 4x .64 / .62, so length and attempts are likely, accuracy is open.
 Values: 2 minibatches and clips .2 / .5 as in the quickstart; "token": the paper's aggregation, same base.
 """

@@ -2,8 +2,8 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/verification.py --workdir=runs/experiments/verification
 
-Fig. 4 and 16. Hardware and time: 2 CPU cores, 3 seeds, about 30 min of base models and 45 min of arms. Expected: not
-run yet. Values: budgets are a quarter, one and twice what a base response of a few attempts needs.
+Fig. 4 and 16. Hardware and time: 2 CPU cores, 3 seeds, by estimate 30 min of bases, 45 min of arms. Expected: not run
+yet. Values: budgets are a quarter, one and twice what a base response of a few attempts needs.
 """
 
 from configs.experiments.common import (

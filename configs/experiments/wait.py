@@ -2,7 +2,7 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/wait.py --workdir=runs/experiments/wait
 
-Fig. 9 (App. I); needs pip install -e '.[hf]'. Hardware and time: 2 CPU cores, 3 seeds, about 10 min of arms. Not
+Fig. 9 (App. I); needs pip install -e '.[hf]'. Hardware and time: 2 CPU cores, 3 seeds, by estimate 10 min of arms. Not
 run yet; with another word, 1 seed: 14.4 % by itself, 10.7, 8.6, 6.8 after 1, 2, 3 times (LOG 2026-11-24).
 Values: "no" is the one word of this language that says that an attempt was not it.
 """

@@ -33,7 +33,6 @@ from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
-from e3jax.storage import patiently
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.stream import FIELDS, open_stream
 
@@ -119,22 +118,18 @@ def write(log: RunLog, problems: Sequence[Problem], *, preset: str, title: str) 
     """The sets of `preset`, the histogram, and how many problems each has."""
     rates = sorted(log.read("rates.jsonl"), key=lambda line: line["index"])
     sets = split_set(problems, rates, preset)
-    directory = log.workdir / "sets" / preset
     files = {
-        directory / f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        f"sets/{preset}/{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         for name, rows in sets.items() if rows
     }  # fmt: skip
-    files[log.workdir / "pass_rates.svg"] = figures.pass_rates_file(
+    files["pass_rates.svg"] = figures.pass_rates_file(
         {level: [row["meta"]["pass_rate"] for row in sets[level]] for level in LEVELS},
         samples=rates[0]["samples"], title=title,
     )  # fmt: skip
-    if is_main():
-        patiently(f"make {directory}", lambda: directory.mkdir(parents=True, exist_ok=True))
-        for path, text in files.items():
-            patiently(f"write {path}", lambda path=path, text=text: path.write_bytes(text.encode()))
+    log.write(files)
     for name, rows in sets.items():
         mean = sum(row["meta"]["pass_rate"] for row in rows) / len(rows) if rows else float("nan")
-        place = f"mean pass rate {mean:.3f}, {directory / name}.jsonl" if rows else "no file"
+        place = f"mean pass rate {mean:.3f}, {log.workdir}/sets/{preset}/{name}.jsonl" if rows else "no file"
         log.say(f"{name}: {len(rows)} of {len(problems)} problems, {place}")
 
 

@@ -33,7 +33,6 @@ from e3jax.rewards.extract import THINKING_ENDS, Grade
 from e3jax.rewards.plan import followed, steps
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, is_main
-from e3jax.storage import patiently
 from e3jax.tasks.plan_prompts import fill
 
 PHASES = ("solution", "exploration", "re_execution")
@@ -194,9 +193,7 @@ def write(log: RunLog, name: str) -> None:
     grid = table(lines)
     files = {f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
              f"counts-{name}.md": tables.markdown(grid)}  # fmt: skip
-    for file, text in files.items() if is_main() else ():
-        path = log.workdir / file
-        patiently(f"write {path}", lambda path=path, text=text: path.write_bytes(text.encode()))
+    log.write(files)
     log.console.print(tables.terminal(grid, f"{name}: what was kept"))
     log.say(f"{len(rows)} rows: {log.workdir / name}.jsonl")
 

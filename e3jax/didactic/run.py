@@ -29,7 +29,6 @@ from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog, finite
 from e3jax.report.panels import Row, draw_rows
 from e3jax.runtime import stop_asked
-from e3jax.storage import patiently
 
 ARMS = {"GRPO": False, "mask": True}
 PANELS = {
@@ -150,8 +149,7 @@ def main(config: ConfigDict, workdir: str) -> None:
         "results.json": json.dumps(shorten(finite(results)), indent=1, ensure_ascii=False) + "\n",
         "fig10.svg": draw_rows(rows, PANELS, title="e3 Fig. 10: negative gradients in the p^k model"),
     }
-    for name, text in files.items():
-        patiently(f"write {name}", lambda name=name, text=text: (log.workdir / name).write_text(text))
+    log.write(files)
     for name, outcome in results["outcomes"].items():
         log.say(f"{name}: {outcome}")
     log.say(f"verdict: {results['verdict']}. {log.workdir / 'results.json'}, {log.workdir / 'fig10.svg'}")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from e3jax.eval.rollouts import Graded, Grader, feature_means, rollout
-from e3jax.metrics.exploration import distinct_attempts
+from e3jax.metrics.exploration import attempt_keys, cumulative_unique
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
 from e3jax.metrics.training import phase_metrics
@@ -61,13 +61,16 @@ def evaluate(
 
 
 def distinct(graded: Graded, samples: int) -> float:
-    """`distinct_attempts` of a form whose attempts can be taken apart; NaN for free text."""
+    """e3 Fig. 6 (left) at one checkpoint: `cumulative_unique`, mean over problems solved at most half the time.
+
+    NaN for free text, whose attempts cannot be taken apart exactly, and where all problems are solved more often.
+    """
     if not is_parsed(graded.problems[0]):
         return float("nan")
-    proposals = [[a.proposal for a in parse(t, p)[0]] for t, p in zip(graded.texts, graded.problems)]
-    right = (graded.score_b > 0).tolist()
-    groups = range(0, len(right), samples)
-    return distinct_attempts([proposals[i : i + samples] for i in groups], [right[i : i + samples] for i in groups])
+    tried = [(s > 0, attempt_keys(p, t)) for p, t, s in zip(graded.problems, graded.texts, graded.score_b)]
+    rollouts = {i: tried[i : i + samples] for i in range(0, len(tried), samples)}
+    (sizes,) = cumulative_unique([rollouts], most_success=0.5)
+    return float(sizes.mean()) if len(sizes) else float("nan")
 
 
 def pass_at_ks(graded: Graded, samples: int, ks: Sequence[int]) -> dict[str, list[float]]:

@@ -46,8 +46,7 @@ from e3jax.metrics.exploration import Span, attempt_keys, cumulative_unique, det
 from e3jax.metrics.pass_at_k import pass_at_k
 from e3jax.report.files import chains_file, conditional_file, tokens_file
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main, unless_stopped
-from e3jax.storage import patiently
+from e3jax.runtime import barrier, unless_stopped
 
 CONDITIONAL = {
     "dependence": "dependence on the attempt before (nats)", "sharpening": "sharpening (nats)",
@@ -303,11 +302,7 @@ def show(log: RunLog, order: Sequence[str], *, most_success: float) -> None:
         files[f"chains-{name}.svg"] = chains_file(own, title=name)
         files[f"conditional-{name}.svg"] = conditional_file(own, order=order, title=name, probes=CONDITIONAL)
         files[f"tokens-{name}.svg"] = tokens_file(own, title=name, panels=PER_TOKEN)
-    for name, text in files.items() if is_main() else ():
-        if not text:  # no response had two attempts
-            continue
-        path = log.workdir / name
-        patiently(f"write {path}", lambda path=path, text=text: path.write_text(text))
+    log.write({name: text for name, text in files.items() if text})  # "": no response had two attempts
     log.say(f"numbers, tables and figures: {log.workdir}")
 
 

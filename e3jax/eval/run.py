@@ -29,10 +29,9 @@ from e3jax.log import RunLog
 from e3jax.report.files import extrapolation_file
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main, stop_asked, unless_stopped
+from e3jax.runtime import barrier, stop_asked, unless_stopped
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
-from e3jax.storage import patiently
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.stream import FIELDS, open_stream
@@ -284,10 +283,7 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) ->
     log.console.print(tables.terminal(grids["table3"], "accuracy [%] by test budget [tokens] (Table 3)"))
     if len(grids["forced"]) > 1:
         log.console.print(tables.terminal(grids["forced"], "budget forcing (App. I)"))
-    if is_main():
-        for name, text in files.items():
-            path = log.workdir / name
-            patiently(f"write {path}", lambda path=path, text=text: path.write_text(text))
+    log.write(files)
     log.say(f"numbers, tables and figures: {log.workdir}")
 
 

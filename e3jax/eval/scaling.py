@@ -40,8 +40,7 @@ from e3jax.metrics.bootstrap import interval, ratio, ratio_difference
 from e3jax.metrics.voting import at_cost, vote
 from e3jax.report.files import scaling_file
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main
-from e3jax.storage import patiently
+from e3jax.runtime import barrier
 
 LOOKS = {  # colour and whether dashed: those that do not search plans are
     "greedy": (0, True), "sc": (1, True), "tot": (2, True), "sc-target": (5, True), "all": (1, False),
@@ -256,9 +255,7 @@ def show(log: RunLog, lines: list[dict], order: list[str]) -> None:
         seeds = tables.table_seeds(own)
         if len(seeds) > 1:
             files[f"scaling-seeds-{name}.md"] = tables.markdown(seeds)
-        for file, text in files.items() if is_main() else ():
-            path = log.workdir / file
-            patiently(f"write {path}", lambda path=path, text=text: path.write_text(text))
+        log.write(files)
     log.say(f"numbers, tables and figures: {log.workdir}")
 
 

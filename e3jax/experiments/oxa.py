@@ -6,7 +6,7 @@ Killed anywhere, the same command goes on; more seeds may be asked for later. DI
 one an arm; results.json every number, arms.svg the entropy during RL and pass@k.
 
 The rule, written before the first run. Each question is a difference, full − sft of the same seed, averaged over seeds:
-"yes" when its 95 % t-interval lies above 0, "no" when below, else "undecided"; a single seed decides nothing.
+"yes" when its 95 % t-interval lies above 0, "no" when below, else "open"; a single seed decides nothing.
     entropy     of the policy that enters RL, nats per token, in RL's first step (before any update)
     pass@k      at the largest k, both sets' mean, after tuning: is the start more diverse?
     lasting     the same after RL; and pass@1 after RL
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 from etils import epath
-from scipy.stats import t as student
 
 from e3jax.curation import pools
 from e3jax.errors import UserError
+from e3jax.experiments.read import lines
 from e3jax.flags import run_tool
 from e3jax.log import finite
+from e3jax.metrics.seeds import judge
 from e3jax.report.bars import arms_file
 from e3jax.train import curriculum
 
@@ -51,21 +52,16 @@ def run_seed(config: str, data: str, workdir: str, seed: int, arms) -> None:
         train(arm)
 
 
-def records(path: epath.Path) -> list[dict]:
-    """Lines of a record of a finished run."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def read_run(run: epath.Path, *, arm: str, seed: int) -> dict[str, Any]:
     """One finished run's numbers: pass@k after every stage (means over sets, and each), and RL step by step."""
     found: dict[str, Any] = {"arm": arm, "seed": seed, "pass_at_k": {}, "sets": {}}
-    for line in records(run / "eval.jsonl"):
+    for line in lines(run / "eval.jsonl"):
         found["sets"].setdefault(line["stage"], {})[line["set"]] = {k: v[0] for k, v in line["pass_at_k"].items()}
     for stage, sets in found["sets"].items():
         found["pass_at_k"][stage] = {
             k: float(np.mean([s[k] for s in sets.values()])) for k in next(iter(sets.values()))
         }
-    metrics = records(run / "metrics.jsonl")
+    metrics = lines(run / "metrics.jsonl")
     tuned, rl = ([x for x in metrics if x["kind"] == kind] for kind in ("oxa", "grpo"))
     found["entropy"], found["reward"] = [x["entropy/mean"] for x in rl], [x["reward/mean"] for x in rl]
     found["length"] = [x["length/mean"] for x in rl]
@@ -73,28 +69,21 @@ def read_run(run: epath.Path, *, arm: str, seed: int) -> dict[str, Any]:
     return found
 
 
-def paired(of: dict[tuple[str, int], float], seeds) -> dict[str, Any]:
-    """full − sft over seeds: mean, 95 % t-interval, and what the rule says."""
-    d = np.array([of["full", s] - of["sft", s] for s in seeds])
-    half = student.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5 if len(d) > 1 else np.inf
-    low, high = d.mean() - half, d.mean() + half
-    verdict = "yes" if low > 0 else "no" if high < 0 else "undecided"
-    return {"mean": float(d.mean()), "low": float(low), "high": float(high), "verdict": verdict}
-
-
-def judge(runs: list[dict], seeds) -> dict[str, Any]:
-    """The rule's answers."""
+def questions(runs: list[dict], seeds) -> list[dict[str, Any]]:
+    """The rule's answers (metrics/seeds.py): each question with its values per seed, mean, interval and outcome."""
     k = max(runs[0]["pass_at_k"]["rl"], key=int)
-
-    def by(value):
-        return {(r["arm"], r["seed"]): value(r) for r in runs}
-
-    return {
-        "entropy before RL": paired(by(lambda r: r["entropy"][0]), seeds),
-        f"pass@{k} before RL": paired(by(lambda r: r["pass_at_k"]["tune"][k]), seeds),
-        f"pass@{k} after RL": paired(by(lambda r: r["pass_at_k"]["rl"][k]), seeds),
-        "pass@1 after RL": paired(by(lambda r: r["pass_at_k"]["rl"]["1"]), seeds),
+    numbers = {
+        "entropy before RL": lambda r: r["entropy"][0],
+        f"pass@{k} before RL": lambda r: r["pass_at_k"]["tune"][k],
+        f"pass@{k} after RL": lambda r: r["pass_at_k"]["rl"][k],
+        "pass@1 after RL": lambda r: r["pass_at_k"]["rl"]["1"],
     }
+    values = {
+        name: {arm: {r["seed"]: number(r) for r in runs if r["arm"] == arm} for arm in ("full", "sft")}
+        for name, number in numbers.items()
+    }
+    asked = dict(plus=("full",), minus=("sft",), kind="above", margin=0.0)
+    return [judge({"measure": name, **asked}, values, seeds=seeds, level=0.95) for name in numbers]
 
 
 def main() -> None:
@@ -108,14 +97,14 @@ def main() -> None:
     there = epath.Path(f.workdir)
     runs = [read_run(there / f"seed-{s}" / arm, arm=arm, seed=s) for s in seeds for arm in ARMS]
     base = {s: read_run(there / f"seed-{s}" / "base", arm="base", seed=s)["pass_at_k"]["base"] for s in seeds}
-    verdict = judge(runs, seeds)
-    results = {"seeds": seeds, "arms": ARMS, "rule": __doc__.split("The rule, ")[1], "verdict": verdict,
+    answers = questions(runs, seeds)
+    results = {"seeds": seeds, "arms": ARMS, "rule": __doc__.split("The rule, ")[1], "answers": answers,
                "base": base, "runs": runs}  # fmt: skip
     (there / "results.json").write_text(json.dumps(finite(results), indent=1) + "\n")
     title = f"OXA on Countdown, seeds {', '.join(map(str, seeds))}"
     (there / "arms.svg").write_text(arms_file(runs, arms=ARMS, title=title))
-    for name, v in verdict.items():
-        print(f"{name}: full − sft = {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]: {v['verdict']}")
+    for a in answers:
+        print(f"{a['measure']}: full − sft = {a['mean']:+.4f} [{a['low']:+.4f}, {a['high']:+.4f}]: {a['outcome']}")
     print(f"numbers and figure: {there}")
 
 

@@ -192,20 +192,6 @@ def cumulative_unique(checkpoints: Sequence[dict[str, list[tuple[bool, list[str]
     return sizes
 
 
-def distinct_attempts(proposals_pg: list[list[list[str]]], right_pg) -> float:
-    """e3 Fig. 6 (left) at one checkpoint: distinct attempts in the wrong responses to a problem, mean over problems.
-
-    `proposals_pg` [P][G] lists of attempts, `right_pg` [P][G]. Only problems with less than half of their responses
-    right count (App. G.1: else the better policy would show fewer); NaN when there is none.
-
-    >>> distinct_attempts([[["1+2", "1*2"], ["1+2"], ["2-1"]], [["9"], ["8"]]], [[0, 0, 1], [1, 1]])
-    2.0
-    """
-    hard = [(ps, rs) for ps, rs in zip(proposals_pg, right_pg) if sum(rs) < len(rs) / 2]
-    counts = [len({a for p, right in zip(ps, rs) if not right for a in p}) for ps, rs in hard]
-    return sum(counts) / len(counts) if counts else float("nan")
-
-
 def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[str, float]:
     """Counts of one response; a ratio's parts are kept apart so that means over responses can be exact.
 

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from e3jax.report.figures import _INK, _STYLE, COLOURS, Line, Stage, _label, _panel, _svg, running_mean
+from e3jax.report.figures import COLOURS, INK, STYLE, Line, Stage, as_svg, label_at, panel, running_mean
 
 
 def seed_band(seeds: list[list[Stage]], key: str, *, label: str, colour: int, window: int) -> Line | None:
@@ -34,8 +34,8 @@ def draw_bands(bands: list[Line], *, figure_id: str, title: str, starts: dict[st
 
     `figure_id` must be unique in the page.
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = _panel()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = panel()
         for band in bands:
             light = COLOURS[band.colour][0]
             axes.fill_between(band.x, band.low, band.high, color=light, alpha=0.18, lw=0)
@@ -48,6 +48,6 @@ def draw_bands(bands: list[Line], *, figure_id: str, title: str, starts: dict[st
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for i, (name, step) in enumerate(starts.items() if len(starts) > 1 else ()):
             if i:
-                axes.axvline(step, color=_INK, lw=0.8, alpha=0.45)
-            _label(axes, step, name)
-        return _svg(figure, figure_id, title)
+                axes.axvline(step, color=INK, lw=0.8, alpha=0.45)
+            label_at(axes, step, name)
+        return as_svg(figure, figure_id, title)

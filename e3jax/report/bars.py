@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from e3jax.report.figures import _STYLE, COLOURS, MARKERS, _panel, _svg
+from e3jax.report.figures import COLOURS, MARKERS, STYLE, as_svg, panel
 from e3jax.report.files import Entry, panels_file
 
 
@@ -22,8 +22,8 @@ def perplexity_file(
     outside is not drawn.
     """
     legend = [Entry(f"right responses ({len(pool):,})", 0, dashed=False)]
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "perplexity"}):
-        figure, axes = _panel()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "perplexity"}):
+        figure, axes = panel()
         axes.stairs(np.histogram(pool, edges)[0], edges, fill=True, color=COLOURS[0][0], alpha=0.25)
         for i, (name, ppl) in enumerate(sets.items()):
             colour = 1 + i % (len(COLOURS) - 1)
@@ -38,7 +38,7 @@ def perplexity_file(
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("perplexity of the response")
         axes.set_ylabel("responses")
-        svg = _svg(figure, "perplexity", title)
+        svg = as_svg(figure, "perplexity", title)
     return panels_file({title: svg}, title=title, legend=legend)
 
 
@@ -47,8 +47,8 @@ def arms_file(runs: list[dict], *, arms: Sequence[str], title: str) -> str:
 
     `runs`: arm, entropy [steps], pass_at_k {"tune" | "rl": {k: value}} each (experiments/oxa.py).
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "arms"}):
-        (one, left), (other, right) = _panel(), _panel()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "arms"}):
+        (one, left), (other, right) = panel(), panel()
         for i, arm in enumerate(arms):
             colour, own = COLOURS[1 + i][0], [r for r in runs if r["arm"] == arm]
             entropy = np.array([r["entropy"] for r in own])
@@ -66,5 +66,5 @@ def arms_file(runs: list[dict], *, arms: Sequence[str], title: str) -> str:
         right.set_ylim(bottom=0)
         right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}%"))
         names = ("entropy (nats per token)", "pass@k: dashed before RL")
-        panels = {name: _svg(f, f"arms{i}", name) for i, (name, f) in enumerate(zip(names, (one, other)))}
+        panels = {name: as_svg(f, f"arms{i}", name) for i, (name, f) in enumerate(zip(names, (one, other)))}
     return panels_file(panels, title=title, legend=[Entry(arm, 1 + i, dashed=False) for i, arm in enumerate(arms)])

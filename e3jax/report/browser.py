@@ -173,6 +173,7 @@ def write_samples(run_dirs: Sequence[epath.PathLike], *, to: epath.PathLike | No
 
 
 def main() -> None:
+    """The command: samples of runs on one page."""
     about = {"prog": "python -m e3jax.report.browser", "description": "Write a page of a run's samples."}
     parser = argparse.ArgumentParser(**about)
     parser.add_argument("run_dir", nargs="+", help="directories that a training or evaluation command wrote")

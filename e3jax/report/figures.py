@@ -102,23 +102,23 @@ PANELS = {
 PHASES = ("entropy/ex", "length/ex")  # of E2C's runs only: elsewhere they are not missing
 SETTINGS = {"budget"}  # drawn as dashed steps: chosen, not measured
 LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # log y once they span 100x
-_INK = "#010203"  # stands for the page's text colour
-_STYLE = {
+INK = "#010203"  # stands for the page's text colour
+STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a stage called "$x" is a name, not mathematics
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "grid.color": _INK,
+    "grid.color": INK,
     "grid.alpha": 0.12,
     "grid.linewidth": 0.6,
 }
@@ -219,8 +219,8 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
     `lines` maps a column to its index in COLOURS; each needs one finite value somewhere. The mean
     does not cross a stage boundary. `figure_id` must be unique in the page.
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = _panel()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = panel()
         for key, colour in lines.items():
             light = COLOURS[colour][0]
             for stage in stages:
@@ -244,9 +244,9 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
         axes.set_xlim(stages[0].step[0] - 0.5, stages[-1].step[-1] + 0.5)
         for stage in stages if len(stages) > 1 else []:
             if stage is not stages[0]:
-                axes.axvline(stage.step[0] - 0.5, color=_INK, lw=0.8, alpha=0.45)
-            _label(axes, stage.step[0] - 0.5, stage.name)
-        return _svg(figure, figure_id, title)
+                axes.axvline(stage.step[0] - 0.5, color=INK, lw=0.8, alpha=0.45)
+            label_at(axes, stage.step[0] - 0.5, stage.name)
+        return as_svg(figure, figure_id, title)
 
 
 def draw_intervals(
@@ -261,18 +261,18 @@ def draw_intervals(
     `percent=False` is for values in their own unit, below 0 too; with `names` x are their places, 0, 1, …; `top` ends
     the y axis, for panels that are compared. `ticks` of the x axis: without them every x is one.
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = _panel()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = panel()
         found = np.unique(np.concatenate([line.x for line in lines]))
         ticks = found if ticks is None else ticks
         ends = np.concatenate([found, *(line.x for line in dashed)])
         left = np.fmin(ends.min(), train_budget) / 2**0.3 if not names else -0.3  # fmin, fmax ignore NaN
         right = np.fmax(ends.max(), train_budget) * 2**0.3 if not names else len(names) - 0.7
         if not math.isnan(train_budget):
-            axes.axvline(train_budget, color=_INK, lw=1, ls=(0, (4, 2)), alpha=0.7)
-            axes.axvspan(train_budget, right, color=_INK, alpha=0.06, lw=0)
-            _label(axes, train_budget, "trained with", align="right")
-            _label(axes, train_budget, "beyond" if ticks[-1] > train_budget else "")
+            axes.axvline(train_budget, color=INK, lw=1, ls=(0, (4, 2)), alpha=0.7)
+            axes.axvspan(train_budget, right, color=INK, alpha=0.06, lw=0)
+            label_at(axes, train_budget, "trained with", align="right")
+            label_at(axes, train_budget, "beyond" if ticks[-1] > train_budget else "")
         for line in lines:
             light, marker = COLOURS[line.colour][0], MARKERS[line.colour] if len(line.x) <= MAX_MARKERS else ""
             axes.fill_between(line.x, line.low, line.high, color=light, alpha=0.16, lw=0)
@@ -296,7 +296,7 @@ def draw_intervals(
             axes.set_ylim(bottom=0, top=top)
         if percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
-        return _svg(figure, figure_id, title)
+        return as_svg(figure, figure_id, title)
 
 
 def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) -> str:
@@ -305,8 +305,8 @@ def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) 
     `rates` are {level: pass rates}; a bar of two colours is split between levels (thirds of equal rates).
     """
     figure_id, right = "pass-rates", np.arange(samples + 1)
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = _panel()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = panel()
         below = np.zeros(samples + 1)
         for i, (level, values) in enumerate(rates.items()):
             height = np.bincount(np.rint(np.array(values) * samples).astype(int), minlength=samples + 1)
@@ -320,7 +320,7 @@ def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) 
         axes.set_ylabel("problems")
         axes.set_title(title, fontsize=8)
         figure.legend(loc="outside lower center", ncols=len(rates), frameon=False, fontsize=8)
-        svg = _svg(figure, figure_id, title)
+        svg = as_svg(figure, figure_id, title)
     width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     size = f"viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}' height='{2 * height:g}'"
     paper = "<rect width='100%' height='100%' fill='white'/>"
@@ -335,7 +335,7 @@ def as_file(svg: str) -> str:
     return svg.replace("currentColor", "#1c2129")
 
 
-def _panel():
+def panel():
     figure = Figure(figsize=(4.1, 2.6), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(axis="y")
@@ -343,7 +343,7 @@ def _panel():
     return figure, axes
 
 
-def _label(axes, x: float, text: str, align: str = "left") -> None:
+def label_at(axes, x: float, text: str, align: str = "left") -> None:
     """A small word above the axes, beside a vertical line at x."""
     away = 4 if align == "left" else -4
     place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
@@ -360,13 +360,13 @@ def _dots(axes, x, y, colour: str) -> None:
     axes.add_patch(PathPatch(path, edgecolor=colour, **style))
 
 
-def _svg(figure: Figure, figure_id: str, title: str) -> str:
+def as_svg(figure: Figure, figure_id: str, title: str) -> str:
     """The figure as an `<svg>` to inline: own ids, the page's colours, no metadata, no prologue."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     text = out.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
     for index, (light, _) in enumerate(COLOURS):
         text = text.replace(light, f"var(--s{index})")
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{figure_id}-", text)

@@ -345,6 +345,7 @@ def _config(config: Any) -> str:
 
 
 def main() -> None:
+    """The command: a run's report, or several runs compared."""
     from e3jax.report.compare import write_comparison  # it is made of this file's parts
 
     about = {"prog": "python -m e3jax.report.html", "description": "Write RUN_DIR/report.html, or compare runs."}

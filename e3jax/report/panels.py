@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from e3jax.report.figures import _INK, _STYLE, COLOURS, _svg, as_file
+from e3jax.report.figures import COLOURS, INK, STYLE, as_file, as_svg
 
 WIDTHS = (1.6, 2.0)  # inches: of a row's words, of a panel
 HEIGHT = 1.35  # inches: of a row
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 def draw_rows(rows: list[Row], columns: dict[str, str], *, title: str) -> str:
     """Seeds as thin lines, their mean thick; `columns` is {measure: heading}. Text stays text."""
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "panels", "font.size": 7}):
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "panels", "font.size": 7}):
         size = (WIDTHS[0] + WIDTHS[1] * len(columns), HEIGHT * len(rows) + 0.6)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(
@@ -48,7 +48,7 @@ def draw_rows(rows: list[Row], columns: dict[str, str], *, title: str) -> str:
                   for i, name in enumerate(rows[0].arms)]  # fmt: skip
         figure.legend(handles=labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=8)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
-        svg = _svg(figure, "panels", title)
+        svg = as_svg(figure, "panels", title)
     width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     paper = "<rect width='100%' height='100%' fill='white'/>"
     head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}'"
@@ -68,5 +68,5 @@ def _panel(axes, row: Row, measure: str) -> None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.tick_params(color=_INK)
+    axes.tick_params(color=INK)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")

@@ -168,6 +168,7 @@ def write_page(directories: list[str], to: epath.PathLike) -> epath.Path:
 
 
 def main() -> None:
+    """The command: the page of all experiments, and README's table on stdout."""
     parser = argparse.ArgumentParser(prog="python -m e3jax.report.paper", description="One page of all experiments.")
     parser.add_argument("results", nargs="+", help="directories (or results.json files) of finished experiments")
     parser.add_argument("--to", default="paper.html", help="the page (default: paper.html)")

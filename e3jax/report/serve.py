@@ -79,6 +79,7 @@ def make_server(run_dir: epath.PathLike, port: int) -> ThreadingHTTPServer:
 
 
 def main() -> None:
+    """The command: a run's pages for this machine only."""
     about = {"prog": "python -m e3jax.report.serve", "description": "Show a run's pages on http://127.0.0.1."}
     parser = argparse.ArgumentParser(**about)
     parser.add_argument("run_dir", help="the directory that a training or evaluation command wrote, or is writing")

@@ -19,7 +19,7 @@ from e3jax.models.pages import MERGED, PAGE, Pages
 from e3jax.models.qwen3 import Qwen3, cast_matrices
 from e3jax.runtime import fetch, put
 from e3jax.sampler.book import Book, pages_of
-from e3jax.sampler.decode import admit, decode_block, empty_slots, fewer, new_piece, prefill
+from e3jax.sampler.decode import Drawn, admit, decode_block, empty_slots, fewer, new_piece, prefill
 from e3jax.sharding import AXES
 from e3jax.types import Rollouts
 
@@ -71,6 +71,29 @@ def widened(r: Rollouts, width: int, pad: int) -> Rollouts:
     )
 
 
+def limits(r: Rollouts, budget, owner: np.ndarray, *, most: int) -> np.ndarray:
+    """Length at which its budget ends each response [B]; ValueError for an empty prompt or more than `most` tokens."""
+    limit = r.prompt_len + np.broadcast_to(budget, len(owner)).astype(np.int32)
+    if r.prompt_len.min() < 1:
+        raise ValueError(f"prompt {owner[r.prompt_len.argmin()]} is empty: give it at least a begin token")
+    if limit.max() > most:
+        at = int(limit.argmax())
+        raise ValueError(
+            f"prompt of {r.prompt_len[at]} + budget of {limit[at] - r.prompt_len[at]} tokens exceeds the model's {most}"
+        )
+    return limit
+
+
+def record(out: Rollouts, drawn: Drawn, steps: np.ndarray, *, requests: np.ndarray, first: np.ndarray) -> None:
+    """What a block drew into the rows of its requests [J], steps[j] tokens of slot j from position first[j] on."""
+    i, j = np.nonzero(np.arange(len(drawn.token_ij))[:, None] < steps[None])
+    row, position = requests[j], first[j] + i
+    out.tokens[row, position] = drawn.token_ij[i, j]
+    out.logp[row, position] = drawn.logp_ij[i, j]
+    out.entropy[row, position] = drawn.entropy_ij[i, j]
+    out.sampled[row, position] = True
+
+
 def sample(
     model: Qwen3,
     params,
@@ -113,15 +136,7 @@ def sample(
     owner = np.repeat(np.arange(len(prompts)), [len(g) for g in each])  # request -> prompt
     total = len(owner)
     out = unsampled(prompts, [len(g) for g in each], pad=pad)
-    limit = out.prompt_len + np.broadcast_to(budget, total).astype(np.int32)
-    if out.prompt_len.min() < 1:
-        raise ValueError(f"prompt {owner[out.prompt_len.argmin()]} is empty: give it at least a begin token")
-    if limit.max() > model.config.max_length:
-        at = int(limit.argmax())
-        raise ValueError(
-            f"prompt of {out.prompt_len[at]} + budget of {limit[at] - out.prompt_len[at]} tokens exceeds the model's "
-            f"{model.config.max_length}"
-        )
+    limit = limits(out, budget, owner, most=model.config.max_length)
     keys = jax.vmap(lambda i, g: jax.random.fold_in(jax.random.fold_in(key, i), g))(
         jnp.asarray(ids, jnp.uint32)[owner], jnp.asarray(number)
     )
@@ -200,12 +215,7 @@ def sample(
             stats.setdefault("first_token_s", time.monotonic() - start)
             if waiting < total:
                 busy_steps, slot_steps = busy_steps + steps.sum(), slot_steps + slots * steps.max()
-        i, j = np.nonzero(np.arange(block)[:, None] < steps[None])
-        request, position = book.request_j[j], before[j] + i
-        out.tokens[request, position] = drawn.token_ij[i, j]
-        out.logp[request, position] = drawn.logp_ij[i, j]
-        out.entropy[request, position] = drawn.entropy_ij[i, j]
-        out.sampled[request, position] = True
+        record(out, drawn, steps, requests=book.request_j, first=before)
         if on_tokens:
             for j in np.flatnonzero(busy):
                 new = book.request_j[j], slice(before[j], length_j[j])
