@@ -67,7 +67,7 @@ def when(process, happened, number):
     return process.communicate()[1]
 
 
-def test_killed_and_stopped_ends_with_the_same_numbers(checkpoint, tmp_path, quick):
+def test_killed_and_stopped_ends_with_the_same_numbers(checkpoint, tmp_path):
     """SIGKILL while responses are drawn, SIGTERM while some are forced; then again to the end."""
     straight, killed = tmp_path / "a", tmp_path / "b"
     one = start(checkpoint, straight, tmp_path)

@@ -73,6 +73,7 @@ def test_end_to_end(tmp_path, monkeypatch):
             raise Stopped("mask, step 1")
         real(config, directory)
 
+    monkeypatch.setattr("e3jax.train.grpo.compile_ahead", lambda *_, **__: None)  # would compile in each of 4 RL runs
     monkeypatch.setattr(run.curriculum, "write_report", lambda where: where)  # tests/test_report.py; a second each
     monkeypatch.setattr(run.curriculum, "main", sabotaged)
     with pytest.raises(Stopped):

@@ -95,7 +95,7 @@ print(manager.all_steps())
     assert output(bucket, resumed) == "[1] 1\n[1, 2]\n[1]"
 
 
-def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path, quick):
+def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
     """The real command, all of it in the bucket; against the same run on local disk.
 
     Guards: appending, which overwrites there; records behind their checkpoint; a report that looks on local disk.

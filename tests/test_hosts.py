@@ -25,7 +25,6 @@ from e3jax.models.presets import preset
 from e3jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # the time is compilation
 BASE = (
     "--config.order=('short',)", "--config.stages.short.numbers=(2,)", "--config.stages.short.steps=150",
     "--config.stages.short.warmup=10", "--config.stages.short.rows=8", "--config.model.remat=none",
@@ -46,7 +45,7 @@ def launch(workdirs: list[Path], devices: int, *flags: str) -> list[Command]:
         address = f"localhost:{free.getsockname()[1]}"
     started = []
     for i, workdir in enumerate(workdirs):
-        env = {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": QUICK}
+        env = {"JAX_NUM_CPU_DEVICES": str(devices)}
         if len(workdirs) > 1:
             env |= {
                 "JAX_COORDINATOR_ADDRESS": address,

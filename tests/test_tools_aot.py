@@ -88,11 +88,11 @@ def test_suggestion_by_hand():
     assert most_that_fits(blank, blank._replace(total=None), 1.0, 14.0) == 1
 
 
-def start(tmp_path, *flags):
+def start(tmp_path, *flags, config="e3_math.py:stage=2", fields=("math.budget=384",)):
     (tmp_path / "config.json").write_text(json.dumps(to_hub(SMALL, dtype="bfloat16", bos=None, eos=1, pad=0)))
-    command = [sys.executable, "-m", "e3jax.tools.aot", "--config=configs/e3_math.py:stage=2,chips=4"]
+    command = [sys.executable, "-m", "e3jax.tools.aot", f"--config=configs/{config},chips=4"]
     command += ["--topology=v5e:2x2", f"--config.model.preset={tmp_path}", "--config.task.prompt_room=128", *flags]
-    command += ["--config.stages.math.budget=384", "--config.model.chunk=512"]
+    command += ["--config.model.chunk=512", *(f"--config.stages.{field}" for field in fields)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -111,6 +111,9 @@ def answers(tmp_path_factory):
         asked |= {
             "fits": start(here, f"--json={here / 'fit.jsonl'}", "--nosuggest"),
             "limit": start(here, "--programs=add", "--limit=0.01", "--nosuggest"),
+            "sft": start(
+                here, f"--json={here / 'sft.jsonl'}", config="e2c.py:stage=sft", fields=["sft.row_length=512"]
+            ),
             "full": start(here, "--programs=admit", "--config.sampler.slots=40000", "--nosuggest"),
         }
     told = {name: (*process.communicate(), process.returncode) for name, process in asked.items()}
@@ -144,6 +147,21 @@ def test_every_program_is_measured(answers):
     assert sum(t["bytes"] for t in decode["traffic"].values()) < 0.05 * cache
     gathered = sum(t["bytes"] for t in programs["gradient"]["traffic"].values())
     assert gathered < 10 * num_params(SMALL) * 2  # weights twice, gradients once; not a loop's every turn
+
+
+@pytest.mark.aot
+@needs_libtpu
+def test_a_supervised_stage_is_measured(answers):
+    """Its gradient and update, which know nothing of sampling."""
+    told, here = answers
+    _, err, status = told["sft"]
+    assert status == 0, err[-2000:]
+    line = json.loads((here / "sft.jsonl").read_text())
+    programs = {p["name"]: p for p in line["programs"]}
+    assert line["stage"] == "sft" and line["rows"] == 8 and tuple(programs) == ("gradient", "apply")
+    share = num_params(SMALL) * 4 / 4  # float32 over 4 chips
+    assert programs["gradient"]["beside"] == pytest.approx(2 * share, rel=0.01)  # AdamW's moments
+    assert programs["apply"]["results"] < 0.01 * share  # donated
 
 
 @pytest.mark.aot

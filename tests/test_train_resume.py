@@ -36,7 +36,7 @@ def killed_when(happened, workdir: Path, *flags: str, number=signal.SIGKILL, **o
     return command
 
 
-def test_killed_in_every_stage_equals_straight(tmp_path, quick):
+def test_killed_in_every_stage_equals_straight(tmp_path):
     """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten.
 
     SIGKILL in a supervised stage, an evaluation, between two stages and in a checkpoint write; SIGTERM in RL.

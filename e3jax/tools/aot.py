@@ -31,7 +31,7 @@ from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.tools.chips import GIB, Chip, find_devices
 from e3jax.tools.hlo import Traffic, biggest_arrays, collectives
-from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, stage_programs, tune_programs
+from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, stage_programs, supervised_programs
 
 
 class Measured(NamedTuple):
@@ -173,16 +173,13 @@ def main() -> None:
         raise UserError(" ".join(str(error).split())) from error
     if "tensor" not in c.sampler:
         raise UserError("config.sampler has no field 'tensor', the sampling layout: start from configs/e3_math.py")
-    stages = [name for name in c.order if c.stages[name].kind in ("grpo", "oxa")]
-    if not stages:
-        raise UserError(f"config.order={tuple(c.order)} has no GRPO stage, nor one of OXA's")
     chip, devices = find_devices(f.topology)
     limit = f.limit or chip.memory * 7 / 8
     out, err = Console(width=None if os.isatty(1) else 180), Console(stderr=True)
     failed = []
-    for stage in stages:
+    for stage in c.order:
         rolls = c.stages[stage].kind == "grpo"
-        programs = (stage_programs if rolls else tune_programs)(c, stage, devices, names=names)
+        programs = (stage_programs if rolls else supervised_programs)(c, stage, devices, names=names)
         measured = []
         with err.status("") as status:
 

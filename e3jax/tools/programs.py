@@ -1,4 +1,4 @@
-"""Every program that a GRPO or OXA stage runs on its accelerators, from shapes alone: nothing is allocated.
+"""Every program that a stage runs on its accelerators, from shapes alone: nothing is allocated.
 
 The shapes are the largest of the stage: a micro-batch at its full width, a prompt and a cache of full length. What lies
 on the chip while a program runs without being an argument of it (`resident`) is counted too: the moments and the
@@ -33,6 +33,7 @@ from e3jax.train.grpo import add, grpo_gradient
 from e3jax.train.oxa import oxa_gradient
 from e3jax.train.packing import row_widths
 from e3jax.train.sft import add as add_sums
+from e3jax.train.sft import sft_gradient
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
 from e3jax.train.steps import score
 from e3jax.types import Batch, TrainState
@@ -92,18 +93,19 @@ def micro_batch(mesh, rows: int, width: int) -> Batch:
     })  # fmt: skip
 
 
-def tune_programs(c: ConfigDict, stage: str, devices, *, names=NAMES) -> list[Program]:
-    """The programs of a stage of train/oxa.py that are in `names`: gradient, add, apply; rows at full width."""
+def supervised_programs(c: ConfigDict, stage: str, devices, *, names=NAMES) -> list[Program]:
+    """The programs of an SFT or OXA stage that are in `names`: gradient, OXA's add, apply; rows at full width."""
     mesh, config = make_mesh(**c.mesh, devices=devices), model_config(c.model.preset)
     kernel = "splash" if c.model.attention == "auto" else c.model.attention
     model = Qwen3(config, dtype=jnp.dtype(c.model.dtype), remat=c.model.remat, kernel=kernel)
     s = c.stages[stage]
-    width = row_widths(s.row_length)[0]
+    oxa = s.kind == "oxa"  # several micro-batches of rows that may be shorter, two weights a token
+    width = row_widths(s.row_length)[0] if oxa else s.row_length
     need_divides(f"stages.{stage}.rows", s.rows, mesh.shape["data"] * mesh.shape["fsdp"], "mesh.data x mesh.fsdp")
     params = abstract_params(model, mesh)
     tx = make_optimizer(lr=s.lr, warmup=s.warmup, decay_steps=s.steps, **c.optim)
     state = train_state(tx, params, mesh)
-    batch = [array(mesh, "BT", (s.rows, width), t) for t in [jnp.int32] * 3 + [jnp.float32] * 2]
+    batch = [array(mesh, "BT", (s.rows, width), t) for t in [jnp.int32] * 3 + [jnp.float32] * (1 + oxa)]
     masters, moments = chip_bytes(params), chip_bytes(state.opt_state)
     forward = s.rows * width * flops_per_token(config, (width + 1) / 2) / len(devices)
     gathered = num_params(config) * model.dtype.itemsize / c.mesh.tensor
@@ -115,24 +117,26 @@ def tune_programs(c: ConfigDict, stage: str, devices, *, names=NAMES) -> list[Pr
 
         return lowered
 
+    gradient, fixed = (oxa_gradient, {"ul_weight": s.ul_weight}) if oxa else (sft_gradient, {})
     metrics = [f"loss/{n}" for n in ("total", "ce", "ul", "entropy_promoted", "p_promoted", "entropy_suppressed",
                                      "p_suppressed")]  # fmt: skip
     sums = (params, {name: array(mesh, "", (), jnp.float32) for name in metrics})
     made = {
         "gradient": Program(
             "gradient", f"{s.rows} x {width} tokens",
-            lower(oxa_gradient, model, params, *batch, chunk=c.model.chunk, ul_weight=s.ul_weight), (params, batch),
-            moments + masters, 4 * forward, 3 * gathered, 1,
-        ),
-        "add": Program(
-            "add", "gradients of two micro-batches", lower(add_sums, sums, sums), (params, params),
-            masters + moments, 0.0, 3 * masters, 1,
+            lower(gradient, model, params, *batch, chunk=c.model.chunk, **fixed), (params, batch),
+            moments + masters * oxa, 4 * forward, 3 * gathered, 1,
         ),
         "apply": Program(
             "apply", f"AdamW, {c.optim.moments_dtype} moments", lower(apply_gradients, tx, state, params),
             (state, params), 0, 0.0, 3 * masters + 2 * moments, 1,
         ),
     }  # fmt: skip
+    if oxa:
+        made["add"] = Program(
+            "add", "gradients of two micro-batches", lower(add_sums, sums, sums), (params, params),
+            masters + moments, 0.0, 3 * masters, 1,
+        )  # fmt: skip
     return [made[name] for name in names if name in made]
 
 
