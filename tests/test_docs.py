@@ -5,7 +5,7 @@ commands are parsed up to their main, launch/'s scripts print what they would do
 """
 
 import ast
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -16,23 +16,24 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from e3jax.log import flatten
 from e3jax.metrics.names import KINDS, REASONS, fits, undefined
+from e3jax.models.presets import flops_per_token, preset
 from e3jax.phases import FAULTS
 from e3jax.report.figures import PANELS
-from e3jax.tools import metrics_page
+from e3jax.tools import cost, metrics_page
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", "launch/README.md", "benchmarks/README.md"]
 PAGES += sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))
 PLAIN = ("pip", "pytest", "git", "cd", "cp", "tensorboard")  # programs whose words are not looked at
 MORE = {  # and of these pages
-    "CONTRIBUTING.md": ("ruff", "issues"),
+    "CONTRIBUTING.md": ("ruff",),
     "launch/README.md": ("gcloud",),
     "benchmarks/README.md": ("python3.11", "."),
     "docs/recipes/e2c.md": ("hf",),
-    "docs/recipes/e3-math.md": ("gcloud",),
 }
 CONFIGS = ("quickstart", "e3_math")  # whose fields a page may name in a sentence; a page of docs/ also these
 OTHERS = ("eval_math", "difficulty", "oxa", "oxa_data", "e2c", "e2c_data", "e2c_scaling", "probes")
@@ -217,6 +218,12 @@ def test_lines_are_short():
         assert not long, (page, long)
 
 
+def test_no_placeholder_is_left():
+    """A number still to be filled in."""
+    for page in PAGES:
+        assert "@@" not in text_of(page), page
+
+
 def test_every_page_of_docs_is_linked():
     """A page that nothing leads to is not found."""
     linked = set()
@@ -279,3 +286,54 @@ def test_every_reason_is_defined():
 
 def test_patterns_fit_part_by_part():
     assert fits("chains.4.kept", "chains.….kept") and not fits("chains.4.kept", "chains.…")
+
+
+# ---------------------------------------------------------------- numbers that are made here
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/recipes/")])
+def test_costs_are_what_the_command_says(page):
+    """Every `e3jax.tools.cost` of a recipe stands in its table with the same numbers."""
+    found = [words[3:] for words in commands(page) if words[2:3] == ["e3jax.tools.cost"]]
+    for words in found:
+        values = flags.FlagValues()
+        cost.define(values)
+        values(["cost", *words])
+        for row in cost.rows_of(values, values.config):
+            assert " | ".join(["", *row[1:], ""]) in text_of(page), (words, row)
+    assert found or page.endswith("countdown.md")
+
+
+def test_costs_rest_on_the_compiled_programs():
+    """Traffic of a decode step and FLOPs of a gradient are those of benchmarks/aot's JSON, at full length."""
+    compiled = json.loads((ROOT / "benchmarks/aot/qwen3-1.7b-stage2-v5e-8x16.json").read_text())
+    programs = {program["name"]: program for program in compiled["programs"]}
+    model, chip, width = preset("qwen3-1.7b"), cost.CHIPS["v5e"], 17_408
+    seconds = (
+        cost.decode_seconds(  # 32 steps of 512 slots whose mean context is the whole cache
+            model, chip, responses=512, length=32, budget=0, slots=512, chips=128, tensor=1
+        )
+        + 4 * model.layers * model.kv_heads * model.head_width * 4 * 32 * (width - cost.PROMPT - 16) / chip.bandwidth
+    )
+    assert seconds == pytest.approx(programs["decode"]["seconds"], rel=0.01)
+    assert 4 * width * flops_per_token(model, width / 2) == pytest.approx(programs["gradient"]["flops"], rel=0.001)
+
+
+def test_the_figure_is_drawn_from_the_tables():
+    """Means of the seeds are those that the tables print, and README's."""
+    spec = importlib.util.spec_from_file_location("extrapolation", ROOT / "docs/extrapolation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = text_of("docs/quickstart.md")
+    for title, (budgets, rows) in module.tables(page).items():
+        assert budgets == [96, 192, 384] and list(rows) == ["base model", "stage 1", "stage 2"], title
+        for name, values in rows.items():
+            assert values.shape == (3, 3)
+            means = values.mean(0).tolist()
+            table = page[page.index(f"## {title}") :]
+            printed = re.search(rf"\| \*\*{name}\*\* \| mean \|((?: \*\*[\d.]+\*\* \|)+)", table)[1]
+            shown = " | ".join(re.findall(r"[\d.]+", printed))
+            assert [float(x) for x in shown.split(" | ")] == pytest.approx(means, abs=0.1), (
+                name
+            )  # seeds are rounded too
+            assert f"{name} | {shown} |" in text_of("README.md"), shown
