@@ -75,6 +75,19 @@ def recipe_lines(page: str) -> list[tuple[str, list[list[str]]]]:
     return [(lines[0][2:], [shlex.split(line) for line in lines[1:] if line.strip()]) for lines in blocks]
 
 
+def header_commands() -> list[tuple[str, list[str]]]:
+    """(file, words) of every `python -m e3jax.…` in the headers of configs/ and e3jax/, "$stage" being one of them."""
+    out = []
+    for path in sorted([*(ROOT / "configs").rglob("*.py"), *(ROOT / "e3jax").rglob("*.py")]):
+        text = path.read_text()
+        header = re.match(r'r?"""(.*?)"""', text, re.DOTALL)
+        for line in re.sub(r" \\\\?\n\s+", " ", header[1] if header else "").splitlines():
+            if line.strip().startswith("python -m e3jax."):
+                words = shlex.split(line.replace("$stage", "sft"), comments=True)
+                out.append((path.name, words[: words.index(">")] if ">" in words else words))
+    return out
+
+
 def config_of(words: list[str]) -> Path | None:
     given = [word.removeprefix("--config=").partition(":")[0] for word in words if word.startswith("--config=")]
     return ROOT / given[0] if given else None
@@ -82,7 +95,7 @@ def config_of(words: list[str]) -> Path | None:
 
 @cache
 def parsed() -> dict[tuple[str, ...], tuple[int | None, str]]:
-    """Every `python -m …` of all pages and every module's --help: exit status and what it says."""
+    """Every `python -m …` of all pages and headers, every module's --help: exit status and what it says."""
     asked = []
     for page in PAGES:
         modules = [words[2:] for words in commands(page) if words[:2] == ["python", "-m"]]
@@ -92,6 +105,7 @@ def parsed() -> dict[tuple[str, ...], tuple[int | None, str]]:
             if words[0] in ("launch/tpu_run.sh", "launch/tpu_babysit.sh", "launch/local.sh", "launch/xpk.sh"):
                 run = [word for word in words[1:] if word.startswith("--config")]
                 asked += [["e3jax.train.curriculum", *run, "--workdir=x"]] if run else []
+    asked += [words[2:] for _, words in header_commands()]
     asked = [list(words) for words in dict.fromkeys(map(tuple, asked))]
     done = subprocess.run(
         [sys.executable, "tests/parse_commands.py"], input=json.dumps(asked), cwd=ROOT, text=True, capture_output=True,
@@ -155,6 +169,15 @@ def test_commands_parse(page, tmp_path):
             assert words[0] in PLAIN + MORE.get(page, ()), words
 
 
+def test_commands_in_headers_parse():
+    """What a config's or a module's header says to type, as it is written there."""
+    found = header_commands()
+    assert len(found) > 70
+    for name, words in found:
+        status, said = parsed()[tuple(words[2:])]
+        assert status == 0, (name, words, said)
+
+
 def test_readme_has_commands():
     assert sum(words[:2] == ["python", "-m"] for words in commands("README.md")) >= 2
 
@@ -171,7 +194,8 @@ def fields(names: tuple[str, ...]) -> set[str]:
 def test_overrides_name_real_fields(page):
     """A renamed field that a page still advertises, in a command or in a sentence."""
     known = fields(CONFIGS + (OTHERS if page.startswith("docs/") else ()))
-    fenced = {word for words in commands(page) for word in words}  # parsed above, each with its own config
+    given = commands(page) + [stage for _, stages in recipe_lines(page) for stage in stages]
+    fenced = {word for words in given for word in words}  # parsed above, each with its own config
     named = {
         n for n in re.findall(r"--config\.([\w.]+)=", text_of(page)) if not any(f"--config.{n}=" in w for w in fenced)
     }
@@ -207,7 +231,8 @@ def test_links_exist(page):
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), (target, sorted(anchors(file)))
     for code in re.findall(r"`((?:e3jax|configs|tests|benchmarks|launch|docs|notebooks)/[\w/.]+\.\w+)", text):
-        assert (ROOT / code).exists(), code
+        own = code.startswith("launch/env") or "NAME" in code  # the reader's
+        assert own or (ROOT / code).exists(), code
 
 
 def test_lines_are_short():
@@ -300,7 +325,7 @@ def test_costs_are_what_the_command_says(page):
         cost.define(values)
         values(["cost", *words])
         for row in cost.rows_of(values, values.config):
-            assert " | ".join(["", *row[1:], ""]) in text_of(page), (words, row)
+            assert f" | {' | '.join(row[1:])} |" in text_of(page), (words, row)
     assert found or page.endswith("countdown.md")
 
 
@@ -333,7 +358,5 @@ def test_the_figure_is_drawn_from_the_tables():
             table = page[page.index(f"## {title}") :]
             printed = re.search(rf"\| \*\*{name}\*\* \| mean \|((?: \*\*[\d.]+\*\* \|)+)", table)[1]
             shown = " | ".join(re.findall(r"[\d.]+", printed))
-            assert [float(x) for x in shown.split(" | ")] == pytest.approx(means, abs=0.1), (
-                name
-            )  # seeds are rounded too
+            assert [float(x) for x in shown.split(" | ")] == pytest.approx(means, abs=0.1), name
             assert f"{name} | {shown} |" in text_of("README.md"), shown
