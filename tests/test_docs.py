@@ -267,6 +267,15 @@ def test_the_page_of_metrics_is_made_from_the_code():
     assert page.read_text() == metrics_page.page(), "python -m e3jax.tools.metrics_page"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_have_as_many_cells_as_their_heads(page):
+    """A bar inside a cell would end it, and the rest of the line would be lost."""
+    text = re.sub(r"^ *```.*?^ *```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(counts) == 1, block[:300]
+
+
 def sources() -> str:
     files = [p for p in (ROOT / "e3jax").rglob("*.py") if p.name not in ("names.py", "metrics_page.py", "figures.py")]
     return "".join(p.read_text() for p in files)

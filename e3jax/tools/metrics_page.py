@@ -24,8 +24,8 @@ word, such as a budget in tokens.
 """
 TITLES = {
     "grpo": "RL: lines of kind `grpo` in metrics.jsonl, one per step",
-    "sft": "Supervised stages: kind `sft`, one line per ten steps",
-    "oxa": "OXA's fine-tuning: kind `oxa`, one line per ten steps",
+    "sft": "Supervised stages: kind `sft`, a line every ten steps and for the last",
+    "oxa": "OXA's fine-tuning: kind `oxa`, a line every ten steps and for the last",
     "pk": "The didactic model: kind `pk`, one number per seed",
     "eval.jsonl": "Evaluations: eval.jsonl",
     "budget.jsonl": "Eq. 2: budget.jsonl",
@@ -46,8 +46,9 @@ BEFORE = {
 
 
 def table(rows: dict[str, str], first: str) -> str:
-    """A table in markdown, a line per name."""
-    lines = [f"| {first} | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in rows.items())]
+    """A table in markdown, a line per name; a bar ends no cell, and a "<" begins no tag."""
+    shown = {name: text.replace("|", "\\|").replace("<", "&lt;") for name, text in rows.items()}
+    lines = [f"| {first} | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in shown.items())]
     return "\n".join(lines) + "\n"
 
 
