@@ -284,11 +284,13 @@ def sources() -> str:
 def test_what_is_defined_is_logged_and_what_is_drawn_is_defined():
     """A definition without a metric, or a panel of one that is gone."""
     code = sources()
-    for kind, names in KINDS.items():
-        for name in names:
-            last = name.rpartition("/")[2]
-            if kind != "pk" and last not in ("exploration", "execution"):  # f"entropy/{phase}"
-                assert f'"{name}"' in code or f'"{last}"' in code or f"_{last.rpartition('_')[2]}" in code, name
+    for name in (name for names in KINDS.values() for name in names):
+        group, _, last = name.rpartition("/")
+        ways = [f'"{name}"']  # as it is, after a prefix that is put before a dict's names, or by phase or pool
+        ways += [f'"{last}"'] if group in ("loss", "optim", "") else []
+        ways += [f'f"{group}/{{name}}"'] if last in ("exploration", "execution") else []
+        ways += [f'f"{last.rpartition("_")[0]}_{{pool}}"'] if last.endswith(("_promoted", "_suppressed")) else []
+        assert any(way in code for way in ways), name
     for kind, panels in PANELS.items():
         assert not undefined(kind, [name for lines in panels.values() for name in lines]), kind
 
