@@ -1,4 +1,4 @@
-"""The smallest v5e slice on which every program of a stage fits, by size of Qwen3: README's table.
+"""The smallest v5e slice on which every program of a stage fits, by size of Qwen3: docs/memory.md's table.
 
     python benchmarks/smallest_slice.py --out=benchmarks/aot/smallest_slice.json
 

@@ -1,7 +1,8 @@
-"""Test-time scaling of the tiny E2C models of configs/e2c_countdown.py, on 512 held-out problems.
+r"""Test-time scaling of the tiny E2C models of configs/e2c_countdown.py, on 512 held-out problems.
 
-    python -m e3jax.eval.scaling --workdir=runs/e2c/scaling --config=configs/e2c_countdown_scaling.py:\
-    sft=runs/e2c/checkpoints/sft/1000,rl1=runs/e2c/checkpoints/rl1/100,rl2=runs/e2c/checkpoints/rl2/100
+    R=runs/e2c/checkpoints
+    python -m e3jax.eval.scaling --workdir=runs/e2c/scaling \
+        --config=configs/e2c_countdown_scaling.py:sft=$R/sft/1000,rl1=$R/rl1/100,rl2=$R/rl2/100
 
 Several seeds: launch/e2c_countdown.sh. Hardware and time: 2 CPU cores, about 5 minutes of CPU time a model.
 Expected, seed 0, in % (95 % intervals reach 4.5 points) at sampled tokens per problem:

@@ -7,8 +7,8 @@
     python -m e3jax.train.curriculum --config=configs/oxa.py:arm=full,stage=rl --workdir=gs://BUCKET/full-rl \
         --config.init.init_from=gs://BUCKET/full/checkpoints/tune/2340 \
         --config.stages.rl.set=/data/deepscaler_10k.parquet
-    python -m e3jax.eval.run --workdir=gs://BUCKET/eval --config.chat=plain \
-        --config=configs/eval_math.py:full=gs://BUCKET/full/checkpoints/tune/2340 \
+    python -m e3jax.eval.run --workdir=gs://BUCKET/eval \
+        --config=configs/eval_math.py:full=gs://BUCKET/full/checkpoints/tune/2340 --config.chat=plain \
         --config.sets.AIME25.prompt=oxa --config.sets.AIME25.where=after_thinking     # C.7, and so for the other sets
 
 The sets: configs/oxa_data.py. models/qwen2.5-math-1.5b-long is the hub's directory with rope_theta 1000000 and

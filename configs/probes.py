@@ -1,7 +1,8 @@
 r"""Probes of the quickstart's checkpoints: Def. 4.1, pass@k by chained attempts, App. G.1, KL to the base.
 
-    python -m e3jax.eval.probes --workdir=runs/probes --config=configs/probes.py:\
-    base=runs/quickstart/checkpoints/base/280,stage1=runs/quickstart/checkpoints/easy/80,stage2=runs/quickstart/checkpoints/hard/40
+    R=runs/quickstart/checkpoints
+    python -m e3jax.eval.probes --workdir=runs/probes \
+        --config=configs/probes.py:base=$R/base/280,stage1=$R/easy/80,stage2=$R/hard/40
 
 Argument: checkpoints in the order of training, LABEL=CHECKPOINT with commas between them; the first one is the base
 that KL is measured to (another: --config.base=LABEL).

@@ -2,7 +2,7 @@
 
     python -m e3jax.train.curriculum --config=configs/quickstart.py --workdir=runs/quickstart
 
-Hardware and time, expected numbers: README.md, "What the quickstart shows" (3 seeds). Values were set on single
+Hardware and time, expected numbers: docs/quickstart.md (3 seeds). Values were set on single
 runs of seed 0 (LOG.md).
 """
 

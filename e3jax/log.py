@@ -26,6 +26,7 @@ import jax
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from e3jax.errors import UserError
 from e3jax.runtime import from_main, is_main, processes
@@ -36,6 +37,7 @@ RECORDS = (
     "rates.jsonl", "pool.jsonl", "budget.jsonl", "shapes.jsonl", "starts.jsonl", "probes.jsonl", "attempts.jsonl",
 )  # fmt: skip
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
+CELL_EVERY_S = 0.5  # in a notebook, where the line is written over
 SPACE = "Nothing that was written before is lost: make room, then give the same command again"
 FLUSH_EVERY_S = 30.0  # in a bucket
 # How the work is laid out, watched and kept; a resumed run may change these. Its numbers stay the same up to rounding.
@@ -192,16 +194,18 @@ class RunLog:
 
     @contextmanager
     def phase(self, name: str, *, total: int) -> Iterator["Phase"]:
-        """One live line with a bar on a terminal; a plain line every 15 s where there is none."""
+        """One live line with a bar on a terminal, one that changes in a notebook; else a plain line every 15 s."""
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts the note, nothing else
         columns = (
-            TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}"), BarColumn(20 if self.console.width > 110 else 8), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("{task.fields[note]}", table_column=rest),
         )  # fmt: skip
-        live = Progress(*columns, console=self.console, disable=not (self.main and self.console.is_terminal))
+        shown = self.main and self.console.is_terminal
+        live = Progress(*columns, console=self.console, disable=not shown, expand=True)
         phase = Phase(name, total, live, self)
         with live:
             yield phase
-        self.say(f"{name}: {phase.done} done in {time.monotonic() - phase.start:.0f} s  {phase.note}")
+        phase.show(f"{name}: {phase.done} done in {time.monotonic() - phase.start:.0f} s  {phase.note}")
 
     def write(self, files: dict[str, str]) -> None:
         """Text files {name in the run directory: text}, by process 0."""
@@ -230,7 +234,7 @@ class Phase:
 
     def __init__(self, name: str, total: int, live: Progress, log: RunLog):
         self.name, self.total, self.live, self.log = name, total, live, log
-        self.done, self.note = 0, ""
+        self.done, self.note, self.cell = 0, "", None
         self.start = self.said = time.monotonic()
         self.task = live.add_task(name, total=total, note="")
 
@@ -239,9 +243,21 @@ class Phase:
         self.done += n
         self.note = self.note if note is None else note
         self.live.update(self.task, advance=n, note=self.note)
-        if not self.log.console.is_terminal and time.monotonic() - self.said > PLAIN_EVERY_S:
-            self.said = time.monotonic()
-            self.log.say(f"{self.name}: {self.done}/{self.total}  {self.note}")
+        console, at = self.log.console, time.monotonic()
+        if not console.is_terminal and at - self.said > (CELL_EVERY_S if console.is_jupyter else PLAIN_EVERY_S):
+            self.said = at
+            self.show(f"{self.name}: {self.done}/{self.total} in {at - self.start:.0f} s  {self.note}")
+
+    def show(self, text: str) -> None:
+        """A line; in a notebook the same one again, with another text."""
+        if not self.log.console.is_jupyter or not self.log.main:
+            self.log.say(text)
+        elif self.cell is None:
+            from IPython.display import display
+
+            self.cell = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self.cell.update({"text/plain": text}, raw=True)
 
 
 def claim(workdir: epath.Path, config: dict) -> list[str]:

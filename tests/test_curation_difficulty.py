@@ -15,6 +15,7 @@ from e3jax.curriculum.buckets import LEVELS, bucket
 from e3jax.errors import UserError
 from e3jax.eval.responses import Responses
 from e3jax.log import RunLog
+from e3jax.metrics.names import undefined_fields
 from e3jax.report.figures import pass_rates_file
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_one
@@ -74,6 +75,7 @@ def test_killed_anywhere_ends_with_the_same_numbers(checkpoint, tmp_path, light,
     with pytest.raises(Killed):
         difficulty.main(config_for(checkpoint), str(killed))
     assert len(rates_of(killed)) == 4  # one block; of the second some responses are there
+    assert not undefined_fields("rates.jsonl", rates_of(killed)[0])
     block = next((killed / "responses").iterdir())
     file = next(block.glob("*.jsonl"))
     lines = file.read_text().splitlines()

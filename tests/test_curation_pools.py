@@ -18,6 +18,7 @@ from e3jax.curation import pools
 from e3jax.curation.perplexity import perplexities
 from e3jax.errors import UserError
 from e3jax.eval.responses import Asked, Response
+from e3jax.metrics.names import undefined_fields
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.rewards.grade import grade_all
@@ -110,6 +111,7 @@ def test_killed_in_the_middle_makes_the_same_sets(made, tmp_path, light, monkeyp
     pool = lines(straight / "pool.jsonl")
     right = [x for x in pool if x["pool"] == "teacher" and x["correct"]]
     assert len(pool) == 7 * 8 + 7 * 3 and len(right) > 30
+    assert not undefined_fields("pool.jsonl", pool[0]) | undefined_fields("pool.jsonl", pool[-1])
     assert all((x["ppl"] is not None) == x["correct"] for x in pool if x["pool"] == "teacher")
     fair = [x for x in pool if x["pool"] == "own" and not x["correct"] and x["reason"] != "truncated"]
     assert all((x["ppl"] is not None) == (x in fair) for x in pool if x["pool"] == "own")

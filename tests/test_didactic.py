@@ -10,6 +10,7 @@ import pytest
 from configs.experiments import pk as config_file
 from e3jax.didactic import checks, learn, pk, run, theorem, verdict
 from e3jax.errors import UserError
+from e3jax.metrics.names import undefined
 
 SIGMAS = 4.0
 
@@ -168,6 +169,7 @@ def test_run_resumes_and_never_overwrites(tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(lines.splitlines()) == 2 * 3 and results["verdict"] in ("reproduced", "mixed", "not reproduced")
+    assert not undefined("pk", set(json.loads(lines.splitlines()[0])) - {"stage", "kind", "step"})
     assert "</svg>" in (tmp_path / "fig10.svg").read_text()
     (tmp_path / "DONE").unlink()
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines.splitlines()[:4]) + '\n{"stage": "one, ma')

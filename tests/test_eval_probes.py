@@ -29,6 +29,7 @@ from e3jax.losses.grpo import kl_penalty
 from e3jax.metrics.asymmetry import chained_asymmetry, verification_gap
 from e3jax.metrics.bootstrap import interval, ratio
 from e3jax.metrics.exploration import STARTS, Span, attempt_spans, detect, equations, verification_starts
+from e3jax.metrics.names import undefined_fields
 from e3jax.models.qwen3 import unembedding
 from e3jax.rewards.grade import grade_all
 from e3jax.tasks.countdown import paper_problem
@@ -324,6 +325,7 @@ def test_the_command_measures_resumes_and_draws_nothing_twice(config, monkeypatc
     rows = [json.loads(x) for x in (run / "probes.jsonl").read_text().splitlines()]
     base, e3 = rows
     assert [r["stage"] for r in rows] == ["base", "e3"] and base["samples"] == 2
+    assert not undefined_fields("probes.jsonl", base) | undefined_fields("probes.jsonl", e3)
     assert base["tokens"]["kl"] == [0.0, 0.0, 0.0] and base["tokens"]["k1"] == [0.0, 0.0, 0.0]
     assert 0 < e3["tokens"]["kl"][1] <= e3["tokens"]["kl"][0] <= e3["tokens"]["kl"][2]
     assert e3["asymmetry"]["responses"] == {"chained": 8, "any": 8, "without": 0}

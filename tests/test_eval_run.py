@@ -14,6 +14,7 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.eval.run import check, in_chat, load_problems
+from e3jax.metrics.names import undefined_fields
 from e3jax.tokenizer import HubTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +87,7 @@ def test_killed_and_stopped_ends_with_the_same_numbers(checkpoint, tmp_path):
         assert (killed / name).read_text() == (straight / name).read_text(), name
     (line,) = [json.loads(x) for x in (straight / "eval.jsonl").read_text().splitlines()]
     assert set(line["forcing"]) == {"stop-16", "wait-1"} and line["pass_at_k_budget"] == 48
+    assert not undefined_fields("eval.jsonl", line)
     waits = [json.loads(x) for x in (straight / "forced.jsonl").read_text().splitlines()]
     assert len(waits) == 2 * 6 * 2 and any(x["forced"] for x in waits)
     assert all(x["length"] == x["forced"] + x["sampled"] <= 48 + 12 for x in waits)

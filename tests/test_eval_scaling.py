@@ -26,6 +26,7 @@ from e3jax.eval.planning import Plan, Run, Study, draw_plans, graded_problem
 from e3jax.eval.react import NEW, REFINED, accepted, guarded, next_plan, overlap, stuck_words
 from e3jax.eval.responses import Response, Responses
 from e3jax.eval.scoring import answer_of
+from e3jax.metrics.names import undefined_fields
 from e3jax.metrics.voting import at_cost, vote
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.plan import common
@@ -293,6 +294,7 @@ def test_tokens_equal_a_recount_of_the_saved_texts(checkpoint, tmp_path, light, 
     ledger = [json.loads(x) for x in (work / "ledger.jsonl").read_text().splitlines()]
     (line,) = [json.loads(x) for x in (work / "scaling.jsonl").read_text().splitlines()]
     cells = {(c["method"], c["k"]): c for c in line["cells"]}
+    assert not {x for c in line["cells"] for x in undefined_fields("cells of scaling.jsonl", c)}
     assert set(cells) == {("greedy", 1)} | {(m, k) for m in scaling.LOOKS if m != "greedy" for k in (1, 2, 4)}
     assert len(ledger) == 3 * len(cells)
     for x in ledger:

@@ -12,6 +12,7 @@ import pytest
 from e3jax.errors import UserError
 from e3jax.losses.oxa import oxa_loss, pool_weights, unlikelihood
 from e3jax.losses.tokens import token_logp_and_entropy
+from e3jax.metrics.names import undefined
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sharding import make_mesh, param_shardings
@@ -136,6 +137,7 @@ def test_micro_batches_and_devices_add_up(run):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
     metrics, want_metrics = ({k: float(v) for k, v in values.items()} for values in (metrics, want_metrics))
     assert metrics == pytest.approx(want_metrics, rel=1e-4)
+    assert not undefined("oxa", metrics)
     assert metrics["loss/ul"] > 0 and metrics["loss/total"] > metrics["loss/ce"]
     # without weight on the suppressed it is SFT on the promoted, bit for bit
     off, off_metrics = summed(run, params, many, ul_weight=0.0)
@@ -145,7 +147,7 @@ def test_micro_batches_and_devices_add_up(run):
         more = sft_gradient(run.model, params, *batch, chunk=512)
         plain = more if plain is None else add(plain, more)
     jax.tree.map(np.testing.assert_array_equal, off, plain[0])
-    assert float(off_metrics["loss/total"]) == float(plain[1]["loss/total"])
+    assert float(off_metrics["loss/total"]) == float(plain[1]["loss/total"]) and not undefined("sft", plain[1])
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(off)))  # a weight does something
 
 

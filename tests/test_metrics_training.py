@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.eval.rollouts import feature_means
+from e3jax.metrics.names import undefined
 from e3jax.metrics.training import phase_metrics, rollout_metrics
 from e3jax.train.number_features import SCALE, number_features
 from e3jax.types import Rollouts
@@ -76,3 +77,4 @@ def test_phase_metrics_by_hand():
         "length/execution": 0.5,
     }  # fmt: skip
     assert phase_metrics(rollouts, ()) == {}
+    assert not undefined("grpo", phase_metrics(rollouts, tags))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from e3jax.errors import UserError
+from e3jax.metrics.names import undefined
 from e3jax.phases import write_text
 from e3jax.rewards import countdown_plans
 from e3jax.rewards.grade import grade_one
@@ -78,6 +79,7 @@ def test_the_shaped_reward():
     texts = [write_text(PLAN, WORK), write_text(PLAN, "1. Add the numbers \\boxed{5}"), write_text(PLAN, WORK), "no"]
     how = dict(budget=100, following="sound", overlong_buffer=40, overlong_factor=0.5)
     reward, values = shaped(problems, texts, np.array([1, 1, 0, 0]), np.array([60, 60, 80, 100]), **how)
+    assert len(values) == 3 and not undefined("grpo", values)
     assert reward.tolist() == [1.0, 0.5, -0.25, -0.5]
     assert values == {"reward/following": 0.75, "reward/overlong": -0.1875, "reward/shaped": 0.1875}
     off = dict(budget=100, following="off", overlong_buffer=0, overlong_factor=1.0)

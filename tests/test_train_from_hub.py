@@ -1,4 +1,4 @@
-"""A Hugging Face directory, one RL step, and back: what README's "Real checkpoints" promises, in miniature."""
+"""A Hugging Face directory, one RL step, and back: what docs/checkpoints.md promises, in miniature."""
 
 import json
 

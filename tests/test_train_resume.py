@@ -6,26 +6,26 @@ The whole campaign, at least 50 kills: benchmarks/faults.py. For the quickstart,
 """
 
 import os
-import re
 import signal
 import sys
 from pathlib import Path
 
 from benchmarks.faults import EVERY_STEP, Command, difference, records, run_to_end, writing
+from e3jax.metrics.names import undefined, undefined_fields
 
 ROOT = Path(__file__).parent.parent
 FLAGS = (*EVERY_STEP, "--config.stages.short.steps=20", "--config.stages.base.steps=20")
 
 
 def undocumented(workdir: Path) -> set[str]:
-    """Logged names that README's table of metrics lacks."""
-    table = (ROOT / "README.md").read_text().split("## Metrics")[1].split("## Axes")[0]
-    named, prefix = {"stage", "kind", "step", "global_step"}, ""
-    for name in re.findall(r"`([^`]+)`", table):
-        prefix = prefix if name.startswith("…") else name.split("/")[0]
-        named.add(name.replace("…", prefix))
-    logged = {key for line in records(workdir)["metrics.jsonl"] for key in line if not key.startswith("reason/")}
-    return logged - named
+    """Logged names that docs/metrics.md lacks (e3jax/metrics/names.py)."""
+    of, found = records(workdir), set()
+    for line in of["metrics.jsonl"]:
+        found |= undefined(line["kind"], set(line) - {"stage", "kind", "step", "global_step"})
+    for name in ("eval.jsonl", "budget.jsonl"):
+        assert of[name], name
+        found |= {field for line in of[name] for field in undefined_fields(name, line)}
+    return found
 
 
 def killed_when(happened, workdir: Path, *flags: str, number=signal.SIGKILL, **options) -> Command:

@@ -1,4 +1,4 @@
-"""The numbers of one RL step: reward, length, truncation, entropy, exploration (names: README, "Metrics").
+"""The numbers of one RL step: reward, length, truncation, entropy, exploration (names: metrics/names.py).
 
 values = rollout_metrics(score_b=…, response_len_b=…, done_b=…, entropy_bt=…, sampled_bt=…, reasons=…, advantage_b=…,
                          group_size=8)

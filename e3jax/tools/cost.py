@@ -1,0 +1,144 @@
+"""What a stage would cost: chip-hours reckoned from a config, a mean response length, and the chip's peaks.
+
+    python -m e3jax.tools.cost --config=configs/e3_math.py:stage=2 --chips=128 --length=8192
+    python -m e3jax.tools.cost --responses=11680 --slots=256 --budget=32768 --chips=128 --length=12000
+
+Reckoned, not measured. Per chip, with N responses of mean length L tokens, S slots on C chips, bandwidth W, peak F:
+
+    decode   N·L/S steps, each reads its weights and the live cache (prompt + L/2 tokens a slot); then the longest
+             response alone: `budget` steps, each reads the weights                                        bytes / W
+    update   tokens · FLOPs per token · passes: 3, 1 for remat, 1 for the old log-probs, 1 for the KL reference
+             (supervised stages: 3 or 4)                                                                 / (C · F)
+
+"At best" is that. "Expected" divides decoding by --reach_bandwidth and updates by --reach_flops, which are assumptions.
+Left out: compiling, moving weights to the sampling layout, grading that is slower than sampling, evaluations,
+checkpoints, waiting for capacity. Prices are per chip-hour: yours may differ (launch/README.md).
+"""
+
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+
+from e3jax.errors import UserError
+from e3jax.flags import run_tool
+from e3jax.models.presets import ModelConfig, flops_per_token, num_params, preset
+from e3jax.tools.chips import CHIPS, Chip
+
+PROMPT = 200  # tokens of a problem with its template, about
+COLUMNS = ("stage", "steps", "tokens a step", "s a step at best", "s a step expected", "hours", "chip-hours", "$")
+
+
+class Step(NamedTuple):
+    """Seconds of one step at the chip's peaks, and its response tokens."""
+
+    tokens: float
+    decode: float
+    update: float
+
+
+def decode_seconds(
+    model: ModelConfig, chip: Chip, *, responses: int, length: float, budget: int, slots: int, chips: int, tensor: int
+) -> float:
+    """Memory traffic of sampling over the bandwidth, bfloat16 weights and cache; see the top of the file.
+
+    >>> from e3jax.models.presets import preset
+    >>> at = dict(length=1, budget=0, slots=512, chips=128, tensor=1)
+    >>> round(1e3 * decode_seconds(preset("qwen3-1.7b"), CHIPS["v5e"], responses=512, **at), 1)  # weights, 200 tokens
+    4.3
+    """
+    weights = 2 * num_params(model) / tensor
+    cache = 4 * model.layers * model.kv_heads * model.head_width * (PROMPT + length / 2) * slots / chips
+    return (responses * length / slots * (weights + cache) + budget * weights) / chip.bandwidth
+
+
+def rl_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float) -> Step:
+    """One step of a GRPO stage."""
+    g = ConfigDict(c.grpo.to_dict() | c.stages[stage].to_dict())
+    if g.budget == "auto":
+        raise UserError(f"Eq. 2 has not chosen yet: give a number, --config.stages.{stage}.budget=256")
+    model, n = preset(c.model.preset), g.prompts * g.group_size
+    decode = decode_seconds(
+        model, chip, responses=n, length=length, budget=g.budget, slots=c.sampler.slots, chips=chips,
+        tensor=c.sampler.tensor,
+    )  # fmt: skip
+    passes = 3 + (c.model.remat == "full") + (g.old_logp == "trainer") + bool(g.loss.kl_coef)
+    work = n * (PROMPT + length) * flops_per_token(model, (PROMPT + length) / 2) * passes
+    return Step(n * length, decode, work / chips / chip.flops)
+
+
+def supervised_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float) -> Step:
+    """One step on examples of mean length `length`, prompt included: OXA's two pools, E2C's rows, or full rows."""
+    s, model = c.stages[stage], preset(c.model.preset)
+    if s.kind == "oxa":
+        tokens = s.per_step * (1 + bool(s.suppress)) * length
+    else:
+        tokens = s.data.per_step * length if "data" in s else s.rows * s.row_length
+    work = tokens * flops_per_token(model, length / 2) * (3 + (c.model.remat == "full"))
+    return Step(tokens, 0.0, work / chips / chip.flops)
+
+
+def seconds(x: float) -> str:
+    """Three digits below 1,000, none after the point above."""
+    return f"{x:.3g}" if x < 1000 else f"{x:,.0f}"
+
+
+def row(name: str, steps: int, step: Step, *, chips: int, reach: tuple[float, float], price: float) -> list[str]:
+    """COLUMNS of a table; hours, chip-hours and dollars are the expected ones."""
+    expected = step.decode / reach[0] + step.update / reach[1]
+    hours = steps * expected / 3600
+    return [
+        name, f"{steps:,}", f"{step.tokens / 1e6:,.2f} M", seconds(step.decode + step.update), seconds(expected),
+        f"{hours:.1f}", f"{chips * hours:,.0f}", f"{chips * hours * price:,.0f}",
+    ]  # fmt: skip
+
+
+def rows_of(f, config: ConfigDict | None) -> list[list[str]]:
+    """A line per stage of the config's order, or one for --responses."""
+    if f.chip not in CHIPS:
+        raise UserError(f"--chip={f.chip!r}: use one of {', '.join(CHIPS)}")
+    chip, common = CHIPS[f.chip], dict(chips=f.chips, length=f.length)
+    shown = dict(chips=f.chips, reach=(f.reach_bandwidth, f.reach_flops), price=f.price)
+    if f.responses:
+        decode = decode_seconds(
+            preset(f.preset), chip, responses=f.responses, budget=f.budget, slots=f.slots, tensor=f.tensor, **common
+        )
+        return [row("responses", 1, Step(f.responses * f.length, decode, 0.0), **shown)]
+    if config is None:
+        raise UserError("--config=FILE or --responses=NUMBER: nothing else says what is to be done")
+    out = []
+    for stage in config.order:
+        kind = config.stages[stage].kind
+        step = (rl_step if kind == "grpo" else supervised_step)(config, stage, chip, **common)
+        out.append(row(stage, config.stages[stage].steps, step, **shown))
+    return out
+
+
+def main() -> None:
+    """The table, as markdown."""
+    console = Console(width=200)
+    for line in (COLUMNS, ["---"] * len(COLUMNS), *rows_of(flags.FLAGS, flags.FLAGS.config)):
+        console.print("| " + " | ".join(line) + " |", markup=False, highlight=False)
+
+
+def define(values: flags.FlagValues) -> None:
+    """The command line."""
+    common = dict(flag_values=values)
+    config_flags.DEFINE_config_file("config", None, "config of training stages", lock_config=True, **common)
+    flags.DEFINE_integer("chips", None, "devices of the slice", lower_bound=1, required=True, **common)
+    flags.DEFINE_float("length", None, "mean tokens of a response or example", 1.0, required=True, **common)
+    flags.DEFINE_string("chip", "v5e", f"one of {', '.join(CHIPS)}", **common)
+    flags.DEFINE_float("reach_bandwidth", 0.5, "share of the bandwidth that decoding reaches", 0.01, 1.0, **common)
+    flags.DEFINE_float("reach_flops", 0.4, "share of the peak that updates reach", 0.01, 1.0, **common)
+    flags.DEFINE_float("price", 1.2, "dollars of a chip-hour", 0.0, **common)
+    flags.DEFINE_integer("responses", 0, "instead of a config: so many are drawn", 0, **common)
+    flags.DEFINE_string("preset", "qwen3-1.7b", "with --responses: the model's shape", **common)
+    flags.DEFINE_integer("slots", 256, "with --responses: responses at once", 1, **common)
+    flags.DEFINE_integer("budget", 0, "with --responses: most tokens of one", 0, **common)
+    flags.DEFINE_integer("tensor", 1, "with --responses: chips that one copy of the weights is split over", 1, **common)
+
+
+if __name__ == "__main__":
+    define(flags.FLAGS)
+    run_tool(main)
