@@ -10,6 +10,7 @@ import pytest
 from gcs_emulator import Emulator, emulated_bucket
 
 from benchmarks.faults import Command, difference, run_to_end
+from e3jax.tools.convert import convert
 
 ROOT = Path(__file__).parent.parent
 NEEDED = ("gcp_storage_emulator", "gcsfs")
@@ -123,6 +124,32 @@ print(pages.read("samples.html") == (run / "samples.html").read_bytes(), b"<svg"
     (tmp_path / "local/budget.jsonl").write_text("")
     assert not (found := difference(tmp_path / "local", tmp_path / "bucket")), found
     assert len((tmp_path / "bucket/starts.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_model_in_a_bucket(bucket, checkpoint, tmp_path):
+    """Converted and copied there, weights and tokenizer: what a pod without a network starts from."""
+    convert(str(checkpoint), tmp_path / "model")
+    loading = """
+from pathlib import Path
+from e3jax.checkpoint.pretrained import load_pretrained
+from e3jax.errors import UserError
+from e3jax.sharding import make_mesh
+for name, here in (("model", Path("{model}")), ("safetensors", Path("{checkpoint}"))):
+    for file in here.rglob("*"):
+        if file.is_file():
+            (run / name / str(file.relative_to(here))).write_bytes(file.read_bytes())
+mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+here, there = (load_pretrained(name, dtype="float32", mesh=mesh) for name in ("{model}", str(run / "model")))
+same = jax.tree.map(np.array_equal, here.params, there.params)
+print(all(jax.tree.leaves(same)), there.tokenizer.decode(there.tokenizer.encode("7 5 2")), here.model == there.model)
+try:
+    load_pretrained(str(run / "safetensors"), dtype="float32", mesh=mesh)
+except UserError as error:
+    print(error)
+""".replace("{model}", str(tmp_path / "model")).replace("{checkpoint}", str(checkpoint))
+    first, second = output(bucket, loading).splitlines()
+    assert first == "True 7 5 2 True"
+    assert "safetensors are read from a local disk or the hub only" in second
 
 
 def test_the_emulator_keeps_googles_promises(bucket):

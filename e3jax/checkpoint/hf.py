@@ -88,6 +88,11 @@ def tensors(params) -> Iterator[Tensor]:
 def inventory(directory: epath.PathLike) -> dict[str, Stored]:
     """Name -> file, shape, dtype of every tensor of a directory; a missing or damaged file is a UserError."""
     directory = epath.Path(directory)
+    if "://" in str(directory):
+        raise UserError(
+            f"{directory}: safetensors are read from a local disk or the hub only; make e3jax's format of them, python "
+            "-m e3jax.tools.convert, and copy that into the bucket"
+        )
     if (directory / INDEX).exists():
         try:
             files = sorted(set(json.loads((directory / INDEX).read_text())["weight_map"].values()))

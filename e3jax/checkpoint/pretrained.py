@@ -6,9 +6,11 @@ the weights; a run keeps one for all its checkpoints in RUN/hf.
     model, params, tokenizer = load_pretrained("Qwen/Qwen3-0.6B", dtype="bfloat16", mesh=mesh)
 """
 
+import atexit
 import dataclasses
 import json
 import re
+import shutil
 import tempfile
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from e3jax.models.attention import resolve_kernel
 from e3jax.models.presets import ModelConfig, preset, presets
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.storage import place
-from e3jax.tokenizer import HubTokenizer
+from e3jax.tokenizer import FILES, HubTokenizer
 
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
 
@@ -48,7 +50,7 @@ def load_pretrained(name: str, *, dtype: str, mesh: jax.sharding.Mesh) -> Pretra
 def load_tokenizer(name: epath.PathLike, config: ModelConfig) -> HubTokenizer:
     """The tokenizer of a model by name; UserError when the model has no rows for all of its tokens."""
     description = description_of(local_directory(name, weights=False))
-    tokenizer = HubTokenizer(str(description))
+    tokenizer = HubTokenizer(str(on_disk(description)))
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"the tokenizer of {description} has {tokenizer.vocab_size} tokens, the model {config.vocab_size} rows: "
@@ -56,6 +58,18 @@ def load_tokenizer(name: epath.PathLike, config: ModelConfig) -> HubTokenizer:
         )
     tokenizer.stop = stop_ids(description, tokenizer)
     return tokenizer
+
+
+def on_disk(description: epath.Path) -> epath.Path:
+    """The directory; for one in a bucket, which transformers cannot read, a copy for this process."""
+    if "://" not in str(description):
+        return description
+    copy = epath.Path(tempfile.mkdtemp(prefix="e3jax-tokenizer-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    for name in (*FILES, "config.json"):
+        if (description / name).exists():
+            (description / name).copy(copy / name)
+    return copy
 
 
 def load_params(name: epath.PathLike, like):
