@@ -76,9 +76,12 @@ def test_what_a_grader_prints_is_no_answer(capfd):
 
 
 def test_a_bug_in_a_grader_is_shown():
-    """Scored 0 it would train the model on noise."""
-    with pool() as graders, pytest.raises(RuntimeError, match="KeyError: 'a bug'"):
-        graders.grade_all([None], ["bug"], [True])
+    """Scored 0 it would train the model on noise; and who goes on all the same gets no answer of the batch before."""
+    with pool(workers=1) as graders:
+        with pytest.raises(RuntimeError, match="KeyError: 'a bug'"):
+            graders.grade_all([None] * 3, ["bug", "fine", "fine"], [True] * 3)
+        grades = graders.grade_all([None] * 2, ["die", "fine"], [True] * 2)
+        assert grades == [Grade(0.0, "timeout"), Grade(1.0, "correct")] and len(graders.started) == 1
 
 
 def test_workers_end_with_their_parent():

@@ -66,17 +66,25 @@ class GraderPool:
             if getattr(self.mine, "worker", None) is None:
                 self.mine.worker = Worker(self.function)
                 self.started.append(self.mine.worker)
-            grades += self.mine.worker.ask(items[len(grades) :], self.timeout_s)
+            try:
+                grades += self.mine.worker.ask(items[len(grades) :], self.timeout_s)
+            except RuntimeError:
+                self.replace()  # its further answers are nobody's
+                raise
             if len(grades) == len(items):
                 break
-            self.mine.worker.end()  # it hung at the next response, or died of it
-            self.started.remove(self.mine.worker)
-            self.mine.worker = None
+            self.replace()  # it hung at the next response, or died of it
             if failed_at == len(grades):
                 grades.append(Grade(0.0, "timeout"))
             else:
                 failed_at = len(grades)
         return grades
+
+    def replace(self) -> None:
+        """End this thread's worker; the next response starts another."""
+        self.mine.worker.end()
+        self.started.remove(self.mine.worker)
+        self.mine.worker = None
 
 
 class Later(NamedTuple):
