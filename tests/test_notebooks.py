@@ -21,7 +21,7 @@ SMALL = {
     "00_tour": """
 CONFIG = "smoke"
 OVERRIDES = {
-    "order": ("base", "easy"), "stages.base.steps": 2, "stages.base.rows": 2, "stages.easy.steps": 2,
+    "order": ("easy", "hard"), "stages.easy.steps": 2, "stages.hard.steps": 2, "stages.hard.budget": 24,
     "grpo.prompts": 2, "grpo.group_size": 2, "grpo.rows": 4, "grpo.minibatches": 1, "model.remat": "none",
     "sampler.slots": 4, "sampler.prefill_rows": 4, "eval.problems": 2, "eval.budgets": (12, 24),
 }
@@ -45,7 +45,7 @@ PROBLEMS, SAMPLES, BUDGETS = 3, 2, (8, 16, 24)
 FIGURES = {"00_tour": 2, "01_pk_model": 3, "02_grpo_by_hand": 2, "03_budget_rule": 1, "04_extrapolation": 2,
            "05_e2c_and_oxa": 3}  # fmt: skip
 SAID = {  # what is printed only when a cell got to its end
-    "00_tour": ("base: SFT: 2 done in", "easy: GRPO, budget 24: 2 done in", "after easy:"),
+    "00_tour": ("easy: GRPO, budget 24: 2 done in", "hard: GRPO, budget 24: 2 done in", "after hard:"),
     "01_pk_model": ("sum over tokens, mask: 20 done in",),
     "02_grpo_by_hand": ("loss 0.1775",),
     "03_budget_rule": ("**1,024**",),
@@ -116,7 +116,7 @@ def test_a_phase_has_one_line(execute, quick, monkeypatch):
     (train,) = [cell for cell in execute("00_tour").cells if cell.id == "train"]
     lines = [output.data["text/plain"] for output in train.outputs]
     phases = [line.partition(":")[0] + line.partition(":")[2].partition(":")[0] for line in lines if "done in" in line]
-    assert len(phases) == len(set(phases)) == 11 and len(lines) == 14, lines  # table, report and samples
+    assert len(phases) == len(set(phases)) == 12 and len(lines) == 15, lines  # table, report and samples
 
 
 def test_hand_numbers_are_compared():
