@@ -93,7 +93,7 @@ def execute(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_runs(name, execute, quick, monkeypatch):
+def test_runs(name, execute, monkeypatch):
     """Every cell ends, with all its figures and the words that stand at its end; nothing complains."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     if name == "04_extrapolation":
@@ -110,7 +110,7 @@ def test_runs(name, execute, quick, monkeypatch):
     assert not [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
 
 
-def test_a_phase_has_one_line(execute, quick, monkeypatch):
+def test_a_phase_has_one_line(execute, monkeypatch):
     """Its live line is written over, not followed by others: the tour would be forty lines longer."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (train,) = [cell for cell in execute("00_tour").cells if cell.id == "train"]

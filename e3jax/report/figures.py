@@ -332,7 +332,7 @@ def as_file(svg: str) -> str:
 
     No wider than what it is shown in, a notebook's cell, say.
     """
-    svg = svg.replace("<svg ", "<svg style='max-width:100%;height:auto' ", 1)
+    svg = svg.replace(" viewBox", " style='max-width:100%;height:auto' viewBox", 1)
     svg = re.sub(r'width="([\d.]+)pt" height="([\d.]+)pt"', r'width="\1" height="\2"', svg)
     for index, (light, _) in enumerate(COLOURS):
         svg = svg.replace(f"var(--s{index})", light)
