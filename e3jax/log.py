@@ -188,9 +188,17 @@ class RunLog:
         if self.wandb:
             self.wandb.log({**values, "stage": stage, "global_step": global_step}, step=global_step)
 
-    def say(self, text: str) -> None:
-        """A line for the person watching."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+    def say(self, text: str, *, cell=None):
+        """A line for the person watching; a notebook's is returned, or takes the place of an earlier one (`cell`)."""
+        if not self.console.is_jupyter or not self.main:
+            self.console.print(text, highlight=False, soft_wrap=True)
+            return None
+        from IPython.display import display
+
+        if cell is None:
+            return display({"text/plain": text}, raw=True, display_id=True)
+        cell.update({"text/plain": text}, raw=True)
+        return cell
 
     @contextmanager
     def phase(self, name: str, *, total: int) -> Iterator["Phase"]:
@@ -205,7 +213,7 @@ class RunLog:
         phase = Phase(name, total, live, self)
         with live:
             yield phase
-        phase.show(f"{name}: {phase.done} done in {time.monotonic() - phase.start:.0f} s  {phase.note}")
+        self.say(f"{name}: {phase.done} done in {time.monotonic() - phase.start:.0f} s  {phase.note}", cell=phase.cell)
 
     def write(self, files: dict[str, str]) -> None:
         """Text files {name in the run directory: text}, by process 0."""
@@ -246,18 +254,8 @@ class Phase:
         console, at = self.log.console, time.monotonic()
         if not console.is_terminal and at - self.said > (CELL_EVERY_S if console.is_jupyter else PLAIN_EVERY_S):
             self.said = at
-            self.show(f"{self.name}: {self.done}/{self.total} in {at - self.start:.0f} s  {self.note}")
-
-    def show(self, text: str) -> None:
-        """A line; in a notebook the same one again, with another text."""
-        if not self.log.console.is_jupyter or not self.log.main:
-            self.log.say(text)
-        elif self.cell is None:
-            from IPython.display import display
-
-            self.cell = display({"text/plain": text}, raw=True, display_id=True)
-        else:
-            self.cell.update({"text/plain": text}, raw=True)
+            text = f"{self.name}: {self.done}/{self.total} in {at - self.start:.0f} s  {self.note}"
+            self.cell = self.log.say(text, cell=self.cell)
 
 
 def claim(workdir: epath.Path, config: dict) -> list[str]:

@@ -37,7 +37,7 @@ def pytest_configure(config):
 # Files that take longest, longest first: where a file is one worker's (pyproject.toml), workers then end together.
 LONGEST = (
     "test_hosts", "test_train_resume", "test_train_math", "test_sampler", "test_gcs", "test_tools_aot", "test_eval_run",
-    "test_train_faults", "test_train_grpo",
+    "test_train_faults", "test_train_grpo", "test_notebooks",
 )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_phase_keeps_name_and_count_on_a_narrow_terminal(log, monkeypatch):
 
 
 def test_phase_is_one_line_in_a_notebook(log, monkeypatch):
-    """It is written over, and in the end says what was done; a second phase has a line of its own."""
+    """It is written over, and in the end says what was done; another phase or sentence has its own."""
     cells = []
 
     class Cell:
@@ -102,6 +102,8 @@ def test_phase_is_one_line_in_a_notebook(log, monkeypatch):
         with log.phase(name, total=2) as phase:
             phase.advance(1, "reward 0.5")
             phase.advance(1)
+    log.say("report: report.html")
+    assert cells.pop() == ["report: report.html"]
     assert [len(texts) for texts in cells] == [3, 3] and cells[0][0] == "easy: 1/2 in 0 s  reward 0.5"
     assert cells[1][-1] == "hard: 2 done in 0 s  reward 0.5" and not log.console.file.getvalue()
 
