@@ -85,7 +85,7 @@ def execute(tmp_path_factory):
             assert assigned(small) == assigned(cell.source), "the small sizes name other parameters than the notebook"
             cell.source = small
             where = {"metadata": {"path": str(at)}}
-            NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+            NotebookClient(notebook, timeout=300, startup_timeout=180, resources=where).execute()
             done[name] = notebook
         return done[name]
 
