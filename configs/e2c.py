@@ -10,8 +10,10 @@
         --config.stages.ef.data.set=sets/domain.parquet
     python -m e3jax.tools.convert --from=runs/e2c-rl2/checkpoints/rl2/108 --to=export/8B-Final   # as on the model card
 
-Not run: needs a pod, the published sets and a hub. Checked: tests/test_configs.py; by hand on a CPU, two steps each of
-sft, rl2 and ef with the real tokenizer, the four tags and a random model of width 16.
+Not run: needs a pod, the published sets and a hub. Checked: two steps of sft and of rl2 on a CPU with the real tokenizer,
+the four tags and a random model of width 16 (tests/test_recipes.py; ef by hand).
+    python -m e3jax.tools.aot --config=configs/e2c.py:stage=sft --topology=v5e:4x8        # 10.64 GiB per chip; 4b 6.54
+    python -m e3jax.tools.aot --config=configs/e2c.py:stage=rl2 --topology=v5e:16x16      # 7.18; 4b on v5e:8x16 7.07
 Expected (the paper's, 8 samples): 8B after rl2 AIME24 40.6, AIME25 33.8, MATH500 87.7, AMC 80.3; plain GRPO 36.9, 34.4,
 88.2, 79.3 (B.7).
 
