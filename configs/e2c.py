@@ -10,7 +10,7 @@
         --config.stages.ef.data.set=sets/domain.parquet
     python -m e3jax.tools.convert --from=runs/e2c-rl2/checkpoints/rl2/108 --to=export/8B-Final   # as on the model card
 
-Not run: needs a pod, the published sets and a hub. Checked: two steps of sft and of rl2 on a CPU with the real tokenizer,
+Not run: needs a pod, the published sets and a hub. Checked: two steps of sft and rl2 on a CPU with the real tokenizer,
 the four tags and a random model of width 16 (tests/test_recipes.py; ef by hand).
     python -m e3jax.tools.aot --config=configs/e2c.py:stage=sft --topology=v5e:4x8        # 10.64 GiB per chip; 4b 6.54
     python -m e3jax.tools.aot --config=configs/e2c.py:stage=rl2 --topology=v5e:16x16      # 7.18; 4b on v5e:8x16 7.07

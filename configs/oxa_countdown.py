@@ -8,19 +8,23 @@ The command trains a base model a seed, makes its sets (a teacher guided by the 
 runs all arms, goes on where it was killed, and writes results.json, arms.svg and a verdict by the rule in
 e3jax/experiments/oxa.py, which was written before the first run.
 
-Hardware and time: 2 shared CPU cores; base models as the quickstart's (4 to 5 min a seed), then sets and five arms
-14 min a seed (9 min of processor time).
-Expected (seed 0 alone, 2026-11-24, not five seeds yet: no verdict). pass@1 and pass@16 in %, means of both sets, 128
-problems each; entropy of RL's first step in nats. Base 12.0, 73.8.
+Hardware and time: 10 minutes of processor time a seed on one CPU core (--seeds=0,1,2 and --seeds=3,4 beside each other,
+then once --seeds=0,1,2,3,4 for the results: 80 minutes by the clock, on 2 cores that did other work too).
+Expected (5 seeds; experiments/results/oxa.json): means over seeds and both sets, 128 problems each; pass@1 and
+pass@16 in %; entropy of RL's first step in nats. Bases 12.0, 68.4.
     arm             tuned           after RL        entropy     last 5 steps
-    sft             25.3  87.1      27.0  82.8      .367        .331
-    sft_low_ppl     15.9  79.7      27.4  82.4      .333        .332
-    promote         25.2  86.7      26.6  82.8      .363        .331
-    full            25.2  86.7      26.1  79.3      .362        .328
-    full_strong     13.7  65.2      22.6  75.0      .464        .369
+    sft             25.2  83.7      27.2  81.4      .364        .362
+    sft_low_ppl     17.9  78.0      27.8  80.9      .337        .349
+    promote         25.9  83.9      26.6  81.4      .368        .368
+    full            25.9  83.9      26.3  80.1      .368        .365
+    full_strong     13.6  67.7      19.9  67.0      .488        .414
+full - sft with 95 % intervals: entropy before RL +.004 [-.008, .016], pass@16 before RL +.2 points [-3.2, 3.7], after
+RL -1.3 [-4.5, 1.9], pass@1 after RL -.8 [-4.1, 2.4]: by the rule all four are open.
 OXA does not beat SFT here. What is unlikely is mostly what is long (56 words, random 32). ul_weight 1e-4 changes
 nothing (full is promote): UL's gradient in a logit is then at most 1e-4, and cross-entropy's is smaller only where
-p > 1 - 1e-4. Five hundred times as much raises entropy and costs 22 points of pass@16.
+p > 1 - 1e-4. Five hundred times as much raises entropy (+.125 [.096, .153]) and costs 16 points of pass@16 [13, 19].
+Against sft the likeliest responses lower entropy (-.027 [-.049, -.004]) and pass@16 (-5.6 points [-11.1, -.2]) before
+RL, and RL makes that good again: the direction that OXA starts from is there, its gain is not.
 
 Arguments: arm=base|sft|sft_low_ppl|promote|full|full_strong, seed=N, in=DIRECTORY of the experiment.
 Sources: C.n = OXA's code, by section of the developers' notes (configs/common.py says where); the rest as
