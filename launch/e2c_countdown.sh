@@ -3,7 +3,7 @@
 #
 #     launch/e2c_countdown.sh [--seeds='0 1 2'] [--out=runs/e2c-countdown] [--dry-run]
 #
-# 2 quiet CPU cores: about 3 minutes of processor time for training and 15 for scaling a seed. Killed anywhere, the same command goes on.
+# 2 quiet CPU cores: about 3 minutes of processor time for training and 8 for scaling a seed. Killed anywhere, the same command goes on.
 # OUT/scaling/scaling-seeds-SET.md has means over seeds, scaling-SET.md every seed.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
