@@ -2,6 +2,8 @@
 
 Sizes: "cpu" is what the times in the configs mean; "gpu" (`--config=configs/experiments/mask.py:gpu`) has ten seeds, a
 model of 25 times as many parameters, and more of everything: not run. A base is trained once per seed.
+Seeds may run beside each other, one a core: the same command with --config.seeds="(0,)" under `taskset -c 0`, "(1,)" on
+the next, …, then once without, with the same --workdir, which collects.
 Sources: configs/common.py; LOG = LOG.md. All values that are not said to come from there are those of the quickstart.
 """
 

@@ -2,9 +2,15 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/mask.py --workdir=runs/experiments/mask
 
-Fig. 5, 6, 17, 18. Hardware and time: 2 CPU cores, 3 seeds, by estimate 10 min of bases and 45 min of arms. Expected:
-not run yet. The developers' prototype (3 seeds, 60 to 80 steps), GRPO / mask: 70 / 62 tokens at step 20, 11.1
-/ 9.6 attempts, accuracy at 4x .64 / .62, so length and attempts are likely, accuracy is open.
+Fig. 5, 6, 17, 18. Hardware and time: 3 seeds, 63 minutes of runs on one core each of a machine that did other work too.
+Expected (2026-11-24, README.md, experiments/results/mask.json): mixed. Means of 3 seeds:
+                 grpo   mask   negative  no-eos  grpo-token  mask-token  grpo-slow  mask-slow
+    length         71     67      75       19        69          69         61         53
+    attempts      5.7    5.3     6.1      1.0       5.5         5.6        4.8        4.1
+    entropy      .381   .388    .390     .285      .396        .396       .393       .387
+    easy at 96   42.8   43.9    27.5      8.6      42.2        46.0       37.2       33.7  %  (base 19.3)
+    easy at 384  64.7   60.2    43.8      8.6      61.2        63.0       50.4       43.4  %  (base 20.2)
+One statement holds (the mask earns less at a fifth of the rate), seven are open: three seeds cannot tell 5 points.
 Values: 2 minibatches and clips .2 / .5 as in the quickstart; "token": the paper's aggregation, same base.
 """
 
