@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"no {DATA}: the Qwen3
 OPTIMISED = {"XLA_FLAGS": ""}  # a vocabulary of 152k: most of the time is log-softmax, not compilation
 SMALL = (
     "--config.model.dtype=float32", "--config.model.chunk=512", "--config.stages.math.steps=3",
-    "--config.stages.math.budget=24", "--config.grpo.prompts=4", "--config.grpo.group_size=4",
+    "--config.stages.math.budget=24", "--config.grpo.prompts=2", "--config.grpo.group_size=4",
     "--config.grpo.minibatches=2", "--config.grpo.rows=2", "--config.sampler.slots=8",
     "--config.sampler.prefill_rows=4", "--config.sampler.block=8", "--config.eval.problems=3",
     "--config.eval.samples=1", "--config.eval.budgets=(12,24)", "--config.eval.pass_ks=(1,2)",
