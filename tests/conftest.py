@@ -1,7 +1,7 @@
 """8 simulated devices, strict rank promotion, float32 matmuls; a tiny random model for everybody.
 
 A session's compiled programs are kept in one directory, for its workers and for every command that a test starts. They
-are compiled without LLVM's optimisations, since most of the suite's time is compilation (a quarter to a half less
+are compiled without LLVM's optimisations, since most of the suite's time is compilation (a quarter to a third less
 processor time, measured on three files); `XLA_FLAGS= pytest` compiles as a user's run does.
 """
 
@@ -56,14 +56,19 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def checkpoint(tiny, tmp_path_factory):
-    """A directory with the tiny model, its logits spread so that responses end by themselves sometimes."""
+    """A directory with the tiny model and calculator Countdown's words."""
+    from e3jax.tasks.countdown_traces import WORDS
+
+    return write_checkpoint(tiny, tmp_path_factory.mktemp("model"), WORDS)
+
+
+def write_checkpoint(tiny, directory, words):
+    """The tiny model with these words, its logits spread so that responses end by themselves sometimes."""
     from e3jax.checkpoint.hf import save_hf
     from e3jax.checkpoint.pretrained import write_description
-    from e3jax.tasks.countdown_traces import WORDS
     from e3jax.tokenizer import WordTokenizer
 
     model, params = tiny
-    directory = tmp_path_factory.mktemp("model")
-    write_description(directory, model.config, WordTokenizer(WORDS), dtype="float32", generation={})
+    write_description(directory, model.config, WordTokenizer(words), dtype="float32", generation={})
     save_hf(params | {"embed_vd": params["embed_vd"] * 8}, directory, most_bytes=1 << 30)
     return directory

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from conftest import write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("sklearn", reason="clusters of plans need pip install -e '.[scaling]'")
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
-from e3jax.checkpoint.hf import save_hf
-from e3jax.checkpoint.pretrained import Pretrained, write_description
+from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import UserError
 from e3jax.eval import choosing, planning, react, run, scaling
 from e3jax.eval.asking import Call
@@ -253,11 +253,7 @@ def test_the_loop_rescues_and_ends(scripted):
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny, tmp_path_factory):
-    model, params = tiny
-    directory = tmp_path_factory.mktemp("model")
-    write_description(directory, model.config, WordTokenizer(WORDS), dtype="float32", generation={})
-    save_hf(params | {"embed_vd": params["embed_vd"] * 8}, directory, most_bytes=1 << 30)
-    return directory
+    return write_checkpoint(tiny, tmp_path_factory.mktemp("model"), WORDS)
 
 
 def config_for(checkpoint):
