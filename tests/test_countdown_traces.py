@@ -47,6 +47,23 @@ def test_persistent_traces_fill_their_room():
         base_trace(PROBLEM, rng, **(HABITS | {"most_tokens": 10}))
 
 
+def test_bases_of_ablations():
+    """A favourite is written again and again, honestly judged; without checks a verdict follows the displays."""
+    rng = np.random.default_rng(0)
+    habits = HABITS | {"solution_rate": 0.0, "give_up": 0.0, "favourite": 0.7}
+    attempts = [a for _ in range(200) for a in parse(base_trace(PROBLEM, rng, **habits), PROBLEM)[0]]
+    share = np.mean([a.proposal == "7 + 5 + 2" for a in attempts])
+    chance = 0.3 / len({a.proposal for a in attempts})
+    assert abs(share - 0.7 - chance) < 4 * np.sqrt(0.7 * 0.3 / len(attempts))
+    assert all(a.verdict == a.truth for a in attempts)
+    text = base_trace(PROBLEM, rng, **(HABITS | {"solution_rate": 1.0, "checked": False}))
+    assert text in (
+        "7 + 5 * 2 = 12 24 yes <answer> 7 + 5 * 2 </answer>",
+        "5 + 7 * 2 = 12 24 yes <answer> 5 + 7 * 2 </answer>",
+    )
+    assert [(a.verdict, a.truth) for a in parse(text, PROBLEM)[0]] == [(True, True)]
+
+
 def test_displays_and_distance_are_computed_left_to_right():
     rng = np.random.default_rng(1)
     seen = {base_trace(PROBLEM, rng, **(HABITS | {"solution_rate": 1.0})) for _ in range(50)}

@@ -48,7 +48,7 @@ def test_bases_are_one_directory_for_all_experiments(monkeypatch):
             for n in run.plan(load(name), epath.Path("/w/x")):
                 if n.kind == "base":
                     assert seen.setdefault(str(n.directory), n.config.to_dict()) == n.config.to_dict(), (name, n.name)
-    assert len(seen) == 9
+    assert len(seen) == 31
 
 
 def smoke_config():

@@ -14,6 +14,8 @@ from configs.common import grpo_stage, sft_stage
 from e3jax.errors import UserError
 
 SEEDS = {"cpu": (0, 1, 2), "gpu": tuple(range(10))}
+FIVE = tuple(range(5))  # of ablations
+GRADIENTS = {"grpo": "all", "mask": "positive"}
 LAST = 10  # RL steps that a number of training is the mean of
 EASY, HARD = "3 numbers", "4 numbers"
 PRODUCT = "2x1 digits"
@@ -116,12 +118,49 @@ def training(*names: str) -> dict:
         "wrong length": measure("the same of wrong responses", "train", "length/incorrect", LAST),
         "attempts": measure("attempts per response, last steps", "train", "explore/attempts", LAST),
         "checks": measure("verdicts per response, last steps", "train", "explore/verifications", LAST),
+        "verdicts": measure(
+            "verdicts that are right, last steps", "train", "explore/verdict_accuracy", LAST, percent=True
+        ),
         "entropy": measure("nats per token, last steps", "train", "entropy/mean", LAST),
         "reward": measure("reward, last steps", "train", "reward/mean", LAST, percent=True),
         "grad norm": measure("gradient norm before clipping, mean of all steps", "train", "optim/grad_norm", 10_000),
         "rise": measure("tokens per response, last steps minus first steps", "rise", "length/mean", LAST),
     }
     return {name: known[name] for name in names}
+
+
+def ablation(name: str, size: str) -> ConfigDict:
+    """GRPO beside the mask over five seeds, with the measures that `duel_rule` needs."""
+    c = experiment(name, size)
+    c.seeds = FIVE if size == "cpu" else SEEDS[size]
+    c.minutes.arm = 1.0
+    c.measures.update(training("length", "attempts", "entropy", "reward"))
+    c.measures["gave up"] = measure(f"share that ended wrong and early, last {LAST} steps", "train", "explore/give_up",
+                                    LAST, percent=True)  # fmt: skip
+    c.measures.update(accuracy(EASY, 96, 384))
+    return c
+
+
+def duel(says: str, *, after: dict | str, **change) -> dict:
+    """Two arms alike but for the negative gradients, {"grpo": …, "mask": …}; `after`: a base, or one each."""
+    starts = after if isinstance(after, dict) else dict.fromkeys(GRADIENTS, after)
+    out = {}
+    for name, gradients in GRADIENTS.items():
+        own = ConfigDict({"eval": {"pass_ks": (1,)}})  # pass@k takes half of an evaluation's time
+        own.update(change)
+        own.update(weights(gradients=gradients))
+        out[name] = arm(f"{says}: {name}", after=starts[name], **own)
+    return out
+
+
+def duel_rule(pairs: dict) -> tuple:
+    """The paper's four claims of negative gradients (§5), for every pair {what is special: (its GRPO, its mask)}."""
+    wants = {"length": "longer", "attempts": "more attempts", "entropy": "more entropy", f"{EASY} at 384": "better far"}
+    return tuple(
+        statement(f"{special}: {words}", of, plus=(grpo,), minus=(mask,))
+        for special, (grpo, mask) in pairs.items()
+        for of, words in wants.items()
+    )
 
 
 def accuracy(of: str, *budgets: int) -> dict:

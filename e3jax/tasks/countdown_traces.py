@@ -75,15 +75,17 @@ def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
     return attempts, " ".join(words[start:])
 
 
+def _proposal(order: tuple[int, ...], ops: tuple[str, ...]) -> tuple[str, str, int]:
+    """(proposal, displays, value) of an expression."""
+    shown = list(accumulate(zip(ops, order[1:]), lambda v, on: OPERATIONS[on[0]](v, on[1]), initial=order[0]))
+    return calculator_text(order, ops), " ".join(map(str, shown[1:])), shown[-1]
+
+
 @lru_cache(maxsize=4096)
 def _proposals(sorted_numbers: tuple[int, ...]) -> tuple[tuple[str, str, int], ...]:
-    """Every expression that stays in 0..100: (proposal, displays, value)."""
-    found = []
-    for solutions in calculator_reachable(sorted_numbers).values():
-        for order, ops in solutions:
-            shown = list(accumulate(zip(ops, order[1:]), lambda v, on: OPERATIONS[on[0]](v, on[1]), initial=order[0]))
-            found.append((calculator_text(order, ops), " ".join(map(str, shown[1:])), shown[-1]))
-    return tuple(found)
+    """Every expression that stays in 0..100."""
+    found = calculator_reachable(sorted_numbers).values()
+    return tuple(_proposal(order, ops) for solutions in found for order, ops in solutions)
 
 
 def base_trace(
@@ -95,6 +97,8 @@ def base_trace(
     persistent: float,
     persistent_solution_rate: float,
     most_tokens: int,
+    favourite: float = 0.0,
+    checked: bool = True,
 ) -> str:
     """A response of the synthetic base policy: random attempts, each honestly checked, often given up.
 
@@ -102,6 +106,9 @@ def base_trace(
     After a failed attempt the trace answers with it with probability `give_up`. A share `persistent` of traces never
     gives up and finds solutions at `persistent_solution_rate`: without such long chains the model cannot read its
     own problem from far away, and thinking longer breaks instead of helping (LOG.md). No trace exceeds `most_tokens`.
+    For ablations (configs/experiments/ablate_base.py): of the attempts that are not meant to be solutions a share
+    `favourite` is the sum in the problem's order, again and again: confidently wrong. Without `checked` the target and
+    the distance are left out: verdicts are still honest, but a model of this size cannot learn to give them.
     """
     target = problem.meta["target"]
     proposals = _proposals(tuple(sorted(problem.meta["numbers"])))
@@ -112,9 +119,12 @@ def base_trace(
     words = []
     for left in range(most_tokens - answer_tokens, attempt_tokens - 1, -attempt_tokens):
         pool = right if rng.random() < rate else proposals
+        if favourite and pool is proposals and rng.random() < favourite:
+            pool = (_proposal(tuple(problem.meta["numbers"]), ("+",) * (k - 1)),)
         proposal, displays, value = pool[rng.integers(len(pool))]
         verdict = YES if value == target else NO
-        words.append(f"{proposal} = {displays} ?{target} {abs(value - target)} {verdict}")
+        check = f"?{target} {abs(value - target)} " if checked else ""
+        words.append(f"{proposal} = {displays} {check}{verdict}")
         if verdict == YES or rng.random() < stop or left < 2 * attempt_tokens:
             return " ".join([*words, f"<answer> {proposal} </answer>"])
     raise ValueError(f"most_tokens={most_tokens} leaves no room for one attempt and its answer")
