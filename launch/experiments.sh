@@ -9,7 +9,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-ALL=(mask verification coupled budgets eq2 wait ablate_recipe ablate_base) # the first ones say most
+ALL=(mask verification coupled budgets eq2 wait ablate_recipe ablate_base ablate_size) # the first ones say most
 size=cpu out=runs/experiments
 options 'size= out=' "$@"
 names=(${ARGS[@]+"${ARGS[@]}"})

@@ -1,9 +1,9 @@
-"""Which base model makes negative gradients matter? GRPO beside the mask, from five bases of Countdown.
+"""Which base model makes negative gradients matter? GRPO beside the mask, from four bases of Countdown.
 
     python -m e3jax.experiments.run --config=configs/experiments/ablate_base.py --workdir=runs/experiments/ablate_base
 
-Fig. 5, 16. Hardware and time: 2 CPU cores, 5 seeds, by estimate 90 min of bases, 40 min of arms. Expected: not run yet.
-Values: bases of the quickstart's recipe, one habit or the width changed (tasks/countdown_traces.py).
+Fig. 5, 16. Hardware and time: 2 CPU cores, 5 seeds, by estimate 60 min of bases, 40 min of arms. Expected: not run yet.
+Values: bases of the quickstart's recipe, one habit changed (tasks/countdown_traces.py).
 """
 
 from configs.experiments.common import EASY, ablation, countdown, curve, duel, duel_rule, over_budgets, rl, training
@@ -13,7 +13,6 @@ BASES = {  # what is special, habits of its traces
     "single": ("hardly chains attempts", {"give_up": 0.8}),
     "confident": ("confidently wrong", {"favourite": 0.7}),
     "unchecked": ("cannot verify", {"checked": False}),
-    "wide": ("another size", {}),  # .6M parameters: cpu 3.5 times as many, gpu an eighth
 }
 
 
@@ -27,16 +26,14 @@ def get_config(size: str = "cpu"):
     c.setting = (
         "The setting of experiment mask with 40 RL steps, from bases that differ in one thing: after a wrong attempt "
         "they end with probability .8 instead of .35; 70 % of the attempts that are no solutions are one and the same "
-        "wrong sum; target and distance are not written, so that verdicts are guesses; a model of .6M parameters "
-        "instead of .16M. 20 statements at the 95 % level: one is expected to hold by chance in 40."
+        "wrong sum; target and distance are not written, so that verdicts are guesses. 16 statements at the 95 % level: "
+        "one is expected to hold by chance in 40."
     )
     pairs = {}
     for name, (says, habits) in BASES.items():
         base = countdown(size)
         for stage in ("short", "base"):
             base.stages[stage].traces.update(habits)
-        if name == "wide":
-            base.model.preset = "tiny-wide"
         c.bases[name] = base
         for gradients, one in duel(says, after=name, **rl(steps=40)).items():
             c.arms[f"{name}-{gradients}"] = one

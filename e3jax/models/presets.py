@@ -80,7 +80,7 @@ def presets() -> dict[str, ModelConfig]:
             rope_theta=1e4, rope_scaling=None, norm_epsilon=1e-6, tied=True, max_length=2048,
             qk_norm=True, qkv_bias=False,
         ),
-        # twice as wide (configs/experiments/ablate_base.py): own choice, .6M parameters
+        # twice as wide (configs/experiments/ablate_size.py): own choice, .6M parameters
         "tiny-wide": ModelConfig(
             vocab_size=210, width=128, layers=3, heads=4, kv_heads=2, head_width=32, mlp_width=384,
             rope_theta=1e4, rope_scaling=None, norm_epsilon=1e-6, tied=True, max_length=2048,
