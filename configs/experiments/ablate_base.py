@@ -26,8 +26,8 @@ def get_config(size: str = "cpu"):
     c.setting = (
         "The setting of experiment mask with 40 RL steps, from bases that differ in one thing: after a wrong attempt "
         "they end with probability .8 instead of .35; 70 % of the attempts that are no solutions are one and the same "
-        "wrong sum; target and distance are not written, so that verdicts are guesses. 16 statements at the 95 % level: "
-        "one is expected to hold by chance in 40."
+        "wrong sum; target and distance are not written, so that verdicts are guesses. 16 statements at the 95 % "
+        "level: one is expected to hold by chance in 40."
     )
     pairs = {}
     for name, (says, habits) in BASES.items():
