@@ -3,7 +3,16 @@
     python -m e3jax.experiments.run --config=configs/experiments/ablate_recipe.py \
       --workdir=runs/experiments/ablate_recipe
 
-Fig. 5, 18. Hardware and time: 2 CPU cores, 5 seeds, by estimate 80 min of arms. Expected: not run yet.
+Fig. 5, 18. Hardware and time: 5 seeds, 68 minutes of runs on one core each.
+Expected (2026-11-24, README.md, experiments/results/ablate_recipe.json): mixed, 2 of 24 statements hold. GRPO minus
+mask, mean of 5 seeds and 95 % interval:
+                length               attempts           entropy                at 384 tokens, points
+    as it is    4.4 [-.4, 9.2]       .40 [-.03, .84]    -.002 [-.006, .001]     3.9 [-2.7, 10.5]   63.6 and 59.7 %
+    token       .9 [-.9, 2.6]        .08 [-.08, .24]     .006 [-.005, .017]    -3.8 [-8.9, 1.4]    59.5 and 63.3 %
+    four        4.4 [-1.0, 9.8]      .40 [-.09, .89]     .002 [-.005, .010]     .2 [-7.9, 8.2]     60.2 and 60.1 %
+    cool        2.9 [-.4, 6.3]       .27 [-.04, .57]    -.002 [-.008, .004]    -.1 [-5.0, 4.9]     67.8 and 67.9 %
+    kl          3.3 [-.3, 6.8]       .29 [-.03, .62]    -.001 [-.010, .007]     3.1 [-3.6, 9.7]    64.1 and 61.1 %
+    long        4.0 [1.8, 6.3]       .37 [.17, .57]     -.003 [-.018, .012]    -.3 [-4.9, 4.3]     65.1 and 65.4 %
 Values: "token" A.5's aggregation, "four" A.6's minibatches; temperature .6 is that of evaluation in the paper (A.6);
 KL of fifty times A.6's; "long" goes on from the first arms with a fresh optimiser and KL reference, as the paper (A.6).
 """

@@ -17,7 +17,8 @@ def get_config(size: str = "cpu"):
     c.claim = "Negative gradients lengthen responses and extrapolate better in a larger model too."
     c.setting = (
         "The setting of experiment mask with 40 RL steps, from a model of .16M parameters and one of .6M (size gpu: "
-        "4.8M and .6M), trained on the same traces. 8 statements at the 95 % level: one is expected to hold by chance in 40."
+        "4.8M and .6M), trained on the same traces. 8 statements at the 95 % level: one is expected to hold by chance "
+        "in 40."
     )
     pairs = {}
     for name, preset in PRESETS.items():

@@ -2,8 +2,12 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/coupled.py --workdir=runs/experiments/coupled
 
-Fig. 8(d), 19 right, 21, 22. Hardware and time: 2 CPU cores, 3 seeds, by estimate 30 min of arms. Expected: not run yet.
-The prototype's single seed did not separate the arms (accuracy on 4 numbers at 384: .19, .18, .20).
+Fig. 8(d), 19 right, 21, 22. Hardware and time: 3 seeds, 29 minutes of arms on one core each.
+Expected (2026-11-24, README.md, experiments/results/coupled.json): not reproduced, arms are level. Means of 3 seeds:
+                            base  coupled  data  budget  none
+    4 numbers at 192 tokens  5.9    16.1   15.6   16.0   16.3  %
+    4 numbers at 384         6.1    22.3   22.9   22.0   22.0  %
+    3 numbers at 384        20.2    57.4   51.8   55.1   55.1  %
 Values: all arms take 60 steps in two stages with fresh optimisers, so that only data and budget differ.
 """
 
