@@ -48,13 +48,15 @@ def test_page_tells_two_results(tmp_path, capsys):
     to = paper.write_page([str(first), str(second), str(tmp_path / "bases")], tmp_path / "paper.html")
     text = to.read_text()
     page = Page(text)
-    assert "script" not in page.tags and "img" not in page.tags and page.tags.count("svg") == 4
+    assert "script" not in page.tags and "img" not in page.tags and page.tags.count("svg") == 6
     assert not [a for a in page.attributes if a[1].startswith("on") or (a[1] in ("src", "href") and "//" in str(a[2]))]
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert text.count("alert(&#x27;x&#x27;)") >= 9
     row = page.tables[1][1]  # mean of 10 and 11; t(.975, 1) = 12.706, sd .707, so 10.5 ± 6.35
-    assert row[3:] == ["10.5", "4.15 … 16.9", "10, 11", "holds"]
+    assert row == ["longer|length: grpo − mask > 0", "holds", "", "10.5|4.15 … 16.9", "10, 11"]
+    # drawn from 0 in the middle: the largest end, 16.9, is 85 to the right of 90
+    assert "<path d='M110.9 9H175.0' stroke='var(--c)'" in text and "<circle cx='143.0'" in text
     out = capsys.readouterr()
     assert "| Fig. 5 | `python -m x` | reproduced | longer: 10.5 (4.15 … 16.9), holds |" in out.out
     assert "bases: no results.json yet, skipped" in out.err
@@ -64,8 +66,9 @@ def test_one_seed_is_shown_without_an_interval(tmp_path):
     rule = [judge(STATEMENT, VALUES, seeds=(0,), level=0.95)]
     results.write(tmp_path, made_up(rule=rule, verdict="not decided", seeds=[0]))
     assert json.loads((tmp_path / "results.json").read_text())["rule"][0]["low"] is None
-    row = Page(paper.whole_page([results.read(tmp_path)])).tables[1][1]
-    assert row[3:] == ["10", "– … –", "10", "not shown"]
+    page = Page(paper.whole_page([results.read(tmp_path)]))
+    assert page.tables[1][1] == ["longer|length: grpo − mask > 0", "not shown", "", "10|– … –", "10"]
+    assert page.tags.count("svg") == 2  # the figures, no interval
 
 
 def test_figure_as_a_file():

@@ -154,7 +154,7 @@ def forced_figure(records: dict, *, title: str, of: str, arms) -> dict:
             p += [(s["forcing"][how]["length"], s["forcing"][how]["accuracy"][0]) for how in ways]
         x = np.array(points)  # [seed, way, (length, accuracy)]
         drawn.append({"label": arm, "x": x[..., 0].mean(0).tolist(), **spread(list(x[..., 1]))})
-    return {"title": title, "xlabel": "mean length (tokens)", "ylabel": "", "log2": True, "percent": True, "mark": None,
+    return {"title": title, "xlabel": "mean length (tokens)", "ylabel": "", "log2": False, "percent": True, "mark": None,
             "lines": drawn}  # fmt: skip
 
 

@@ -23,10 +23,11 @@ from e3jax.storage import place
 
 SIGN = {"reproduced": "✓", "mixed": "±", "not reproduced": "✗", "not decided": "?"}
 COLOUR = {"reproduced": 3, "mixed": 5, "not reproduced": 2, "not decided": 0}  # figures.COLOURS
+HOLDS = {"yes": 3, "no": 2, "open": 0}  # figures.COLOURS
 OUTCOME = {"yes": "holds", "no": "the opposite holds", "open": "not shown"}
 STYLE = """
 .verdict{font-weight:600;border-left:5px solid var(--c);padding:.2rem .7rem;background:var(--card)}
-tbody th{white-space:normal;min-width:11em;max-width:24em} .claim{font-size:1.05rem;max-width:50em}
+tbody th{white-space:normal;min-width:11em;max-width:22em} td{white-space:normal} td:nth-child(2){min-width:6em} .claim{font-size:1.05rem;max-width:50em}
 """
 
 
@@ -48,6 +49,36 @@ def statement_cells(row: dict, results: dict) -> list[str]:
     unit = " (points)" if percent else ""
     return [row["says"], f"{row['measure']}{unit}: {of}", wanted, show[0], f"{show[1]} … {show[2]}", seeds,
             OUTCOME[row["outcome"]]]  # fmt: skip
+
+
+def interval_svg(row: dict, reach: float) -> str:
+    """A statement's mean and interval beside 0 as a small picture, ±`reach` wide; a band where ±margin is wanted."""
+    if not (math.isfinite(row["low"] or math.nan) and reach > 0):
+        return ""
+    low, mean, high, limit = (90 + 85 * row[key] / reach for key in ("low", "mean", "high", "margin"))
+    band = f"<rect x='{180 - limit:.1f}' width='{2 * limit - 180:.1f}' height='18' fill='var(--rule)'/>"
+    return (
+        f"<svg viewBox='0 0 180 18' style='width:180px;--c:var(--s{HOLDS[row['outcome']]})'>"
+        f"{band if row['kind'] == 'within' else ''}<path d='M90 0V18' stroke='var(--soft)'/>"
+        f"<path d='M{low:.1f} 9H{high:.1f}' stroke='var(--c)' stroke-width='3'/>"
+        f"<circle cx='{mean:.1f}' cy='9' r='5' fill='var(--c)'/></svg>"
+    )
+
+
+def rule_table(results: dict) -> str:
+    """The rule, a row a statement; pictures of one measure share their scale."""
+    reach, rows = {}, []
+    for row in results["rule"]:
+        ends = [abs(row[key]) for key in ("low", "high", "margin") if row[key] is not None]
+        reach[row["measure"]] = max([reach.get(row["measure"], 0.0), *filter(math.isfinite, ends)])
+    for row in results["rule"]:
+        says, of, wanted, mean, interval, seeds, outcome = map(escaped, statement_cells(row, results))
+        picture = interval_svg(row, reach[row["measure"]])
+        rows.append(
+            [f"{says}<small>{of} {wanted}</small>", outcome, picture, f"{mean}<small>{interval}</small>", seeds]
+        )
+    heads = ["statement of the rule", "outcome", "", f"mean<small>{100 * results['level']:g} % interval</small>"]
+    return table_html([*heads, "per seed"], rows, set())
 
 
 def lines_of(figure: dict) -> list[figures.Line]:
@@ -93,9 +124,6 @@ def values_table(results: dict) -> str:
 
 def section(results: dict, number: int) -> str:
     """One experiment."""
-    heads = ["statement of the rule", "difference", "wanted", "mean", f"{100 * results['level']:g} % interval",
-             "per seed", "outcome"]  # fmt: skip
-    rule = table_html(heads, [[escaped(x) for x in statement_cells(row, results)] for row in results["rule"]], set())
     pictures = ""
     for i, figure in enumerate(results["figures"]):
         legend = [(line.label, line.colour, False) for line in lines_of(figure)]
@@ -116,7 +144,7 @@ def section(results: dict, number: int) -> str:
         f"<section id='e{number}'><h2>{escaped(results['name'])}: {escaped(results['paper'])}</h2>"
         f"<p class='claim'>{escaped(results['claim'])}</p>"
         f"<p class='verdict' style='--c:var(--s{COLOUR[results['verdict']]})'>{SIGN[results['verdict']]} "
-        f"{escaped(results['verdict'])}</p>{failed}{rule}<div class='grid' style='margin-top:1rem'>{pictures}</div>"
+        f"{escaped(results['verdict'])}</p>{failed}{rule_table(results)}<div class='grid' style='margin-top:1rem'>{pictures}</div>"
         f"<h3>Numbers</h3>{values_table(results)}<ul class='key'>{about}</ul>{tables}"
         f"<p class='key'>{escaped(facts + results['setting'])}</p><pre>{escaped(results['command'])}</pre></section>"
     )
@@ -125,11 +153,11 @@ def section(results: dict, number: int) -> str:
 def whole_page(all_results: list[dict]) -> str:
     """The whole page as text."""
     rows = [
-        [f"<a href='#e{i}'>{escaped(r['name'])}</a>", escaped(r["paper"]), escaped(r["verdict"]),
-         escaped(", ".join(f"{x['says']}: {OUTCOME[x['outcome']]}" for x in r["rule"]))]
+        [f"<a href='#e{i}'>{escaped(r['name'])}</a>", escaped(r["paper"]), escaped(r["verdict"]), len(r["rule"]),
+         *(sum(x["outcome"] == outcome for x in r["rule"]) for outcome in OUTCOME)]
         for i, r in enumerate(all_results)
     ]  # fmt: skip
-    top = table_html(["experiment", "in the paper", "verdict", "statements"], rows, set())
+    top = table_html(["experiment", "in the paper", "verdict", "statements", *OUTCOME.values()], rows, set())
     why = (
         "Each experiment states its rule before it is run. Per seed, all arms share base model, problems and noise; "
         "intervals are Student's t over seeds of the paired difference. Reproduced: every statement of the rule "
