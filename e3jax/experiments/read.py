@@ -154,8 +154,8 @@ def forced_figure(records: dict, *, title: str, of: str, arms) -> dict:
             p += [(s["forcing"][how]["length"], s["forcing"][how]["accuracy"][0]) for how in ways]
         x = np.array(points)  # [seed, way, (length, accuracy)]
         drawn.append({"label": arm, "x": x[..., 0].mean(0).tolist(), **spread(list(x[..., 1]))})
-    return {"title": title, "xlabel": "mean length (tokens)", "ylabel": "", "log2": False, "percent": True, "mark": None,
-            "lines": drawn}  # fmt: skip
+    return {"title": title, "xlabel": "mean length (tokens)", "ylabel": "", "log2": False, "percent": True,
+            "mark": None, "lines": drawn}  # fmt: skip
 
 
 def choices(records: dict, *, judge: str, of: str, budgets, kappas) -> list[tuple[int, float, int, dict]]:

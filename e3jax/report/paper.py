@@ -27,7 +27,8 @@ HOLDS = {"yes": 3, "no": 2, "open": 0}  # figures.COLOURS
 OUTCOME = {"yes": "holds", "no": "the opposite holds", "open": "not shown"}
 STYLE = """
 .verdict{font-weight:600;border-left:5px solid var(--c);padding:.2rem .7rem;background:var(--card)}
-tbody th{white-space:normal;min-width:11em;max-width:22em} td{white-space:normal} td:nth-child(2){min-width:6em} .claim{font-size:1.05rem;max-width:50em}
+tbody th{white-space:normal;min-width:11em;max-width:22em} td{white-space:normal} td:nth-child(2){min-width:6em}
+.claim{font-size:1.05rem;max-width:50em}
 """
 
 
@@ -144,7 +145,8 @@ def section(results: dict, number: int) -> str:
         f"<section id='e{number}'><h2>{escaped(results['name'])}: {escaped(results['paper'])}</h2>"
         f"<p class='claim'>{escaped(results['claim'])}</p>"
         f"<p class='verdict' style='--c:var(--s{COLOUR[results['verdict']]})'>{SIGN[results['verdict']]} "
-        f"{escaped(results['verdict'])}</p>{failed}{rule_table(results)}<div class='grid' style='margin-top:1rem'>{pictures}</div>"
+        f"{escaped(results['verdict'])}</p>{failed}{rule_table(results)}"
+        f"<div class='grid' style='margin-top:1rem'>{pictures}</div>"
         f"<h3>Numbers</h3>{values_table(results)}<ul class='key'>{about}</ul>{tables}"
         f"<p class='key'>{escaped(facts + results['setting'])}</p><pre>{escaped(results['command'])}</pre></section>"
     )
