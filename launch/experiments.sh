@@ -1,27 +1,55 @@
 #!/usr/bin/env bash
 # Every experiment of configs/experiments, one after the other, then one page of all: runs/experiments/paper.html.
 #
-#     launch/experiments.sh [--size=cpu|gpu] [--out=runs/experiments] [--dry-run] [NAME…]
+#     launch/experiments.sh [--size=cpu|gpu] [--jobs=1] [--out=runs/experiments] [--dry-run] [NAME…]
 #
-# Its runs take 4 h 20 min of one CPU core in sum, without the last two (measured run by run, two beside each other on 2
-# cores; the script as a whole was not run). Every experiment says its own time when it begins. Killed
-# anywhere, the same command goes on. An experiment that fails is left out, the others are made, and the failed ones are named
-# at the end (exit status 1). OUT/NAME/progress.log gets a line a minute, OUT/NAME/output.log everything.
+# --jobs=2 makes two seeds at a time, each on a core of its own: tiny models waste most of a second core.
+# @@TIME@@
+# Every experiment says its own time when it begins. Killed anywhere, the same command goes on. An experiment that fails
+# is left out, the others are made, and the failed ones are named at the end (exit status 1). OUT/NAME/progress.log gets
+# a line a minute, OUT/NAME/output.log everything (with --jobs OUT/NAME/output-CORE.log too).
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 ALL=(mask verification coupled budgets eq2 wait ablate_recipe ablate_base ablate_size) # the first ones say most
-size=cpu out=runs/experiments
-options 'size= out=' "$@"
+size=cpu jobs=1 out=runs/experiments
+options 'size= jobs= out=' "$@"
 names=(${ARGS[@]+"${ARGS[@]}"})
 cd "$ROOT" || exit
 for name in ${names[@]+"${names[@]}"}; do
   [[ -r configs/experiments/$name.py ]] || bad "$name: no such file as configs/experiments/$name.py"
 done
 ((${#names[@]})) || names=("${ALL[@]}")
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || bad "--jobs=$jobs: use 1 or more, at most the number of cores"
 
-pid=""
-trap '[[ ! $pid ]] || { kill -TERM "$pid" 2> /dev/null; wait "$pid"; }; exit 143' TERM INT
+# on_core CORE LOG SEED...: these seeds one after the other. What fails is tried again when all seeds are collected.
+on_core() {
+  local core=$1 log=$2 seed child=""
+  trap '[[ ! $child ]] || { kill -TERM "$child"; wait "$child"; }; exit 143' TERM
+  for seed in "${@:3}"; do
+    taskset -c "$core" "${command[@]}" "--config.seeds=($seed,)" >> "$log" 2>&1 &
+    child=$!
+    wait "$child" || true
+  done
+}
+
+# seeds_first: the experiment's seeds, $jobs at a time.
+seeds_first() {
+  local seeds core
+  read -ra seeds <<< "$(python -c "import importlib; \
+c = importlib.import_module('configs.experiments.$name').get_config('$size'); print(*c.seeds)")"
+  for ((core = 0; core < jobs; core++)); do
+    local own=()
+    for ((k = core; k < ${#seeds[@]}; k += jobs)); do own+=("${seeds[k]}"); done
+    on_core "$core" "$out/$name/output-$core.log" ${own[@]+"${own[@]}"} &
+    pids+=($!)
+  done
+  wait
+  pids=()
+}
+
+pids=()
+trap '((!${#pids[@]})) || { kill -TERM "${pids[@]}" 2> /dev/null; wait; }; exit 143' TERM INT
 failed=()
 for ((i = 0; i < ${#names[@]}; i++)); do
   name=${names[i]}
@@ -32,15 +60,16 @@ for ((i = 0; i < ${#names[@]}; i++)); do
   fi
   mkdir -p "$out/$name"
   say "experiment $((i + 1)) of ${#names[@]}: $name; tail -f $out/$name/progress.log"
+  ((jobs == 1)) || seeds_first
   if [[ -t 1 ]]; then
     "${command[@]}" &
   else
     "${command[@]}" >> "$out/$name/output.log" 2>&1 &
   fi
-  pid=$!
+  pids=($!)
   code=0
-  wait "$pid" || code=$?
-  pid=""
+  wait "${pids[0]}" || code=$?
+  pids=()
   ((code == 0)) || { failed+=("$name"); say "$name: failed with status $code, going on with the next"; }
 done
 [[ ! $DRY_RUN ]] || exit 0

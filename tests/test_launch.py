@@ -530,3 +530,35 @@ def test_local_starts_processes_that_find_each_other(cloud, tmp_path):
     time.sleep(0.2)
     run.send_signal(signal.SIGTERM)
     assert run.communicate(timeout=20)[0].count("saved") == 2 and run.returncode == 0
+
+
+def test_experiments_make_seeds_beside_each_other(tmp_path):
+    """--jobs=2: seeds 0 and 2 on core 0, 1 on core 1, then all are collected; a core that fails stops nobody."""
+    log = tmp_path / "log"
+    write_program(tmp_path / "taskset", f'echo "core $2 ${{@: -1}}" >> {log}; shift 2; exec "$@"')
+    write_program(
+        tmp_path / "python",
+        f"""
+[[ $1 != -c ]] || exec {sys.executable} "$@"
+echo "$*" >> {log}
+[[ $* != *"=(1,)" ]]""",
+    )
+    command = [LAUNCH / "experiments.sh", "--jobs=2", f"--out={tmp_path}/out", "mask"]
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = log.read_text().splitlines()
+    cores = [line for line in said if line.startswith("core")]
+    assert sorted(cores) == ["core 0 --config.seeds=(0,)", "core 0 --config.seeds=(2,)", "core 1 --config.seeds=(1,)"]
+    one = f"-m e3jax.experiments.run --config=configs/experiments/mask.py:cpu --workdir={tmp_path}/out/mask"
+    assert sorted(set(said) - set(cores)) == sorted(
+        [one, *(f"{one} --config.seeds=({seed},)" for seed in range(3)), said[-1]]
+    )
+    assert said[-2] == one and said[-1].startswith("-m e3jax.report.paper ")
+    bad = subprocess.run([command[0], "--jobs=0"], capture_output=True, text=True)
+    assert bad.returncode == 2 and "--jobs=0: use 1 or more" in bad.stderr
+
+
+def write_program(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
