@@ -2,7 +2,7 @@
 
     python -m e3jax.didactic.run --config=configs/experiments/pk.py --workdir=runs/pk
 
-Hardware and time: 2 shared CPU cores, 193 s of processor time (14.8 minutes by the clock, beside other work).
+Hardware and time: 2 quiet CPU cores, 2 min 31 s (183 s of processor time; once, 2026-11-24).
 Expected (5 seeds, GRPO / mask; length is 6.9 at first): docs/didactic.md; experiments/results/pk.json.
 The paper gives the initial logits, π_0, B, SGD's rate and 1/|τ|, one trace an update. It leaves open: the advantage of
 that one trace, how many updates, and whether a* and `stop` are among the 100 actions of M's columns (here: a* is, stop
