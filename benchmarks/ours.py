@@ -34,11 +34,11 @@ class Ours(NamedTuple):
     mesh: jax.sharding.Mesh
 
 
-def load(directory, *, remat: str = "full") -> Ours:
+def load(directory, *, remat: str = "full", dtype: str = "float32", params_dtype: str = "float32") -> Ours:
     """From safetensors; `remat` matters to the update only."""
     mesh = make_mesh(data=1, fsdp=-1, tensor=1)
-    model = Qwen3(read_config(directory), dtype=jnp.dtype("float32"), remat=remat, kernel=resolve_kernel("auto"))
-    return Ours(model, load_hf(directory, abstract_params(model, mesh)), mesh)
+    model = Qwen3(read_config(directory), dtype=jnp.dtype(dtype), remat=remat, kernel=resolve_kernel("auto"))
+    return Ours(model, load_hf(directory, abstract_params(model, mesh, dtype=params_dtype)), mesh)
 
 
 def logits(side: Ours, token_bt: np.ndarray) -> np.ndarray:

@@ -208,7 +208,7 @@ def tunix_roll(sampler: TunixSampler, prompts, length_b: np.ndarray, *, batch: i
 
 
 def rows_of(work, index, width: int):
-    """Tokens [B, width] and weight, old log-prob of some responses of a `Work` (update.py), as torch's tensors."""
+    """Tokens [B, width] and weight, old log-prob of some responses of a `Work` (training.py), as torch's tensors."""
     return [
         torch.from_numpy(array[index, :width]).to(kind)
         for array, kind in ((work.tokens, torch.long), (work.weight, torch.float32), (work.old_logp, torch.float32))

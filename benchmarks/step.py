@@ -28,10 +28,10 @@ import transformers
 from command import add_sampling, add_training, command, keep, parsed
 from flax import nnx
 from lengths import workload
+from training import LOSS, OurTrainer, Work
 from tunix.rl import rl_cluster
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout, vanilla_rollout
-from update import LOSS, OurTrainer, Work
 
 from e3jax.losses.grpo import group_advantages
 

@@ -15,10 +15,8 @@ import statistics
 import sys
 import time
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import machine
 import numpy as np
 import optax
@@ -27,59 +25,16 @@ import peers
 import torch
 from command import add_training, command, keep, parsed
 from lengths import workload
+from training import LOSS, OurTrainer, Work, make_work
 
-from e3jax.losses.grpo import group_advantages, token_weights
 from e3jax.models.presets import flops_per_token
 from e3jax.runtime import put
-from e3jax.train.grpo import grpo_gradient, update
+from e3jax.train.grpo import grpo_gradient
 from e3jax.train.packing import pack_micro_batches, row_widths
-from e3jax.train.state import make_optimizer, new_state
-from e3jax.types import Batch, Rollouts
+from e3jax.types import Batch
 
 SIDES = ("ours", "torch naive", "torch sorted", "torch tuned", "tunix")
 SIZES = {"ours": (2, 4, 8, 16), "torch": (4, 8, 16), "tunix": (2, 4, 8)}  # rows, tried by --calibrate
-WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="")
-LOSS = dict(
-    clip_low=ours.CLIP, clip_high=ours.CLIP, dual_clip=None, kl_coef=0.0, kl_estimator="k3", entropy_coef=0.0,
-    tis_cap=None,
-)  # fmt: skip
-
-
-class Work(NamedTuple):
-    """Responses to train on, prompt first, padded on the right; B rows."""
-
-    tokens: np.ndarray  # [B, T] int32
-    prompt_len: np.ndarray  # [B]
-    length: np.ndarray  # [B], prompt and response
-    weight: np.ndarray  # [B, T] float32: 1 / all response tokens, on response tokens
-    advantage_b: np.ndarray
-    old_logp: np.ndarray  # [B, T]
-
-    def of(self, index) -> "Work":
-        """Some of the rows, with weights of their own mean."""
-        part = Work(*(array[index] for array in self))
-        mask = (part.weight != 0).astype(np.float32)
-        return part._replace(weight=mask / mask.sum())
-
-
-def make_work(prompts, length_pg: np.ndarray, vocabulary: int, *, seed: int) -> Work:
-    """Random responses of these lengths, with random rewards of 0 and 1."""
-    rng = np.random.default_rng(seed)
-    samples = length_pg.shape[1]
-    prompt_len = np.repeat([len(p) for p in prompts], samples).astype(np.int32)
-    length = prompt_len + length_pg.reshape(-1)
-    tokens = np.full((len(length), length.max()), ours.PAD, np.int32)
-    for i, row in enumerate(tokens):
-        row[: length[i]] = [*prompts[i // samples], *rng.integers(2, vocabulary, length[i] - prompt_len[i])]
-    at = np.arange(tokens.shape[1])[None]
-    mask = ((at >= prompt_len[:, None]) & (at < length[:, None])).astype(np.float32)
-    advantage = group_advantages(
-        rng.integers(0, 2, length_pg.shape).astype(np.float64), normalize_std=True, ddof=1, epsilon=1e-6
-    )
-    weight = token_weights(
-        mask, max_length=None, aggregation="token_mean", gradients="all", denominator="shrunken"
-    ).astype(np.float32)
-    return Work(tokens, prompt_len, length, weight, advantage.reshape(-1), np.zeros(tokens.shape, np.float32))
 
 
 def with_old_logp(work: Work, model, *, noise: float) -> Work:
@@ -97,35 +52,6 @@ def with_old_logp(work: Work, model, *, noise: float) -> Work:
 
 
 # ---- ours
-
-
-class OurTrainer:
-    """What train/grpo.py holds while it trains: optimiser, state, and the run's constants."""
-
-    def __init__(self, side: ours.Ours, *, chunk: int, room: int):
-        self.side = side
-        self.tx = make_optimizer(
-            lr=ours.LR, warmup=0, decay_steps=0, weight_decay=ours.DECAY, beta1=ours.BETAS[0], beta2=ours.BETAS[1],
-            grad_clip=ours.GRAD_CLIP, moments_dtype="float32",
-        )  # fmt: skip
-        with jax.set_mesh(side.mesh):
-            self.state = new_state(self.tx, jax.tree.map(jnp.copy, side.params))
-        tokenizer = SimpleNamespace(pad=ours.PAD)
-        self.run = SimpleNamespace(model=side.model, tokenizer=tokenizer, prompt_room=room, chunk=chunk)
-
-    def update(self, work: Work, *, rows: int, budget: int, old_logp="sampler", ref_params=None, loss=LOSS) -> dict:
-        """One optimiser step, awaited; its metrics."""
-        rollouts = Rollouts(
-            tokens=work.tokens, prompt_len=work.prompt_len, length=work.length, logp=work.old_logp,
-            entropy=np.zeros_like(work.old_logp), sampled=work.weight != 0, done=np.ones(len(work.length), bool),
-        )  # fmt: skip
-        with jax.set_mesh(self.side.mesh):
-            self.state, values, _ = update(
-                self.run, self.tx, self.state, SimpleNamespace(rollouts=rollouts), work.advantage_b, ref_params,
-                minibatches=1, rows=rows, temperature=1.0, budget=budget, old_logp=old_logp, weights=WEIGHTS, loss=loss,
-            )  # fmt: skip
-            jax.block_until_ready(self.state)
-        return values
 
 
 def our_loss_and_norm(side: ours.Ours, work: Work, *, chunk: int) -> tuple[float, float]:

@@ -1,10 +1,11 @@
 """Every attention kernel equals the plain one, results and gradients, on one device and on a mesh.
 
-Splash runs in interpret mode here and compiles for a TPU in tests/test_tpu_compile.py. cuDNN has run nowhere yet: its
-call is checked with JAX's own implementation in its place.
+Splash runs in interpret mode here and compiles for a TPU in tests/test_tpu_compile.py. cuDNN needs a GPU
+(benchmarks/README.md has what it gave there): its call is checked with JAX's own implementation in its place.
 """
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import pytest
 from e3jax.errors import UserError
 from e3jax.models import attention
 from e3jax.models.attention import per_shard, resolve_kernel, self_attention
+from e3jax.models.qwen3 import keep_attention
 from e3jax.sharding import make_mesh, spec
 
 splash = functools.partial(self_attention, kernel="splash_interpret")
@@ -119,6 +121,26 @@ def test_tiles_that_nobody_sees_are_left_out():
 def test_cudnn_call_equals_reference(mesh_axes, packed):
     """The mask's axes or the direction of its comparison, causality beside the mask; cuDNN itself is not reached."""
     check(cudnn, mesh_axes, b=4, t=24, n=4, k=2, h=64, packed=packed)
+
+
+def test_segments_that_cudnn_is_told_of():
+    """Its packed form gets no segment that there is no room for: such rows go to the masked one."""
+    segment = jnp.asarray([[1, 1, 2, 3, 3, 0], [7, 7, 7, 7, 7, 7]])
+    first, length, fit = attention.segment_runs(segment, 4)
+    assert first.tolist() == [[0, 2, 3, 5, -1], [0, -1, -1, -1, -1]] and bool(fit)
+    assert length.tolist() == [[2, 1, 2, 1], [6, -1, -1, -1]]
+    assert not attention.segment_runs(segment, 3)[2]
+
+
+def test_what_cudnn_made_is_kept_where_attention_is():
+    """Under remat "attention" and "matmuls" its forward pass must not run twice; JAX 0.10 and 0.11 name it so."""
+    primitive = types.SimpleNamespace
+    assert keep_attention(primitive(name="dot_product_attention_fwd_wrapper"))
+    assert not keep_attention(primitive(name="dot_product_attention_bwd_wrapper"))
+    assert not keep_attention(primitive(name="dot_general"))
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn_call
+
+    assert cudnn_call._dot_product_attention_fwd_p_wrapper.name.startswith("dot_product_attention_fwd")
 
 
 def test_cudnn_refuses_float32():

@@ -2,7 +2,7 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/ablate_size.py --workdir=runs/experiments/ablate_size
 
-Fig. 5. Hardware and time: 5 seeds, 49 minutes of runs on one core each (29 minutes with launch/experiments.sh --jobs=2).
+Fig. 5. Hardware and time: 5 seeds, 49 minutes of runs on one core each (29 with launch/experiments.sh --jobs=2).
 Expected (2026-11-27, README.md, experiments/results/ablate_size.json): mixed, 4 of 8 statements hold. GRPO minus mask,
 mean of 5 seeds and 95 % interval:
                 length          attempts         entropy              at 384 tokens, points

@@ -66,7 +66,8 @@ def _scores(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
     score = partial(_logp_and_entropy, temperature=temperature)
     if batch * length <= chunk:
         return score(hidden_btd, embed, targets_bt)
-    steps = max(1, chunk // batch)
+    count = -(-length // max(1, chunk // batch))
+    steps = -(-length // count)  # pieces of one size, next to no padding
     pad = -length % steps
 
     def pieces(x):  # [B, T, ...] -> [pieces, B, steps, ...]
@@ -83,12 +84,33 @@ def _scores(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
     return whole(logp), whole(entropy)
 
 
+def unembed(hidden_btd, embed_vd):
+    """Logits hidden · embedᵀ [B, T, V], at least float32, as a product in the dtype of `hidden_btd`.
+
+    Backward too: the gradient of the logits is rounded to that dtype first, as in every framework whose logits are in
+    it, else both products would run in float32, six times as slow on a GPU in bfloat16. The embedding's is summed, and
+    comes out, in the dtype of `embed_vd`.
+    """
+    dtype, wide = hidden_btd.dtype, jnp.promote_types(hidden_btd.dtype, jnp.float32)
+
+    def product(axes, x, y):
+        return jnp.einsum(axes, x.astype(dtype), y.astype(dtype), preferred_element_type=wide)
+
+    @jax.custom_vjp
+    def logits(hidden_btd, embed_vd):
+        return product("btd,vd->btv", hidden_btd, embed_vd)
+
+    def backward(kept, d_btv):
+        hidden_btd, embed_vd = kept
+        d_hidden, d_embed = product("btv,vd->btd", d_btv, embed_vd), product("btv,btd->vd", d_btv, hidden_btd)
+        return d_hidden.astype(dtype), d_embed.astype(embed_vd.dtype)
+
+    logits.defvjp(lambda hidden_btd, embed_vd: (logits(hidden_btd, embed_vd), (hidden_btd, embed_vd)), backward)
+    return logits(hidden_btd, embed_vd)
+
+
 def _logp_and_entropy(hidden, embed, targets, *, temperature):
-    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
-    logits = jnp.einsum(  # the cast is here so that its transpose, the sum over pieces, is float32
-        "btd,vd->btv", hidden, embed.astype(hidden.dtype), preferred_element_type=dtype
-    )
-    logits = logits / temperature
+    logits = unembed(hidden, embed) / temperature
     logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # largest is now 0
     exp = jnp.exp(logits)
     total = exp.sum(axis=-1)

@@ -26,6 +26,7 @@ KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
 # At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
 # takes. Not timed: no TPU was at hand.
 SPLASH_BLOCKS = (512, 256, 128)
+SHARE = 256  # tokens per segment from which on cuDNN's packed form is taken: every segment that there may be costs time
 
 
 def cache_mask(position_bt: jax.Array, size: int) -> jax.Array:
@@ -250,18 +251,54 @@ def splash(q_btnh, k_btkh, v_btkh, segment_bt, *, interpret: bool) -> jax.Array:
 
 
 def cudnn(q_btnh, k_btkh, v_btkh, segment_bt, *, implementation: str = "cudnn") -> jax.Array:
-    """Attention by cuDNN's flash kernel (`jax.nn.dot_product_attention`), which has not run on a GPU here yet.
+    """Attention by cuDNN's flash kernel (`jax.nn.dot_product_attention`).
 
-    Segments cost memory that grows with T²: a mask [B, 1, T, T] of 1 byte per entry, which JAX turns into a bias of 2
-    and, in the backward pass, a gradient of 2 that nobody uses. cuDNN wants H a multiple of 8 and at most 128 (256
-    from Hopper on), and for gradients with segments an even T. `implementation="xla"` is for tests on CPU.
+    Rows with at most T / `SHARE` segments go to its packed form, which skips whatever lies between two segments; JAX
+    has it without a public name. Other rows cost memory and time that grow with T²: a mask [B, 1, T, T] that JAX turns
+    into a bias of 2 bytes per entry. cuDNN wants H a multiple of 8 and at most 128 (256 from Hopper on), and for
+    gradients with segments an even T. `implementation="xla"` is for tests on CPU.
     """
     if implementation == "cudnn" and q_btnh.dtype not in (jnp.bfloat16, jnp.float16):
         raise UserError(
             f"attention kernel 'cudnn' computes in bfloat16 or float16, not {q_btnh.dtype}: "
             "set config.model.dtype='bfloat16', or choose kernel 'xla'"
         )
-    mask = None if segment_bt is None else segment_bt[:, None, :, None] == segment_bt[:, None, None, :]
-    return jax.nn.dot_product_attention(
-        q_btnh, k_btkh, v_btkh, mask=mask, is_causal=True, implementation=implementation
-    )
+
+    def masked(q_btnh, k_btkh, v_btkh):
+        mask = None if segment_bt is None else segment_bt[:, None, :, None] == segment_bt[:, None, None, :]
+        return jax.nn.dot_product_attention(
+            q_btnh, k_btkh, v_btkh, mask=mask, is_causal=True, implementation=implementation
+        )
+
+    most = q_btnh.shape[1] // SHARE
+    if segment_bt is None or most < 2 or implementation != "cudnn":
+        return masked(q_btnh, k_btkh, v_btkh)
+    try:
+        from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
+    except ImportError:
+        return masked(q_btnh, k_btkh, v_btkh)
+    first_bm, length_bm, fit = segment_runs(segment_bt, most)
+
+    def packed(q_btnh, k_btkh, v_btkh):
+        return dot_product_attention(
+            q_btnh, k_btkh, v_btkh, q_seqlen=length_bm, kv_seqlen=length_bm, q_offsets=first_bm, kv_offsets=first_bm,
+            scale=q_btnh.shape[-1] ** -0.5, mask_type=MaskType.PADDING_CAUSAL,
+        )  # fmt: skip
+
+    return jax.lax.cond(fit, packed, masked, q_btnh, k_btkh, v_btkh)
+
+
+def segment_runs(segment_bt, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where the runs of equal segments begin [B, M + 1] and how long they are [B, M], -1 behind a row's last; and
+    whether every row has at most M = `most`. Padding, wherever it lies, is a run like any other.
+
+    >>> first, length, fit = segment_runs(jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]]), 3)
+    >>> first.tolist(), length.tolist(), bool(fit)
+    ([[0, 3, 5, -1], [0, -1, -1, -1]], [[3, 2, 1], [6, -1, -1]], True)
+    """
+    begins_bt = jnp.pad(segment_bt[:, 1:] != segment_bt[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    first_bm = jax.vmap(lambda begins: jnp.nonzero(begins, size=most + 1, fill_value=-1)[0])(begins_bt)
+    first_bm = first_bm.astype(jnp.int32)
+    end_bm = jnp.where(first_bm[:, 1:] >= 0, first_bm[:, 1:], segment_bt.shape[1])
+    length_bm = jnp.where(first_bm[:, :-1] >= 0, end_bm - first_bm[:, :-1], -1)
+    return first_bm, length_bm, jnp.max(jnp.sum(begins_bt, axis=1)) <= most

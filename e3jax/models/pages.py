@@ -6,18 +6,21 @@ of its positions: time and memory follow the number of live tokens, not the long
 token's logits do not depend on where its pages lie or on who sits beside it.
 
 The pool is a tuple of pieces along the pages: a larger one is the same pieces and one more, so growing copies nothing.
-On a mesh every device has its own slots, pages and page numbers.
+On a mesh every device has its own slots, pages and page numbers. On a GPU both steps are kernels of their own
+(models/pages_triton.py).
 
     softmax over pages x of (m, l, o):   m = max_s z    l = Σ_s e^(z-m)    o = Σ_s e^(z-m) v_s
     together                             M = max_x m    out = Σ_x e^(m-M) o / Σ_x e^(m-M) l        (flash decoding)
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from e3jax.models import pages_triton
 from e3jax.models.cache import KVCache, quantize
 from e3jax.models.presets import ModelConfig
 from e3jax.sharding import constrain, spec
@@ -93,20 +96,25 @@ def write(piece: Piece, layer, page_j, at_j, k_jkh, v_jkh) -> Piece:
     return Piece(k, v, k_scale, v_scale)
 
 
-def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j) -> tuple[jax.Array, Pages]:
+def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel: str = "") -> tuple[jax.Array, Pages]:
     """Write one token per slot at its position, then attend to all positions up to it: [J, N, H] and the cache.
 
     A slot whose position lies beyond its table writes nothing; what comes out for it means nothing.
+    `kernel`: "xla", "triton" (models/pages_triton.py), "triton_interpret" for tests; "" for that of the backend.
     """
+    if not kernel:
+        on_gpu = jax.default_backend() == "gpu" and pages_triton.available(q_jnh.shape[2])
+        kernel = "triton" if on_gpu else "xla"
     pool = tuple(map(axes_of, cache.pieces))
     axes = ("JNH", "JKH", "JKH", pool, "JT", "X", "X", "", "J")
     out, pieces = per_device(
-        _attend, axes, ("JNH", pool), q_jnh, k_jkh, v_jkh, *cache, jnp.asarray(layer, jnp.int32), position_j
-    )
+        partial(_attend, kernel=kernel), axes, ("JNH", pool),
+        q_jnh, k_jkh, v_jkh, *cache, jnp.asarray(layer, jnp.int32), position_j,
+    )  # fmt: skip
     return out, cache._replace(pieces=pieces)
 
 
-def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, position_j):
+def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, position_j, *, kernel: str):
     """`attend_pages` on one device."""
     (j, n, h), k = q_jnh.shape, k_jkh.shape[1]
     q_jkrh = q_jnh.reshape(j, k, n // k, h) * h**-0.5
@@ -115,20 +123,32 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
     at_j = jnp.take_along_axis(table_jn, jnp.where(live_j, position_j, 0)[:, None] // size, axis=1)[:, 0]
     at_j = jnp.where(live_j, at_j, NONE)
 
-    # ---- write
     written, start = [], 0
     for piece in pieces:
         pages = piece.k.shape[1]
         local = jnp.where((at_j >= start) & (at_j < start + pages), at_j - start, pages)  # elsewhere: dropped
         written.append(write(piece, layer, local, position_j % size, k_jkh, v_jkh))
         start += pages
-    total = start
 
-    # ---- a softmax of every page, by the query of its owner
     last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # positions <= it are visible
+    until_j = jnp.where(live_j, position_j, 0)
+    if kernel == "xla":
+        out = _together(*_softmaxes(q_jkrh, written, layer, owner_x, last_x), table_jn, until_j, size=size)
+    else:
+        interpret, r = kernel == "triton_interpret", n // k
+        q_jkrh = jnp.pad(q_jkrh, ((0, 0), (0, 0), (0, pages_triton.rows_of(r) - r), (0, 0)))
+        parts = pages_triton.softmaxes(q_jkrh, written, layer, owner_x, last_x, interpret=interpret)
+        out = pages_triton.together(*parts, table_jn, until_j, size=size, interpret=interpret)[:, :, :r]
+    return out.astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
+
+
+def _softmaxes(q_jkrh, pieces, layer, owner_x, last_x):
+    """(m, l [X, K, R], o [X, K, R, H]): a softmax of every page, by the query of its owner, CHUNK pages at once."""
+    k, r, h = q_jkrh.shape[1:]
+    total = sum(piece.k.shape[1] for piece in pieces)
     used = jnp.max(jnp.where(owner_x >= 0, jnp.arange(total) + 1, 0))
 
-    def partial(piece, start, chunk):
+    def step_of(piece, start, chunk):
         def step(i, carry):
             here = i * chunk  # in the piece
             parts = [
@@ -145,17 +165,21 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
 
         return step
 
-    sums = jnp.zeros((total, k, n // k))
-    carry, start = (sums + MASKED, sums, jnp.zeros((total, *q_jkrh.shape[1:]))), 0
-    for piece in written:
+    sums = jnp.zeros((total, k, r))
+    carry, start = (sums + MASKED, sums, jnp.zeros((total, k, r, h))), 0
+    for piece in pieces:
         pages = piece.k.shape[1]
         chunk = math.gcd(pages, CHUNK)
         steps = jnp.clip(-(-(used - start) // chunk), 0, pages // chunk)
-        carry = jax.lax.fori_loop(0, steps, partial(piece, start, chunk), carry)
+        carry = jax.lax.fori_loop(0, steps, step_of(piece, start, chunk), carry)
         start += pages
-    m_xkr, l_xkr, o_xkrh = carry
+    return carry
 
-    # ---- put together, in the order of positions; pages that are not there weigh 0 exactly
+
+def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
+    """[J, K, R, H]: every slot's pages in the order of positions; pages that are not there weigh 0 exactly."""
+    j, total = len(table_jn), len(m_xkr)
+
     def merge(i, carry):
         m, total_weight, o = carry
         page_jn = jax.lax.dynamic_slice(table_jn, (0, i * MERGED), (j, MERGED))
@@ -168,10 +192,10 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
         o = o * old[..., None] + jnp.sum(weight[..., None] * o_xkrh[page_jn], axis=1)
         return most, total_weight, o
 
-    empty = jnp.full(q_jkrh.shape[:3], MASKED), jnp.zeros(q_jkrh.shape[:3]), jnp.zeros(q_jkrh.shape)
-    longest = jnp.max(jnp.where(live_j, position_j, 0))
-    _, total_weight, o = jax.lax.fori_loop(0, longest // (size * MERGED) + 1, merge, empty)
-    return (o / total_weight[..., None]).astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
+    sums = jnp.zeros((j, *m_xkr.shape[1:]))
+    empty = sums + MASKED, sums, jnp.zeros((j, *o_xkrh.shape[1:]))
+    _, total_weight, o = jax.lax.fori_loop(0, jnp.max(position_j) // (size * MERGED) + 1, merge, empty)
+    return o / total_weight[..., None]
 
 
 def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):

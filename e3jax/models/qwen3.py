@@ -102,6 +102,12 @@ class Block(nn.Module):
         return (x, cache, layer + 1), None
 
 
+def keep_attention(primitive, *args, **params) -> bool:
+    """Checkpoint policy: what attention made is kept for the backward pass, cuDNN's row sums too, that have no name."""
+    named = jax.checkpoint_policies.save_only_these_names(SAVED)
+    return primitive.name.startswith("dot_product_attention_fwd") or named(primitive, *args, **params)
+
+
 class Qwen3(nn.Module):
     """Tokens -> last hidden states. Logits are left to losses/tokens.py and sampler/, in chunks or one token."""
 
@@ -126,8 +132,7 @@ class Qwen3(nn.Module):
             self.param("unembed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         x = constrain(embed_vd[token_bt].astype(self.dtype), "BTD")  # gather, then cast: the gradient sums in float32
         recompute = partial(nn.remat, Block, prevent_cse=False, static_argnums=(5,))
-        policies = jax.checkpoint_policies
-        keep = policies.save_only_these_names(SAVED)
+        policies, keep = jax.checkpoint_policies, keep_attention
         block = {
             "none": lambda: Block,
             "matmuls": lambda: recompute(

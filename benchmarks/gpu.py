@@ -1,0 +1,411 @@
+"""Qwen3-1.7B (random weights, bfloat16) on one NVIDIA GPU: decoding beside the memory's bandwidth, sampling beside
+transformers' generate, the update beside the peak of the matrix units, and where the time goes.
+
+    python benchmarks/gpu.py --out=OUT                        # all parts, each in a process of its own
+    python benchmarks/gpu.py --parts=limits,decode --out=OUT
+    python benchmarks/gpu.py --quick --model=small --out=/tmp/gpu   # two minutes on any machine, to see that it runs
+
+    limits        bytes/s of a copy, FLOP/s of a bfloat16 product of 8,192²
+    transformers  makes the checkpoint; generate as it comes ("eager", dynamic cache) on the recorded lengths
+    rollout       our sampler on the same checkpoint, prompts and lengths; log-probs beside torch's and the trainer's
+    decode        steps of 128 slots that hold 2k, 2k to 8k and 8k tokens each
+    update        train/grpo.py's update of packed rows
+
+OUT/PART.json is what a part found; OUT/decode_kernels.json and OUT/update_kernels.json how long every kernel ran
+(benchmarks/gpu_picture.py draws them). Lengths are enforced as rollout.py does.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from lengths import workload
+
+PARTS = ("limits", "transformers", "rollout", "decode", "update")
+PAD = 0
+# products read a layer's weights where they lie among all layers', instead of a copy …
+SLICES = "--xla_gpu_enable_dynamic_slice_fusion=true"
+# … which those of a decode step do only by cuBLAS, and if XLA does not join q, k, v or gate, up to one matrix before
+DECODING = f"{SLICES} --xla_gpu_enable_triton_gemm=false --xla_gpu_dot_merger_threshold_mb=0"
+FLAGS = {"rollout": DECODING, "decode": DECODING, "update": SLICES}
+
+
+def preset_of(name: str):
+    """A model's shape."""
+    from e3jax.models.presets import preset
+
+    return preset(name)
+
+
+def limits(asked) -> dict:
+    """What this card's memory and matrix units do."""
+    import jax
+    import jax.numpy as jnp
+
+    def seconds(function, *arguments):
+        for _ in range(3):
+            jax.block_until_ready(function(*arguments))
+        times = []
+        for _ in range(10):
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    n, megabytes = (8192, 4096) if not asked.quick else (512, 64)
+    a, b = (jax.random.normal(jax.random.key(i), (n, n), jnp.bfloat16) for i in range(2))
+    x = jax.random.normal(jax.random.key(2), (megabytes * 2**18,), jnp.float32)
+    product, copy, total = jax.jit(jnp.matmul), jax.jit(lambda x: -x), jax.jit(jnp.sum)
+    return {
+        "device": jax.devices()[0].device_kind, "flops_per_s": 2 * n**3 / seconds(product, a, b),
+        "copy_bytes_per_s": 2 * x.nbytes / seconds(copy, x), "read_bytes_per_s": x.nbytes / seconds(total, x),
+    }  # fmt: skip
+
+
+# ---- transformers
+
+
+def transformers_part(asked) -> dict:
+    """The checkpoint, its logits for a few tokens, and generate on the workload."""
+    import torch
+    import transformers
+
+    c = preset_of(asked.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(
+        vocab_size=c.vocab_size, hidden_size=c.width, intermediate_size=c.mlp_width, num_hidden_layers=c.layers,
+        num_attention_heads=c.heads, num_key_value_heads=c.kv_heads, head_dim=c.head_width,
+        max_position_embeddings=c.max_length, rms_norm_eps=c.norm_epsilon, tie_word_embeddings=c.tied,
+        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta}, pad_token_id=PAD, eos_token_id=1,
+        bos_token_id=None,
+    )  # fmt: skip
+    with torch.device(device):
+        model = transformers.Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
+    model.save_pretrained(asked.dir / "model")
+    token_bt = some_tokens(c)
+    with torch.inference_mode():
+        logits = model(input_ids=torch.from_numpy(token_bt).long().to(device)).logits.float().cpu().numpy()
+    np.save(asked.dir / "logits.npy", logits)
+
+    class StopAtLength(transformers.StoppingCriteria):
+        def __init__(self, room, length_b):
+            self.last_b = torch.from_numpy(room + length_b.astype(np.int64)).to(device)
+
+        def __call__(self, input_ids, scores, **kwargs):
+            return input_ids.shape[1] >= self.last_b
+
+    def generate(prompts, length_b):
+        room = max(map(len, prompts))
+        rows = np.full((len(prompts), room), PAD, np.int64)
+        for row, prompt in zip(rows, prompts):
+            row[room - len(prompt) :] = prompt
+        rows = torch.from_numpy(rows).to(device)
+        with torch.inference_mode():
+            tokens = model.generate(
+                input_ids=rows, attention_mask=(rows != PAD).long(), do_sample=True, temperature=1.0, top_k=0,
+                top_p=1.0, max_new_tokens=int(length_b.max()), eos_token_id=None, pad_token_id=PAD,
+                stopping_criteria=[StopAtLength(room, length_b)],
+            )  # fmt: skip
+        assert tokens.shape[1] == room + length_b.max(), "transformers stopped elsewhere"
+        return tokens.cpu()
+
+    copied = torch.randn((2**30 if device == "cuda" else 2**20,), device=device)
+    target, copies = torch.empty_like(copied), []
+    for _ in range(10):
+        start = time.perf_counter()
+        target.copy_(copied)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        copies.append(time.perf_counter() - start)
+    bandwidth = 2 * copied.nbytes / statistics.median(copies)
+    del copied, target
+    prompts, length_pg = the_workload(asked, c)
+    repeated, length_b = [p for p in prompts for _ in range(length_pg.shape[1])], length_pg.reshape(-1)
+    generate(repeated[: asked.torch_batch], np.full(min(asked.torch_batch, len(length_b)), 8, np.int32))  # warm
+    times = []
+    for _ in range(asked.torch_repeats):
+        start = time.perf_counter()
+        for at in range(0, len(repeated), asked.torch_batch):
+            generate(repeated[at : at + asked.torch_batch], length_b[at : at + asked.torch_batch])
+        times.append(time.perf_counter() - start)
+    return {
+        "seconds": times, "batch": asked.torch_batch, "tokens": int(length_b.sum()), "longest": int(length_b.max()),
+        "tokens_per_s": float(length_b.sum() / statistics.median(times)), "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "attention": model.config._attn_implementation, "copy_bytes_per_s": bandwidth,
+    }  # fmt: skip
+
+
+def some_tokens(c) -> np.ndarray:
+    """[4, 64] on which the two models' logits are compared."""
+    return np.random.default_rng(3).integers(2, c.vocab_size, (4, 64)).astype(np.int32)
+
+
+def the_workload(asked, c):
+    """Prompts, and response lengths [P, 8]."""
+    return workload(prompts=asked.prompts, samples=8, budget=asked.budget, vocabulary=c.vocab_size)
+
+
+# ---- ours
+
+
+def rollout(asked) -> dict:
+    """The same responses through our slots; first run compiles."""
+    import jax
+    import jax.numpy as jnp
+    import ours
+
+    from e3jax.train.steps import score
+
+    side = ours.load(asked.dir / "model", dtype="bfloat16", params_dtype="bfloat16")
+    c = side.model.config
+    theirs = np.load(asked.dir / "logits.npy")
+    gap = np.abs(ours.logits(side, some_tokens(c)).astype(np.float32) - theirs)
+    prompts, length_pg = the_workload(asked, c)
+    times = []
+    for seed in range(1 + asked.repeats):
+        start = time.perf_counter()
+        r, stats = ours.roll(
+            side, prompts, length_pg, key=seed, slots=asked.slots, block=asked.block, prefill_rows=len(prompts)
+        )
+        times.append(time.perf_counter() - start)
+        print(f"  rollout {seed}: {times[-1]:.2f} s, first token {stats['first_token_s']:.2f} s", flush=True)
+    few = np.argsort(r.length)[-8:]
+    tokens = jnp.asarray(r.tokens[few, : r.length[few].max() // 2 * 2])
+    with jax.set_mesh(side.mesh):
+        logp = np.asarray(score(side.model, side.params, tokens, temperature=1.0, chunk=4096))
+    sampled = r.sampled[few, : logp.shape[1]]
+    apart = np.abs(logp - r.logp[few, : logp.shape[1]])[sampled]
+    return {
+        "seconds": times[1:], "first_s": times[0], "slots": asked.slots, "block": asked.block,
+        "tokens": int(length_pg.sum()), "tokens_per_s": float(length_pg.sum() / statistics.median(times[1:])),
+        "first_token_s": stats["first_token_s"], "occupancy": stats["occupancy"],
+        "logits_mean_gap": float(gap.mean()), "logits_max_gap": float(gap.max()),
+        "parity_mean": float(apart.mean()), "parity_max": float(apart.max()), "jax": jax.__version__,
+    }  # fmt: skip
+
+
+def random_model(name: str, *, remat: str, params_dtype: str):
+    """A preset with random weights, made on the device."""
+    import jax
+    import jax.numpy as jnp
+    import ours
+
+    from e3jax.models.attention import resolve_kernel
+    from e3jax.models.qwen3 import Qwen3, cast_matrices, init_params
+    from e3jax.sharding import make_mesh
+
+    mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+    model = Qwen3(preset_of(name), dtype=jnp.dtype("bfloat16"), remat=remat, kernel=resolve_kernel("auto"))
+    with jax.set_mesh(mesh):
+        params = jax.jit(lambda: cast_matrices(init_params(model, jax.random.key(0)), params_dtype))()
+    return ours.Ours(model, params, mesh)
+
+
+def decode(asked) -> dict:
+    """Milliseconds of a decode step; the floor reads every matrix and every live key and value once."""
+    import jax
+    import jax.numpy as jnp
+
+    from e3jax.models.pages import MERGED, PAGE, Pages, Piece
+    from e3jax.models.presets import num_params
+    from e3jax.sampler.book import Book, pages_of
+    from e3jax.sampler.decode import Slots, decode_block
+    from e3jax.sampler.slots import size_bucket
+
+    side = random_model(asked.model, remat="none", params_dtype="bfloat16")
+    c, j = side.model.config, asked.slots
+    steps, rounds, weights = asked.block, asked.rounds, num_params(c) * 2
+    each = c.layers * 2 * c.kv_heads * c.head_width * 2  # bytes of a position
+
+    def random(key, *shape):
+        keys = jax.random.split(key, shape[0])
+        return jax.lax.map(lambda k: jax.random.normal(k, shape[1:], jnp.bfloat16), keys)
+
+    make = jax.jit(random, static_argnums=(1, 2, 3, 4, 5))
+    found = {}
+    with jax.set_mesh(side.mesh):
+        for name in asked.contexts:
+            least, _, most = name.partition("-")  # the largest pool comes first: freed memory is in pieces
+            context_j = np.linspace(int(least), int(most or least), j).astype(int)
+            reserved = context_j + steps * (rounds + 3)
+            longest = pages_of(int(reserved.max()), PAGE)
+            rows = size_bucket(-(-longest // MERGED) * MERGED)
+            book = Book.empty(1, j, page=PAGE, rows=rows, longest=longest)
+            shape = c.layers, sum(book.reserve(reserved)), c.kv_heads
+            k = make(jax.random.key(1), *shape, c.head_width, PAGE)
+            pieces = (Piece(k, make(jax.random.key(2), *shape, PAGE, c.head_width)),)
+
+            def int32(x):
+                return jnp.asarray(np.broadcast_to(x, j), jnp.int32)
+
+            last = jax.random.randint(jax.random.key(4), (j, 1), 2, c.vocab_size, jnp.int32)
+            state = Slots(
+                last, int32(context_j), int32(1 << 29), int32(1), jnp.ones(j, bool), jnp.zeros(j, bool),
+                jax.random.split(jax.random.key(3), j),
+            )  # fmt: skip
+            times, context = [], context_j.astype(float)
+
+            def block(pieces, state, book=book):
+                cache = Pages(pieces, *(jnp.asarray(x) for x in (book.table_jn, *book.owners())))  # donated
+                start = time.perf_counter()
+                cache, state, drawn = decode_block(
+                    side.model, side.params, cache, state, jnp.int32(j + 1), steps=steps, stop=((1,) * 8,),
+                    temperature=1.0, top_k=0, top_p=1.0,
+                )  # fmt: skip
+                jax.block_until_ready(drawn)
+                return cache.pieces, state, time.perf_counter() - start, drawn
+
+            pieces, state, first, _ = block(pieces, state)
+            print(f"  decode {name}: first block {first:.1f} s", flush=True)
+            for _ in range(rounds):
+                pieces, state, s, drawn = block(pieces, state)
+                times.append(s / steps * 1000)
+            if asked.out and most:
+                with traced(asked.out / "decode_kernels.json", steps):
+                    pieces, state, *_ = block(pieces, state)
+            live = float((context + steps * (1 + rounds / 2)).sum())
+            ms = statistics.median(times)
+            found[name] = {
+                "ms": ms, "least": min(times), "most": max(times), "first_s": first, "live_tokens": live,
+                "pages": shape[1], "bytes": weights + live * each, "bytes_per_s": (weights + live * each) / ms * 1000,
+                "finite": bool(np.isfinite(np.asarray(drawn.logp_ij)).all()), "tokens_per_s": j / ms * 1000,
+            }  # fmt: skip
+            k = pieces = None  # before the next pool is made
+            print(f"  {name}: {ms:.2f} ms a step, {found[name]['bytes_per_s'] / 1e12:.2f} TB/s", flush=True)
+    sizes = {"page": PAGE, "weights_bytes": weights, "position_bytes": each}
+    return {"slots": j, "steps": steps, **sizes, "contexts": found}
+
+
+def update(asked) -> dict:
+    """Model FLOPs per second of whole updates (three forward passes' FLOPs, real tokens, nothing recomputed)."""
+    from training import OurTrainer, make_work
+
+    from e3jax.models.presets import flops_per_token
+
+    side = random_model(asked.model, remat=asked.remat, params_dtype="float32")
+    c = side.model.config
+    prompts, length_pg = workload(
+        prompts=asked.update_prompts, samples=8, budget=asked.update_budget, vocabulary=c.vocab_size
+    )
+    work = make_work(prompts, length_pg, c.vocab_size, seed=1)
+    near = np.where(work.weight != 0, -np.log(c.vocab_size), 0).astype(np.float32)  # of an untrained model, about
+    work = work._replace(old_logp=near)
+    trainer = OurTrainer(side, chunk=asked.chunk, room=asked.room)
+    side = None
+    flops = sum(3 * int(n) * flops_per_token(c, (int(n) + 1) / 2) for n in work.length)
+    times = []
+    for i in range(1 + asked.repeats):
+        start = time.perf_counter()
+        values = trainer.update(work, rows=asked.rows, budget=asked.update_budget)
+        times.append(time.perf_counter() - start)
+        print(f"  update {i}: {times[-1]:.2f} s, {flops / times[-1] / 1e12:.0f} TFLOP/s", flush=True)
+    if asked.out:
+        with traced(asked.out / "update_kernels.json", 1):
+            trainer.update(work, rows=asked.rows, budget=asked.update_budget)
+    return {
+        "seconds": times[1:], "first_s": times[0], "tokens": int(work.length.sum()), "responses": len(work.length),
+        "rows": asked.rows, "chunk": asked.chunk, "remat": asked.remat, "budget": asked.update_budget,
+        "flops": flops, "flops_per_s": flops / statistics.median(times[1:]), "padding": values["pack/padding"],
+        "grad_norm": float(values["optim/grad_norm"]) if "optim/grad_norm" in values else None,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def traced(file: Path, steps: int):
+    """Record the kernels that run within: {"lines": {line: {kernel: [times, microseconds]}}, …} of `steps`."""
+    import jax
+
+    with tempfile.TemporaryDirectory() as directory:
+        jax.profiler.start_trace(directory)
+        start = time.perf_counter()
+        yield
+        wall = time.perf_counter() - start
+        jax.profiler.stop_trace()
+        lines = {}
+        for found in Path(directory).rglob("*.xplane.pb"):
+            for plane in jax.profiler.ProfileData.from_file(str(found)).planes:
+                if "GPU" in plane.name:
+                    for line in plane.lines:
+                        kernels = lines.setdefault(f"{plane.name} {line.name}", {})
+                        for event in line.events:
+                            times, us = kernels.get(event.name, (0, 0.0))
+                            kernels[event.name] = times + 1, us + event.duration_ns / 1000
+        file.write_text(json.dumps({"steps": steps, "wall_s": wall, "lines": lines}))
+
+
+RUN = {"limits": limits, "transformers": transformers_part, "rollout": rollout, "decode": decode, "update": update}
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
+    parser.add_argument("--part", choices=PARTS, help="this one, in this process")
+    parser.add_argument("--model", default="qwen3-1.7b", help="a preset")
+    parser.add_argument("--out", type=Path, help="a folder")
+    parser.add_argument("--dir", type=Path, default=Path("/tmp/e3jax-gpu"), help="where the checkpoint is kept")
+    parser.add_argument("--xla_flags", help="instead of FLAGS, in which every part has its own")
+    parser.add_argument("--limit_s", type=float, default=240, help="of one part")
+    parser.add_argument("--quick", action="store_true", help="smaller everything")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=16, help="rollouts: 8 responses each")
+    parser.add_argument("--budget", type=int, default=512, help="rollouts")
+    parser.add_argument("--slots", type=int, default=128)
+    parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5, help="decode: timed blocks")
+    parser.add_argument(
+        "--contexts", type=lambda text: text.split(","), default=["8192", "2048-8192", "2048"],
+        help="decode: tokens that the slots hold, all the same or spread evenly; the one with a dash is traced",
+    )  # fmt: skip
+    parser.add_argument("--torch_batch", type=int, default=128)
+    parser.add_argument("--torch_repeats", type=int, default=1)
+    parser.add_argument("--update_prompts", type=int, default=16)
+    parser.add_argument("--update_budget", type=int, default=4096)
+    parser.add_argument("--room", type=int, default=128, help="update: tokens for a prompt")
+    parser.add_argument("--rows", type=int, default=8, help="update: of a micro-batch")
+    parser.add_argument("--chunk", type=int, default=8192)
+    parser.add_argument("--remat", default="matmuls")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.prompts, asked.budget, asked.slots, asked.repeats, asked.rounds = 2, 64, 8, 1, 1
+        asked.contexts = ["200", "50-100"]
+        asked.update_prompts, asked.update_budget, asked.rows, asked.block = 2, 128, 2, 8
+    return asked
+
+
+def main() -> None:
+    asked = arguments()
+    asked.dir.mkdir(parents=True, exist_ok=True)
+    if asked.out:
+        asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.part:
+        flags = FLAGS.get(asked.part, "") if asked.xla_flags is None else asked.xla_flags
+        os.environ["XLA_FLAGS"] = flags  # before JAX is imported
+        found = RUN[asked.part](asked) | {"xla_flags": flags}
+        print(json.dumps({asked.part: found}), flush=True)
+        if asked.out:
+            (asked.out / f"{asked.part}.json").write_text(json.dumps(found, indent=1) + "\n")
+        return
+    for part in asked.parts:  # a process each: neither framework gives memory back
+        start = time.perf_counter()
+        command = [sys.executable, __file__, *sys.argv[1:], f"--part={part}"]
+        try:
+            code = subprocess.run(command, timeout=asked.limit_s).returncode
+        except subprocess.TimeoutExpired:
+            code = "out of time"
+        print(f"{part}: {time.perf_counter() - start:.0f} s, {code}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
