@@ -218,6 +218,7 @@ def decode(asked) -> dict:
     import jax.numpy as jnp
 
     from e3jax.models.pages import MERGED, PAGE, Pages, Piece
+    from e3jax.models.pages_triton import WARPS
     from e3jax.models.presets import num_params
     from e3jax.sampler.book import Book, pages_of
     from e3jax.sampler.decode import Slots, decode_block
@@ -283,7 +284,7 @@ def decode(asked) -> dict:
             }  # fmt: skip
             k = pieces = None  # before the next pool is made
             print(f"  {name}: {ms:.2f} ms a step, {found[name]['bytes_per_s'] / 1e12:.2f} TB/s", flush=True)
-    sizes = {"page": PAGE, "weights_bytes": weights, "position_bytes": each}
+    sizes = {"page": PAGE, "warps": WARPS, "rounds": rounds, "weights_bytes": weights, "position_bytes": each}
     return {"slots": j, "steps": steps, **sizes, "contexts": found}
 
 
@@ -391,12 +392,15 @@ def main() -> None:
         asked.out.mkdir(parents=True, exist_ok=True)
     if asked.part:
         flags = FLAGS.get(asked.part, "") if asked.xla_flags is None else asked.xla_flags
-        os.environ["XLA_FLAGS"] = flags  # before JAX is imported
-        found = RUN[asked.part](asked) | {"xla_flags": flags}
+        # before JAX is imported; by default it takes three quarters of the memory, too little for 128 slots of 8k
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+        share = os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95")
+        found = RUN[asked.part](asked) | {"xla_flags": os.environ["XLA_FLAGS"], "memory_share": share}
         print(json.dumps({asked.part: found}), flush=True)
         if asked.out:
             (asked.out / f"{asked.part}.json").write_text(json.dumps(found, indent=1) + "\n")
         return
+    failed = []
     for part in asked.parts:  # a process each: neither framework gives memory back
         start = time.perf_counter()
         command = [sys.executable, __file__, *sys.argv[1:], f"--part={part}"]
@@ -404,7 +408,9 @@ def main() -> None:
             code = subprocess.run(command, timeout=asked.limit_s).returncode
         except subprocess.TimeoutExpired:
             code = "out of time"
+        failed += [part] if code else []
         print(f"{part}: {time.perf_counter() - start:.0f} s, {code}", flush=True)
+    sys.exit(f"not measured: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,17 @@ def largest_array(jaxpr):
     return max(a.size for a in arrays if hasattr(a, "size"))
 
 
+@pytest.mark.parametrize("length, chunk", [(4224, 2048), (100, 64), (66, 64)])
+def test_pieces_are_of_one_size(length, chunk):
+    """4,223 tokens in pieces of 2,048 would be 6,144."""
+    shapes = [jax.ShapeDtypeStruct(s, d) for s, d in (((1, length, 4), jnp.float32), ((16, 4), jnp.float32),
+                                                      ((1, length), jnp.int32))]  # fmt: skip
+    jaxpr = jax.make_jaxpr(lambda h, e, t: next_token_logp_and_entropy(h, e, t, temperature=1.0, chunk=chunk))(*shapes)
+    (loop,) = (e for e in equations(jaxpr.jaxpr) if e.primitive.name == "scan")
+    count, _, steps = next(v.aval.shape[:3] for v in loop.invars if v.aval.ndim == 4)
+    assert steps <= chunk and length - 1 <= count * steps < length - 1 + count
+
+
 def test_logits_of_the_whole_batch_never_exist():
     """Guards the memory claim, forward and backward: without the checkpoint, lax.map would stack
     the softmax of every chunk for the backward pass, [B, T, V] again."""

@@ -5,7 +5,6 @@ Splash runs in interpret mode here and compiles for a TPU in tests/test_tpu_comp
 """
 
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,8 @@ import pytest
 from e3jax.errors import UserError
 from e3jax.models import attention
 from e3jax.models.attention import per_shard, resolve_kernel, self_attention
-from e3jax.models.qwen3 import keep_attention
+from e3jax.models.presets import preset
+from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sharding import make_mesh, spec
 
 splash = functools.partial(self_attention, kernel="splash_interpret")
@@ -132,15 +132,41 @@ def test_segments_that_cudnn_is_told_of():
     assert not attention.segment_runs(segment, 3)[2]
 
 
-def test_what_cudnn_made_is_kept_where_attention_is():
-    """Under remat "attention" and "matmuls" its forward pass must not run twice; JAX 0.10 and 0.11 name it so."""
-    primitive = types.SimpleNamespace
-    assert keep_attention(primitive(name="dot_product_attention_fwd_wrapper"))
-    assert not keep_attention(primitive(name="dot_product_attention_bwd_wrapper"))
-    assert not keep_attention(primitive(name="dot_general"))
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn_call
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """What JAX asks before it takes cuDNN, answered as Hopper would; nothing is compiled. -> the module that asks."""
+    from jax._src.cudnn import fused_attention_stablehlo as call
 
-    assert cudnn_call._dot_product_attention_fwd_p_wrapper.name.startswith("dot_product_attention_fwd")
+    monkeypatch.setattr(call, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(call, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(call, "is_cuda_compute_capability_equal", lambda capability: False)
+    return call
+
+
+def calls_of_cudnn(remat: str) -> dict[str, int]:
+    """How often a gradient's program has the forward and the backward call, in the one body of all layers."""
+    model = Qwen3(preset("small"), dtype=jnp.dtype("bfloat16"), remat=remat, kernel="cudnn")
+    token = jnp.ones((1, 512), jnp.int32)
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+    def loss(params):
+        return model.apply({"params": params}, token, token, segment_bt=token)[0].astype(jnp.float32).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(params))
+    return {name: text.count(f"dot_product_attention_{name}_wrapper[") for name in ("fwd", "bwd")}
+
+
+def test_cudnn_runs_forward_once_where_attention_is_kept(a_gpu):
+    """Twice under "full". Each time there are two calls of which one runs: the packed form and the mask."""
+    assert calls_of_cudnn("full") == {"fwd": 4, "bwd": 2}
+    assert calls_of_cudnn("attention") == calls_of_cudnn("matmuls") == {"fwd": 2, "bwd": 2}
+
+
+def test_cudnn_without_its_packed_form(a_gpu, monkeypatch):
+    """Before Hopper JAX raises even where the packed form would not run."""
+    monkeypatch.setattr(a_gpu, "check_compute_capability", lambda capability: float(capability) < 9)
+    assert attention.packed_form() is None
+    assert calls_of_cudnn("full") == {"fwd": 2, "bwd": 1}
 
 
 def test_cudnn_refuses_float32():

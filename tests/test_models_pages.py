@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from e3jax.models import pages_triton
-from e3jax.models.pages import Pages, Piece, attend_pages
+from e3jax.models.pages import Pages, Piece, attend_pages, axes_of
+from e3jax.runtime import put
 from e3jax.sampler.book import Book
+from e3jax.sharding import make_mesh
 
-SLOTS, SIZE, NOWHERE = 5, 16, 1 << 30
+SLOTS, SIZE, NOWHERE = 6, 16, 1 << 30
 DEAD = 2  # this slot has no sample
 
 
-def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int, cache: str):
+def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int = 32, cache: str = "compute", shards: int = 1):
     """Arguments of attend_pages: slots of 1 to 200 tokens in a pool that grew three times, one slot dead."""
     rng = np.random.default_rng(0)
     length_j = rng.integers(1, 200, SLOTS)
-    book = Book.empty(1, SLOTS, page=SIZE, rows=16, longest=16)
+    book = Book.empty(shards, SLOTS, page=SIZE, rows=16, longest=16)
     grown = [x for share in (0.1, 0.5, 1.0) for x in book.reserve(np.maximum((length_j * share).astype(int), 1))]
     book.request_j[:] = np.arange(SLOTS)
     book.release(np.array([DEAD]))
@@ -27,15 +29,27 @@ def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int, cache: str):
         x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
         return (x * 30).astype(jnp.int8) if cache == "int8" and len(shape) == 5 else x.astype(dtype)
 
+    def scales(*shape):  # of every entry its own: a wrong page, head or layer shows
+        return jnp.asarray(rng.uniform(0.01, 0.06, shape), jnp.float32) if cache == "int8" else None
+
     pieces = []
     for x in grown:
         k, v = random(2, x, kv_heads, head_width, SIZE), random(2, x, kv_heads, SIZE, head_width)
-        scale = jnp.full((2, x, kv_heads, SIZE), 1 / 30) if cache == "int8" else None
-        pieces.append(Piece(k, v, scale, scale))
+        pieces.append(Piece(k, v, scales(2, x, kv_heads, SIZE), scales(2, x, kv_heads, SIZE)))
     q, k, v = (random(SLOTS, n, head_width) for n in (heads, kv_heads, kv_heads))
     position = jnp.where(jnp.arange(SLOTS) == DEAD, NOWHERE, jnp.asarray(length_j - 1, jnp.int32))
-    owners = [jnp.asarray(x) for x in book.owners()]
-    return q, k, v, Pages(tuple(pieces), jnp.asarray(book.table_jn), *owners), jnp.int32(1), position
+    return q, k, v, Pages(tuple(pieces), book.table_jn, *book.owners()), jnp.int32(1), position
+
+
+def compare(arguments, most: float) -> None:
+    """Live slots' attention by both ways, and what both wrote, bit for bit."""
+    run = jax.jit(attend_pages, static_argnames="kernel")
+    (loops, written), (kernels, same) = (run(*arguments, kernel=k) for k in ("xla", "triton_interpret"))
+    assert np.isfinite(np.asarray(kernels, np.float32)).all()
+    gap = np.abs(np.asarray(loops, np.float32) - np.asarray(kernels, np.float32))
+    assert gap[np.arange(SLOTS) != DEAD].max() < most
+    for a, b in zip(jax.tree.leaves(written), jax.tree.leaves(same)):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("dtype, most", [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
@@ -44,28 +58,42 @@ def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int, cache: str):
 )
 def test_kernels_equal_the_loops(dtype, most, heads, kv_heads, cache):
     """One, two and three queries to a key head; the same tokens are written."""
-    arguments = a_cache(dtype, heads=heads, kv_heads=kv_heads, head_width=32, cache=cache)
-    out, written = {}, {}
-    for kernel in ("xla", "triton_interpret"):
-        out[kernel], written[kernel] = jax.jit(attend_pages, static_argnames="kernel")(*arguments, kernel=kernel)
-    assert np.isfinite(np.asarray(out["triton_interpret"], np.float32)).all()
-    live = np.arange(SLOTS) != DEAD
-    gap = np.abs(np.asarray(out["xla"] - out["triton_interpret"], np.float32))[live]
-    assert gap.max() < most
-    for a, b in zip(jax.tree.leaves(written["xla"]), jax.tree.leaves(written["triton_interpret"])):
-        np.testing.assert_array_equal(a, b)
+    compare(a_cache(dtype, heads=heads, kv_heads=kv_heads, cache=cache), most)
+
+
+def test_kernels_equal_the_loops_on_a_mesh():
+    """Every device has its own slots, pages and heads."""
+    with jax.set_mesh(make_mesh(data=2, fsdp=1, tensor=2, devices=jax.devices()[:4])):
+        q, k, v, cache, layer, position = a_cache(jnp.float32, heads=4, kv_heads=2, shards=2)
+        pieces = tuple(
+            Piece(*(put(np.asarray(x), axes) for x, axes in zip(piece, axes_of(piece)) if x is not None))
+            for piece in cache.pieces
+        )
+        small = [put(np.asarray(x), axes) for x, axes in zip(cache[1:], ("JT", "X", "X"))]
+        compare((q, k, v, Pages(pieces, *small), layer, position), 1e-6)
 
 
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="JAX 0.11 lowers Triton kernels only beside a GPU")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_kernels_lower_for_a_gpu(dtype):
     """Triton's shapes and types are right: what a GPU's compiler gets is made without one."""
-    arguments = a_cache(dtype, heads=6, kv_heads=2, head_width=64, cache="compute")
+    arguments = a_cache(dtype, heads=6, kv_heads=2, head_width=64)
     traced = jax.jit(attend_pages, static_argnames="kernel").trace(*arguments, kernel="triton")
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.custom_call @__gpu$xla.gpu.triton") == 2
 
 
-def test_where_the_kernels_run():
-    assert pages_triton.available(64) and not pages_triton.available(80) and not pages_triton.available(8)
+def test_what_the_kernels_can_read():
+    """Offsets of an int8 array between 2³¹ and 2³² entries would wrap around (Pallas goes by bytes)."""
+
+    def pool(pages, dtype):
+        k = jax.ShapeDtypeStruct((28, pages, 8, 128, 64), dtype)
+        return [Piece(k, k, None, None)]
+
+    assert not pages_triton.available()  # no GPU here
+    for head_width, wide_enough in {64: True, 128: True, 80: False, 8: False}.items():
+        assert pages_triton.fits(head_width, pool(8, jnp.bfloat16)) == wide_enough
+    assert pages_triton.fits(128, pool(1024, jnp.int8)) and pages_triton.fits(128, pool(4096, jnp.int8))
+    assert not pages_triton.fits(128, pool(2048, jnp.int8))
+    assert all(pages_triton.fits(128, pool(1 << n, jnp.bfloat16)) for n in range(16))
     assert [pages_triton.rows_of(r) for r in (1, 2, 3, 6, 8)] == [1, 2, 4, 8, 8]

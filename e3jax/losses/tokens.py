@@ -88,8 +88,8 @@ def unembed(hidden_btd, embed_vd):
     """Logits hidden · embedᵀ [B, T, V], at least float32, as a product in the dtype of `hidden_btd`.
 
     Backward too: the gradient of the logits is rounded to that dtype first, as in every framework whose logits are in
-    it, else both products would run in float32, six times as slow on a GPU in bfloat16. The embedding's is summed, and
-    comes out, in the dtype of `embed_vd`.
+    it, else both products would run in float32, several times as slow on a GPU. The embedding's is summed, and comes
+    out, in the dtype of `embed_vd`.
     """
     dtype, wide = hidden_btd.dtype, jnp.promote_types(hidden_btd.dtype, jnp.float32)
 

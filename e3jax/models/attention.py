@@ -253,10 +253,11 @@ def splash(q_btnh, k_btkh, v_btkh, segment_bt, *, interpret: bool) -> jax.Array:
 def cudnn(q_btnh, k_btkh, v_btkh, segment_bt, *, implementation: str = "cudnn") -> jax.Array:
     """Attention by cuDNN's flash kernel (`jax.nn.dot_product_attention`).
 
-    Rows with at most T / `SHARE` segments go to its packed form, which skips whatever lies between two segments; JAX
-    has it without a public name. Other rows cost memory and time that grow with T²: a mask [B, 1, T, T] that JAX turns
-    into a bias of 2 bytes per entry. cuDNN wants H a multiple of 8 and at most 128 (256 from Hopper on), and for
-    gradients with segments an even T. `implementation="xla"` is for tests on CPU.
+    Rows with at most T / `SHARE` segments go to its packed form, which skips whatever lies between two segments, where
+    there is one (`packed_form`). Other rows take time that grows with T²: a mask [B, 1, T, T] that JAX turns into a
+    bias of 2 bytes per entry, and its gradient. The memory for these is set aside for packed rows too: which of the two
+    runs is known only then. cuDNN wants H a multiple of 8 and at most 128 (256 from Hopper on), and for gradients with
+    segments an even T. `implementation="xla"` is for tests on CPU.
     """
     if implementation == "cudnn" and q_btnh.dtype not in (jnp.bfloat16, jnp.float16):
         raise UserError(
@@ -271,21 +272,30 @@ def cudnn(q_btnh, k_btkh, v_btkh, segment_bt, *, implementation: str = "cudnn") 
         )
 
     most = q_btnh.shape[1] // SHARE
-    if segment_bt is None or most < 2 or implementation != "cudnn":
-        return masked(q_btnh, k_btkh, v_btkh)
-    try:
-        from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
-    except ImportError:
+    if segment_bt is None or most < 2 or implementation != "cudnn" or not (form := packed_form()):
         return masked(q_btnh, k_btkh, v_btkh)
     first_bm, length_bm, fit = segment_runs(segment_bt, most)
 
     def packed(q_btnh, k_btkh, v_btkh):
-        return dot_product_attention(
+        return form(
             q_btnh, k_btkh, v_btkh, q_seqlen=length_bm, kv_seqlen=length_bm, q_offsets=first_bm, kv_offsets=first_bm,
-            scale=q_btnh.shape[-1] ** -0.5, mask_type=MaskType.PADDING_CAUSAL,
+            scale=q_btnh.shape[-1] ** -0.5,
         )  # fmt: skip
 
     return jax.lax.cond(fit, packed, masked, q_btnh, k_btkh, v_btkh)
+
+
+def packed_form():
+    """cuDNN's causal attention inside segments that lie one behind the other, or None: JAX has no public name for it,
+    and it wants Hopper or later."""
+    try:
+        from jax._src.cudnn import fused_attention_stablehlo as call
+
+        if call.check_compute_capability("9.0"):
+            return functools.partial(call.dot_product_attention, mask_type=call.MaskType.PADDING_CAUSAL)
+    except (ImportError, AttributeError):
+        pass
+    return None
 
 
 def segment_runs(segment_bt, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -102,9 +102,7 @@ def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel
     A slot whose position lies beyond its table writes nothing; what comes out for it means nothing.
     `kernel`: "xla", "triton" (models/pages_triton.py), "triton_interpret" for tests; "" for that of the backend.
     """
-    if not kernel:
-        on_gpu = jax.default_backend() == "gpu" and pages_triton.available(q_jnh.shape[2])
-        kernel = "triton" if on_gpu else "xla"
+    kernel = kernel or ("triton" if pages_triton.available() else "xla")
     pool = tuple(map(axes_of, cache.pieces))
     axes = ("JNH", "JKH", "JKH", pool, "JT", "X", "X", "", "J")
     out, pieces = per_device(
@@ -132,13 +130,14 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
 
     last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # positions <= it are visible
     until_j = jnp.where(live_j, position_j, 0)
-    if kernel == "xla":
+    if kernel == "xla" or not pages_triton.fits(h, written):
         out = _together(*_softmaxes(q_jkrh, written, layer, owner_x, last_x), table_jn, until_j, size=size)
     else:
         interpret, r = kernel == "triton_interpret", n // k
         q_jkrh = jnp.pad(q_jkrh, ((0, 0), (0, 0), (0, pages_triton.rows_of(r) - r), (0, 0)))
         parts = pages_triton.softmaxes(q_jkrh, written, layer, owner_x, last_x, interpret=interpret)
-        out = pages_triton.together(*parts, table_jn, until_j, size=size, interpret=interpret)[:, :, :r]
+        out = pages_triton.together(*parts, table_jn, until_j, size=size, merged=MERGED, interpret=interpret)
+        out = out[:, :, :r]
     return out.astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
 
 

@@ -2,10 +2,12 @@
 
 XLA runs those loops one small kernel after the other and asks the host before every round. Here one program takes one
 key head of one page, all of them at once, whatever piece the page lies in; then one program puts together one key head
-of one slot. Every key and value is read once, from where it lies: a decode step is as fast as memory (benchmarks/).
+of one slot. Every key and value is read once, from where it lies: a decode step takes 1.3 to 1.5 times as long as its
+bytes need on an H200 (benchmarks/README.md).
 
 JAX 0.11 calls its Triton backend deprecated in favour of Mosaic, which runs on Hopper and later only and on no CPU.
-`available` says whether this JAX still has it; models/pages.py's loops run everywhere.
+`available` says whether this JAX and this device have it; models/pages.py's loops run everywhere, and on a GPU too with
+config.model.attention = "xla".
 """
 
 from functools import partial
@@ -14,18 +16,29 @@ import jax
 import jax.numpy as jnp
 
 ROWS = 16  # fewest rows of a matrix product in Triton: R query heads are padded to it
-MERGED = 8  # pages of a slot that are put together at once
-WARPS = 4  # per page and key head, as for what is put together; 1 and 2 are slower on an H200 (LOG)
+WARPS = 4  # of every program; a step of 12.45 ms takes 12.72 with 2 on an H200 (LOG)
 MASKED = -1e30
 
 
-def available(head_width: int) -> bool:
-    """Whether heads of this width can be attended to by these kernels: Triton wants powers of two."""
+def available() -> bool:
+    """Whether JAX has its Triton backend and the default device is an NVIDIA GPU that multiplies bfloat16 (Ampere)."""
     try:
         from jax.experimental.pallas import triton  # noqa: F401
     except ImportError:
         return False
-    return head_width >= ROWS and head_width & (head_width - 1) == 0
+    device = jax.local_devices()[0]
+    capability = str(getattr(device, "compute_capability", ""))  # "9.0"; of AMD's "gfx942"
+    return device.platform == "gpu" and capability.partition(".")[0].isdigit() and float(capability) >= 8
+
+
+def fits(head_width: int, pieces) -> bool:
+    """Whether these kernels can read these pages: heads as wide as a power of two, and offsets that Triton gets right.
+
+    Pallas counts entries, and goes from 31 to 64 bits when an array has more than 2³² bytes: too late for one of int8.
+    """
+    parts = [part for piece in pieces for part in piece if part is not None]
+    right = all(part.size <= 2**31 or part.size * part.dtype.itemsize > 2**32 for part in parts)
+    return right and head_width >= ROWS and head_width & (head_width - 1) == 0
 
 
 def rows_of(queries: int) -> int:
@@ -99,8 +112,8 @@ def softmaxes(q_jkrh, pieces, layer, owner_x, last_x, *, interpret: bool = False
     )(jnp.reshape(layer, (1,)), owner_x, last_x, q, *parts)  # fmt: skip
 
 
-def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, interpret: bool = False):
-    """[J, K, R, H] float32: every slot's pages of `size` positions up to its own, in their order."""
+def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, merged: int, interpret: bool = False):
+    """[J, K, R, H] float32: every slot's pages of `size` positions up to its own, in their order, `merged` at once."""
     from jax.experimental import pallas as pl
 
     (pages, heads, queries, h), slots = o_xkrh.shape, len(position_j)
@@ -112,8 +125,8 @@ def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, interpret
 
         def merge(n, carry):
             m, total, o = carry
-            page = table_ref[j, pl.ds(n * MERGED, MERGED)]
-            there = ((n * MERGED + jnp.arange(MERGED)) * size <= position) & (page < pages)  # a free slot has none
+            page = table_ref[j, pl.ds(n * merged, merged)]
+            there = ((n * merged + jnp.arange(merged)) * size <= position) & (page < pages)  # a free slot has none
             page = jnp.where(there, page, 0)
             m_nr = jnp.where(there[:, None], m_ref[page, head, :], MASKED)
             most = jnp.maximum(m, jnp.max(m_nr, axis=0))
@@ -123,7 +136,7 @@ def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, interpret
             return most, total, o * old[:, None] + jnp.sum(weight[:, :, None] * o_nrh, axis=0)
 
         empty = jnp.full(queries, MASKED), jnp.zeros(queries), jnp.zeros((queries, h))
-        _, total, o = jax.lax.fori_loop(0, position // (size * MERGED) + 1, merge, empty)
+        _, total, o = jax.lax.fori_loop(0, position // (size * merged) + 1, merge, empty)
         out_ref[...] = o / jnp.maximum(total, 1.0)[:, None]  # at least 1 wherever there is a page
 
     return pallas_call(

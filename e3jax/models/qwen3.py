@@ -84,7 +84,8 @@ class Block(nn.Module):
         if cache is None:
             y = self_attention(q, k, v, segment_bt, kernel=self.kernel)
         elif isinstance(cache, Pages):
-            y, cache = attend_pages(q[:, 0], k[:, 0], v[:, 0], cache, layer, position_bt[:, 0])
+            kernel = "xla" if self.kernel == "xla" else ""
+            y, cache = attend_pages(q[:, 0], k[:, 0], v[:, 0], cache, layer, position_bt[:, 0], kernel=kernel)
             y = y[:, None]
         else:
             row_bt = jnp.broadcast_to(jnp.arange(len(k))[:, None], position_bt.shape)
@@ -116,7 +117,8 @@ class Qwen3(nn.Module):
     # of a block, what is kept for its backward pass: "none" all, "matmuls" what they and attention made, "attention"
     # what that made, "full" nothing
     remat: str
-    kernel: str  # of attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py)
+    # of attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py); "xla" in decoding too
+    kernel: str
 
     @nn.compact
     def __call__(self, token_bt, position_bt, *, segment_bt=None, cache=None, window=None):
