@@ -24,7 +24,7 @@ from configs.common import base_config, grpo_stage, parse_arguments
 
 CHOICES = {"stage": ("1", "2"), "model": ("0.6b", "1.7b", "4b", "8b"), "seq": ("32k",)}
 SAMPLING_TENSOR = {"0.6b": 1, "1.7b": 1, "4b": 2, "8b": 4}  # bf16 matrices of 4b are 8 GB, of 8b 16: split (AOT)
-SLOTS_PER_CHIP = {"0.6b": 4, "1.7b": 4, "4b": 2, "8b": 2}  # 1.7b: 5 fit at 16k tokens, 9 at 8k (AOT)
+SLOTS_PER_CHIP = {"0.6b": 4, "1.7b": 4, "4b": 2, "8b": 2}  # 1.7b: 4 fit at 16k tokens, 10 at 8k (AOT)
 
 
 def get_config(argument: str = "stage=1"):
