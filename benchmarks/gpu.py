@@ -318,7 +318,7 @@ def update(asked) -> dict:
         "seconds": times[1:], "first_s": times[0], "tokens": int(work.length.sum()), "responses": len(work.length),
         "rows": asked.rows, "chunk": asked.chunk, "remat": asked.remat, "budget": asked.update_budget,
         "flops": flops, "flops_per_s": flops / statistics.median(times[1:]), "padding": values["pack/padding"],
-        "grad_norm": float(values["optim/grad_norm"]) if "optim/grad_norm" in values else None,
+        "grad_norm": float(values["optim/grad_norm"]),
     }  # fmt: skip
 
 
