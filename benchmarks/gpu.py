@@ -30,7 +30,6 @@ import numpy as np
 from lengths import workload
 
 PARTS = ("limits", "transformers", "rollout", "decode", "update")
-PAD = 0
 # products read a layer's weights where they lie among all layers', instead of a copy …
 SLICES = "--xla_gpu_enable_dynamic_slice_fusion=true"
 # … which those of a decode step do only by cuBLAS, and if XLA does not join q, k, v or gate, up to one matrix before
@@ -77,47 +76,22 @@ def transformers_part(asked) -> dict:
     """The checkpoint, its logits for a few tokens, and generate on the workload."""
     import torch
     import transformers
+    from transformers_side import random_qwen3, torch_roll
 
     c = preset_of(asked.model)
+    assert c.tied, f"{asked.model}: random_qwen3 ties its embeddings"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    transformers.utils.logging.disable_progress_bar()
-    torch.manual_seed(0)
-    config = transformers.Qwen3Config(
-        vocab_size=c.vocab_size, hidden_size=c.width, intermediate_size=c.mlp_width, num_hidden_layers=c.layers,
-        num_attention_heads=c.heads, num_key_value_heads=c.kv_heads, head_dim=c.head_width,
-        max_position_embeddings=c.max_length, rms_norm_eps=c.norm_epsilon, tie_word_embeddings=c.tied,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta}, pad_token_id=PAD, eos_token_id=1,
-        bos_token_id=None,
+    model = random_qwen3(
+        theta=c.rope_theta, device=device, vocab_size=c.vocab_size, hidden_size=c.width,
+        intermediate_size=c.mlp_width, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+        num_key_value_heads=c.kv_heads, head_dim=c.head_width,
     )  # fmt: skip
-    with torch.device(device):
-        model = transformers.Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
+    model = model.to(torch.bfloat16).eval()
     model.save_pretrained(asked.dir / "model")
     token_bt = some_tokens(c)
     with torch.inference_mode():
         logits = model(input_ids=torch.from_numpy(token_bt).long().to(device)).logits.float().cpu().numpy()
     np.save(asked.dir / "logits.npy", logits)
-
-    class StopAtLength(transformers.StoppingCriteria):
-        def __init__(self, room, length_b):
-            self.last_b = torch.from_numpy(room + length_b.astype(np.int64)).to(device)
-
-        def __call__(self, input_ids, scores, **kwargs):
-            return input_ids.shape[1] >= self.last_b
-
-    def generate(prompts, length_b):
-        room = max(map(len, prompts))
-        rows = np.full((len(prompts), room), PAD, np.int64)
-        for row, prompt in zip(rows, prompts):
-            row[room - len(prompt) :] = prompt
-        rows = torch.from_numpy(rows).to(device)
-        with torch.inference_mode():
-            tokens = model.generate(
-                input_ids=rows, attention_mask=(rows != PAD).long(), do_sample=True, temperature=1.0, top_k=0,
-                top_p=1.0, max_new_tokens=int(length_b.max()), eos_token_id=None, pad_token_id=PAD,
-                stopping_criteria=[StopAtLength(room, length_b)],
-            )  # fmt: skip
-        assert tokens.shape[1] == room + length_b.max(), "transformers stopped elsewhere"
-        return tokens.cpu()
 
     copied = torch.randn((2**30 if device == "cuda" else 2**20,), device=device)
     target, copies = torch.empty_like(copied), []
@@ -131,12 +105,11 @@ def transformers_part(asked) -> dict:
     del copied, target
     prompts, length_pg = the_workload(asked, c)
     repeated, length_b = [p for p in prompts for _ in range(length_pg.shape[1])], length_pg.reshape(-1)
-    generate(repeated[: asked.torch_batch], np.full(min(asked.torch_batch, len(length_b)), 8, np.int32))  # warm
+    torch_roll(model, repeated, np.full(len(length_b), 8, np.int32), batch=asked.torch_batch)  # warm
     times = []
     for _ in range(asked.torch_repeats):
         start = time.perf_counter()
-        for at in range(0, len(repeated), asked.torch_batch):
-            generate(repeated[at : at + asked.torch_batch], length_b[at : at + asked.torch_batch])
+        torch_roll(model, repeated, length_b, batch=asked.torch_batch)
         times.append(time.perf_counter() - start)
     return {
         "seconds": times, "batch": asked.torch_batch, "tokens": int(length_b.sum()), "longest": int(length_b.max()),

@@ -7,11 +7,7 @@ virtual environment: benchmarks/README.md.
 
 import json
 import logging
-import os
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +18,7 @@ import torch
 import transformers
 from flax import nnx
 from ours import BETAS, CLIP, DECAY, GRAD_CLIP, LR
+from transformers_side import END, PAD, random_qwen3
 from tunix.generate import sampler as tunix_sampler
 from tunix.models.qwen3 import model as tunix_qwen3
 from tunix.models.qwen3 import params as tunix_params
@@ -30,8 +27,6 @@ from tunix.rl import trainer as tunix_rl_trainer
 from tunix.rl.grpo import grpo_learner
 
 logging.getLogger("absl").setLevel(logging.ERROR)
-transformers.utils.logging.disable_progress_bar()
-PAD, END = 0, 1
 AGREE = 1e-4  # of logits; 5e-6 measured
 SHAPES = {  # θ is 1e6 in all: Tunix 0.1.7 has a field for it and does not read it
     "17m": dict(
@@ -53,17 +48,7 @@ def checkpoint(name: str, directory: Path) -> Path:
     """Random weights of a model, made by transformers once: DIR/NAME with config.json and model.safetensors."""
     path = directory / name
     if not (path / "model.safetensors").exists():
-        torch.manual_seed(0)
-        config = transformers.Qwen3Config(
-            **SHAPES[name], max_position_embeddings=40_960, rms_norm_eps=1e-6, tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6}, pad_token_id=PAD, eos_token_id=END,
-            bos_token_id=None,
-        )  # fmt: skip
-        model = transformers.Qwen3ForCausalLM(config)
-        with torch.no_grad():
-            for parameter_name, parameter in model.named_parameters():
-                if "norm" in parameter_name:  # ones would hide one that was read into the wrong place
-                    parameter += 0.1 * torch.randn_like(parameter)
+        model = random_qwen3(theta=1e6, **SHAPES[name])
         model.save_pretrained(path)
     return path
 
@@ -105,45 +90,6 @@ def check_logits(side: ours.Ours, torch_model, tunix_model) -> float:
     if gap > AGREE:
         raise SystemExit(f"logits differ by {gap:.2g}, allowed are {AGREE}: not the same model, nothing to compare")
     return gap
-
-
-# ---- sampling with transformers
-
-
-class StopAtLength(transformers.StoppingCriteria):
-    """Row b is done after length_b[b] response tokens."""
-
-    def __init__(self, room: int, length_b: np.ndarray):
-        self.last_b = torch.from_numpy(room + length_b.astype(np.int64))
-
-    def __call__(self, input_ids, scores, **kwargs):
-        return input_ids.shape[1] >= self.last_b
-
-
-def left_padded(prompts, width: int) -> np.ndarray:
-    """[B, width] int64."""
-    rows = np.full((len(prompts), width), PAD, np.int64)
-    for row, prompt in zip(rows, prompts):
-        row[width - len(prompt) :] = prompt
-    return rows
-
-
-def torch_roll(model, prompts, length_b: np.ndarray, *, batch: int) -> list[np.ndarray]:
-    """One response per prompt (give it repeated prompts), in batches as they come; generate's dynamic cache."""
-    out = []
-    for start in range(0, len(prompts), batch):
-        group, lengths = prompts[start : start + batch], length_b[start : start + batch]
-        room = max(map(len, group))
-        rows = torch.from_numpy(left_padded(group, room))
-        with torch.inference_mode():
-            tokens = model.generate(
-                input_ids=rows, attention_mask=(rows != PAD).long(), do_sample=True, temperature=1.0, top_k=0,
-                top_p=1.0, max_new_tokens=int(lengths.max()), eos_token_id=None, pad_token_id=PAD,
-                stopping_criteria=[StopAtLength(room, lengths)],
-            )  # fmt: skip
-        assert tokens.shape[1] == room + lengths.max(), "transformers stopped elsewhere"
-        out += [row[room : room + n].numpy() for row, n in zip(tokens, lengths)]
-    return out
 
 
 # ---- sampling with Tunix

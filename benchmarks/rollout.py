@@ -53,6 +53,7 @@ def floor(c: ModelConfig, prompts, length_pg: np.ndarray, slots: int, limits: di
 def runners(asked, path: Path, prompts, length_pg: np.ndarray):
     """name -> function(batch, lengths, seed) -> seconds; and what was found out about ours on the way."""
     import peers  # torch and Tunix: not in the processes of --budgets
+    from transformers_side import torch_roll
 
     budget, room = asked.budget, max(map(len, prompts))
     repeated = [p for p in prompts for _ in range(length_pg.shape[1])]
@@ -70,7 +71,7 @@ def runners(asked, path: Path, prompts, length_pg: np.ndarray):
 
     def transformers(batch, lengths, seed):
         peers.torch.manual_seed(seed)
-        peers.torch_roll(torch_model, repeated, lengths.reshape(-1), batch=batch)
+        torch_roll(torch_model, repeated, lengths.reshape(-1), batch=batch)
 
     def tunix(batch, lengths, seed):
         peers.tunix_roll(sampler, repeated, lengths.reshape(-1), batch=batch, room=room, budget=budget, seed=seed)

@@ -29,6 +29,7 @@ from command import add_sampling, add_training, command, keep, parsed
 from flax import nnx
 from lengths import workload
 from training import LOSS, OurTrainer, Work
+from transformers_side import END, PAD, torch_roll
 from tunix.rl import rl_cluster
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout, vanilla_rollout
@@ -146,7 +147,7 @@ def words(vocabulary: int):
     """A tokenizer of numbers with blanks between, as transformers has them."""
     import tokenizers
 
-    known = {"<pad>": peers.PAD, "<end>": peers.END} | {str(i): i for i in range(2, vocabulary)}
+    known = {"<pad>": PAD, "<end>": END} | {str(i): i for i in range(2, vocabulary)}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="<pad>"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<end>")
@@ -179,7 +180,7 @@ def trl_steps(asked, path: Path, prompts, length_pg: np.ndarray, steps: int) -> 
         assert asked_for == repeated, "TRL asks for other prompts"
         lengths = length_b if clock.seconds else np.minimum(length_b, 2)  # the first step only warms up
         trainer.model.eval()
-        tokens = peers.torch_roll(trainer.model, asked_for, lengths, batch=asked.torch_batch)
+        tokens = torch_roll(trainer.model, asked_for, lengths, batch=asked.torch_batch)
         trainer.model.train()
         return {"prompt_ids": asked_for, "completion_ids": [row.tolist() for row in tokens], "logprobs": None}
 

@@ -15,9 +15,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from e3jax.models.attention import MASKED
+
 ROWS = 16  # fewest rows of a matrix product in Triton: R query heads are padded to it
 WARPS = 4  # of every program; a step of 12.45 ms takes 12.72 with 2 on an H200 (LOG)
-MASKED = -1e30
 
 
 def available() -> bool:
@@ -46,12 +47,12 @@ def rows_of(queries: int) -> int:
     return 1 << (queries - 1).bit_length()
 
 
-def pallas_call(kernel, *, warps: int, interpret: bool, **shapes):
-    """A kernel with its number of warps, which the interpreter on CPU has none of."""
+def pallas_call(kernel, *, interpret: bool, **shapes):
+    """A kernel with its number of warps, of which the interpreter on CPU has none."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    params = {} if interpret else {"compiler_params": triton.CompilerParams(num_warps=warps)}
+    params = {} if interpret else {"compiler_params": triton.CompilerParams(num_warps=WARPS)}
     return pl.pallas_call(kernel, interpret=interpret, **shapes, **params)
 
 
@@ -106,7 +107,7 @@ def softmaxes(q_jkrh, pieces, layer, owner_x, last_x, *, interpret: bool = False
     sums = pl.BlockSpec((None, None, rows), lambda i: (i // heads, i % heads, 0))
     out = pl.BlockSpec((None, None, rows, h), lambda i: (i // heads, i % heads, 0, 0))
     return pallas_call(
-        kernel, warps=WARPS, interpret=interpret, grid=(total * heads,), out_specs=(sums, sums, out),
+        kernel, interpret=interpret, grid=(total * heads,), out_specs=(sums, sums, out),
         out_shape=[jax.ShapeDtypeStruct((total, heads, queries, *more), jnp.float32) for more in ((), (), (h,))],
         name="softmax_of_pages",
     )(jnp.reshape(layer, (1,)), owner_x, last_x, q, *parts)  # fmt: skip
@@ -140,7 +141,7 @@ def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, merged: i
         out_ref[...] = o / jnp.maximum(total, 1.0)[:, None]  # at least 1 wherever there is a page
 
     return pallas_call(
-        kernel, warps=WARPS, interpret=interpret, grid=(slots * heads,),
+        kernel, interpret=interpret, grid=(slots * heads,),
         out_specs=pl.BlockSpec((None, None, queries, h), lambda i: (i // heads, i % heads, 0, 0)),
         out_shape=jax.ShapeDtypeStruct((slots, heads, queries, h), jnp.float32), name="pages_together",
     )(m_xkr, l_xkr, o_xkrh, table_jn, position_j)  # fmt: skip
