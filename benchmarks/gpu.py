@@ -218,7 +218,7 @@ def decode(asked) -> dict:
             book = Book.empty(1, j, page=PAGE, rows=rows, longest=longest)
             shape = c.layers, sum(book.reserve(reserved)), c.kv_heads
             k = make(jax.random.key(1), *shape, c.head_width, PAGE)
-            pieces = (Piece(k, make(jax.random.key(2), *shape, PAGE, c.head_width)),)
+            pools = ((Piece(k, make(jax.random.key(2), *shape, PAGE, c.head_width)),),)
 
             def int32(x):
                 return jnp.asarray(np.broadcast_to(x, j), jnp.int32)
@@ -230,24 +230,24 @@ def decode(asked) -> dict:
             )  # fmt: skip
             times, context = [], context_j.astype(float)
 
-            def block(pieces, state, book=book):
-                cache = Pages(pieces, *(jnp.asarray(x) for x in (book.table_jn, *book.owners())))  # donated
+            def block(pools, state, book=book):
+                cache = Pages(pools, *(jnp.asarray(x) for x in (book.table_jn, *book.owners())))  # donated
                 start = time.perf_counter()
                 cache, state, drawn = decode_block(
                     side.model, side.params, cache, state, jnp.int32(j + 1), steps=steps, stop=((1,) * 8,),
                     temperature=1.0, top_k=0, top_p=1.0,
                 )  # fmt: skip
                 jax.block_until_ready(drawn)
-                return cache.pieces, state, time.perf_counter() - start, drawn
+                return cache.pools, state, time.perf_counter() - start, drawn
 
-            pieces, state, first, _ = block(pieces, state)
+            pools, state, first, _ = block(pools, state)
             print(f"  decode {name}: first block {first:.1f} s", flush=True)
             for _ in range(rounds):
-                pieces, state, s, drawn = block(pieces, state)
+                pools, state, s, drawn = block(pools, state)
                 times.append(s / steps * 1000)
             if asked.out and most:
                 with traced(asked.out / "decode_kernels.json", steps):
-                    pieces, state, *_ = block(pieces, state)
+                    pools, state, *_ = block(pools, state)
             live = float((context + steps * (1 + rounds / 2)).sum())
             ms = statistics.median(times)
             found[name] = {
@@ -255,7 +255,7 @@ def decode(asked) -> dict:
                 "pages": shape[1], "bytes": weights + live * each, "bytes_per_s": (weights + live * each) / ms * 1000,
                 "finite": bool(np.isfinite(np.asarray(drawn.logp_ij)).all()), "tokens_per_s": j / ms * 1000,
             }  # fmt: skip
-            k = pieces = None  # before the next pool is made
+            k = pools = None  # before the next pool is made
             print(f"  {name}: {ms:.2f} ms a step, {found[name]['bytes_per_s'] / 1e12:.2f} TB/s", flush=True)
     sizes = {"page": PAGE, "warps": WARPS, "rounds": rounds, "weights_bytes": weights, "position_bytes": each}
     return {"slots": j, "steps": steps, **sizes, "contexts": found}

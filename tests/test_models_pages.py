@@ -38,7 +38,7 @@ def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int = 32, cache: st
         pieces.append(Piece(k, v, scales(2, x, kv_heads, SIZE), scales(2, x, kv_heads, SIZE)))
     q, k, v = (random(SLOTS, n, head_width) for n in (heads, kv_heads, kv_heads))
     position = jnp.where(jnp.arange(SLOTS) == DEAD, NOWHERE, jnp.asarray(length_j - 1, jnp.int32))
-    return q, k, v, Pages(tuple(pieces), book.table_jn, *book.owners()), jnp.int32(1), position
+    return q, k, v, Pages((tuple(pieces),), book.table_jn, *book.owners()), jnp.int32(1), position
 
 
 def compare(arguments, most: float) -> None:
@@ -67,10 +67,10 @@ def test_kernels_equal_the_loops_on_a_mesh():
         q, k, v, cache, layer, position = a_cache(jnp.float32, heads=4, kv_heads=2, shards=2)
         pieces = tuple(
             Piece(*(put(np.asarray(x), axes) for x, axes in zip(piece, axes_of(piece)) if x is not None))
-            for piece in cache.pieces
+            for piece in cache.pools[0]
         )
         small = [put(np.asarray(x), axes) for x, axes in zip(cache[1:], ("JT", "X", "X"))]
-        compare((q, k, v, Pages(pieces, *small), layer, position), 1e-6)
+        compare((q, k, v, Pages((pieces,), *small), layer, position), 1e-6)
 
 
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="JAX 0.11 lowers Triton kernels only beside a GPU")

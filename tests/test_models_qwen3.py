@@ -9,7 +9,7 @@ from e3jax.models.attention import cache_mask
 from e3jax.models.cache import empty_cache
 from e3jax.models.pages import Pages, copy_prompts, empty_piece, gather_pages
 from e3jax.models.presets import preset
-from e3jax.models.qwen3 import Qwen3
+from e3jax.models.qwen3 import Qwen3, unstack
 
 
 def positions(b, t):
@@ -21,8 +21,9 @@ def test_cache_mask_written_out():
     assert cache_mask(jnp.array([[2]]), 4)[0].astype(int).tolist() == [[1, 1, 1, 0]]
 
 
+@pytest.mark.parametrize("pools", ["of all layers", "one a layer"])
 @pytest.mark.parametrize("sizes", [(8,), (2, 2, 4)])
-def test_prefill_and_decode_equal_one_forward(tiny, sizes):
+def test_prefill_and_decode_equal_one_forward(tiny, sizes, pools):
     """Ragged rows: prompts into a cache, from there into pages of 4 that lie anywhere in one piece or in several.
 
     A wrong position, mask, page or order of pages shows at the first step after the prompt.
@@ -38,10 +39,13 @@ def test_prefill_and_decode_equal_one_forward(tiny, sizes):
     table[:, :5] = np.random.default_rng(0).permutation(24)[:15].reshape(3, 5)
     owner, order = np.full(24, -1, np.int32), np.zeros(24, np.int32)
     owner[table[:, :5]], order[table[:, :5]] = np.arange(3)[:, None], np.arange(5)
-    pieces = tuple(jax.tree.map(lambda x: x + 1e4, empty_piece(model.config, 3 * n, 4, jnp.float32)) for n in sizes)
+    layers, own = model.config.layers, pools == "one a layer"
+    pool = tuple(empty_piece(model.config, 3 * n, 4, jnp.float32, layers=1 if own else layers) for n in sizes)
+    pools = jax.tree.map(lambda x: x + 1e4, (pool,) * (layers if own else 1))
     copies = [(row, n, table[row, n]) for row in range(3) for n in range(2)]
-    pieces = copy_prompts(pieces, prompts, jnp.array([*copies, (0, 0, 0)]), jnp.array([6]))
-    cache = Pages(pieces, *map(jnp.asarray, (table, owner, order)))
+    pools = copy_prompts(pools, prompts, jnp.array([*copies, (0, 0, 0)]), jnp.array([6]))
+    cache = Pages(pools, *map(jnp.asarray, (table, owner, order)))
+    params = unstack(params) if own else params
     decode = jax.jit(lambda token, at, cache: model.apply({"params": params}, token, at, cache=cache))
     for i in range(11):
         at = (start + i)[:, None]
@@ -52,7 +56,7 @@ def test_prefill_and_decode_equal_one_forward(tiny, sizes):
 
 def test_gather_pages_closes_up():
     """Pages of two pieces in a new order: 3 is the second piece's first."""
-    empty = empty_piece(preset("tiny"), 3, 4, jnp.float32)
+    empty = empty_piece(preset("tiny"), 3, 4, jnp.float32, layers=3)
     number = jnp.arange(3.0).reshape(1, 3, 1, 1, 1)
     pieces = tuple(jax.tree.map(lambda x, n=n: x + n + number, empty) for n in (0.0, 3.0))
     for part in gather_pages(pieces, jnp.array([4, 0, 3, 5]))[:2]:

@@ -290,7 +290,7 @@ def test_a_draining_queue_moves_to_fewer_slots(sharp, monkeypatch):
     budgets = np.where(np.arange(32) % 9, 6, 90)
 
     def counted(*args, **kwargs):
-        used.append((args[3].live_j.shape[0], sum(piece.k.shape[1] for piece in args[2].pieces)))
+        used.append((args[3].live_j.shape[0], sum(piece.k.shape[1] for piece in args[2].pools[0])))
         return block(*args, **kwargs)
 
     small_pages(monkeypatch)

@@ -5,9 +5,10 @@ every page once, each with the query of the slot that owns it, and puts a slot's
 of its positions: time and memory follow the number of live tokens, not the longest one times the number of slots, and a
 token's logits do not depend on where its pages lie or on who sits beside it.
 
-The pool is a tuple of pieces along the pages: a larger one is the same pieces and one more, so growing copies nothing.
-On a mesh every device has its own slots, pages and page numbers. On a GPU both steps are kernels of their own
-(models/pages_triton.py).
+A pool is a tuple of pieces along the pages: a larger one is the same pieces and one more, so growing copies nothing.
+There is one for all layers, which the model loops over, or on a CPU one for each: XLA copies there what it slices, and
+an array of its own is multiplied where it lies. On a mesh every device has its own slots, pages and page numbers. On a
+GPU both steps are kernels of their own (models/pages_triton.py).
 
     softmax over pages x of (m, l, o):   m = max_s z    l = Σ_s e^(z-m)    o = Σ_s e^(z-m) v_s
     together                             M = max_x m    out = Σ_x e^(m-M) o / Σ_x e^(m-M) l        (flash decoding)
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from e3jax.models import pages_triton
 from e3jax.models.cache import KVCache, quantize
@@ -33,8 +35,8 @@ MASKED = -1e30  # finite: a page with nothing to attend to weighs 0, not NaN
 
 
 class Piece(NamedTuple):
-    """Keys and values of all layers in X pages of S positions. Keys lie across: XLA's CPU backend multiplies a few
-    queries with [H, S] four times as fast as with [S, H] (LOG)."""
+    """Keys and values of L layers (all, or one) in X pages of S positions. Keys lie across: XLA's CPU backend
+    multiplies a few queries with [H, S] four times as fast as with [S, H] (LOG)."""
 
     k: jax.Array  # [L, X, K, H, S], after QK-norm and RoPE
     v: jax.Array  # [L, X, K, S, H]
@@ -45,10 +47,13 @@ class Piece(NamedTuple):
 AXES = Piece("LXKHS", "LXKSH", "LXKS", "LXKS")
 
 
-class Pages(NamedTuple):
-    """The pool and whose its pages are; page numbers count through all pieces of a device."""
+Pool = tuple[Piece, ...]
 
-    pieces: tuple[Piece, ...]
+
+class Pages(NamedTuple):
+    """The pools and whose their pages are; page numbers count through all pieces of a device, alike in every pool."""
+
+    pools: tuple[Pool, ...]  # one of all layers, or one a layer
     table_jn: jax.Array  # page of a slot's positions n·S … n·S + S - 1, or NONE
     owner_x: jax.Array  # slot (of this device) that a page belongs to, or -1
     order_x: jax.Array  # which of its owner's pages it is: n
@@ -72,9 +77,9 @@ def axes_of(piece: Piece) -> Piece:
     return Piece(*(None if part is None else axes for part, axes in zip(piece, AXES)))
 
 
-def empty_piece(config: ModelConfig, pages: int, size: int, dtype) -> Piece:
-    """Zeros for `pages` pages of `size` positions; inside jit and a mesh, laid out by it."""
-    rows = (config.layers, pages, config.kv_heads)
+def empty_piece(config: ModelConfig, pages: int, size: int, dtype, *, layers: int) -> Piece:
+    """Zeros for `pages` pages of `size` positions of some layers; inside jit and a mesh, laid out by it."""
+    rows = (layers, pages, config.kv_heads)
     k = constrain(jnp.zeros((*rows, config.head_width, size), dtype), AXES.k)
     v = constrain(jnp.zeros((*rows, size, config.head_width), dtype), AXES.v)
     if k.dtype != jnp.int8:
@@ -103,13 +108,15 @@ def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel
     `kernel`: "xla", "triton" (models/pages_triton.py), "triton_interpret" for tests; "" for that of the backend.
     """
     kernel = kernel or ("triton" if pages_triton.available() else "xla")
-    pool = tuple(map(axes_of, cache.pieces))
+    pools = list(cache.pools)
+    at, layer = (0, layer) if len(pools) == 1 else (layer, 0)
+    pool = tuple(map(axes_of, pools[at]))
     axes = ("JNH", "JKH", "JKH", pool, "JT", "X", "X", "", "J")
-    out, pieces = per_device(
+    out, pools[at] = per_device(
         partial(_attend, kernel=kernel), axes, ("JNH", pool),
-        q_jnh, k_jkh, v_jkh, *cache, jnp.asarray(layer, jnp.int32), position_j,
+        q_jnh, k_jkh, v_jkh, pools[at], *cache[1:], jnp.asarray(layer, jnp.int32), position_j,
     )  # fmt: skip
-    return out, cache._replace(pieces=pieces)
+    return out, cache._replace(pools=tuple(pools))
 
 
 def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, position_j, *, kernel: str):
@@ -131,7 +138,11 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
     last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # positions <= it are visible
     until_j = jnp.where(live_j, position_j, 0)
     if kernel == "xla" or not pages_triton.fits(h, written):
-        out = _together(*_softmaxes(q_jkrh, written, layer, owner_x, last_x), table_jn, until_j, size=size)
+        if written[0].k.shape[0] == 1:
+            parts = _softmaxes_of_one_layer(q_jkrh, written, owner_x, last_x)
+        else:
+            parts = _softmaxes(q_jkrh, written, layer, owner_x, last_x)
+        out = _together(*parts, table_jn, until_j, size=size)
     else:
         interpret, r = kernel == "triton_interpret", n // k
         q_jkrh = jnp.pad(q_jkrh, ((0, 0), (0, 0), (0, pages_triton.rows_of(r) - r), (0, 0)))
@@ -175,6 +186,25 @@ def _softmaxes(q_jkrh, pieces, layer, owner_x, last_x):
     return carry
 
 
+def _softmaxes_of_one_layer(q_jkrh, pieces, owner_x, last_x):
+    """`_softmaxes` in the layer's own pool: pieces whole, without those that nobody owns a page of."""
+
+    def of(piece, owner_x, last_x):
+        def read(q_jkrh, piece):
+            parts = (None if x is None else x[0] for x in piece)
+            return softmax_of_pages(q_jkrh[jnp.maximum(owner_x, 0)], *parts, last_x)
+
+        def skip(q_jkrh, piece):
+            sums = jnp.zeros((len(owner_x), *q_jkrh.shape[1:3]))
+            return sums + MASKED, sums, jnp.zeros((len(owner_x), *q_jkrh.shape[1:]))
+
+        return jax.lax.cond(jnp.any(owner_x >= 0), read, skip, q_jkrh, piece)
+
+    starts = np.cumsum([piece.k.shape[1] for piece in pieces])[:-1]
+    parts = map(of, pieces, jnp.split(owner_x, starts), jnp.split(last_x, starts))
+    return tuple(map(jnp.concatenate, zip(*parts)))
+
+
 def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
     """[J, K, R, H]: every slot's pages in the order of positions; pages that are not there weigh 0 exactly."""
     j, total = len(table_jn), len(m_xkr)
@@ -188,7 +218,8 @@ def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
         most = jnp.maximum(m, jnp.max(m_jnkr, axis=1))
         old, weight = jnp.exp(m - most), jnp.exp(m_jnkr - most[:, None])
         total_weight = total_weight * old + jnp.sum(weight * l_xkr[page_jn], axis=1)
-        o = o * old[..., None] + jnp.sum(weight[..., None] * o_xkrh[page_jn], axis=1)
+        # a product: XLA's CPU backend takes twenty times as long for this as a sum
+        o = o * old[..., None] + jnp.einsum("jnkr,jnkrh->jkrh", weight, o_xkrh[page_jn], precision="highest")
         return most, total_weight, o
 
     sums = jnp.zeros((j, *m_xkr.shape[1:]))
@@ -213,14 +244,13 @@ def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):
     return m, weight, o
 
 
-def copy_prompts(pieces: tuple[Piece, ...], prompts: KVCache, copies_m3, count) -> tuple[Piece, ...]:
-    """Copy pages of prefilled prompts [L, P, K, T, H] into the pool: rows of copies_m3 are (prompt, its n-th page, page
-    of the pool), of which each device has M, the first `count` of them real.
+def copy_prompts(pools: tuple[Pool, ...], prompts: KVCache, copies_m3, count) -> tuple[Pool, ...]:
+    """Copy pages of prefilled prompts [L, P, K, T, H] into the pools: rows of copies_m3 are (prompt, its n-th page,
+    page of the pool), of which each device has M, the first `count` of them real.
 
     One prefill serves the G samples of a prompt: they copy its row. Layer by layer: prompts are spread over the devices
     and any slot may want any of them, so each layer's are gathered whole, and one layer of them fits where all do not.
     """
-    pool = tuple(map(axes_of, pieces))
     whole = jax.tree.map(lambda part: "PKSH"[: part.ndim - 1], prompts)
 
     def copy(pieces, source, layer, copies_m3, count):
@@ -243,16 +273,17 @@ def copy_prompts(pieces: tuple[Piece, ...], prompts: KVCache, copies_m3, count) 
 
         return jax.lax.fori_loop(0, count[0], step, pieces)
 
-    def each(layer, pieces):
-        source = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), prompts)
-        layer = jnp.asarray(layer, jnp.int32)
+    def each(first, layer, pieces):
+        source = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, first + layer, keepdims=False), prompts)
+        pool, layer = tuple(map(axes_of, pieces)), jnp.asarray(layer, jnp.int32)
         return per_device(copy, (pool, whole, "", "JT", "J"), pool, pieces, source, layer, copies_m3, count)
 
-    return jax.lax.fori_loop(0, pieces[0].k.shape[0], each, pieces)
+    layers = pools[0][0].k.shape[0]
+    return tuple(jax.lax.fori_loop(0, layers, partial(each, n * layers), pool) for n, pool in enumerate(pools))
 
 
-def gather_pages(pieces: tuple[Piece, ...], page_x: jax.Array) -> Piece:
-    """One piece of the pages `page_x` in that order, on every device its own: what is live, moved together."""
+def gather_pages(pieces: Pool, page_x: jax.Array) -> Piece:
+    """One piece of a pool's pages `page_x` in that order, on every device its own: what is live, moved together."""
 
     def gather(pieces, page_x):
         def layer(parts):

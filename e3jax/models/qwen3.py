@@ -121,12 +121,14 @@ class Qwen3(nn.Module):
     kernel: str
 
     @nn.compact
-    def __call__(self, token_bt, position_bt, *, segment_bt=None, cache=None, window=None):
+    def __call__(self, token_bt, position_bt, *, segment_bt=None, cache=None, window=None, angles=None):
         """-> hidden [B, T, D] after the final norm, cache.
 
         Without a cache: causal attention inside the T tokens (and inside equal `segment_bt`, when packed).
         With a KVCache: keys and values are written at `position_bt` and positions < `window` (static) are attended.
         With Pages: one token a row, attending to all of its row up to its position.
+        `angles`: `angles_of` the positions, where they are there already.
+        Layers are a loop over stacked parameters, or one after another with those that `unstack` makes.
         """
         c = self.config
         embed_vd = self.param("embed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
@@ -143,17 +145,27 @@ class Qwen3(nn.Module):
             "attention": lambda: recompute(policy=keep),
             "full": recompute,
         }[self.remat]()
-        layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast,) * 4,
-            length=c.layers,
-        )(c, self.dtype, self.kernel, name="layers")
-        angles = rope_angles(position_bt, head_width=c.head_width, theta=c.rope_theta, scaling=c.rope_scaling)
-        (x, cache, _), _ = layers((x, cache, 0), position_bt, segment_bt, angles, window)
+        angles = angles or angles_of(c, position_bt)
+        if self.has_variable("params", "layers_0"):
+            for i in range(c.layers):
+                layer = Block(c, self.dtype, self.kernel, name=f"layers_{i}")
+                (x, cache, _), _ = layer((x, cache, i), position_bt, segment_bt, angles, window)
+        else:
+            layers = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(nn.broadcast,) * 4,
+                length=c.layers,
+            )(c, self.dtype, self.kernel, name="layers")
+            (x, cache, _), _ = layers((x, cache, 0), position_bt, segment_bt, angles, window)
         scale_d = self.param("final_norm_d", nn.initializers.ones, (c.width,))
         return rms_norm(x, scale_d, c.norm_epsilon), cache
+
+
+def angles_of(c: ModelConfig, position_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """RoPE's sin and cos of positions, [B, T, 1, H/2] each."""
+    return rope_angles(position_bt, head_width=c.head_width, theta=c.rope_theta, scaling=c.rope_scaling)
 
 
 def init_params(model: Qwen3, key: jax.Array):
@@ -178,6 +190,14 @@ def cast_matrices(params, dtype):
         return x.astype(dtype) if len(param_axes(path, x).removeprefix("l")) > 1 else x
 
     return jax.tree_util.tree_map_with_path(cast, params)
+
+
+@jax.jit
+def unstack(params):
+    """Arrays of its own for every layer, "layers_0", "layers_1", …: a CPU copies what it slices of a stack."""
+    stack = params["layers"]
+    layers = {f"layers_{i}": jax.tree.map(lambda w, i=i: w[i], stack) for i in range(len(stack["attn_norm_d"]))}
+    return {name: w for name, w in params.items() if name != "layers"} | layers
 
 
 def unembedding(params) -> jax.Array:

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from e3jax.models.cache import KVCache, empty_cache
-from e3jax.models.pages import Pages, Piece, copy_prompts, empty_piece, gather_pages
-from e3jax.models.qwen3 import Qwen3, unembedding
+from e3jax.models.pages import Pages, Piece, Pool, copy_prompts, empty_piece, gather_pages
+from e3jax.models.qwen3 import Qwen3, angles_of, unembedding
 from e3jax.sampler.choose import choose
 from e3jax.sharding import constrain
 
@@ -61,10 +61,11 @@ def empty_slots(slots: int, tail: int) -> Slots:
     return replicated(small)
 
 
-@partial(jax.jit, static_argnames=("model", "pages", "size", "dtype"))
-def new_piece(model: Qwen3, pages: int, size: int, dtype) -> Piece:
-    """`pages` more pages of `size` positions, over all devices."""
-    return empty_piece(model.config, pages, size, dtype)
+@partial(jax.jit, static_argnames=("model", "pages", "size", "dtype", "pools"))
+def new_piece(model: Qwen3, pages: int, size: int, dtype, pools: int) -> tuple[Piece, ...]:
+    """`pages` more pages of `size` positions, over all devices, for each of the pools: one, or one a layer."""
+    layers = model.config.layers // pools
+    return tuple(empty_piece(model.config, pages, size, dtype, layers=layers) for _ in range(pools))
 
 
 @partial(jax.jit, static_argnames=("model", "dtype"))
@@ -80,11 +81,11 @@ def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
     return cache
 
 
-@partial(jax.jit, donate_argnames=("pieces", "slots"))
+@partial(jax.jit, donate_argnames=("pools", "slots"))
 def admit(
-    pieces: tuple[Piece, ...], slots: Slots, prompts: KVCache, copies_m3, count,
+    pools: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies_m3, count,
     new_j, token_j, length_j, limit_j, key_j,
-) -> tuple[tuple[Piece, ...], Slots]:  # fmt: skip
+) -> tuple[tuple[Pool, ...], Slots]:  # fmt: skip
     """Start a sample in every slot of new_j, whose prompt is copied as `copy_prompts` says."""
     last_ji = jnp.where(new_j[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
     rest = Slots(
@@ -96,13 +97,14 @@ def admit(
         slots.stopped_j & ~new_j,
         jnp.where(new_j, key_j, slots.key_j),
     )
-    return copy_prompts(pieces, prompts, copies_m3, count), replicated(rest)
+    return copy_prompts(pools, prompts, copies_m3, count), replicated(rest)
 
 
 @jax.jit
-def fewer(pieces: tuple[Piece, ...], slots: Slots, page_x, slot_j) -> tuple[tuple[Piece, ...], Slots]:
+def fewer(pools: tuple[Pool, ...], slots: Slots, page_x, slot_j) -> tuple[tuple[Pool, ...], Slots]:
     """Only the slots slot_j and the pages page_x (each of its own device), in that order."""
-    return (gather_pages(pieces, page_x),), replicated(jax.tree.map(lambda x: x[slot_j], slots))
+    pools = tuple((gather_pages(pool, page_x),) for pool in pools)
+    return pools, replicated(jax.tree.map(lambda x: x[slot_j], slots))
 
 
 @partial(
@@ -117,20 +119,25 @@ def decode_block(
     """Up to `steps` tokens for every live slot; any sequence of `stop` ends a sample.
 
     Ends early when none lives, or `enough` slots have finished in this block and could take other samples.
-    `cache` has pages for every position that the block may reach.
+    `cache` has pages for every position that the block may reach; with a pool a layer, params are `unstack`ed.
     """
     j = slots.length_j.shape[0]
     weights_vd = unembedding(params).astype(model.dtype)
     drawn = Drawn(jnp.zeros((steps, j), jnp.int32), jnp.zeros((steps, j)), jnp.zeros((steps, j)))
     began = jnp.sum(slots.live_j)
+    # what the lengths of live slots decide, for all steps at once
+    length_ij = slots.length_j[None] + jnp.arange(steps)[:, None]
+    draw = jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t)))
+    uniform_ij = jax.vmap(draw, (None, 0))(slots.key_j, length_ij)
+    angles = angles_of(model.config, length_ij - 1)
 
     def step(carry):
         i, cache, s, drawn = carry
         position = jnp.where(s.live_j, s.length_j - 1, NOWHERE)
-        hidden, cache = model.apply({"params": params}, s.last_ji[:, -1:], position[:, None], cache=cache)
+        here = tuple(x_ijh[i][:, None] for x_ijh in angles)
+        hidden, cache = model.apply({"params": params}, s.last_ji[:, -1:], position[:, None], cache=cache, angles=here)
         logits = jnp.einsum("jd,vd->jv", hidden[:, 0], weights_vd, preferred_element_type=jnp.float32)
-        uniform = jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t)))(s.key_j, s.length_j)
-        token, logp, entropy = choose(logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p)
+        token, logp, entropy = choose(logits, uniform_ij[i], temperature=temperature, top_k=top_k, top_p=top_p)
         drawn = Drawn(
             drawn.token_ij.at[i].set(token),
             drawn.logp_ij.at[i].set(logp),

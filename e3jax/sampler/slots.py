@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.models.pages import MERGED, PAGE, Pages
-from e3jax.models.qwen3 import Qwen3, cast_matrices
+from e3jax.models.qwen3 import Qwen3, cast_matrices, unstack
 from e3jax.runtime import fetch, put
 from e3jax.sampler.book import Book, pages_of
 from e3jax.sampler.decode import Drawn, admit, decode_block, empty_slots, fewer, new_piece, prefill
@@ -149,16 +149,20 @@ def sample(
     most = model.config.max_length
     longest = pages_of(int(limit.max()), PAGE)
     book = Book.empty(shards, slots, page=PAGE, rows=size_bucket(-(-longest // MERGED) * MERGED), longest=longest)
-    pieces, state = (), empty_slots(slots, max(map(len, stop), default=1))
+    one_by_one = jax.default_backend() == "cpu"  # layers, each with arrays of its own (models/pages.py)
+    decoding = unstack(params) if one_by_one else params
+    pools = ((),) * (model.config.layers if one_by_one else 1)
+    state = empty_slots(slots, max(map(len, stop), default=1))
     waiting = 0  # next request
     chunk, first = None, 0  # the prefilled prompts, from `first` to first + prefill_rows - 1
     prefilled = busy_steps = slot_steps = 0
 
     def reserve(tokens_j):
         """Pages for so many positions of every slot, growing the pool where they are too few."""
-        nonlocal pieces
+        nonlocal pools
         for more in book.reserve(tokens_j):
-            pieces += (new_piece(model, more, PAGE, dtype),)
+            pieces = new_piece(model, more, PAGE, dtype, len(pools))
+            pools = tuple((*pool, piece) for pool, piece in zip(pools, pieces))
 
     while True:
         # ---- refill every free slot, prefilling the next prompts when their turn comes
@@ -182,7 +186,7 @@ def sample(
             last = out.tokens[request, begun - 1]
             is_new = np.isin(np.arange(slots), new)
             placed = [put(x, "") for x in (is_new, last, begun, limit[request])]
-            pieces, state = admit(pieces, state, chunk, put(copies, "JT"), put(count, "J"), *placed, keys[request])
+            pools, state = admit(pools, state, chunk, put(copies, "JT"), put(count, "J"), *placed, keys[request])
         busy = ~book.free()
         if not busy.any():
             if stats is not None:
@@ -192,7 +196,7 @@ def sample(
         # ---- the queue is empty: half of the slots will do as soon as the others have finished
         while waiting == total and (left := book.fewer(FEWEST)):
             slot_j, page_x, book = left
-            pieces, state = fewer(pieces, state, put(page_x, "X"), put(slot_j, ""))
+            pools, state = fewer(pools, state, put(page_x, "X"), put(slot_j, ""))
             slots, busy = len(slot_j), ~book.free()
 
         # ---- a block of steps; host and device then agree on who finished
@@ -201,13 +205,13 @@ def sample(
         window = int(before[busy].max()) + block
         if out.tokens.shape[1] < window:
             out = widened(out, size_bucket(window), pad)
-        pages = Pages(pieces, *(put(x, a) for x, a in ((book.table_jn, "JT"), *((x, "X") for x in book.owners()))))
+        pages = Pages(pools, *(put(x, a) for x, a in ((book.table_jn, "JT"), *((x, "X") for x in book.owners()))))
         enough = np.int32(max(slots // 8, 1) if waiting < total else slots + 1)
         pages, state, drawn = decode_block(
-            model, params, pages, state, enough, steps=block, stop=stop,
+            model, decoding, pages, state, enough, steps=block, stop=stop,
             temperature=temperature, top_k=top_k, top_p=top_p,
         )  # fmt: skip
-        pieces = pages.pieces
+        pools = pages.pools
         length_j, live, stopped, drawn = fetch((state.length_j, state.live_j, state.stopped_j, drawn))
         book.length_j = length_j.copy()  # the device may own it
         steps = np.where(busy, length_j - before, 0)

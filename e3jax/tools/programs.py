@@ -183,9 +183,9 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     size = c.task.prompt_room + budget
     book = Book.empty(replicas, slots, page=PAGE, rows=size_bucket(pages_of(size, PAGE)), longest=pages_of(size, PAGE))
     grown = book.reserve(np.full(slots, c.task.prompt_room)) + book.reserve(np.full(slots, size))
-    pieces = tuple(Piece(*placed(AXES, pages, PAGE)) for pages in grown)
+    pools = (tuple(Piece(*placed(AXES, pages, PAGE)) for pages in grown),)
     table = array(sampling, "JT", book.table_jn.shape, jnp.int32)
-    cache = Pages(pieces, table, *(array(sampling, "X", x.shape, jnp.int32) for x in book.owners()))
+    cache = Pages(pools, table, *(array(sampling, "X", x.shape, jnp.int32) for x in book.owners()))
     copies = [array(sampling, axes, x.shape, jnp.int32) for axes, x in
               zip(("JT", "J"), book.copies(np.array([], int), np.array([], int), prompt_width))]  # fmt: skip
     state_j = Slots(small(1), small(), small(), small(), small(dtype=bool), small(dtype=bool), keys)
@@ -253,8 +253,8 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
         "admit": Program(
             "admit", f"{prompt_rows} prompts into {slots} slots",
             under(sampling, lambda: admit.lower(
-                pieces, state_j, prompts, *copies, small(dtype=bool), small(), small(), small(), keys)),
-            (pieces, state_j, prompts), training + copy, 0.0, 2 * prompt_kv, 1,
+                pools, state_j, prompts, *copies, small(dtype=bool), small(), small(), small(), keys)),
+            (pools, state_j, prompts), training + copy, 0.0, 2 * prompt_kv, 1,
         ),
         "decode": Program(
             "decode", f"{slots} slots, {block} steps, {sum(grown)} pages of {PAGE}",
