@@ -44,9 +44,8 @@ def load(directory, *, remat: str = "full", dtype: str = "float32", params_dtype
 def logits(side: Ours, token_bt: np.ndarray) -> np.ndarray:
     """[B, T, V] of a few short rows, without padding."""
     position_bt = jnp.broadcast_to(jnp.arange(token_bt.shape[1]), token_bt.shape)
-    with jax.set_mesh(side.mesh):
-        hidden, _ = side.model.apply({"params": side.params}, jnp.asarray(token_bt), position_bt)
-        return np.asarray(hidden @ unembedding(side.params).T)
+    hidden, _ = side.model.apply({"params": side.params}, jnp.asarray(token_bt), position_bt)
+    return np.asarray(hidden @ unembedding(side.params).T)
 
 
 def roll(

@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import cores
 import numpy as np
 import ours
 from command import add_sampling, command, keep, parsed
@@ -123,10 +124,11 @@ def compare(asked, path: Path) -> dict:
     limits = machine.limits()
     batch = {"ours": asked.slots, "transformers": asked.torch_batch, "tunix": asked.tunix_batch}
     batch = {name: min(b, total) for name, b in batch.items()}
-    seconds = {name: [] for name in asked.peers}
+    seconds, cores_ns = {name: [] for name in asked.peers}, []
     for name in asked.peers:
         warm(name, run[name], batch[name], length_pg)
     for repeat in range(asked.repeats):
+        cores_ns.append(cores.distance())
         for name in asked.peers:
             seconds[name].append(run[name](batch[name], length_pg, repeat))
             print(f"  {repeat + 1}/{asked.repeats} {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
@@ -134,6 +136,7 @@ def compare(asked, path: Path) -> dict:
         "benchmark": "rollout", "model": asked.model, **facts, "load_average_after": machine.facts()["load_average"],
         "prompts": len(prompts), "prompt_tokens": sum(map(len, prompts)), "responses": total, "tokens": tokens,
         "limits": limits, "logits_agree": gap, "batch": batch, "block": asked.block, "seconds": seconds,
+        "cores_ns": cores_ns,
     }  # fmt: skip
     if "ours" in asked.peers:
         found["parity"] = parity()
@@ -157,6 +160,7 @@ def table(found: dict) -> None:
             f"| {name} | {found['batch'][name]} | {found['median_s'][name]:.2f} ({min(times):.2f} to {max(times):.2f}) "
             f"| {found['tokens_per_s'][name]:,.0f} | {'–' if faster is None else f'{faster:.2f}'} |"
         )
+    print(f"core to core before each repeat: {', '.join(f'{ns:.0f}' for ns in found['cores_ns'])} ns (cores.py)")
     if "floor" in found:
         low, stats = found["floor"], found["ours"]
         occupancy = "no request ever waited" if stats["occupancy"] is None else f"{stats['occupancy']:.3f}"

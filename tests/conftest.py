@@ -8,6 +8,7 @@ processor time, measured on three files); `XLA_FLAGS= pytest` compiles as a user
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported, as the next
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
@@ -45,6 +46,17 @@ def pytest_collection_modifyitems(items):
     """Files in the order LONGEST, then all others as they are."""
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Forgets compiled programs once they fill half of what Linux lets a process map (65,530): beyond it, XLA crashes.
+
+    A program of XLA's CPU backend is about a hundred mappings; what is wanted again comes from the directory on disk.
+    """
+    yield
+    if Path("/proc/self/maps").exists() and len(Path("/proc/self/maps").read_text().splitlines()) > 32_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
