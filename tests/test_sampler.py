@@ -304,6 +304,33 @@ def test_a_draining_queue_moves_to_fewer_slots(sharp, monkeypatch):
     check_parity(model, params, r, 1.0)
 
 
+@pytest.mark.parametrize("cache", ["compute", "int8"])
+def test_one_pool_of_all_layers_draws_the_same(sharp, cache, monkeypatch):
+    """As on a TPU, where the model loops over its layers: refilled, grown and closed up, it draws what a CPU draws."""
+    model, params = sharp
+    pools, block = [], decode.decode_block
+
+    def counted(*args, **kwargs):
+        pools.append(len(args[2].pools))
+        return block(*args, **kwargs)
+
+    def drawn():
+        budgets = np.where(np.arange(40) % 9, 6, 90)
+        pools.clear()
+        r = draw(model, params, ragged_prompts(20, 210), samples=2, budget=budgets, slots=32, stop=(-1,), cache=cache)
+        return r, set(pools)
+
+    small_pages(monkeypatch)
+    monkeypatch.setattr("e3jax.sampler.slots.decode_block", counted)
+    own, used = drawn()
+    assert used == {model.config.layers}
+    monkeypatch.setattr("jax.default_backend", lambda: "tpu")
+    together, used = drawn()
+    assert used == {1}
+    np.testing.assert_array_equal(own.tokens, together.tokens)
+    np.testing.assert_allclose(own.logp, together.logp, atol=2e-5)
+
+
 def test_sequences_of_tokens_end_a_response(sharp):
     """Two tokens that occurred end it at their second one; not where the first is the prompt's last token."""
     model, params = sharp

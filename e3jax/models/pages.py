@@ -218,7 +218,7 @@ def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
         most = jnp.maximum(m, jnp.max(m_jnkr, axis=1))
         old, weight = jnp.exp(m - most), jnp.exp(m_jnkr - most[:, None])
         total_weight = total_weight * old + jnp.sum(weight * l_xkr[page_jn], axis=1)
-        # a product: XLA's CPU backend takes twenty times as long for this as a sum
+        # as a sum over n it would take XLA's CPU backend twenty times as long
         o = o * old[..., None] + jnp.einsum("jnkr,jnkrh->jkrh", weight, o_xkrh[page_jn], precision="highest")
         return most, total_weight, o
 
