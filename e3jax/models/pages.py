@@ -7,8 +7,8 @@ token's logits do not depend on where its pages lie or on who sits beside it.
 
 A pool is a tuple of pieces along the pages: a larger one is the same pieces and one more, so growing copies nothing.
 There is one for all layers, which the model loops over, or on a CPU one for each: XLA copies there what it slices, and
-an array of its own is multiplied where it lies. On a mesh every device has its own slots, pages and page numbers. On a
-GPU both steps are kernels of their own (models/pages_triton.py).
+an array of its own is multiplied where it lies, whole if anybody owns a page of it. On a mesh every device has its own
+slots, pages and page numbers. On a GPU both steps are kernels of their own (models/pages_triton.py).
 
     softmax over pages x of (m, l, o):   m = max_s z    l = Σ_s e^(z-m)    o = Σ_s e^(z-m) v_s
     together                             M = max_x m    out = Σ_x e^(m-M) o / Σ_x e^(m-M) l        (flash decoding)
@@ -45,8 +45,6 @@ class Piece(NamedTuple):
 
 
 AXES = Piece("LXKHS", "LXKSH", "LXKS", "LXKS")
-
-
 Pool = tuple[Piece, ...]
 
 
@@ -218,7 +216,7 @@ def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
         most = jnp.maximum(m, jnp.max(m_jnkr, axis=1))
         old, weight = jnp.exp(m - most), jnp.exp(m_jnkr - most[:, None])
         total_weight = total_weight * old + jnp.sum(weight * l_xkr[page_jn], axis=1)
-        # as a sum over n it would take XLA's CPU backend twenty times as long
+        # written as a sum over n, this takes XLA's CPU backend forty times as long
         o = o * old[..., None] + jnp.einsum("jnkr,jnkrh->jkrh", weight, o_xkrh[page_jn], precision="highest")
         return most, total_weight, o
 

@@ -47,7 +47,7 @@ def project(x: jax.Array, w: jax.Array, axes_in: int = 1) -> jax.Array:
 
 
 class Block(nn.Module):
-    """One transformer layer; scanned, so that its parameters are stacked along a leading L axis."""
+    """One transformer layer; scanned, its parameters are stacked along a leading L axis."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -128,7 +128,7 @@ class Qwen3(nn.Module):
         With a KVCache: keys and values are written at `position_bt` and positions < `window` (static) are attended.
         With Pages: one token a row, attending to all of its row up to its position.
         `angles`: `angles_of` the positions, where they are there already.
-        Layers are a loop over stacked parameters, or one after another with those that `unstack` makes.
+        Layers are a loop over stacked parameters, or one after another, without remat, with those of `unstack`.
         """
         c = self.config
         embed_vd = self.param("embed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
@@ -194,7 +194,7 @@ def cast_matrices(params, dtype):
 
 @jax.jit
 def unstack(params):
-    """Arrays of its own for every layer, "layers_0", "layers_1", …: a CPU copies what it slices of a stack."""
+    """A copy with arrays of its own for every layer, "layers_0", …: a CPU copies what it slices of a stack."""
     stack = params["layers"]
     layers = {f"layers_{i}": jax.tree.map(lambda w, i=i: w[i], stack) for i in range(len(stack["attn_norm_d"]))}
     return {name: w for name, w in params.items() if name != "layers"} | layers
