@@ -2,8 +2,8 @@
 
     python benchmarks/cores.py
 
-A virtual machine's cores may share a cache at one moment and lie on two chiplets at the next; programs of many short
-steps on two threads feel it, others do not (README.md).
+A virtual machine's cores may be as near as one cache at one moment and as far as two chiplets at the next; programs of
+many short steps on two threads feel it, others do not (README.md).
 """
 
 import mmap

@@ -50,9 +50,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def room_for_programs():
-    """Forgets compiled programs once they fill half of what Linux lets a process map (65,530): beyond it, XLA crashes.
+    """Forgets compiled programs once they fill half of what Linux lets a process map (65,530 pieces of memory).
 
-    A program of XLA's CPU backend is about a hundred mappings; what is wanted again comes from the directory on disk.
+    A program of XLA's CPU backend is about a hundred; the suite in one process ended in a segmentation fault, most
+    likely there. What is wanted again comes from the directory on disk.
     """
     yield
     if Path("/proc/self/maps").exists() and len(Path("/proc/self/maps").read_text().splitlines()) > 32_000:

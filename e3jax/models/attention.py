@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from e3jax.errors import UserError
 from e3jax.sharding import spec
 
-MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, not NaN
+MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, a page weighs 0, not NaN
 SAVED = "attention"  # the name under which its output (and splash's row sums) may be kept for the backward pass
 TILE = 192  # queries and keys that "xla" takes at once: scores that stay in a CPU's cache (128 and 384 are slower)
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.models import pages_triton
+from e3jax.models.attention import MASKED
 from e3jax.models.cache import KVCache, quantize
 from e3jax.models.presets import ModelConfig
 from e3jax.sharding import constrain, spec
@@ -31,7 +32,6 @@ PAGE = 64  # positions
 CHUNK = 64  # pages that are read at once: what fits into a processor's cache
 MERGED = 8  # pages of a slot that are put together at once
 NONE = 1 << 30  # number of a page that is not there
-MASKED = -1e30  # finite: a page with nothing to attend to weighs 0, not NaN
 
 
 class Piece(NamedTuple):
