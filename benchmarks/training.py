@@ -18,7 +18,7 @@ from e3jax.train.grpo import update
 from e3jax.train.state import make_optimizer, new_state
 from e3jax.types import Rollouts
 
-WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="")
+WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="", closing_match="text")
 LOSS = dict(
     clip_low=ours.CLIP, clip_high=ours.CLIP, dual_clip=None, kl_coef=0.0, kl_estimator="k3", entropy_coef=0.0,
     tis_cap=None,

@@ -98,11 +98,17 @@ def base_config() -> ConfigDict:
     c.grpo.weights.aggregation = "sequence_mean"  # A.5 has token_mean; PROTOTYPE: 1/|o| lengthens tiny models
     c.grpo.weights.gradients = "all"  # "positive": GRPOMask; "negative"; "no-eos" (A.5; losses/grpo.py token_weights)
     c.grpo.weights.denominator = "shrunken"  # of what "gradients" leaves; A.5, the reference's
-    c.grpo.weights.closing = "<answer>"  # of "no-eos": A.5 has "</", the first token of Llama's "</think>"
+    c.grpo.weights.closing = "<answer>"  # of "no-eos": where a response begins to end; "</think>" for language models
+    # "text": wherever the decoded text shows it; "token": A.5, the first token equal to `closing`, its "</" of Llama.
+    # Not the default: other tokenizers have no token that begins every "</think>", and "no-eos" would mask nothing
+    c.grpo.weights.closing_match = "text"
     c.grpo.e2c = ConfigDict()  # of tokenizers with E2C's tags
     c.grpo.e2c.coefficient = 1.0  # λ, of the plan's tokens (B.4); 1: plain GRPO
     c.grpo.e2c.missing = "plain"  # no plan: λ = 1; "original": λ on the whole response (losses/e2c.py)
     c.grpo.reward = ConfigDict()  # rewards/plan.py shaped
+    # a response that the budget cut: "wrong", as an evaluation at that budget counts it; "graded": A.4, what is there
+    # counts, so that a boxed guess before the end pays and a policy need not learn to stop
+    c.grpo.reward.unfinished = "wrong"
     c.grpo.reward.following = "off"  # "sound", "original": a right answer is worth the share of its plan it followed
     c.grpo.reward.overlong_buffer = 0  # tokens before the budget in which the soft penalty grows; 0: none. B.4: 4096
     c.grpo.reward.overlong_factor = 1.0  # B.4

@@ -39,7 +39,8 @@ def get_config():
     c.stages.rl1 = grpo_stage(**rl, temperature=1.3)  # B.4; λ = 1 and no shaping are base_config's
     c.stages.rl2 = grpo_stage(
         **rl, temperature=1.0, e2c={"coefficient": 2.0, "missing": "plain"},  # B.4
-        reward={"following": "sound", "overlong_buffer": 4, "overlong_factor": 1.0},  # OWN: from 20 tokens on
+        # OWN: the penalty begins at 20 tokens
+        reward={"following": "sound", "unfinished": "wrong", "overlong_buffer": 4, "overlong_factor": 1.0},
     )  # fmt: skip
     c.grpo.weights.aggregation = "token_mean"  # B.4
     c.grpo.loss.clip_high = 0.2  # B.4

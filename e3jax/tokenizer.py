@@ -116,6 +116,11 @@ class HubTokenizer:
         """Whether there is a chat template."""
         return self.hub.chat_template is not None
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the vocabulary or the chat template has a "</think>"."""
+        return "</think>" in self.hub.get_vocab() or "</think>" in str(self.hub.chat_template)
+
     def chat(self, messages: Sequence[dict[str, str]], *, thinking: bool) -> list[int]:
         """Messages {"role", "content"} -> tokens of the chat template, up to where the assistant speaks.
 

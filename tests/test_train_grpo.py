@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
+from e3jax.errors import UserError
 from e3jax.sampler.slots import sample
 from e3jax.sharding import make_mesh, param_shardings
 from e3jax.train import grpo
+from e3jax.train.closing import check_closing, closing_mask
 from e3jax.train.packing import pack_micro_batches, padding, row_widths
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
 from e3jax.train.steps import score
@@ -19,7 +21,7 @@ from e3jax.train.steps import score
 LOSS = dict(
     clip_low=0.2, clip_high=0.5, dual_clip=3.0, kl_coef=0.01, kl_estimator="k3", entropy_coef=0.001, tis_cap=2.0
 )
-WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="")
+WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="", closing_match="text")
 
 
 def graded(model, params, score_b, *, prompts=4, samples=4, budget=20):
@@ -145,17 +147,82 @@ def test_positive_only_ignores_failures(setting, gradients):
     assert (values["grad/negative_mass"] == 0) == (gradients == "positive")
 
 
-def test_no_eos_closes_at_the_first_sampled_word():
-    """A "7" of the prompt closes nothing; from the first sampled one on, every token counts as the end."""
-    tokens = np.array([[7, 5, 7, 6, 7, 0], [7, 5, 6, 6, 6, 0]])
-    sampled = np.array([[0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0]]) > 0
-    r, words = (
-        SimpleNamespace(tokens=tokens, sampled=sampled),
-        SimpleNamespace(encode=lambda text: {"</": [7, 9]}[text]),
-    )
-    got = grpo.closing(words, r, gradients="no-eos", closing="</", aggregation="token_mean")
-    np.testing.assert_array_equal(got, [[0, 0, 1, 1, 1, 1], [0] * 6])
-    assert not grpo.closing(words, r, gradients="all", closing="</").any()
+class Pieces:
+    """A tokenizer of given pieces of text, as BPE might cut them; piece 0 is padding."""
+
+    def __init__(self, *texts):
+        self.texts = ("", *texts)
+
+    def decode(self, tokens):
+        return "".join(self.texts[t] for t in tokens)
+
+    def encode(self, text):
+        tokens = []
+        while text:
+            best = max((t for t in self.texts[1:] if text.startswith(t)), key=len)
+            tokens.append(self.texts.index(best))
+            text = text[len(best) :]
+        return tokens
+
+
+CUT = Pieces("</", "think", ">", "a", ".</", "</answer>")
+
+
+def responses(*rows, prompt=1):
+    """Rollouts of which only what `closing_mask` reads is there: each row begins with `prompt` tokens of a prompt."""
+    width = max(map(len, rows))
+    tokens = np.array([row + [0] * (width - len(row)) for row in rows])
+    length = np.array([len(row) for row in rows])
+    at = np.arange(width)
+    return SimpleNamespace(
+        tokens=tokens, prompt_len=np.full(len(rows), prompt), length=length,
+        sampled=(at >= prompt) & (at < length[:, None]),
+    )  # fmt: skip
+
+
+def test_no_eos_finds_a_closing_of_several_tokens():
+    """encode("</think>")[0] was looked for: where BPE joins ".</", or the closing is not one token, nothing was masked.
+
+    Rows: "</think>" in the prompt does not count; three tokens; joined with the point before; another tag; none.
+    """
+    rows = [[1, 2, 3, 4, 1, 2, 3, 4], [1, 2, 3, 4, 5, 2, 3, 4], [1, 2, 3, 4, 6, 4, 4, 4], [1, 2, 3, 4, 4, 4, 4, 4]]
+    r = responses(*rows, prompt=3)
+    got = closing_mask(CUT, r, closing="</think>", match="text")
+    np.testing.assert_array_equal(got[:2], [[0, 0, 0, 0, 1, 1, 1, 1]] * 2)
+    assert not got[2:].any()
+
+
+def test_the_references_no_eos_matches_one_token():
+    """Its rule: from the first sampled token 524, Llama's "</", onward; what it closes and what is joined to it is not
+    looked at. A "</" of the prompt closes nothing."""
+    r = responses([1, 4, 1, 4], [1, 4, 5, 4], prompt=1)
+    got = closing_mask(CUT, r, closing="</", match="token")
+    np.testing.assert_array_equal(got, [[0, 0, 1, 1], [0, 0, 0, 0]])
+
+
+def test_a_closing_that_cannot_be_found_is_refused():
+    check_closing(CUT, "</think>", match="text")
+    check_closing(CUT, "</", match="token")
+    with pytest.raises(UserError, match=r"closing='</think>': is 3 tokens"):
+        check_closing(CUT, "</think>", match="token")
+    with pytest.raises(UserError, match="closing='': does not appear"):
+        check_closing(CUT, "", match="text")
+
+
+def test_what_no_eos_takes_out_is_logged_and_told(setting):
+    """grad/masked is the share of sampled tokens without weight; 0 with "no-eos" is told with the closing's name."""
+    run, params = setting
+    words = SimpleNamespace(pad=0, decode=lambda tokens: " ".join(map(str, tokens)), encode=lambda text: [int(text)])
+    run = SimpleNamespace(**vars(run) | {"tokenizer": words})
+    weights = WEIGHTS | {"gradients": "no-eos", "closing": "9999"}
+    _, nothing = updated(run, params, MIXED, rows=16, weights=weights)
+    advantage_b = np.where(MIXED > 0, 1.0, -1.0)
+    told = SimpleNamespace(reasons=["wrong_value"], problems=[])
+    sentences = list(grpo.alarms(told, nothing, advantage_b, weights=weights, parity_alarm=9.0))
+    assert nothing["grad/masked"] == 0 and len(sentences) == 1 and "'9999'" in sentences[0]
+    _, positive = updated(run, params, MIXED, rows=16, weights=WEIGHTS | {"gradients": "positive"})
+    sampled = graded(run.model, params, MIXED).rollouts.sampled
+    assert positive["grad/masked"] == pytest.approx(sampled[MIXED == 0].sum() / sampled.sum())
 
 
 def test_later_minibatches_are_off_policy(setting):

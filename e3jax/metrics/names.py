@@ -66,6 +66,7 @@ GRPO = {
     "loss/clip_high": "Share of the weight on tokens that the upper clip holds.",
     "loss/clip_dual": "Share of the weight on tokens of negative advantage that the dual clip holds.",
     "grad/negative_mass": "Share of Σ weight · abs(advantage) that comes from negative advantages.",
+    "grad/masked": "Share of sampled tokens that grpo.weights.gradients takes out of the loss.",
     "parity/logp_max": "Largest abs(sampler's − trainer's log-prob) of a trained token before the first update.",
     "parity/logp_mean": "Mean of the same. Above config.grpo.parity_alarm the run says so.",
     "sampler/occupancy": "Share of decoding slots at work while requests wait.",

@@ -9,11 +9,15 @@ from e3jax.errors import UserError
 from e3jax.rewards import countdown, countdown_plans, math, mcq, multiplication, plan
 from e3jax.rewards.extract import IN_PHASES, WHERE, Grade
 
+UNFINISHED = ("wrong", "graded")  # what a response without EOS is worth
 BOXED = {"math": math.grade_text, "mcq": mcq.grade_text, "multiplication": multiplication.grade_text}
 
 
 def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -> Grade:
-    """A response that its budget cut before EOS scores 0, reason "truncated": an answer never finished is none.
+    """Grade one response. `done` False: its budget cut it before EOS.
+
+    A cut response scores 0 with reason "truncated", unless `problem.meta["unfinished"]` is "graded": then what is
+    there is graded like any other text, as e3's reward does (config.grpo.reward.unfinished).
 
     Tasks whose answer is boxed ("math", "mcq", "multiplication") read `problem.meta["where"]`: where it is looked for
     (extract.boxed_answer, plan.grade_text). In the problem it reaches the grader's processes too.
@@ -23,7 +27,7 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
         raise ValueError(f"{problem.id}: no grader for task {problem.task!r}; add it here")
     if problem.task in BOXED and "where" not in problem.meta:
         raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {", ".join(WHERE)}')
-    if not done:
+    if not done and ("unfinished" not in problem.meta or problem.meta["unfinished"] != "graded"):
         return Grade(0.0, "truncated")
     if problem.task == "countdown":
         return countdown.grade_text(problem, text, last_line_only=last_line_only)
@@ -35,6 +39,28 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
     if where in IN_PHASES:
         return plan.grade_text(problem, text, where=where, grade=grade)
     return grade(problem, text, where=where)
+
+
+def nothing_read(reasons: Sequence[str], problems: Sequence, *, where_field: str, prompt_field: str) -> str | None:
+    """Return a sentence when no response of a step gave the grader an answer to read, else None.
+
+    Such a step has no reward, whatever the model knows; the cause is nearly always where the answer is looked for.
+    The two fields are the names of what a person would change, e.g. "config.task.where".
+    """
+    unread = [i for i, reason in enumerate(reasons) if reason in ("no_thinking", "no_answer")]
+    if not reasons or len(unread) < len(reasons):
+        return None
+    thoughtless = sum(reason == "no_thinking" for reason in reasons)
+    meta, what = problems[0].meta, f"none of {len(reasons)} responses has an answer that the grader can read"
+    if "where" not in meta:
+        return f"{what} (no_answer): the prompt asks for <answer> … </answer>; a base model must learn that form first"
+    cure = f"{where_field}={meta['where']!r} reads a boxed answer"
+    if thoughtless:
+        return (
+            f"{what}; {thoughtless} lack '</think>' (no_thinking): {cure} of a response that ends its thought; set "
+            f"{where_field}='anywhere' for a model that does not think, or a longer budget for one that does"
+        )
+    return f"{what} (no_answer): {cure}; choose a {prompt_field} that asks for \\boxed{{}}, as 'e3' does"
 
 
 def grade_all(

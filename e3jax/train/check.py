@@ -10,12 +10,14 @@ from e3jax.losses.grpo import GRADIENTS
 from e3jax.models.attention import KERNELS, resolve_kernel
 from e3jax.phases import begins_plan
 from e3jax.rewards.extract import WHERE
+from e3jax.rewards.grade import UNFINISHED
 from e3jax.rewards.plan import FOLLOWING
 from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
 from e3jax.tasks.sets import SETS, TFDS
 from e3jax.tasks.stream import FIELDS
 from e3jax.tasks.traces import FORMS
+from e3jax.train.closing import MATCHES
 
 OVERRIDES = ("temperature", "group_size", "e2c", "reward")  # of config.grpo, that a stage may say for itself
 
@@ -46,6 +48,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "grpo.weights.aggregation", ("token_mean", "sequence_mean", "dr_grpo"))
     need_one_of(c, "grpo.weights.gradients", GRADIENTS)
     need_one_of(c, "grpo.weights.denominator", ("shrunken", "fixed"))
+    need_one_of(c, "grpo.weights.closing_match", MATCHES)
     need_one_of(c, "grpo.loss.kl_estimator", ("k1", "k2", "k3"))
     words = c.tokenizer == "words"
     need(words == (c.task.form in (*FORMS, "plans")), "tokenizer", c.tokenizer,
@@ -125,6 +128,8 @@ def check_grpo(g: ConfigDict) -> None:
     need(g.e2c.coefficient > 0, "grpo.e2c.coefficient", g.e2c.coefficient, "must be above 0; 1 is plain GRPO")
     need(g.e2c.missing in MISSING, "grpo.e2c.missing", g.e2c.missing, f"use one of {', '.join(MISSING)}")
     need(g.reward.following in FOLLOWING, "grpo.reward.following", g.reward.following, f"one of {', '.join(FOLLOWING)}")
+    need(g.reward.unfinished in UNFINISHED, "grpo.reward.unfinished", g.reward.unfinished,
+         f"use one of {', '.join(map(repr, UNFINISHED))}")  # fmt: skip
     need(g.reward.overlong_buffer >= 0, "grpo.reward.overlong_buffer", g.reward.overlong_buffer, "use 0 (off) or more")
     need(g.parity_alarm > 0, "grpo.parity_alarm", g.parity_alarm, "must be above 0")
     for field, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):

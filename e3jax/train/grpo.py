@@ -5,6 +5,7 @@ Path to the equation: configs/*.py -> train/curriculum.py -> here -> losses/grpo
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -18,17 +19,19 @@ from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_
 from e3jax.metrics.training import phase_metrics, rollout_metrics
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
+from e3jax.rewards.grade import nothing_read
 from e3jax.rewards.plan import shaped
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import Stream
 from e3jax.tokenizer import pieces
+from e3jax.train.closing import closing_mask
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward, score
-from e3jax.types import Batch, Rollouts, TrainState
+from e3jax.types import Batch, TrainState
 
 TOKENS_LOGGED = 2048  # of a response in samples.jsonl, 25 bytes each: a bucket gets the whole file every half minute
 
@@ -76,13 +79,6 @@ def score_packed(run: Run, params, graded: Graded, micro: Sequence[Packed], *, t
     return logps
 
 
-def closing(tokenizer, r: Rollouts, *, closing: str, gradients: str, **_) -> np.ndarray:
-    """[B, T]: from the first sampled token of `closing` onward; only "no-eos" asks (`token_weights`)."""
-    if gradients != "no-eos":
-        return np.zeros(r.tokens.shape, bool)
-    return np.logical_or.accumulate((r.tokens == tokenizer.encode(closing)[0]) & r.sampled, axis=1)
-
-
 def update(
     run: Run, tx, state: TrainState, graded: Graded, advantage_b: np.ndarray, ref_params, *, minibatches: int,
     rows: int, temperature: float, budget: int, old_logp: str, weights: dict, loss: dict,
@@ -111,12 +107,14 @@ def update(
     ref = old
     if loss["kl_coef"]:
         ref = [score_packed(run, ref_params, graded, micro, temperature=temperature) for micro in packed]
-    weight, closing_bt = np.zeros_like(mask), closing(run.tokenizer, r, **weights)
+    weights = dict(weights)
+    ending = {"closing": weights.pop("closing"), "match": weights.pop("closing_match")}
+    closing_bt = closing_mask(run.tokenizer, r, **ending) if weights["gradients"] == "no-eos" else mask < 0
+    weight = np.zeros_like(mask)
     for part in parts:
         weight[part] = token_weights(
-            mask[part], advantage_b=advantage_b[part], closing_bt=closing_bt[part], max_length=budget,
-            **{name: value for name, value in weights.items() if name != "closing"},
-        )  # fmt: skip
+            mask[part], advantage_b=advantage_b[part], closing_bt=closing_bt[part], max_length=budget, **weights
+        )
 
     def batches(i: int) -> Iterator[Batch]:
         for m, old_logp, ref_logp in zip(packed[i], old[i], ref[i]):
@@ -153,6 +151,7 @@ def update(
         del mean["loss/kl"]  # there was no reference to measure it against
     mean |= {name: float(value) for name, value in parity.items()}
     mean["pack/padding"] = padding([m for micro in packed for m in micro])
+    mean["grad/masked"] = 1 - float(((weight != 0) & r.sampled).sum() / r.sampled.sum())
     return state, mean, lambda: list(batches(0))
 
 
@@ -180,6 +179,8 @@ def train(
             scored=old_logp == "trainer" or bool(loss["kl_coef"]), temperature=temperature, loss=loss,
         )  # fmt: skip
     rolled, summary = 0, ""
+    reward = dict(reward)
+    unfinished = {"unfinished": reward.pop("unfinished")}  # in the problems it reaches the graders' processes
 
     def heard(finished: int) -> None:
         nonlocal rolled
@@ -191,7 +192,7 @@ def train(
         for step in range(done, steps):
             start = time.monotonic()
             first = (first_step + step) * prompts  # no RL stage sees another's problems
-            problems = draw(first, prompts)
+            problems = [replace(p, meta=p.meta | unfinished) for p in draw(first, prompts)]
             rolled = 0
             graded = rollout(
                 run.model, state.params, run.tokenizer, problems, key=run.key(stage_index, step), first_id=0,
@@ -216,11 +217,8 @@ def train(
                 sampled_bt=r.sampled, reasons=graded.reasons, advantage_b=advantage_b, group_size=group_size,
             )  # fmt: skip
             values |= feature_means(graded.features) | phase_metrics(r, tags) | rewarded
-            if values["parity/logp_mean"] > parity_alarm:
-                run.log.say(
-                    f"{stage}, step {step + 1}: sampler and trainer disagree, mean |Δ log-prob| "
-                    f"{values['parity/logp_mean']:.3g} above config.grpo.parity_alarm={parity_alarm}"
-                )
+            for alarm in alarms(graded, values, advantage_b, weights=weights, parity_alarm=parity_alarm):
+                run.log.say(f"{stage}, step {step + 1}: {alarm}")
             values |= {
                 "budget": budget, "optim/lr": learning_rate(state),
                 "time/step_s": end - start, "time/rollout_s": sampled_at - start,
@@ -238,6 +236,27 @@ def train(
             save_or_stop(run, store, stage, step + 1, steps, state, rank=run.rank(values))
     store.close(steps, state)
     return state.params
+
+
+def alarms(
+    graded: Graded, values: dict, advantage_b: np.ndarray, *, weights: dict, parity_alarm: float
+) -> Iterator[str]:
+    """Yield a sentence for each thing of a step that a person should know of and no error stops."""
+    if values["parity/logp_mean"] > parity_alarm:
+        yield (
+            f"sampler and trainer disagree, mean |Δ log-prob| {values['parity/logp_mean']:.3g} above "
+            f"config.grpo.parity_alarm={parity_alarm}"
+        )
+    unread = nothing_read(
+        graded.reasons, graded.problems, where_field="config.task.where", prompt_field="config.task.prompt"
+    )
+    if unread:
+        yield unread
+    if weights["gradients"] == "no-eos" and (advantage_b < 0).any() and not values["grad/masked"]:
+        yield (
+            f"gradients='no-eos' masked nothing: {weights['closing']!r} (config.grpo.weights.closing) is in none of "
+            f"the {(advantage_b < 0).sum()} responses of negative advantage"
+        )
 
 
 def compile_ahead(

@@ -28,10 +28,11 @@ from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks import countdown_plans, countdown_traces
-from e3jax.tasks.prompts import qwen3_chat
+from e3jax.tasks.prompts import PROMPTS, qwen3_chat
 from e3jax.tasks.stream import Stream, open_stream
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check
+from e3jax.train.closing import check_closing
 
 
 class Checkpoints(NamedTuple):
@@ -92,6 +93,9 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     need(tokenizer.vocab_size <= model.config.vocab_size, "tokenizer", c.tokenizer,
          f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}")  # fmt: skip
     need(not c.task.opening or tag_ids(tokenizer), "task.opening", c.task.opening, NO_TAGS)
+    if c.grpo.weights.gradients == "no-eos":
+        check_closing(tokenizer, c.grpo.weights.closing, match=c.grpo.weights.closing_match)
+    check_thinking(c, tokenizer)
     mesh = make_mesh(**c.mesh)
     keep_programs()
     log = RunLog(workdir, c.to_dict(), tensorboard=c.log.tensorboard, wandb=c.log.wandb)
@@ -105,6 +109,25 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
         grader=GraderPool(**c.grader), checkpoint=Checkpoints(**c.checkpoint),
         **c.faults,
     )  # fmt: skip
+
+
+def check_thinking(c: ConfigDict, tokenizer) -> None:
+    """Refuse a reward that waits for "</think>" where nothing could make this model write it.
+
+    A thought can come from the tokenizer or its chat template, from the prompt's words, from a supervised stage, or
+    from a checkpoint of an earlier run.
+    """
+    if c.task.form not in ("math", "multiplication") or c.task.where not in ("response", "after_thinking"):
+        return
+    taught = any(c.stages[name].kind != "grpo" for name in c.order) or "/checkpoints/" in c.init.init_from
+    templated = tokenizer.has_chat and c.task.chat == "template"
+    need(
+        taught or not templated or tokenizer.thinks or "think>" in PROMPTS[c.task.prompt],
+        "task.where",
+        c.task.where,
+        "counts only answers of responses with '</think>', but neither the tokenizer nor its chat template nor "
+        f"task.prompt={c.task.prompt!r} knows a thought, so every reward would be 0: set 'anywhere'",
+    )
 
 
 def problem_source(
