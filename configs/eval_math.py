@@ -56,6 +56,7 @@ def get_config(argument: str = "Qwen3-1.7B=Qwen/Qwen3-1.7B"):
     c.thinking = True  # A.3: the chat template's thinking mode
     c.train_budget = 16_384  # e3's second stage: drawn in the figures, beyond it is extrapolation; 0: none
 
+    c.only = ""  # names of sets with commas between them: the others are left out of this call; "": all
     c.sets = ConfigDict()
     c.sets.AIME25 = one_set("aime25", samples=128)  # A.7: 128 rollouts for pass@k up to 32
     c.sets.HMMT25 = one_set("hmmt25", samples=128)

@@ -58,10 +58,10 @@ def test_e2c_is_possible(argument, monkeypatch):
     [
         (lambda c: c.task.update(opening="<PLAN>"), "config.task.opening='<PLAN>': use '<EXPLORATION>'"),
         (lambda c: c.grpo.e2c.update(coefficient=0.0), "config.grpo.e2c.coefficient=0.0"),
-        (lambda c: c.stages.rl2.e2c.update(missing="none"), "config.grpo.e2c.missing='none': use one of plain, orig"),
+        (lambda c: c.stages.rl2.e2c.update(missing="none"), "config.stages.rl2.e2c.missing='none': use one of 'plain'"),
         (lambda c: c.grpo.reward.update(following="on"), "config.grpo.reward.following='on'"),
         (lambda c: c.stages.rl2.reward.update(overlong_buffer=99), "overlong_buffer=99: at most the budget"),
-        (lambda c: c.stages.rl1.update(group_size=1), "config.grpo.group_size=1"),
+        (lambda c: c.stages.rl1.update(group_size=1), "config.stages.rl1.group_size=1"),
         (lambda c: c.update(tokenizer="x"), "task.form='plans' wants words"),
     ],
 )
