@@ -66,7 +66,7 @@ def base_config() -> ConfigDict:
     c.task.where = "response"
     c.task.opening = ""  # behind every prompt of RL and evaluation: "<EXPLORATION>" forces E2C's start, untrained (B.4)
     # tokens set aside for a prompt: longer problems of a set are left out, and it fixes the shapes of RL's rows;
-    # 0: the longest prompt of all sets, or of the first 512 problems where they have no end (train/setup.py)
+    # 0: the longest prompt of all sets, or a little more than that of some problems without end (train/setup.py)
     c.task.prompt_room = 8
 
     c.sampler = ConfigDict()
