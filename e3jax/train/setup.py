@@ -114,8 +114,8 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
 def room_for_prompts(c: ConfigDict, tokenizer) -> int:
     """Return config.task.prompt_room, or for 0 the tokens of the longest prompt of all stages and evaluation sets.
 
-    Of problems without end the first PROBED are measured: 0 is their longest prompt and SPARE, and a prompt_room that
-    is too small for them is refused. A set's longer problems are left out instead (`problem_source`), so that a set is
+    Of problems without end the first PROBED are measured, and a prompt_room that is too small for them is refused; 0
+    has SPARE tokens more for the others. A set's longer problems are left out instead (`problem_source`), so that a set is
     measured for 0 alone.
     """
     room, form = c.task.prompt_room, c.task.form
@@ -134,7 +134,7 @@ def room_for_prompts(c: ConfigDict, tokenizer) -> int:
     longest = lengths[name] if lengths else 0
     if room == 0:
         need(longest > 0, "task.prompt_room", 0, "no stage and no set has prompts to measure: say how many tokens")
-        room = longest + (SPARE if endless else 0)
+        room = longest + (SPARE if endless and c.tokenizer != "words" else 0)  # of words, every number is one token
         check_room(c, room)
     need(longest <= room, "task.prompt_room", room,
          f"prompts of config.{name} have up to {longest} tokens (of the first {PROBED} problems): use {longest} or "
