@@ -115,8 +115,8 @@ def room_for_prompts(c: ConfigDict, tokenizer) -> int:
     """Return config.task.prompt_room, or for 0 the tokens of the longest prompt of all stages and evaluation sets.
 
     Of problems without end the first PROBED are measured, and a prompt_room that is too small for them is refused; 0
-    has SPARE tokens more for the others. A set's longer problems are left out instead (`problem_source`), so that a set is
-    measured for 0 alone.
+    has SPARE tokens more for the others. A set's longer problems are left out instead (`problem_source`), so that a
+    set is measured for 0 alone.
     """
     room, form = c.task.prompt_room, c.task.form
     endless, of = form != "math", FIELDS[form]
