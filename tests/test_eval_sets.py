@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from e3jax.errors import UserError
@@ -13,6 +14,7 @@ from e3jax.eval import run
 from e3jax.eval.digests import changed_since, still_counts, what_was_scored
 from e3jax.log import RunLog
 from e3jax.rewards.extract import Grade
+from e3jax.sampler.slots import unsampled, widened
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.stream import problems_at
@@ -26,9 +28,22 @@ def by_answer(problems, texts, done):
     return SimpleNamespace(result=lambda: [Grade(float(r), "correct" if r else "wrong_value") for r in right])
 
 
+def draw_nothing(model, params, prompts, *, ids, samples, budget, pad, on_finished, **_):
+    """Stands for the sampler: a response is a function of its prompt, problem and number, as the sampler's is."""
+    r = widened(unsampled(prompts, [len(numbers) for numbers in samples], pad=pad), 32, pad)
+    requests = [(i, number) for i, numbers in enumerate(samples) for number in numbers]
+    for row, (i, number) in enumerate(requests):
+        rng = np.random.default_rng([ids[i], number, *prompts[i]])
+        first, n = r.prompt_len[row], int(rng.integers(1, int(budget[row]) + 1))
+        r.tokens[row, first : first + n] = rng.integers(4, 30, n)
+        r.length[row], r.done[row] = first + n, n < budget[row]
+    on_finished(np.arange(len(requests)), r)
+
+
 @pytest.fixture
 def light(monkeypatch):
-    """One device, one process, and verdicts that differ."""
+    """One device, one process, no sampling, and verdicts that differ."""
+    monkeypatch.setattr("e3jax.eval.responses.sample", draw_nothing)
     monkeypatch.setattr(run, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
     monkeypatch.setattr(run, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_answer)))
 

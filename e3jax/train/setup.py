@@ -33,7 +33,7 @@ from e3jax.tasks.stream import FIELDS, Stream, open_stream
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check, check_room
 
-PROBED = 64  # problems of each stage and set whose prompts are measured where problems have no end
+PROBED = 32  # problems of each stage and set whose prompts are measured where problems have no end
 SPARE = 8  # tokens that a later problem's prompt may have more
 
 
