@@ -45,6 +45,27 @@ def changed_since(before: dict[str, Any], problems: Sequence[Problem], samples: 
     return names + (["the number of samples"] if samples != before["samples"] else [])
 
 
+def is_scored(
+    log: RunLog, known: dict[tuple[str, str], dict], label: str, name: str, problems: list[Problem], *, samples: int
+) -> bool:
+    """Whether a record's line counts these problems and samples, with a sentence where it did and no longer does."""
+    line = known.get((label, name))
+    if line is None:
+        return False
+    if "scored" in line:
+        changed = changed_since(line["scored"], problems, samples)
+    else:  # of an earlier version of this file
+        now = {"problems": len(problems), "samples": samples}
+        changed = [f"the number of {name}" for name in now if name in line and line[name] != now[name]]
+        log.say(f"{label}, {name}: scored before digests of sets were kept; its questions are taken for those of now")
+    if changed:
+        log.say(
+            f"{label}, {name}: since it was scored, {' and '.join(changed)} changed: it is scored again, with the "
+            "responses that are there"
+        )
+    return not changed
+
+
 def line_digests(problem: Problem, samples: int) -> dict[str, str]:
     """Return what a record with a line per problem says of its question, and of what grades `samples` responses."""
     return {"question": digest(problem.question), "graded": digest([*graded_by(problem), samples])}

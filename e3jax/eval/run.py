@@ -24,7 +24,7 @@ from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.errors import Stopped, UserError, all_errors, need
 from e3jax.eval import tables
 from e3jax.eval.budgets import Trace, continued, force, reopened, thought
-from e3jax.eval.digests import changed_since, what_was_scored
+from e3jax.eval.digests import is_scored, what_was_scored
 from e3jax.eval.responses import Asked, Responses, fill
 from e3jax.eval.scoring import by_problem, count, record, score_traces, summary
 from e3jax.flags import keep_programs, run_command
@@ -354,27 +354,6 @@ def each_bench(
                     )  # fmt: skip
                     log.keep(record, lambda old, n=name, m=label: (old["stage"], old["set"]) != (m, n))
                     yield bench, checkpoint, c.sets[name].samples
-
-
-def is_scored(
-    log: RunLog, known: dict[tuple[str, str], dict], label: str, name: str, problems: list[Problem], *, samples: int
-) -> bool:
-    """Whether a record's line counts these problems and samples, with a sentence where it did and no longer does."""
-    line = known.get((label, name))
-    if line is None:
-        return False
-    if "scored" in line:
-        changed = changed_since(line["scored"], problems, samples)
-    else:  # of an earlier version of this file
-        now = {"problems": len(problems), "samples": samples}
-        changed = [f"the number of {name}" for name in now if name in line and line[name] != now[name]]
-        log.say(f"{label}, {name}: scored before digests of sets were kept; its questions are taken for those of now")
-    if changed:
-        log.say(
-            f"{label}, {name}: since it was scored, {' and '.join(changed)} changed: it is scored again, with the "
-            "responses that are there"
-        )
-    return not changed
 
 
 def dtype_of(c: ConfigDict) -> str:
