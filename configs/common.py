@@ -65,7 +65,9 @@ def base_config() -> ConfigDict:
     # of E2C's two phases, well formed; "e2c_original": E2C's released grader, UNSOUND (rewards/plan.py)
     c.task.where = "response"
     c.task.opening = ""  # behind every prompt of RL and evaluation: "<EXPLORATION>" forces E2C's start, untrained (B.4)
-    c.task.prompt_room = 8  # tokens set aside for the prompt when a budget is checked against the model
+    # tokens set aside for a prompt: longer problems of a set are left out, and it fixes the shapes of RL's rows;
+    # 0: the longest prompt of all sets, or a little more than that of some problems without end (train/setup.py)
+    c.task.prompt_room = 8
 
     c.sampler = ConfigDict()
     c.sampler.slots = 128  # rows that decode together
@@ -137,6 +139,7 @@ def base_config() -> ConfigDict:
 
     c.eval = ConfigDict()
     c.eval.sets = ConfigDict()
+    c.eval.only = ""  # names of sets with commas between them: the others are left out of this call; "": all
     c.eval.problems = 512  # per set, held out; a set that has fewer gives all it has
     c.eval.samples = 1  # responses per problem
     c.eval.budgets = (96, 192, 384)

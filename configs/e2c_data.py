@@ -21,6 +21,7 @@ def get_config(argument: str = "writer=Qwen/Qwen3-8B"):
     c.dtype = ""  # of weights and cache; "": float32 on CPU, else bfloat16
     c.chat = "template"  # its own form of a conversation
     c.thinking = False  # OWN: an execution is no thinking
+    c.only = ""  # names of sets with commas between them: the others are left out of this call; "": all
     c.sets = ConfigDict()
     c.sets.math = one_set("deepscaler", samples=1, prompt="e2c")  # OWN; samples: solutions of a problem
     c.sets.math.where = "anywhere"  # of what is said after the thinking

@@ -23,6 +23,7 @@ def get_config(argument: str = "rl2=runs/e2c-rl2/checkpoints/rl2/108"):
     c.thinking = True  # the card's chat template, as it stands
     c.ks = (1, 4, 8, 16, 32)  # B.6
     c.methods = ("greedy", "sc", "tot", "all", "random", "select", "cluster", "react")
+    c.only = ""  # names of sets with commas between them: the others are left out of this call; "": all
     c.sets = ConfigDict()
     c.sets.AIME24 = one_set("aime24", samples=32, prompt="e2c")  # samples: the largest K of this set
     c.sets.AIME24.where = "execution"  # rewards/plan.py, sound; "e2c_original" is the released grader, unsound

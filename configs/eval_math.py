@@ -4,6 +4,8 @@
     python -m e3jax.eval.run --workdir=gs://BUCKET/eval \
         --config=configs/eval_math.py:Qwen3-1.7B=Qwen/Qwen3-1.7B,e3=gs://BUCKET/math2/checkpoints/math/60
     one set from a file:      --config.sets.AIME25.source=/data/aime25.json
+    some of the sets:         --config.only=AIME25,HMMT25
+    more of a set, later, in the same directory:  --config.sets.AIME25.samples=256
     budget forcing (App. I):  --config.forcing.wait='(2,4,6,8)' --config.forcing.early_stop='(4096,8192,16384)'
 
 Argument: checkpoints to compare, LABEL=CHECKPOINT with commas between them; without one, e3's base model.
@@ -56,6 +58,7 @@ def get_config(argument: str = "Qwen3-1.7B=Qwen/Qwen3-1.7B"):
     c.thinking = True  # A.3: the chat template's thinking mode
     c.train_budget = 16_384  # e3's second stage: drawn in the figures, beyond it is extrapolation; 0: none
 
+    c.only = ""  # names of sets with commas between them, the others are left out of this call; "": all
     c.sets = ConfigDict()
     c.sets.AIME25 = one_set("aime25", samples=128)  # A.7: 128 rollouts for pass@k up to 32
     c.sets.HMMT25 = one_set("hmmt25", samples=128)

@@ -26,6 +26,7 @@ def get_config(argument: str = "runs/quickstart/checkpoints/hard/40"):
     c.models = eval_math.models_of(argument)
     c.base = c.models[0][0]  # label of the model that KL is measured to
     c.dtype, c.chat, c.thinking = "", "template", True  # as in configs/eval_math.py
+    c.only = ""  # names of sets with commas between them: the others are left out of this call; "": all
     c.sets = ConfigDict()
     c.sets.probe = eval_math.one_set((3, 4), form="calculator", prompt="", problems=96, samples=8)  # A.7: 8 rollouts
     c.budget = 256  # tokens of a response; what Eq. 2 chose for the quickstart's second stage

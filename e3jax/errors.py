@@ -1,14 +1,52 @@
-"""The two ways in which a command ends early that are meant for the person at the command line; config checks."""
+"""Errors shown to the person at the command line: bad input and SIGTERM; checks of a config, told all at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class UserError(ValueError):
     """Something the person at the command line can mend; the message says what, its value, and how."""
 
 
-def need(holds: bool, field: str, value, allowed: str) -> None:
-    """Raise UserError("config.field=value: allowed") unless it holds."""
-    if not holds:
-        raise UserError(f"config.{field}={value!r}: {allowed}")
+REFUSED: ContextVar[dict[str, str] | None] = ContextVar("refused", default=None)  # field -> message; None: raise
+
+
+def need(holds: bool, field: str, value, allowed: str) -> bool:
+    """Refuse "config.field=value: allowed" unless it holds: raise UserError, or within `all_errors` write it down.
+
+    Return whether it holds. A field is refused once; later checks of it may only repeat what is wrong.
+    """
+    if holds:
+        return True
+    message, refused = f"config.{field}={value!r}: {allowed}", REFUSED.get()
+    if refused is None:
+        raise UserError(message)
+    refused.setdefault(field, message)
+    return False
+
+
+@contextmanager
+def all_errors() -> Iterator[None]:
+    """Go on checking within a block, or a decorated function, after `need` refuses; raise one UserError of all of it.
+
+    Blocks nest, and the outermost raises. An exception ends its own block only: a UserError is one more message, any
+    other one is dropped if something was refused before, because it may follow from that.
+    """
+    outer = REFUSED.get()
+    refused = {} if outer is None else outer
+    token = REFUSED.set(refused)
+    try:
+        yield
+    except UserError as error:
+        refused.setdefault(str(error), str(error))
+    except Exception:
+        if not refused:
+            raise
+    finally:
+        REFUSED.reset(token)
+    if outer is None and refused:
+        raise UserError("\n".join(refused.values()))
 
 
 class Stopped(Exception):

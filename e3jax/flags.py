@@ -132,16 +132,17 @@ def sentence(error: Exception) -> str:
 
 
 def unknown_field(argv: list[str]) -> str | None:
-    """Name the override of a field that the config file lacks, and the nearest one."""
+    """Name every override of a field that the config file lacks, each with the nearest field, on a line of its own."""
     given = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(argv))  # --config=FILE or --config FILE
     if given is None:
         return None
     path, _, argument = given[1].partition(":")
     module = runpy.run_path(path)
     known = list(flatten((module["get_config"](argument) if argument else module["get_config"]()).to_dict()))
+    lines = []
     for arg in argv:
         match = re.match(r"--?config\.([^=]+)", arg)
         if match and match[1] not in known:
             near = difflib.get_close_matches(match[1], known, n=1)
-            return f"config has no field {match[1]!r}" + (f": did you mean {near[0]!r}?" if near else "")
-    return None
+            lines.append(f"config has no field {match[1]!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+    return "\n".join(lines) or None

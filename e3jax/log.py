@@ -15,6 +15,7 @@ import datetime
 import hashlib
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -41,15 +42,17 @@ CELL_EVERY_S = 0.5  # in a notebook, where the line is written over
 SPACE = "Nothing that was written before is lost: make room, then give the same command again"
 FLUSH_EVERY_S = 30.0  # in a bucket
 # How the work is laid out, watched and kept; a resumed run may change these. Its numbers stay the same up to rounding.
+# "sets.NAME.problems", "sets.NAME.samples", "only": an evaluation may count more of a set, or less (eval/run.py).
 # "models": an evaluation may compare more checkpoints than it began with (eval/run.py looks that none is another one).
 # "preset": other sets of the same pass rates (curation/difficulty.py).
 # "promote.", "suppress.", "baselines": other sets of the same perplexities (curation/pools.py).
 LAYOUT = (
     "mesh.", "log.", "checkpoint.", "grader.", "faults.", "preset", "promote.", "suppress.", "baselines",
-    "at_once", "keep_responses",
+    "at_once", "keep_responses", "only", "eval.only", "set.problems",
     "models", "model.attention", "model.remat", "model.chunk",
     "grpo.rows", "grpo.parity_alarm", "sampler.tensor", "sampler.slots", "sampler.block", "sampler.prefill_rows",
 )  # fmt: skip
+SIZES = re.compile(r"sets\..*\.(problems|samples)")  # these may change too
 
 
 class RunLog:
@@ -277,7 +280,7 @@ def claim(workdir: epath.Path, config: dict) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if old.get(key, absent) != new.get(key, absent)
     }
-    changed = [text for key, text in differ.items() if not key.startswith(LAYOUT)]
+    changed = [text for key, text in differ.items() if not (key.startswith(LAYOUT) or SIZES.fullmatch(key))]
     if changed:
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(changed[:5])}"

@@ -58,10 +58,10 @@ def test_e2c_is_possible(argument, monkeypatch):
     [
         (lambda c: c.task.update(opening="<PLAN>"), "config.task.opening='<PLAN>': use '<EXPLORATION>'"),
         (lambda c: c.grpo.e2c.update(coefficient=0.0), "config.grpo.e2c.coefficient=0.0"),
-        (lambda c: c.stages.rl2.e2c.update(missing="none"), "config.grpo.e2c.missing='none': use one of plain, orig"),
+        (lambda c: c.stages.rl2.e2c.update(missing="none"), "config.stages.rl2.e2c.missing='none': use one of 'plain'"),
         (lambda c: c.grpo.reward.update(following="on"), "config.grpo.reward.following='on'"),
         (lambda c: c.stages.rl2.reward.update(overlong_buffer=99), "overlong_buffer=99: at most the budget"),
-        (lambda c: c.stages.rl1.update(group_size=1), "config.grpo.group_size=1"),
+        (lambda c: c.stages.rl1.update(group_size=1), "config.stages.rl1.group_size=1"),
         (lambda c: c.update(tokenizer="x"), "task.form='plans' wants words"),
     ],
 )
@@ -94,6 +94,65 @@ def test_e3_math_says_what_is_wrong(change, words, monkeypatch):
     change(config)
     with pytest.raises(UserError, match=words):
         check(config)
+
+
+def test_all_errors_of_a_config_come_at_once(monkeypatch):
+    """A config with six bad fields took six starts to mend; what only follows from a bad value is not told."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    config = load("quickstart")
+    config.grpo.minibatches, config.grpo.temperature, config.sampler.tensor = 0, 0.0, 0
+    config.model.preset, config.eval.only, config.stages.easy.budget = "huge", "5 numbers", 0
+    config.stages.hard.lr, config.budget_rule.budgets = 0.0, ()
+    with pytest.raises(UserError) as raised:
+        check(config)
+    lines = str(raised.value).splitlines()
+    starts = (
+        "config.sampler.tensor=0", "config.budget_rule.budgets=()", "config.eval.only='5 numbers'",
+        "config.grpo.minibatches=0", "config.grpo.temperature=0.0", "config.stages.easy.budget=0",
+        "config.stages.hard.lr=0.0",
+    )  # fmt: skip
+    assert all(sum(line.startswith(start) for line in lines) == 1 for start in starts), lines
+    (last,) = (line for line in lines if not line.startswith(starts))
+    assert "'huge'" in last and "qwen3-0.6b" in last
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (dict(prompts=5), "config.stages.hard.prompts=5: must be a multiple of grpo.minibatches=2"),
+        (dict(minibatches=3), "config.stages.hard.minibatches=3: must divide grpo.prompts=16"),
+        (dict(old_logp="both"), "config.stages.hard.old_logp='both': use one of 'trainer', 'sampler'"),
+        (dict(reward={"following": "off"}), "config.stages.hard.reward={'following': 'off'}: stands for all of config"),
+        (dict(group=8), r"config.stages.hard=\['group'\]: no such fields"),
+    ],
+)
+def test_a_stage_s_own_fields_are_checked(fields, words, monkeypatch):
+    """Five prompts in two minibatches passed the check and died in numpy, a section without a field in a TypeError."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    config = load("quickstart")
+    with config.unlocked():
+        config.stages.hard.update(fields)
+    with pytest.raises(UserError, match=words):
+        check(config)
+
+
+def test_room_for_prompts():
+    """Who did not know how many tokens the longest prompt has learned it from a failed step: now it is measured, and a
+    prompt_room that is too small names the number that would do."""
+    from e3jax.tasks.countdown_traces import WORDS
+    from e3jax.tokenizer import WordTokenizer
+    from e3jax.train.setup import room_for_prompts
+
+    config, tokenizer = load("smoke"), WordTokenizer(WORDS)
+    assert room_for_prompts(config, tokenizer) == config.task.prompt_room == 8
+    config.task.prompt_room = 2
+    with pytest.raises(UserError, match=r"config.task.prompt_room=2: prompts of config.*: use 5 or more, or 0"):
+        room_for_prompts(config, tokenizer)
+    config.task.prompt_room = 0
+    assert room_for_prompts(config, tokenizer) == 5
+    config.eval.budgets = (2044,)
+    with pytest.raises(UserError, match=r"config.eval.budgets=\(2044,\): tiny has room for 2043"):
+        room_for_prompts(config, tokenizer)
 
 
 def test_multiplication_is_possible(monkeypatch):

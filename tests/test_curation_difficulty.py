@@ -97,20 +97,24 @@ def test_killed_anywhere_ends_with_the_same_numbers(checkpoint, tmp_path, light,
 
 
 def test_other_blocks_and_other_presets_use_the_same_rates(checkpoint, tmp_path, light, monkeypatch):
-    """Noise is named by the problem, not by its block; a finished run makes other sets without a model."""
+    """Noise is named by the problem, not by its block; a finished run makes other sets without a model. A directory
+    with 5 problems refused to go on to 7: now it draws two more, to the rates of one call, and 5 need no model."""
     one, other = config_for(checkpoint), config_for(checkpoint)
-    one.set.problems = other.set.problems = 5
+    one.set.problems, other.set.problems = 5, 7
     other.at_once, other.keep_responses = 3, True
+    difficulty.main(one, str(tmp_path / "a"))
+    assert len(rates_of(tmp_path / "a")) == 5
+    one.set.problems = 7
     difficulty.main(one, str(tmp_path / "a"))
     difficulty.main(other, str(tmp_path / "b"))
     assert rates_of(tmp_path / "a") == rates_of(tmp_path / "b")
-    assert len(list((tmp_path / "b/responses").iterdir())) == 2
+    assert len(list((tmp_path / "b/responses").iterdir())) == 3
     monkeypatch.setattr(difficulty, "load_pretrained", None)
-    one.preset = "section_5"
+    one.preset, one.set.problems = "section_5", 5
     difficulty.main(one, str(tmp_path / "a"))
     sizes = [len((tmp_path / f"a/sets/section_5/{x}.jsonl").read_text().splitlines()) for x in LEVELS]
     assert sizes == [2, 2, 1]
-    one.set.problems = 4
+    one.samples = 4
     with pytest.raises(UserError, match="holds a run of another config"):
         difficulty.main(one, str(tmp_path / "a"))
 

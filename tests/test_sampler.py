@@ -12,6 +12,7 @@ from e3jax.models.cache import quantize
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sampler import decode
+from e3jax.sampler import slots as slots_module
 from e3jax.sampler.choose import choose, inverse_cdf, truncate
 from e3jax.sampler.layout import to_sampling
 from e3jax.sampler.slots import sample
@@ -387,6 +388,20 @@ def test_slots_are_busy_and_prompts_are_prefilled_once(sharp):
     assert stats["occupancy"] > 0.9, stats
     assert stats["prefilled"] == sum(map(len, prompts))
     assert stats["first_token_s"] > 0
+
+
+def test_there_are_no_more_slots_and_rows_than_work(sharp, monkeypatch):
+    """64 rows were prefilled for 3 prompts, and 16 slots decoded for 3 responses, whatever they computed for."""
+    model, params = sharp
+    prompts, made = ragged_prompts(3, 210), []
+    usual = draw(model, params, prompts, samples=1, budget=6, slots=2, prefill_rows=2)
+    for name in ("empty_slots", "prefill"):
+        real = getattr(slots_module, name)
+        monkeypatch.setattr(slots_module, name, lambda *a, real=real, name=name: made.append((name, a)) or real(*a))
+    r = draw(model, params, prompts, samples=1, budget=6, slots=512, prefill_rows=64)
+    np.testing.assert_array_equal(r.tokens, usual.tokens)
+    sizes = {name: a[0] if name == "empty_slots" else a[2].shape[0] for name, a in made}
+    assert sizes == {"empty_slots": 3, "prefill": 3}
 
 
 def test_a_long_limit_costs_nothing_until_it_is_used(sharp, monkeypatch):

@@ -64,3 +64,17 @@ def test_fewer_slots_keep_their_requests_and_pages():
         pages = left.table_jn[new][left.table_jn[new] != NONE]
         assert page_x.reshape(2, -1)[old // 4][pages].tolist() == before[old].tolist()
         assert left.length_j[new] == book.length_j[old]
+
+
+def test_any_number_of_slots_comes_down_to_powers_of_two():
+    """There are as many slots as requests, 5 for 5; six on two devices go on as four and as two, an odd number too."""
+    for shards, slots, then in ((1, 5, [4, 2, 1]), (2, 6, [4, 2]), (1, 1, [])):
+        book, seen = Book.empty(shards, slots, page=4, rows=8, longest=8), []
+        book.request_j[0], book.length_j[0] = 7, 9
+        book.reserve(np.where(book.free(), 0, book.length_j))
+        while left := book.fewer(1):
+            slot_j, _, book = left
+            check(book)
+            seen.append(len(slot_j))
+            assert book.request_j.tolist() == [7] + [-1] * (len(slot_j) - 1) and book.length_j[0] == 9
+        assert seen == then

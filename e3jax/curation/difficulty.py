@@ -21,9 +21,10 @@ from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.curriculum.buckets import LEVELS, PRESETS, bucket
-from e3jax.errors import UserError, need
+from e3jax.errors import all_errors, need
+from e3jax.eval.digests import line_digests, still_counts
 from e3jax.eval.responses import Asked, Responses
-from e3jax.eval.run import Bench, check_sampling, in_chat
+from e3jax.eval.run import Bench, check_responses, check_sampling, in_chat
 from e3jax.eval.scoring import count
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
@@ -39,8 +40,9 @@ from e3jax.tasks.stream import FIELDS, open_stream
 SETS = {level: (level,) for level in LEVELS} | {"medhard": ("medium", "hard")}  # e3's second stage trains on both
 
 
+@all_errors()
 def check(c: ConfigDict) -> None:
-    """Refuse impossible values, naming the field, before anything is loaded."""
+    """Refuse impossible values, naming the fields, before anything is loaded."""
     need(c.preset in PRESETS, "preset", c.preset, f"use one of {', '.join(PRESETS)}")
     need(c.set.form in FIELDS, "set.form", c.set.form, f"use one of {', '.join(FIELDS)}")
     need(c.set.where in WHERE, "set.where", c.set.where, f"use one of {', '.join(WHERE)}")
@@ -59,14 +61,14 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
 
 
 def measure(
-    bench: Bench, grader: GraderPool, *, samples: int, budget: int, at_once: int, keep_responses: bool
+    bench: Bench, grader: GraderPool, known: set[int], plain: Sequence[Problem], *, samples: int, budget: int,
+    at_once: int, keep_responses: bool,
 ) -> None:  # fmt: skip
-    """Draw and grade what rates.jsonl lacks, a block of problems after the other, and append a line for each."""
+    """Draw and grade what rates.jsonl lacks, a block of problems after the other, and append a line for each.
+
+    `known` are the problems that it has; `plain` all problems without a chat template.
+    """
     log, problems = bench.log, bench.problems
-    known = {line["index"]: line["problem"] for line in log.read("rates.jsonl")}
-    for index, name in known.items():
-        if index >= len(problems) or problems[index].id != name:
-            raise UserError(f"{log.workdir}: problem {index} was {name!r}: the set has changed, take another --workdir")
     numbers = tuple(range(samples))
     for first in range(0, len(problems), at_once):
         todo = [p for p in range(first, min(first + at_once, len(problems))) if p not in known]
@@ -75,7 +77,7 @@ def measure(
         where = f"problems {first} to {min(first + at_once, len(problems)) - 1} of {len(problems)}"
         directory = log.workdir / "responses" / f"{first:07d}"
         block = bench._replace(name=where, responses=Responses(directory))
-        block.responses.check([p.id for p in problems])
+        check_responses(block.responses, problems, bench.prompts, log)
         barrier(f"read {where}")  # before process 0 writes more
         asked = [Asked(p, numbers, bench.prompts[p], budget) for p in todo]
         block.draw("response", asked, bench.pretrained.tokenizer.stop)
@@ -88,7 +90,8 @@ def measure(
         for p, c in zip(todo, counts):
             right = int(c.right_g.sum())
             log.append("rates.jsonl", {
-                "index": p, "problem": c.problem.id, "samples": samples, "correct": right, "rate": right / samples,
+                "index": p, "problem": c.problem.id, **line_digests(plain[p], samples), "samples": samples,
+                "correct": right, "rate": right / samples,
                 "length": float(c.length_g.mean()), "truncated": float(1 - c.done_g.mean()),
                 "reasons": dict(Counter(c.reasons).most_common()),
             })  # fmt: skip
@@ -116,7 +119,8 @@ def split_set(problems: Sequence[Problem], rates: Sequence[dict], preset: str) -
 
 def write(log: RunLog, problems: Sequence[Problem], *, preset: str, title: str) -> None:
     """The sets of `preset`, the histogram, and how many problems each has."""
-    rates = sorted(log.read("rates.jsonl"), key=lambda line: line["index"])
+    lines = [line for line in log.read("rates.jsonl") if line["index"] < len(problems)]  # fewer than before, maybe
+    rates = sorted(lines, key=lambda line: line["index"])
     sets = split_set(problems, rates, preset)
     files = {
         f"sets/{preset}/{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
@@ -140,7 +144,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     problems = load_problems(**config.set.to_dict(), seed=config.seed)
     log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
     title = f"{config.model[-56:]}\n{config.samples} samples, {config.budget} tokens"
-    if len(log.read("rates.jsonl")) < len(problems):
+    known = still_counts(log, "rates.jsonl", problems, samples=config.samples, wanted=lambda line: True)
+    if len(known) < len(problems):
         sampler = config.sampler.to_dict()
         tensor = sampler.pop("tensor")
         sampler["groups"] = len(jax.devices()) // tensor
@@ -160,8 +165,8 @@ def main(config: ConfigDict, workdir: str) -> None:
                     "difficulty", "", Pretrained(model, params, tokenizer), asked, prompts, None, key, sampler, log
                 )  # fmt: skip
                 measure(
-                    bench, grader, samples=config.samples, budget=config.budget, at_once=config.at_once,
-                    keep_responses=config.keep_responses,
+                    bench, grader, known, problems, samples=config.samples, budget=config.budget,
+                    at_once=config.at_once, keep_responses=config.keep_responses,
                 )  # fmt: skip
     write(log, problems, preset=config.preset, title=title)
     log.done()

@@ -20,12 +20,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from e3jax.errors import UserError, need
+from e3jax.errors import all_errors, need
 from e3jax.eval import tables
 from e3jax.eval.asking import Request, ask, said
+from e3jax.eval.digests import line_digests, still_counts, what_was_scored
 from e3jax.eval.planning import bare
 from e3jax.eval.responses import Responses
-from e3jax.eval.run import Bench, check_models_and_sets, check_sampling, each_bench, load_sets
+from e3jax.eval.run import (
+    Bench,
+    check_models_and_sets,
+    check_responses,
+    check_sampling,
+    each_bench,
+    load_sets,
+)
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.phases import TAG
@@ -34,6 +42,8 @@ from e3jax.rewards.plan import followed, steps
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, is_main
 from e3jax.tasks.plan_prompts import fill
+from e3jax.tasks.problem import Problem
+from e3jax.tasks.sets import chosen_sets
 
 PHASES = ("solution", "exploration", "re_execution")
 LIMITS = ("fewest_steps", "most_steps", "most_plan_tokens", "most_execution_tokens", "least_followed")
@@ -145,14 +155,17 @@ class Drafts:
                 self.drop(key, "re_execution", fault)
 
 
-def write_rows(bench: Bench, grader: GraderPool, asked: Sequence[str], *, samples: int, c: ConfigDict) -> None:
-    """A line of rows.jsonl for every problem that has none, a block of problems after the other."""
+def write_rows(bench: Bench, grader: GraderPool, plain: Sequence[Problem], *, samples: int, c: ConfigDict) -> None:
+    """A line of rows.jsonl for every problem that has none, a block of problems after the other.
+
+    `plain` are the problems without a chat template.
+    """
+    asked = [p.question for p in plain]
     log, of = bench.log, {"stage": bench.label, "set": bench.name}
-    mine = [x for x in log.read("rows.jsonl") if (x["stage"], x["set"]) == (bench.label, bench.name)]
-    known = {x["index"]: x["problem"] for x in mine}
-    for index, name in known.items():
-        if index >= len(asked) or bench.problems[index].id != name:
-            raise UserError(f"{log.workdir}: problem {index} was {name!r}: the set has changed, take another --workdir")
+    known = still_counts(
+        log, "rows.jsonl", plain, samples=samples,
+        wanted=lambda x: (x["stage"], x["set"]) == (bench.label, bench.name),
+    )  # fmt: skip
     limits = {name: c[name] for name in LIMITS}
     for first in range(0, len(asked), c.at_once):
         todo = [p for p in range(first, min(first + c.at_once, len(asked))) if p not in known]
@@ -162,7 +175,7 @@ def write_rows(bench: Bench, grader: GraderPool, asked: Sequence[str], *, sample
         where = f"{bench.name} from {first} of {len(asked)}"
         drafts = Drafts(bench._replace(name=where, responses=Responses(directory)), grader, asked,
                         form={"thinking": c.thinking, "chat": c.chat}, limits=limits)  # fmt: skip
-        drafts.bench.responses.check([p.id for p in bench.problems])
+        check_responses(drafts.bench.responses, bench.problems, bench.prompts, log)
         barrier(f"read {where}")  # before process 0 writes more
         drafts.solve(todo, samples, **c.solution.to_dict())
         drafts.summarise(**c.exploration.to_dict())
@@ -170,8 +183,10 @@ def write_rows(bench: Bench, grader: GraderPool, asked: Sequence[str], *, sample
         for p in todo:
             rows = [row for (q, _), row in sorted(drafts.rows.items()) if q == p]
             dropped = dict(drafts.dropped[p]) if p in drafts.dropped else {}
-            log.append("rows.jsonl", of | {"index": p, "problem": bench.problems[p].id, "rows": rows,
-                                           "dropped": dropped})  # fmt: skip
+            log.append("rows.jsonl", of | {
+                "index": p, "problem": plain[p].id, **line_digests(plain[p], samples), "rows": rows,
+                "dropped": dropped,
+            })  # fmt: skip
         log.flush()
         barrier(f"wrote {where}")
         if is_main() and not c.keep_responses and directory.exists():
@@ -186,9 +201,10 @@ def table(lines: Sequence[dict]) -> tables.Grid:
             for n in order), ["kept", str(kept)]]  # fmt: skip
 
 
-def write(log: RunLog, name: str) -> None:
-    """SET.jsonl and its counts."""
-    lines = sorted((x for x in log.read("rows.jsonl") if x["set"] == name), key=lambda x: x["index"])
+def write(log: RunLog, name: str, problems: int) -> None:
+    """SET.jsonl of the first `problems` problems, and its counts."""
+    mine = (x for x in log.read("rows.jsonl") if x["set"] == name and x["index"] < problems)
+    lines = sorted(mine, key=lambda x: x["index"])
     rows = [row | {"id": line["problem"]} for line in lines for row in line["rows"]]
     grid = table(lines)
     files = {f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
@@ -198,20 +214,20 @@ def write(log: RunLog, name: str) -> None:
     log.say(f"{len(rows)} rows: {log.workdir / name}.jsonl")
 
 
+@all_errors()
 def check(c: ConfigDict) -> None:
-    """Refuse impossible values, naming the field, before anything is loaded."""
+    """Refuse impossible values, naming the fields, before anything is loaded."""
     check_models_and_sets(c)
+    check_sampling(c)
     need(len(c.models) == 1, "models", c.models, "one model writes a set")
-    for name, one in c.sets.items():
+    for name, one in chosen_sets(c.sets, c.only).items():
         need(one.form == "math", f"sets[{name!r}].form", one.form, "'math': a set of questions")
-        need(one.samples >= 1, f"sets[{name!r}].samples", one.samples, "use 1 or more")
     for phase in PHASES:
         need(c[phase].budget >= 1, f"{phase}.budget", c[phase].budget, "use 1 or more")
         need(c[phase].temperature >= 0, f"{phase}.temperature", c[phase].temperature, "0 or more")
     need(1 <= c.fewest_steps <= c.most_steps, "fewest_steps", c.fewest_steps, f"1 to most_steps={c.most_steps}")
     need(0 <= c.least_followed <= 1, "least_followed", c.least_followed, "a share, 0 to 1")
     need(c.at_once >= 1, "at_once", c.at_once, "use 1 or more")
-    check_sampling(c)
 
 
 def main(config: ConfigDict, workdir: str) -> None:
@@ -223,11 +239,11 @@ def main(config: ConfigDict, workdir: str) -> None:
     longest = max(config[phase].budget for phase in PHASES)
     with GraderPool(**config.grader.to_dict()) as grader:
         for bench, checkpoint, samples in each_bench(config, log, "done.jsonl", problems, longest=longest):
-            asked = [p.question for p in problems[bench.name]]
-            write_rows(bench, grader, asked, samples=samples, c=config)
-            log.append("done.jsonl", {"stage": bench.label, "set": bench.name, "checkpoint": checkpoint})
+            write_rows(bench, grader, problems[bench.name], samples=samples, c=config)
+            line = {"stage": bench.label, "set": bench.name, "checkpoint": checkpoint}
+            log.append("done.jsonl", line | {"scored": what_was_scored(problems[bench.name], samples)})
     for name in problems:
-        write(log, name)
+        write(log, name, len(problems[name]))
     log.done()
     log.close()
     barrier("end")

@@ -25,9 +25,10 @@ from e3jax.checkpoint.pretrained import Pretrained, load_pretrained, load_tokeni
 from e3jax.checkpoint.pretrained import model_config as config_of
 from e3jax.curation import oxa
 from e3jax.curation.perplexity import perplexities
-from e3jax.errors import UserError, need
+from e3jax.errors import UserError, all_errors, need
+from e3jax.eval.digests import digest, graded_by
 from e3jax.eval.responses import Asked, Responses
-from e3jax.eval.run import Bench, check_sampling, in_chat
+from e3jax.eval.run import Bench, check_responses, check_sampling, in_chat
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.report.bars import perplexity_file
@@ -109,14 +110,17 @@ def draw_own(
     sampler, numbers = dict(sampler), tuple(range(samples))
     tensor = sampler.pop("tensor")
     sampler["groups"] = len(jax.devices()) // tensor
-    left = [here for here, r in own_blocks(log, problems, at_once) if r.missing("response", [
-        Asked(p, numbers, (), budget) for p in here])]  # fmt: skip
+    tokenizer = load_tokenizer(model, config_of(model))
+    asked = [in_chat(p, tokenizer, thinking=thinking) for p in problems]
+    prompts, left = [tokenizer.encode(p.question) for p in asked], []
+    for here, responses in own_blocks(log, problems, at_once):
+        check_responses(responses, asked, prompts, log)
+        if responses.missing("response", [Asked(p, numbers, prompts[p], budget) for p in here]):
+            left.append(here)
     if not left:
         return
     log.say(f"loading {model}")
     net, params, tokenizer = load_pretrained(model, dtype=dtype, mesh=mesh)
-    asked = [in_chat(p, tokenizer, thinking=thinking) for p in problems]
-    prompts = [tokenizer.encode(p.question) for p in asked]
     longest = max(map(len, prompts))
     need(longest + budget <= net.config.max_length, "own.budget", budget,
          f"{net.config.max_length - longest} or less: the longest prompt has {longest} tokens")  # fmt: skip
@@ -125,7 +129,7 @@ def draw_own(
         for here, responses in own_blocks(log, problems, at_once):
             if here not in left:
                 continue
-            responses.check([p.id for p in problems])
+            responses.check([p.id for p in problems], prompts)
             barrier(f"read problems from {here.start}")  # before process 0 writes more
             name = f"problems {here.start} to {here.stop - 1} of {len(problems)}"
             bench = Bench(
@@ -153,14 +157,18 @@ def measure(
     given_prompt: bool, chat: bool, most_tokens: int, score_tokens: int, at_once: int,
 ) -> None:  # fmt: skip
     """Lines of pool.jsonl that are missing. Perplexities only of what counts: `right` ones, or fairly wrong ones."""
-    known = {line["index"]: line["query"] for line in log.read("pool.jsonl") if line["pool"] == name}
+    known = {line["index"]: line for line in log.read("pool.jsonl") if line["pool"] == name}
     encode = base.tokenizer.encode
     numbered = enumerate(items)
     while todo := list(islice(numbered, at_once)):
         for i, item in todo:
-            if i in known and known[i] != query_of(item.problem):
+            if i in known and known[i]["query"] != query_of(item.problem):
                 raise UserError(f"{log.workdir}: {name} response {i} was to another query: take another --workdir")
-        if all(i in known for i, _ in todo):
+        graded = [digest([item.response, *graded_by(item.problem)]) for _, item in todo]
+        old = [i for (i, _), now in zip(todo, graded) if i in known and known[i].get("graded", now) != now]
+        if old:
+            log.say(f"pool.jsonl: {len(old)} of {name}'s answers or responses have changed: they are graded again")
+        elif all(i in known for i, _ in todo):
             continue
         # a block is scored whole, so that its rows, and with them the last digits, are those of a run without a kill
         where = f"{name} responses {todo[0][0]} to {todo[-1][0]}"
@@ -176,11 +184,12 @@ def measure(
                 base.model, base.params, [tokens[k] for k in counts], prompts=prompts, most=most_tokens,
                 tokens=score_tokens, pad=base.tokenizer.pad, on_scored=heard,
             )  # fmt: skip
-        for (i, item), grade, said, value in zip(todo, grades, tokens, ppl):
-            if i in known:
-                continue
+        first, last = todo[0][0], todo[-1][0]
+        if any(i in known for i, _ in todo):
+            log.keep("pool.jsonl", lambda x, a=first, b=last: x["pool"] != name or not a <= x["index"] <= b)
+        for (i, item), now, grade, said, value in zip(todo, graded, grades, tokens, ppl):
             log.append("pool.jsonl", {
-                "pool": name, "index": i, "query": query_of(item.problem), "correct": grade.score > 0,
+                "pool": name, "index": i, "query": query_of(item.problem), "graded": now, "correct": grade.score > 0,
                 "reason": grade.reason, "length": len(said), "ppl": float(value),
             })  # fmt: skip
         log.flush()
@@ -287,8 +296,9 @@ def tell(log: RunLog, report: dict) -> None:
 # ---- the command
 
 
+@all_errors()
 def check(c: ConfigDict) -> None:
-    """Refuse impossible values, naming the field, before anything is loaded."""
+    """Refuse impossible values, naming the fields, before anything is loaded."""
     need(c.set.form in FIELDS, "set.form", c.set.form, f"use one of {', '.join(FIELDS)}")
     need(c.set.where in WHERE, "set.where", c.set.where, f"use one of {', '.join(WHERE)}")
     need(c.set.problems >= (c.set.form != "math"), "set.problems", c.set.problems, "how many; 0 (all) of a file")
@@ -300,7 +310,7 @@ def check(c: ConfigDict) -> None:
     try:
         oxa.bin_edges(p.low, p.high, p.width)
     except ValueError as error:
-        raise UserError(f"config.promote.width={p.width}: {error}") from None
+        need(False, "promote.width", p.width, str(error))
     need(p.sigma > 0, "promote.sigma", p.sigma, "must be above 0")
     need(p.mu_quantile is None or 0 <= p.mu_quantile <= 1, "promote.mu_quantile", p.mu_quantile, "0 to 1, None for mu")
     for field in ("total", "per_query"):

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from e3jax.didactic import checks, learn, theorem
 from e3jax.didactic.verdict import judge_settings, shorten
-from e3jax.errors import Stopped, need
+from e3jax.errors import Stopped, all_errors, need
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog, finite
 from e3jax.report.panels import Row, draw_rows
@@ -36,8 +36,9 @@ PANELS = {
 }  # fmt: skip
 
 
+@all_errors()
 def check(c: ConfigDict) -> None:
-    """Refuse impossible values, naming the field, before anything is computed."""
+    """Refuse impossible values, naming the fields, before anything is computed."""
     for field in ("seeds", "points", "budget"):
         need(c[field] >= 1, field, c[field], "use 1 or more")
     need(c.model.actions >= 2, "model.actions", c.model.actions, "a* and one more, at least")
@@ -50,7 +51,7 @@ def check(c: ConfigDict) -> None:
         need(s.advantage in learn.ADVANTAGES, f"{where}.advantage", s.advantage, f"one of {learn.ADVANTAGES}")
         need(s.weighting in ("mean", "sum"), f"{where}.weighting", s.weighting, "'mean' or 'sum'")
         need(s.group >= 1 + (s.advantage == "group"), f"{where}.group", s.group, "a group of one has no baseline")
-        need(s.updates >= c.points and s.updates % c.points == 0, f"{where}.updates", s.updates,
+        need(s.updates >= c.points >= 1 and s.updates % c.points == 0, f"{where}.updates", s.updates,
              f"a multiple of config.points={c.points}")  # fmt: skip
 
 

@@ -3,8 +3,8 @@
     python -m e3jax.eval.probes --workdir=runs/probes --config=configs/probes.py:base=CHECKPOINT,e3=CHECKPOINT
 
 Responses and completions are kept as they finish (eval/run.py): killed anywhere, the same command goes on and ends with
-the same numbers, and nothing is written over. probes.jsonl has a line per model and set (intervals: [mean, low, high],
-95 %, over problems), attempts.jsonl a line per problem; probes-SET.*, chains-SET.*, conditional-SET.svg and
+the same numbers. Sets may change as eval/run.py says. probes.jsonl has a line per model and set (intervals: [mean, low,
+high], 95 %, over problems), attempts.jsonl a line per problem; probes-SET.*, chains-SET.*, conditional-SET.svg and
 tokens-SET.svg are tables and figures of them. Models are checkpoints in the order of training: distinct attempts are
 counted on from one to the next (Fig. 6). A model may be added later, at the end.
 """
@@ -17,11 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
-from e3jax.errors import need
+from e3jax.errors import all_errors, need
 from e3jax.eval import tables
 from e3jax.eval.attempts import chain, conditional, requests, token_spans
 from e3jax.eval.attempts import probes as probes_of
 from e3jax.eval.budgets import Trace
+from e3jax.eval.digests import what_was_scored
 from e3jax.eval.distributions import Along, distributions
 from e3jax.eval.likelihood import log_likelihoods
 from e3jax.eval.responses import Asked, Response
@@ -47,6 +48,7 @@ from e3jax.metrics.pass_at_k import pass_at_k
 from e3jax.report.files import chains_file, conditional_file, tokens_file
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, unless_stopped
+from e3jax.tasks.sets import chosen_sets
 
 CONDITIONAL = {
     "dependence": "dependence on the attempt before (nats)", "sharpening": "sharpening (nats)",
@@ -112,7 +114,7 @@ def chains(
     numbers = [tuple(first + r.sample * completions + c for c in range(completions)) for r in used]
     stop, out, before, drawn = (tuple(encode(end)), *tokenizer.stop), {}, [None] * len(used), [None] * len(used)
     for most in attempts:
-        part = f"chains-{most}"
+        part = f"chains-{most}-of-{first}"  # with more samples a completion of the same number has another prompt
         cut = [
             chain(r.response, r.spans, most, close=encode(close), stop=tokenizer.stop, closing=encode(closing))
             for r in used
@@ -218,8 +220,8 @@ def token_sums(r: Read, a: Along) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def probe(bench: Bench, grader: GraderPool, c: ConfigDict, *, checkpoint: str, samples: int) -> None:
-    """Draw, measure, and write this model's and set's lines."""
+def probe(bench: Bench, grader: GraderPool, c: ConfigDict, *, checkpoint: str, samples: int, scored: dict) -> None:
+    """Draw, measure, and write this model's and set's lines; `scored` is what_was_scored's."""
     ask_all(bench, samples=samples, longest=c.budget)
     reads = read(bench, grader, samples=samples, close=c.close)
 
@@ -251,22 +253,24 @@ def probe(bench: Bench, grader: GraderPool, c: ConfigDict, *, checkpoint: str, s
         tried = [[r.right, attempt_keys(problem, r.text.partition(c.close)[0])] for r in reads if r.problem == p]
         bench.log.append("attempts.jsonl", of | {"problem": problem.id, "rollouts": tried})
     limits = {name: c.sampler[name] for name in ("temperature", "top_k", "top_p")}
-    bench.log.append("probes.jsonl", of | {"checkpoint": checkpoint, "base": c.base} | limits | line)
+    about = {"checkpoint": checkpoint, "base": c.base, "scored": scored}
+    bench.log.append("probes.jsonl", of | about | limits | line)
     bench.log.flush()
 
 
+@all_errors()
 def check(c: ConfigDict) -> None:
-    """Refuse impossible values, naming the field, before anything is loaded."""
+    """Refuse impossible values, naming the fields, before anything is loaded."""
     check_models_and_sets(c)
-    labels = [label for label, _ in c.models]
+    check_sampling(c)
+    labels = [str(m[0]) for m in c.models if m]
     need(c.base in labels, "base", c.base, f"use one of {', '.join(labels)}")
     need(c.sampler.temperature > 0, "sampler.temperature", c.sampler.temperature, "above 0: distributions are compared")
-    check_sampling(c)
     rising(c.chains, "pass_ks")
     chained = list(c.chains.attempts)
     need(chained == sorted(set(chained)) and min(chained, default=-1) >= 0, "chains.attempts", chained,
          "numbers of attempts that rise, 0 or more")  # fmt: skip
-    least = min(one.samples for one in c.sets.values())
+    least = min((one.samples for one in chosen_sets(c.sets, c.only).values()), default=1)
     for section in ("chains", "conditional"):
         need(1 <= c[section].rollouts <= least, f"{section}.rollouts", c[section].rollouts,
              f"1 to {least}, the fewest samples of a set")  # fmt: skip
@@ -276,7 +280,8 @@ def check(c: ConfigDict) -> None:
         need(c.chains[field] >= 1, f"chains.{field}", c.chains[field], "use 1 or more")
     need(c.conditional.attempts >= 2, "conditional.attempts", c.conditional.attempts, "2 or more: pairs are compared")
     most = c.chains.rollouts * c.chains.completions
-    need(max(c.chains.pass_ks) <= most, "chains.pass_ks", tuple(c.chains.pass_ks), f"{most} completions at most")
+    ks = tuple(c.chains.pass_ks)
+    need(max(ks, default=1) <= most, "chains.pass_ks", ks, f"{most} completions at most")
     need(0 <= c.unique.most_success <= 1, "unique.most_success", c.unique.most_success, "between 0 and 1")
 
 
@@ -315,7 +320,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     with GraderPool(**config.grader.to_dict()) as grader:
         longest = config.budget + len(config.chains.closing) + config.chains.answer  # a word has at least a character
         for bench, checkpoint, samples in each_bench(config, log, "probes.jsonl", problems, longest=longest):
-            probe(bench, grader, config, checkpoint=checkpoint, samples=samples)
+            scored = what_was_scored(problems[bench.name], samples)
+            probe(bench, grader, config, checkpoint=checkpoint, samples=samples, scored=scored)
     show(log, list(dict(config.models)), most_success=config.unique.most_success)
     log.done()
     log.close()

@@ -1,7 +1,8 @@
 """Responses on disk, each appended as it finishes: a restart draws only what is missing.
 
 A response has a part ("response", or a continuation's name, eval/budgets.py), a problem's index in its set and a sample
-number, and these with the seed are all that its noise depends on. Every start writes files of its own, so a line that a
+number, and these with the seed are all that its noise depends on. Each line carries a digest of the question's tokens:
+responses to another question are refused (`Responses.check`). Every start writes files of its own, so a line that a
 kill cut short is the last of its file and is left out. In a bucket, where nothing can be appended, a file is written
 every half minute.
 
@@ -22,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from e3jax.errors import UserError
+from e3jax.eval.digests import digest
 from e3jax.models.qwen3 import Qwen3
 from e3jax.runtime import is_main
 from e3jax.sampler.slots import sample
@@ -60,6 +62,8 @@ class Responses:
         self.waiting, self.flushed = "", time.monotonic()
         self.known: dict[Key, Response] = {}
         self.ids: dict[int, str] = {}  # problem -> Problem.id, as it was when it was asked
+        self.questions: dict[int, str] = {}  # problem -> digest of its question's tokens; older lines have none
+        self.prompts: Sequence[Sequence[int]] = ()  # the questions as they are now, once they were checked
         files = sorted(directory.glob("*.jsonl"))
         for file in files:
             for number, line in enumerate(file.read_text().split("\n")[:-1], 1):
@@ -74,18 +78,31 @@ class Responses:
             tokens = np.frombuffer(zlib.decompress(base64.b64decode(line["tokens"])), "<i4").tolist()
             self.known[key] = Response(tuple(tokens), line["done"])
             self.ids[line["problem"]] = line["id"]
+            if "question" in line:
+                self.questions[line["problem"]] = line["question"]
         except (ValueError, KeyError, TypeError, zlib.error) as error:
             raise UserError(f"{where} is not a response ({error!r}): remove the line, it is drawn again") from error
 
-    def check(self, ids: Sequence[str]) -> None:
-        """UserError when what is here answers other problems than `ids` (a set that has changed since)."""
-        for index, known in self.ids.items():
-            if index >= len(ids) or ids[index] != known:
-                now = ids[index] if index < len(ids) else "no such problem"
+    def check(self, ids: Sequence[str], prompts: Sequence[Sequence[int]] = ()) -> int:
+        """Raise UserError when what is here answers other questions than these, named by id and in tokens.
+
+        A set that has got shorter, or longer, is the same set. Return how many problems of it have responses without a
+        digest: earlier versions of this file wrote none, and such responses are taken for answers to `prompts`.
+        """
+        self.prompts = prompts
+        advice = "bring the old set back, or choose another --workdir for the new one"
+        for index in sorted(self.ids):
+            if index < len(ids) and ids[index] != self.ids[index]:
                 raise UserError(
-                    f"{self.directory}: problem {index} was {known!r} and is now {now!r}: the set has changed, choose "
-                    "another --workdir"
+                    f"{self.directory}: problem {index} was {self.ids[index]!r} and is now {ids[index]!r}: the set has "
+                    f"changed, {advice}"
                 )
+            if index < len(prompts) and self.questions.get(index, digest(prompts[index])) != digest(prompts[index]):
+                raise UserError(
+                    f"{self.directory} holds responses to another question than problem {index}, {ids[index]!r}, now "
+                    f"asks (its words, its chat template or the tokenizer have changed): {advice}"
+                )
+        return len([index for index in self.ids if index < len(prompts) and index not in self.questions])
 
     def add(self, new: dict[Key, Response], ids: Sequence[str], texts: Sequence[str]) -> None:
         """Finished responses, with their problems' ids and their texts (for people: they are not read back)."""
@@ -96,6 +113,8 @@ class Responses:
             packed = base64.b64encode(zlib.compress(np.asarray(r.tokens, "<i4").tobytes())).decode()
             line = {"part": part, "problem": problem, "sample": number, "id": id_, "done": r.done,
                     "length": len(r.tokens), "text": text, "tokens": packed}  # fmt: skip
+            if len(self.prompts):
+                line["question"] = digest(self.prompts[problem])
             self.waiting += json.dumps(line) + "\n"
         if not self.bucket or time.monotonic() - self.flushed > FLUSH_EVERY_S:
             self.flush()

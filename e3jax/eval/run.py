@@ -4,9 +4,11 @@
     python -m e3jax.eval.run --config=configs/eval_countdown.py:runs/quickstart/checkpoints/hard/40 --workdir=runs/eval
 
 Killed anywhere, the same command draws the responses that are missing and ends with the same numbers: a response's
-noise is a function of (seed, set, problem, sample) alone. RUN then holds responses/MODEL/SET/ (every response),
+noise is a function of (seed, set, problem, sample) alone. So `problems` and `samples` of a set may change from call to
+call: what is there is kept, and the numbers are those of one call. Of a set that was edited, changed answers are graded
+again, and changed questions are refused. RUN then holds responses/MODEL/SET/ (every response),
 problems.jsonl, forced.jsonl, eval.jsonl (`stage` is the model's label: report/html.py reads it as a run's), table1.*,
-table3.*, extrapolation-SET.svg. A model may be added to `config.models` later.
+table3.*, extrapolation-SET.svg. A model may be added to `config.models` later, a set to `config.only`.
 """
 
 import sys
@@ -19,9 +21,10 @@ import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
-from e3jax.errors import Stopped, UserError, need
+from e3jax.errors import Stopped, UserError, all_errors, need
 from e3jax.eval import tables
 from e3jax.eval.budgets import Trace, continued, force, reopened, thought
+from e3jax.eval.digests import is_scored, what_was_scored
 from e3jax.eval.responses import Asked, Responses, fill
 from e3jax.eval.scoring import by_problem, count, record, score_traces, summary
 from e3jax.flags import keep_programs, run_command
@@ -34,6 +37,7 @@ from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import qwen3_chat
+from e3jax.tasks.sets import chosen_sets
 from e3jax.tasks.stream import FIELDS, open_stream
 
 
@@ -79,8 +83,6 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
 
     `where` says where the grader looks for a boxed answer (rewards/extract.py); Countdown has none.
     """
-    if problems == 0 and form != "math":
-        raise UserError(f"config.sets: form={form!r} has problems without end: say how many")
     draw = open_stream(form, source, seed=seed, split="test", prompt=prompt, chat=str, where=where)
     return draw(0, problems or sys.maxsize)
 
@@ -114,10 +116,20 @@ def make_bench(label: str, name: str, pretrained: Pretrained, problems: list[Pro
             f"{room} of the model's length: {longest} are asked for, by config.budgets or config.budget with an answer"
         )
     responses = Responses(log.workdir / "responses" / label / name)
-    responses.check([p.id for p in problems])
+    check_responses(responses, problems, prompts, log)
     barrier(f"read {label} {name}")  # before process 0 writes more
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     return Bench(label, name, pretrained, problems, prompts, responses, key, sampler, log)
+
+
+def check_responses(responses: Responses, problems: list[Problem], prompts: list[list[int]], log: RunLog) -> None:
+    """Raise UserError for responses to other questions than these; say it where that cannot be known."""
+    undated = responses.check([p.id for p in problems], prompts)
+    if undated:
+        log.say(
+            f"{responses.directory}: responses to {undated} problems were kept before digests of the questions were: "
+            "they are taken for answers to the questions as they are now"
+        )
 
 
 def ask_all(bench: Bench, *, samples: int, longest: int) -> None:
@@ -176,9 +188,9 @@ def forced(
 
 
 def evaluate(
-    bench: Bench, grader: GraderPool, *, checkpoint: str, samples: int, budgets, pass_ks, forcing: dict, limits: dict
+    bench: Bench, grader: GraderPool, *, checkpoint: str, samples: int, budgets, pass_ks, forcing: dict, about: dict
 ) -> None:  # fmt: skip
-    """Draw, grade, and write this model's and set's lines."""
+    """Draw, grade, and write this model's and set's lines; `about` is what else the line in eval.jsonl says."""
     longest = max(budgets)
     ask_all(bench, samples=samples, longest=longest)
     decode, known = bench.pretrained.tokenizer.decode, bench.responses.known
@@ -198,19 +210,23 @@ def evaluate(
         for line in lines:
             bench.log.append(name, of | line)
     line = summary(counts, budgets=budgets, pass_ks=pass_ks) | {"forcing": forcing_lines}
-    bench.log.append("eval.jsonl", of | {"checkpoint": checkpoint, "train_budget": None} | limits | line)
+    bench.log.append("eval.jsonl", of | {"checkpoint": checkpoint, "train_budget": None} | about | line)
     bench.log.flush()
 
 
+@all_errors()
 def check(c: ConfigDict) -> None:
-    """Refuse impossible values, naming the field, before anything is loaded."""
+    """Refuse impossible values, naming the fields, before anything is loaded."""
     check_models_and_sets(c)
+    check_sampling(c)
     rising(c, "budgets")
     rising(c, "pass_ks")
-    for name, one in c.sets.items():
-        need(one.samples >= min(c.pass_ks), f"sets[{name!r}].samples", one.samples, f"{min(c.pass_ks)} or more")
+    sets = chosen_sets(c.sets, c.only)
+    for name, one in sets.items():
+        fewest = min(c.pass_ks, default=1)
+        need(one.samples >= fewest, f"sets[{name!r}].samples", one.samples, f"{fewest} or more")
     f = c.forcing
-    least = min(one.samples for one in c.sets.values())
+    least = min((one.samples for one in sets.values()), default=1)
     need(1 <= f.samples <= least or not (f.early_stop or f.wait), "forcing.samples", f.samples,
          f"1 to {least}, the fewest of a set")  # fmt: skip
     for field in ("early_stop", "wait"):
@@ -221,42 +237,48 @@ def check(c: ConfigDict) -> None:
     for name in ("answer", "thinking", "extension"):
         need(f[name] >= 1, f"forcing.{name}", f[name], "use 1 or more")
     need(c.chat in ("template", "plain"), "chat", c.chat, "use 'template' or 'plain'")
-    check_sampling(c)
 
 
+@all_errors()
 def check_models_and_sets(c: ConfigDict) -> None:
     """`models` and `sets`: labels that can be directories, fields with a meaning."""
     models = list(c.models)
     right = all(
         isinstance(m, tuple | list) and len(m) == 2 and all(isinstance(x, str) and x for x in m) for m in models
     )
-    need(len(models) > 0 and right, "models", c.models, "name at least one (label, checkpoint)")
-    for field, labels in (("models", [label for label, _ in models]), ("sets", list(c.sets))):
+    right = need(len(models) > 0 and right, "models", c.models, "name at least one (label, checkpoint)")
+    for field, labels in (("models", [label for label, _ in models] if right else ["-"]), ("sets", list(c.sets))):
         need(len(labels) > 0 and len(set(labels)) == len(labels), field, labels, "name at least one, each once")
         for label in labels:
             need("/" not in label and not label.startswith("."), field, label, "a label is a directory's name too")
-    for name, one in c.sets.items():
+    for name, one in chosen_sets(c.sets, c.only).items():
         need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(map(repr, FIELDS))}")
         need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(map(repr, WHERE))}")
-        need(one.problems >= 0, f"sets[{name!r}].problems", one.problems, "0 (all of a set) or more")
+        least = int(one.form in FIELDS and one.form != "math")
+        need(one.problems >= least, f"sets[{name!r}].problems", one.problems, "how many; 0 (all) of a set with an end")
+        need(one.samples >= 1, f"sets[{name!r}].samples", one.samples, "use 1 or more; config.only names some sets")
 
 
+@all_errors()
 def rising(c: ConfigDict, field: str) -> None:
     """A tuple of numbers, 1 or more, that rise."""
     values = list(c[field])
-    need(len(values) > 0 and min(values) >= 1, field, values, "name at least one, each 1 or more")
-    need(values == sorted(set(values)), field, values, "must rise")
+    right = len(values) > 0 and all(isinstance(n, int) and n >= 1 for n in values)
+    need(right, field, values, "name at least one, each 1 or more")
+    need(not right or values == sorted(set(values)), field, values, "must rise")
 
 
+@all_errors()
 def check_sampling(c: ConfigDict) -> None:
     """`sampler` and `grader` of a command that draws responses."""
     s, devices = c.sampler, len(jax.devices())
     need(s.temperature >= 0, "sampler.temperature", s.temperature, "0 (the likeliest token) or more")
     need(0 < s.top_p <= 1, "sampler.top_p", s.top_p, "above 0, 1 is off")
     need(s.top_k >= 0, "sampler.top_k", s.top_k, "0 (off) or more")
-    need(s.tensor >= 1 and devices % s.tensor == 0, "sampler.tensor", s.tensor, f"must divide {devices} devices")
+    divides = s.tensor >= 1 and devices % s.tensor == 0
+    need(divides, "sampler.tensor", s.tensor, f"must divide {devices} devices")
+    groups = devices // s.tensor if divides else 1
     for name in ("slots", "prefill_rows"):
-        groups = devices // s.tensor
         need(s[name] >= 1 and s[name] % groups == 0, f"sampler.{name}", s[name], f"a multiple of {groups}")
     need(s.block >= 1, "sampler.block", s.block, "use 1 or more")
     need(c.grader.workers >= 1, "grader.workers", c.grader.workers, "use 1 or more")
@@ -288,8 +310,9 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) ->
 
 
 def load_sets(c: ConfigDict) -> dict[str, list[Problem]]:
-    """The problems of all of config.sets."""
-    sets = {name: {k: v for k, v in one.items() if k != "samples"} for name, one in c.sets.to_dict().items()}
+    """The problems of the sets that config.only names, all of config.sets for ""."""
+    chosen = chosen_sets(c.sets.to_dict(), c.only)
+    sets = {name: {k: v for k, v in one.items() if k != "samples"} for name, one in chosen.items()}
     return {name: load_problems(**one, seed=c.seed) for name, one in sets.items()}
 
 
@@ -298,22 +321,25 @@ def each_bench(
 ) -> Iterator[tuple[Bench, str, int]]:
     """(bench, checkpoint, samples) of every model and set that `record` has no line of yet; models are loaded in turn.
 
-    The sampling mesh is set while a bench is at work. UserError for a label that means another checkpoint in `record`.
+    A line whose set has changed since (its "scored") is dropped, and the set comes again. The sampling mesh is set
+    while a bench is at work. UserError for a label that means another checkpoint in `record`.
     """
     models = dict(c.models)
     sampler = c.sampler.to_dict()
     tensor = sampler.pop("tensor")
     sampler["groups"] = len(jax.devices()) // tensor
     mesh = make_mesh(data=1, fsdp=-1, tensor=1)
-    known = {(line["stage"], line["set"]): line["checkpoint"] for line in log.read(record)}
-    for (label, _), checkpoint in known.items():
-        if label in models and models[label] != checkpoint:
+    known = {(line["stage"], line["set"]): line for line in log.read(record)}
+    for (label, _), line in known.items():
+        if label in models and models[label] != line["checkpoint"]:
             raise UserError(
-                f"{log.workdir} holds model {label!r} as {checkpoint}, config.models has {models[label]}: give it "
-                "another label"
+                f"{log.workdir} holds model {label!r} as {line['checkpoint']}, config.models has {models[label]}: give "
+                "it another label"
             )
     for label, checkpoint in models.items():
-        todo = [name for name in problems if (label, name) not in known]
+        todo = [name for name in problems if not is_scored(
+            log, known, label, name, problems[name], samples=c.sets[name].samples
+        )]  # fmt: skip
         if not todo:
             continue
         log.say(f"loading {label}: {checkpoint}")
@@ -326,6 +352,7 @@ def each_bench(
                         [in_chat(p, tokenizer, thinking=c.thinking, chat=c.chat) for p in problems[name]],
                         longest=longest, seed=c.seed, sampler=sampler, log=log,
                     )  # fmt: skip
+                    log.keep(record, lambda old, n=name, m=label: (old["stage"], old["set"]) != (m, n))
                     yield bench, checkpoint, c.sets[name].samples
 
 
@@ -346,7 +373,8 @@ def main(config: ConfigDict, workdir: str) -> None:
         for bench, checkpoint, samples in each_bench(config, log, "eval.jsonl", problems, longest=max(config.budgets)):
             evaluate(
                 bench, grader, checkpoint=checkpoint, samples=samples, budgets=tuple(config.budgets),
-                pass_ks=[k for k in config.pass_ks if k <= samples], forcing=forcing, limits=limits,
+                pass_ks=[k for k in config.pass_ks if k <= samples], forcing=forcing,
+                about=limits | {"scored": what_was_scored(problems[bench.name], samples)},
             )  # fmt: skip
     show(log, log.read("eval.jsonl"), list(dict(config.models)), config.train_budget)
     log.done()

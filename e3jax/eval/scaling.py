@@ -13,11 +13,11 @@
 
 Every sampled token is counted once for each method that would have drawn it; what is only read (prompts, copies of
 plans) and what we put into the model's turn stand beside it (eval/asking.py). ledger.jsonl names the responses behind
-every number, responses/MODEL/SET/ holds them. Killed anywhere, the same command draws what is missing. scaling.jsonl
-has a line per model and set; scaling-SET.md, .csv and .svg are its table and figure; models called
-LABEL@SEED make scaling-seeds-SET.md too. "sc at its cost" is
-self-consistency (sc-target for methods that see the target) at the method's mean number of tokens, linear between two
-K, on the same problems; the difference's interval is paired.
+every number, responses/MODEL/SET/ holds them. Killed anywhere, the same command draws what is missing. Sets may
+change as eval/run.py says. scaling.jsonl has a line per model and set; scaling-SET.md, .csv and .svg are its table and
+figure; models called LABEL@SEED make scaling-seeds-SET.md too. "sc at its cost" is self-consistency (sc-target for
+methods that see the target) at the method's mean number of tokens, linear between two K, on the same problems; the
+difference's interval is paired.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,11 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from e3jax.errors import need
+from e3jax.errors import all_errors, need
 from e3jax.eval import tables
 from e3jax.eval.asking import Call
 from e3jax.eval.choosing import JUDGES, clusters, embed, embedding_calls, judge
+from e3jax.eval.digests import what_was_scored
 from e3jax.eval.planning import Run, Study, chains, draw_plans, execute, graded_problem, need_tags, tree
 from e3jax.eval.react import ACCEPT, accepted, react
 from e3jax.eval.run import check_models_and_sets, check_sampling, each_bench, load_sets, rising
@@ -41,6 +42,7 @@ from e3jax.metrics.voting import at_cost, vote
 from e3jax.report.files import scaling_file
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier
+from e3jax.tasks.sets import chosen_sets
 
 LOOKS = {  # colour and whether dashed: those that do not search plans are
     "greedy": (0, True), "sc": (1, True), "tot": (2, True), "sc-target": (5, True), "all": (1, False),
@@ -187,8 +189,8 @@ def study_of(bench, asked, *, c: ConfigDict) -> Study:
     )  # fmt: skip
 
 
-def measure(study: Study, grader: GraderPool, *, checkpoint: str, ks, c: ConfigDict) -> None:
-    """All methods of the config on one bench; its lines."""
+def measure(study: Study, grader: GraderPool, *, ks, c: ConfigDict, about: dict) -> None:
+    """All methods of the config on one bench; its lines; `about` is what else the line in scaling.jsonl says."""
     log, methods = study.bench.log, tuple(c.methods)
     found = [*by_chains(study, methods, ks=ks, thought=c.thought), *by_plans(
         study, methods, ks=ks, seed=c.seed, judging=c.judge.to_dict(), clustering=c.cluster.to_dict(),
@@ -213,19 +215,22 @@ def measure(study: Study, grader: GraderPool, *, checkpoint: str, ks, c: ConfigD
             "prompt": float(column(own, "prompt").mean()),
             "sc": against(own, voters[rival]) if rival in voters and method != rival else None,
         })  # fmt: skip
-    log.append("scaling.jsonl", of | {"checkpoint": checkpoint, "problems": len(study.asked), "cells": cells})
+    log.append("scaling.jsonl", of | about | {"problems": len(study.asked), "cells": cells})
     log.flush()
 
 
+@all_errors()
 def check(c: ConfigDict) -> None:
-    """Refuse impossible values, naming the field, before anything is loaded."""
+    """Refuse impossible values, naming the fields, before anything is loaded."""
     check_models_and_sets(c)
+    check_sampling(c)
     rising(c, "ks")
-    for name, one in c.sets.items():
-        need(one.samples >= min(c.ks), f"sets[{name!r}].samples", one.samples, f"{min(c.ks)} or more: the largest K")
+    fewest, sets = min(c.ks, default=1), chosen_sets(c.sets, c.only)
+    for name, one in sets.items():
+        need(one.samples >= fewest, f"sets[{name!r}].samples", one.samples, f"{fewest} or more: the largest K")
     need(len(c.methods) > 0 and set(c.methods) <= set(LOOKS), "methods", tuple(c.methods),
          f"some of {', '.join(LOOKS)}")  # fmt: skip
-    plain = [one.form for one in c.sets.values()]
+    plain = [one.form for one in sets.values()]
     for method in c.methods:
         need(not method.endswith("-target") or set(plain) == {"plans"}, "methods", method,
              "only form='plans' states a target in its question")  # fmt: skip
@@ -239,7 +244,6 @@ def check(c: ConfigDict) -> None:
         need(c[field] >= 1, field, c[field], "use 1 or more")
     need(c.cluster.most >= 1, "cluster.most", c.cluster.most, "use 1 or more")
     need(c.react.chunk >= 4, "react.chunk", c.react.chunk, "use 4 or more: a loop is a piece of a quarter of it")
-    check_sampling(c)
 
 
 def show(log: RunLog, lines: list[dict], order: list[str]) -> None:
@@ -269,7 +273,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     with GraderPool(**config.grader.to_dict()) as grader:
         for bench, checkpoint, samples in each_bench(config, log, "scaling.jsonl", problems, longest=longest):
             study = study_of(bench, [p.question for p in problems[bench.name]], c=config)
-            measure(study, grader, checkpoint=checkpoint, ks=[k for k in config.ks if k <= samples], c=config)
+            about = {"checkpoint": checkpoint, "scored": what_was_scored(problems[bench.name], samples)}
+            measure(study, grader, ks=[k for k in config.ks if k <= samples], c=config, about=about)
     show(log, log.read("scaling.jsonl"), list(dict(config.models)))
     log.done()
     log.close()

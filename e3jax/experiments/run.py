@@ -22,7 +22,7 @@ from typing import NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
-from e3jax.errors import Stopped, UserError, first_line, need
+from e3jax.errors import Stopped, UserError, all_errors, first_line, need
 from e3jax.eval import run as eval_run
 from e3jax.experiments import read
 from e3jax.flags import run_command
@@ -96,6 +96,7 @@ def root_of(c: ConfigDict, arm: str) -> str:
     return after if after in c.bases else root_of(c, after)
 
 
+@all_errors()
 def check_experiment(c: ConfigDict) -> None:
     """Seeds, measures and rule make sense before hours are spent."""
     need(len(c.seeds) > 0 and len(set(c.seeds)) == len(c.seeds), "seeds", tuple(c.seeds), "each once, at least one")

@@ -139,6 +139,10 @@ REASONS = {
 
 EVAL = {
     "train_budget": "Budget of the stage that ended, tokens; null of a supervised stage and in e3jax.eval.run.",
+    "scored.problems": "What the line counts: how many problems,",
+    "scored.samples": "how many responses of each,",
+    "scored.questions": "a digest of the questions,",
+    "scored.answers": "and one of the answers and of what else grades them.",
     "problems": "Problems asked.",
     "samples": "Responses per problem.",
     "temperature": "Of the sampling; so top_k and top_p (e3jax.eval.run).",
@@ -165,6 +169,10 @@ EVAL = {
 PROBES = {
     "budget": "Most tokens of a response.",
     "base": "The model that distances are measured to.",
+    "scored.problems": "What the line counts: how many problems,",
+    "scored.samples": "how many responses of each,",
+    "scored.questions": "a digest of the questions,",
+    "scored.answers": "and one of the answers and of what else grades them.",
     "problems": "Problems asked.",
     "samples": "Responses per problem.",
     "temperature": "Of the sampling; so top_k and top_p.",
@@ -239,6 +247,8 @@ BUDGET = {
 RATES = {
     "index": "Number of the problem in its set.",
     "problem": "Its id.",
+    "question": "Digest of its question.",
+    "graded": "Digest of its answer, of what else grades it, and of how many samples.",
     "samples": "Responses drawn.",
     "correct": "How many are right.",
     "rate": "correct / samples: the pass rate that easy, medium and hard are made of.",
@@ -251,6 +261,7 @@ POOL = {
     "pool": "The teacher's responses or the base model's own.",
     "index": "Number of the response in it.",
     "query": "Its problem.",
+    "graded": "Digest of the response, of the answer and of what else grades it.",
     "correct": "Whether it is right.",
     "reason": "Why.",
     "length": "Tokens.",

@@ -96,18 +96,20 @@ class Book:
         return copies.reshape(-1, 3), count
 
     def fewer(self, fewest: int) -> "tuple[np.ndarray, np.ndarray, Book] | None":
-        """Half of the slots, if they hold all requests: which, which pages, and their book; else None.
+        """The next power of two of slots below these, if so many hold all requests: which, which pages, their book.
 
-        The pages of every device are closed up, and the pool is as small as they allow.
+        None where they do not. Powers of two are few programs, whatever number of slots there was at first. The pages
+        of every device are closed up, and the pool is as small as they allow.
         """
         shards, each = len(self.owner_dx), self.per_device()
         busy_d = (~self.free()).reshape(shards, each).sum(1)
-        if each % 2 or each // 2 * shards < fewest or busy_d.max() > each // 2:
+        kept = 1 << max((each - 1).bit_length() - 1, 0)
+        if kept == each or kept * shards < fewest or busy_d.max() > kept:
             return None
-        slot_dj = np.argsort(self.free().reshape(shards, each), axis=1, kind="stable")[:, : each // 2]
+        slot_dj = np.argsort(self.free().reshape(shards, each), axis=1, kind="stable")[:, :kept]
         slot_j = (slot_dj + np.arange(shards)[:, None] * each).reshape(-1)
         rows = [self.table_jn[j][self.table_jn[j] != NONE] for j in slot_j]
-        held_d = [sum(len(r) for r in rows[d * each // 2 : (d + 1) * each // 2]) for d in range(shards)]
+        held_d = [sum(len(r) for r in rows[d * kept : (d + 1) * kept]) for d in range(shards)]
         size = max(LEAST, 1 << (max(held_d) - 1).bit_length())
         page_dx = np.zeros((shards, size), np.int32)
         book = Book.empty(shards, len(slot_j), page=self.page, rows=self.table_jn.shape[1], longest=self.longest)
@@ -115,7 +117,7 @@ class Book:
         book.owner_dx, book.order_dx = np.full((shards, size), -1, np.int32), np.zeros((shards, size), np.int32)
         at_d = np.zeros(shards, int)
         for j, row in enumerate(rows):
-            device, slot = divmod(j, each // 2)
+            device, slot = divmod(j, kept)
             to = at_d[device] + np.arange(len(row))
             page_dx[device, to] = row
             book.owner_dx[device, to], book.order_dx[device, to] = slot, np.arange(len(row))

@@ -127,6 +127,7 @@ def sample(
     `on_tokens(b, tokens, logps)` of what row b drew since last time, the ending token included. `stats` gets
     first_token_s (seconds), occupancy (share of slots at work until no request waits, NaN when none ever waited) and
     prefilled (prompt tokens).
+    Of `slots` and `prefill_rows` no more are used than there are responses and prompts; on every device alike many.
     Raises when a prompt is empty or prompt + budget exceeds the model's length.
     """
     start = time.monotonic()
@@ -144,7 +145,8 @@ def sample(
     params = cast_matrices(params, model.dtype)  # once, not at every token
     mesh = jax.sharding.get_mesh()
     shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])
-    slots = -(-min(slots, size_bucket(total)) // shards) * shards
+    slots = -(-min(slots, total) // shards) * shards  # no more than there is to do, on every device alike
+    prefill_rows = -(-min(prefill_rows, len(prompts)) // shards) * shards
     dtype = {"compute": model.dtype, "int8": jnp.dtype("int8")}[cache]
     most = model.config.max_length
     longest = pages_of(int(limit.max()), PAGE)
@@ -193,7 +195,7 @@ def sample(
                 stats |= {"occupancy": busy_steps / slot_steps if slot_steps else math.nan, "prefilled": prefilled}
             return widened(out, int(out.length.max()), pad)
 
-        # ---- the queue is empty: half of the slots will do as soon as the others have finished
+        # ---- the queue is empty: fewer slots will do as soon as the others have finished
         while waiting == total and (left := book.fewer(FEWEST)):
             slot_j, page_x, book = left
             pools, state = fewer(pools, state, put(page_x, "X"), put(slot_j, ""))

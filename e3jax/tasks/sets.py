@@ -8,11 +8,11 @@ Rows that are malformed are counted and listed on stderr; more than one in twent
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from e3jax.errors import UserError
+from e3jax.errors import UserError, need
 from e3jax.tasks.math import ANSWERS, QUESTIONS, Fields, read_math, read_plan
 from e3jax.tasks.mcq import GPQA, read_mcq
 from e3jax.tasks.problem import Problem
@@ -48,6 +48,18 @@ SETS = {
     "gpqa-diamond": Source("Idavidrein/gpqa", "train", "gpqa_diamond"),  # 198, gated
 }
 TFDS = {"gsm8k": "test"}  # through TensorFlow data sets; its split
+
+
+def chosen_sets(sets: Mapping[str, Any], only: str, *, field: str = "only") -> dict[str, Any]:
+    """Return the sets that `only` names, with commas between them; all of them for "". Refuse a name that is no set.
+
+    >>> chosen_sets({"AIME25": 1, "MATH500": 2, "3 numbers": 3}, "3 numbers,AIME25")
+    {'AIME25': 1, '3 numbers': 3}
+    """
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        need(name in sets, field, only, f"no set is called {name!r}: the sets are {', '.join(map(repr, sets))}")
+    return {name: one for name, one in sets.items() if not names or name in names}
 
 
 def load_set(

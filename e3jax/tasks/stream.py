@@ -31,7 +31,7 @@ Stream = Callable[[int, int], list[Problem]]  # start, count -> problems
 
 def open_stream(
     form: str, source, *, seed: int, split: str, prompt: str = "", chat: Chat = qwen3_chat, where: str = "response",
-    fits: Callable[[str], bool] = lambda text: True,
+    fits: Callable[[str], bool] = lambda text: True, tokens: Callable[[str], int] = len,
 ) -> Stream:  # fmt: skip
     """What draws problems start … start + count - 1 of a stage or an evaluation.
 
@@ -39,7 +39,8 @@ def open_stream(
     and multiplication are made, without end, and no problem of split "test" is one of "train". A set (its own split is
     part of its name: "NAME@SPLIT") is read once: with "train" every epoch is a new permutation of it, a function of
     (seed, epoch), without end; with "test" it comes in its own order, once. `prompt`, `chat` and `where` are as
-    in tasks/sets.py. Of a set, problems whose whole text does not pass `fits` are left out, with a line on stderr.
+    in tasks/sets.py. Of a set, problems whose whole text does not pass `fits` are left out, with a line on stderr
+    that says how many `tokens` the longest has.
     """
     if form in ("calculator", "plans", "paper"):
         return lambda start, count: problems_at(
@@ -53,7 +54,7 @@ def open_stream(
         return lambda start, count: [products_problem(seed, i, **which) for i in range(start, start + count)]
     if form != "math":
         raise ValueError(f"task.form={form!r}: use one of {', '.join(FIELDS)}")
-    problems = fitting(source, load_set(source, prompt=prompt, seed=seed, chat=chat, where=where), fits)
+    problems = fitting(source, load_set(source, prompt=prompt, seed=seed, chat=chat, where=where), fits, tokens)
     if split == "test":
         return lambda start, count: problems[start : start + count]
     return lambda start, count: [problems[at(i, len(problems), seed)] for i in range(start, start + count)]
@@ -84,16 +85,19 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, size]).permutation(size)
 
 
-def fitting(name: str, problems: list[Problem], fits: Callable[[str], bool]) -> list[Problem]:
+def fitting(
+    name: str, problems: list[Problem], fits: Callable[[str], bool], tokens: Callable[[str], int]
+) -> list[Problem]:
     """The problems whose prompt is short enough; UserError when there is none."""
     kept = [p for p in problems if fits(p.question)]
     longer = [str(p.meta["index"]) for p in problems if not fits(p.question)] if len(kept) < len(problems) else []
     if longer:
+        longest = max(tokens(p.question) for p in problems)
         rows = ", ".join(longer[:20]) + (" …" if len(longer) > 20 else "")
         print(
             f"{name}: left out {len(longer)} of {len(problems)} problems, whose prompts are longer than "
-            f"config.task.prompt_room: rows {rows}", file=sys.stderr, flush=True,
+            f"config.task.prompt_room: rows {rows}; the longest has {longest} tokens", file=sys.stderr, flush=True,
         )  # fmt: skip
     if not kept:
-        raise UserError(f"{name}: no prompt fits config.task.prompt_room: raise it")
+        raise UserError(f"{name}: no prompt fits config.task.prompt_room: raise it to {longest}, which fits all")
     return kept

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
-from e3jax.errors import UserError
+from e3jax.errors import UserError, need
 from e3jax.models.cache import KVCache
 from e3jax.models.pages import AXES, PAGE, Pages, Piece
 from e3jax.models.presets import flops_per_token, num_params
@@ -147,6 +147,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     kernel = "splash" if c.model.attention == "auto" else c.model.attention
     model = Qwen3(config, dtype=jnp.dtype(c.model.dtype), remat=c.model.remat, kernel=kernel)
 
+    need(c.task.prompt_room > 0, "task.prompt_room", c.task.prompt_room, "say how many tokens: no prompt is read here")
     g, s = c.grpo, c.stages[stage]
     budget = max(c.budget_rule.budgets) if s.budget == "auto" else s.budget
     width = row_widths(c.task.prompt_room + budget)[0]

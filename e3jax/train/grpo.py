@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.errors import need
+from e3jax.eval.likelihood import row_groups
 from e3jax.eval.rollouts import Graded, feature_means, rollout
 from e3jax.losses.e2c import exploration_weights
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
@@ -27,7 +28,7 @@ from e3jax.tasks.stream import Stream
 from e3jax.tokenizer import pieces
 from e3jax.train.closing import closing_mask
 from e3jax.train.faults import Skips, save_or_stop
-from e3jax.train.packing import Packed, pack_micro_batches, padding, row_widths
+from e3jax.train.packing import Packed, enough_rows, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward, score
@@ -97,6 +98,9 @@ def update(
     if lambda_bt is not None:
         advantage = advantage * lambda_bt
     widths = row_widths(run.prompt_room + budget)  # the same in every step of the stage
+    longest = int(r.prompt_len.max())
+    need(r.length.max() <= widths[0], "task.prompt_room", run.prompt_room,
+         f"a prompt of this step has {longest} tokens: use {longest} or more")  # fmt: skip
     # Rows are prompt-major: groups stay whole. Every old log-prob is taken before the first update.
     parts = np.split(np.arange(len(mask)), minibatches)
     packed = [[m.of(part) for m in pack_micro_batches(r.length[part], rows=rows, widths=widths)] for part in parts]
@@ -168,6 +172,7 @@ def train(
     tags = tag_ids(run.tokenizer)
     need(tags or (e2c["coefficient"] == 1 and reward["following"] == "off"), f"stages.{stage}", [e2c, reward], NO_TAGS)
     tx = make_optimizer(lr=lr, warmup=warmup, decay_steps=0, **optim)
+    rows = enough_rows(rows, prompts * group_size // minibatches, groups=row_groups())
     ref_params = params
     store = run.store(stage)
     done, state = store.newest(new_state(tx, jax.tree.map(jnp.copy, params)))

@@ -14,13 +14,14 @@ import numpy as np
 from etils import epath
 
 from e3jax.errors import UserError
+from e3jax.eval.likelihood import row_groups
 from e3jax.losses.oxa import oxa_loss, pool_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.sharding import constrain_params
 from e3jax.storage import place
 from e3jax.tasks.rows import file_rows
 from e3jax.tasks.stream import permutation
-from e3jax.train.packing import pack_micro_batches, row_widths
+from e3jax.train.packing import enough_rows, pack_micro_batches, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.sft import fit
 from e3jax.train.steps import forward
@@ -93,7 +94,9 @@ def make_batch(run: Run, pools: list[Pool], step: int, *, per_step: int, rows: i
     weights = [w.astype(np.float32) for w in pool_weights(mask_bt, np.array(suppressed))]
     return [
         [m.take(token_bt, pad), m.positions(), m.segments(), *(m.take(w) for w in weights)]
-        for m in pack_micro_batches(lengths, rows=rows, widths=row_widths(row_length))
+        for m in pack_micro_batches(
+            lengths, rows=enough_rows(rows, len(lengths), groups=row_groups()), widths=row_widths(row_length)
+        )
     ]
 
 

@@ -73,6 +73,15 @@ def row_widths(longest: int) -> list[int]:
     return halves[:1] + [w for w in dict.fromkeys(halves[1:]) if LEAST <= w < halves[0]]
 
 
+def enough_rows(rows: int, sequences: int, *, groups: int) -> int:
+    """Return how many rows a micro-batch has: `rows`, or fewer where a step has fewer sequences; a multiple of groups.
+
+    >>> enough_rows(32, 64, groups=8), enough_rows(32, 4, groups=1), enough_rows(32, 4, groups=8)
+    (32, 4, 8)
+    """
+    return -(-min(rows, sequences) // groups) * groups
+
+
 class Packed(NamedTuple):
     """Where the sequences of one micro-batch lie in its [rows, width]."""
 

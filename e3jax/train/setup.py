@@ -29,10 +29,13 @@ from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks import countdown_plans, countdown_traces
 from e3jax.tasks.prompts import PROMPTS, qwen3_chat
-from e3jax.tasks.stream import Stream, open_stream
+from e3jax.tasks.stream import FIELDS, Stream, open_stream
 from e3jax.tokenizer import WordTokenizer
-from e3jax.train.check import check
+from e3jax.train.check import check, check_room
 from e3jax.train.closing import check_closing
+
+PROBED = 32  # problems of each stage and set whose prompts are measured where problems have no end
+SPARE = 8  # tokens that a later problem's prompt may have more
 
 
 class Checkpoints(NamedTuple):
@@ -96,6 +99,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     if c.grpo.weights.gradients == "no-eos":
         check_closing(tokenizer, c.grpo.weights.closing, match=c.grpo.weights.closing_match)
     check_thinking(c, tokenizer)
+    task = c.task.to_dict() | {"prompt_room": room_for_prompts(c, tokenizer)}
     mesh = make_mesh(**c.mesh)
     keep_programs()
     log = RunLog(workdir, c.to_dict(), tensorboard=c.log.tensorboard, wandb=c.log.wandb)
@@ -104,8 +108,8 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     from_main(lambda: describe_run(workdir, c.model.preset, model.config, tokenizer))
     return Run(
         workdir=log.workdir, log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
-        form=c.task.form, draw_from=problem_source(c.seed, tokenizer, **c.task), chunk=c.model.chunk,
-        prompt_room=c.task.prompt_room,
+        form=c.task.form, draw_from=problem_source(c.seed, tokenizer, **task), chunk=c.model.chunk,
+        prompt_room=task["prompt_room"],
         grader=GraderPool(**c.grader), checkpoint=Checkpoints(**c.checkpoint),
         **c.faults,
     )  # fmt: skip
@@ -130,6 +134,37 @@ def check_thinking(c: ConfigDict, tokenizer) -> None:
     )
 
 
+def room_for_prompts(c: ConfigDict, tokenizer) -> int:
+    """Return config.task.prompt_room, or for 0 the tokens of the longest prompt of all stages and evaluation sets.
+
+    Of problems without end the first PROBED are measured, and a prompt_room that is too small for them is refused; 0
+    has SPARE tokens more for the others. A set's longer problems are left out instead (`problem_source`), so that a
+    set is measured for 0 alone.
+    """
+    room, form = c.task.prompt_room, c.task.form
+    endless, of = form != "math", FIELDS[form]
+    if room and not endless:
+        return room
+    stages = {f"stages.{name}": c.stages[name] for name in c.order}
+    sources = {name: (stage[of], "train") for name, stage in stages.items() if of in stage}
+    sources |= {f"eval.sets[{name!r}]": (source, "test") for name, source in c.eval.sets.items()}
+    draw_from = problem_source(c.seed, tokenizer, **(c.task.to_dict() | {"prompt_room": 1 << 60}))
+    lengths = {}
+    for name, (source, split) in sources.items():
+        draw = draw_from(source, split=split if endless else "test")  # a set in its own order, once
+        lengths[name] = max(len(tokenizer.encode(p.question)) for p in draw(0, PROBED if endless else 1 << 60))
+    name = max(lengths, key=lengths.get, default="order")
+    longest = lengths[name] if lengths else 0
+    if room == 0:
+        need(longest > 0, "task.prompt_room", 0, "no stage and no set has prompts to measure: say how many tokens")
+        room = longest + (SPARE if endless and c.tokenizer != "words" else 0)  # of words, every number is one token
+        check_room(c, room)
+    need(longest <= room, "task.prompt_room", room,
+         f"prompts of config.{name} have up to {longest} tokens (of the first {PROBED} problems): use {longest} or "
+         "more, or 0 for what is measured")  # fmt: skip
+    return room
+
+
 def problem_source(
     seed: int,
     tokenizer,
@@ -151,8 +186,10 @@ def problem_source(
     """
 
     def fits(text: str) -> bool:
-        text += opening
-        return len(text.encode()) < prompt_room or len(tokenizer.encode(text)) <= prompt_room
+        return len((text + opening).encode()) < prompt_room or tokens(text) <= prompt_room
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text + opening))
 
     def opened(source, *, split: str) -> Stream:
         draw = stream(source, split=split)
@@ -161,5 +198,5 @@ def problem_source(
     talks = form in ("math", "multiplication")
     templated = partial(tokenizer.chat_text, thinking=thinking) if talks and tokenizer.has_chat else str
     words = qwen3_chat if talks and chat == "plain" else templated
-    stream = partial(open_stream, form, seed=seed, prompt=prompt, chat=words, where=where, fits=fits)
+    stream = partial(open_stream, form, seed=seed, prompt=prompt, chat=words, where=where, fits=fits, tokens=tokens)
     return opened if opening else stream

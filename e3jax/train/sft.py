@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.eval.likelihood import row_groups
 from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.train.examples import Examples
 from e3jax.train.faults import Skips, save_or_stop
-from e3jax.train.packing import pack_rows
+from e3jax.train.packing import enough_rows, pack_rows
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.steps import forward
@@ -49,7 +50,8 @@ def train(
     def batch_of(step: int) -> list[list[np.ndarray]]:
         """Tokens, positions, segments and weights of a step: one micro-batch."""
         data = examples(stage_index, step, first_step + step)
-        *packed, mask = pack_rows(data, rows=rows, length=row_length, pad=run.tokenizer.pad)
+        most = enough_rows(rows, len(data), groups=row_groups()) if isinstance(data, list) else rows
+        *packed, mask = pack_rows(data, rows=most, length=row_length, pad=run.tokenizer.pad)
         return [[*packed, sft_weights(mask, aggregation=aggregation)]]
 
     return fit(
