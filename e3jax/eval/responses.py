@@ -64,7 +64,8 @@ class Responses:
         for file in files:
             for number, line in enumerate(file.read_text().split("\n")[:-1], 1):
                 self.read(line, f"{file} line {number}")
-        self.file = directory / f"{len(files):05d}.jsonl"
+        number = max((int(f.stem) for f in files if f.stem.isdigit()), default=-1) + 1  # one may have been removed
+        self.file = directory / f"{number:05d}.jsonl"
 
     def read(self, text: str, where: str) -> None:
         """One whole line; UserError when it is none."""
