@@ -49,14 +49,14 @@ class Command:
     def said(self) -> str:
         return "".join(self.lines)
 
-    def wait_for(self, happened, timeout_s: float = 300) -> bool:
+    def wait_for(self, happened, timeout_s: float = 300, every_s: float = 0.005) -> bool:
         """Poll until it happened (True) or the process is over (False)."""
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:
             if happened():
                 return True
             assert time.monotonic() < deadline, f"nothing in {timeout_s} s:\n{self.said[-2000:]}"
-            time.sleep(0.005)
+            time.sleep(every_s)
         return False
 
     def kill(self, number: int = signal.SIGKILL) -> int:
@@ -124,9 +124,8 @@ def differing(got: dict, want: dict) -> list[str]:
         a, b = (x.get(name, "absent") for x in (got, want))
         if a != b and isinstance(a, list) and isinstance(b, list):
             first = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-            out.append(
-                f"{name}: {len(a)} lines, not {len(b)}; line {first + 1}: {a[first : first + 1]}, {b[first : first + 1]}"
-            )
+            here, there = a[first : first + 1], b[first : first + 1]
+            out.append(f"{name}: {len(a)} lines, not {len(b)}; line {first + 1}: {here}, not {there}")
         elif a != b:
             out.append(f"{name}: {str(a)[:200]}, not {str(b)[:200]}")
     return out

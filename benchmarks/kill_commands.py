@@ -40,6 +40,8 @@ LARGE_FLAGS = (
 )  # fmt: skip
 LARGE_STEPS = 6
 SIZE = 1.6e9  # bytes of its state
+LOOK_S = 0.03
+LIGHT = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # as the tests: quick to compile
 # A random model's responses go through all of E2C's phases; a bucket gets its lines every half second, not half minute
 ALL_GOOD = """
 from e3jax.curation import e2c
@@ -270,7 +272,8 @@ def start(case: Case, place: Place, models: dict[str, Path]) -> Command:
         put_attempts(place, models)
     workdir = f"{place.workdir}/here" if case.name == "experiment" else place.workdir  # its bases lie beside it
     before = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{OFTEN}{case.before}"
-    return Command(workdir, *flags, module=case.module, config=config, before=before, env=place.env)
+    return Command(workdir, *flags, module=case.module, config=config, before=before,
+                   env=place.env | {"XLA_FLAGS": LIGHT})  # fmt: skip
 
 
 def put_attempts(place: Place, models: dict[str, Path]) -> None:
@@ -294,7 +297,7 @@ def kill_command(case: Case, place: Place, models, want: dict, *, whole: int, sh
     count = 0
     for share in shares:
         command = start(case, place, models)
-        if command.wait_for(lambda share=share: place.written() >= share * whole, 1800):
+        if command.wait_for(lambda share=share: place.written() >= share * whole, 1800, LOOK_S):
             if command.process.poll() is None and command.kill() == -signal.SIGKILL:
                 count += 1
                 say(f"{case.name}, {place.workdir}: killed at {place.written() / whole:.0%} of its bytes")
@@ -323,7 +326,7 @@ def commands(out: Path, models, names, *, each: int, rng: random.Random, say) ->
         straight = Place(case.name, out / "straight" / case.name)
         began = time.monotonic()
         command = start(case, straight, models)
-        command.wait_for(lambda p=straight: p.written() < 0, 3600)
+        command.wait_for(lambda p=straight: p.written() < 0, 3600, LOOK_S)
         finish(command)
         whole, want = straight.written(), contents(straight.files)
         say(f"{case.name}: straight in {time.monotonic() - began:.0f} s, {whole:,} bytes")
@@ -437,6 +440,8 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True)
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(given.out / "programs")  # of all lives
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     rng, began = random.Random(given.seed), time.monotonic()
     models = make_models(given.out)
 

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.curriculum.buckets import LEVELS, PRESETS, bucket
 from e3jax.errors import UserError, need
-from e3jax.eval.responses import Asked, Responses
+from e3jax.eval.responses import Asked, Responses, discard
 from e3jax.eval.run import Bench, check_sampling, in_chat
 from e3jax.eval.scoring import count
 from e3jax.flags import keep_programs, run_command
@@ -30,7 +30,7 @@ from e3jax.log import RunLog
 from e3jax.report import figures
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main, unless_stopped
+from e3jax.runtime import barrier, unless_stopped
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
@@ -94,8 +94,8 @@ def measure(
             })  # fmt: skip
         log.flush()
         barrier(f"graded {where}")
-        if is_main() and not keep_responses and directory.exists():
-            directory.rmtree()
+        if not keep_responses:
+            discard(directory)
 
 
 def as_row(problem: Problem, level: str, rate: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +164,8 @@ def main(config: ConfigDict, workdir: str) -> None:
                     keep_responses=config.keep_responses,
                 )  # fmt: skip
     write(log, problems, preset=config.preset, title=title)
+    if not config.keep_responses:
+        discard(log.workdir / "responses")
     log.done()
     log.close()
     barrier("end")

@@ -24,7 +24,7 @@ from e3jax.errors import UserError, need
 from e3jax.eval import tables
 from e3jax.eval.asking import Request, ask, said
 from e3jax.eval.planning import bare
-from e3jax.eval.responses import Responses
+from e3jax.eval.responses import Responses, discard
 from e3jax.eval.run import Bench, check_models_and_sets, check_sampling, each_bench, load_sets
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
@@ -32,7 +32,7 @@ from e3jax.phases import TAG
 from e3jax.rewards.extract import THINKING_ENDS, Grade
 from e3jax.rewards.plan import followed, steps
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main
+from e3jax.runtime import barrier
 from e3jax.tasks.plan_prompts import fill
 
 PHASES = ("solution", "exploration", "re_execution")
@@ -174,8 +174,8 @@ def write_rows(bench: Bench, grader: GraderPool, asked: Sequence[str], *, sample
                                            "dropped": dropped})  # fmt: skip
         log.flush()
         barrier(f"wrote {where}")
-        if is_main() and not c.keep_responses and directory.exists():
-            directory.rmtree()
+        if not c.keep_responses:
+            discard(directory)
 
 
 def table(lines: Sequence[dict]) -> tables.Grid:
@@ -228,6 +228,8 @@ def main(config: ConfigDict, workdir: str) -> None:
             log.append("done.jsonl", {"stage": bench.label, "set": bench.name, "checkpoint": checkpoint})
     for name in problems:
         write(log, name)
+    if not config.keep_responses:
+        discard(log.workdir / "responses")
     log.done()
     log.close()
     barrier("end")

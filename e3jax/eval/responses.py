@@ -120,6 +120,12 @@ class Responses:
         return [a for a in left if a.samples]
 
 
+def discard(directory: epath.Path) -> None:
+    """Remove responses whose results are written (and flushed); what a kill leaves of them is removed another time."""
+    if is_main() and directory.exists():
+        patiently(f"remove {directory}", lambda: directory.rmtree(missing_ok=True))
+
+
 def fill(
     responses: Responses, part: str, asked: Sequence[Asked], model: Qwen3, params, tokenizer, *, ids: Sequence[str],
     key: jax.Array, stop: Sequence, slots: int, prefill_rows: int, groups: int, on_finished: Callable[[int, int], None],
