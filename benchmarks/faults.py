@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,17 +22,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ("metrics.jsonl", "eval.jsonl", "budget.jsonl", "samples.jsonl", "eval_samples.jsonl")
+TIMES = {"minutes", "stated", "time"}
 EVERY_STEP = ("--config.checkpoint.every=1", "--config.stages.easy.steps=8", "--config.stages.hard.steps=8")
 
 
 class Command:
-    """A training command under way; what it says on stderr is kept."""
+    """A command under way, training unless said; what it says on stderr is kept."""
 
-    def __init__(self, workdir, *flags: str, config: str = "configs/smoke.py", env: dict | None = None, before=""):
+    def __init__(
+        self, workdir, *flags: str, module: str = "e3jax.train.curriculum", config: str = "configs/smoke.py",
+        env: dict | None = None, before="",
+    ):  # fmt: skip
         """`before`: Python to run in the process first."""
-        start = f"{before}\nimport runpy\nrunpy.run_module('e3jax.train.curriculum', run_name='__main__')"
-        module = ["-c", start] if before else ["-m", "e3jax.train.curriculum"]
-        command = [sys.executable, *module, f"--config={config}", f"--workdir={workdir}", *flags]
+        start = f"{before}\nimport runpy\nrunpy.run_module({module!r}, run_name='__main__')"
+        how = ["-c", start] if before else ["-m", module]
+        command = [sys.executable, *how, f"--config={config}", f"--workdir={workdir}", *flags]
         self.workdir, self.lines = workdir, []
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"} | (env or {}), text=True,
@@ -44,14 +49,14 @@ class Command:
     def said(self) -> str:
         return "".join(self.lines)
 
-    def wait_for(self, happened, timeout_s: float = 300) -> bool:
+    def wait_for(self, happened, timeout_s: float = 300, every_s: float = 0.005) -> bool:
         """Poll until it happened (True) or the process is over (False)."""
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:
             if happened():
                 return True
             assert time.monotonic() < deadline, f"nothing in {timeout_s} s:\n{self.said[-2000:]}"
-            time.sleep(0.005)
+            time.sleep(every_s)
         return False
 
     def kill(self, number: int = signal.SIGKILL) -> int:
@@ -75,6 +80,55 @@ def run_to_end(workdir, *flags: str, **options) -> str:
     command = Command(workdir, *flags, **options)
     assert command.end() == 0, command.said[-3000:]
     return command.said
+
+
+def without_times(value):
+    """A JSON value without what differs from run to run."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in TIMES and not k.startswith("time/")}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def contents(workdir: Path, called: str = "") -> dict:
+    """{name: content} of a finished directory, for a comparison: all without what tells of times and starts.
+
+    Responses count by their keys, in any order. Checkpoints and TensorBoard's files are not looked into. `called`: what
+    the command knew the directory as, if not by its path.
+    """
+    its_name = (called or str(workdir)).encode()
+    found = {}
+    for path in sorted(p for p in workdir.rglob("*") if p.is_file()):
+        name = path.relative_to(workdir).as_posix()
+        if {"checkpoints", "tb"} & {*path.relative_to(workdir).parts}:
+            continue
+        content = path.read_bytes().replace(its_name, b"RUN")
+        if path.name in ("starts.jsonl", "times.jsonl", "progress.log", "DONE") or path.suffix == ".html":
+            found[name] = "there"
+        elif "responses/" in name:
+            lines = map(json.loads, content.split(b"\n")[:-1])
+            of = found.setdefault(path.parent.relative_to(workdir).as_posix(), {})
+            of |= {(x["part"], x["problem"], x["sample"]): (x["tokens"], x["done"]) for x in lines}
+        elif path.suffix == ".jsonl":
+            found[name] = [without_times(json.loads(line)) for line in content.split(b"\n")[:-1]]
+        elif path.suffix == ".json":
+            found[name] = without_times(json.loads(content))
+        else:
+            found[name] = re.sub(rb"-p[0-9a-f]{10}", b"", content)  # an SVG's clips are named by chance
+    return found
+
+
+def differing(got: dict, want: dict) -> list[str]:
+    """What differs between the contents of two directories, in words."""
+    out = []
+    for name in sorted(got.keys() | want.keys()):
+        a, b = (x.get(name, "absent") for x in (got, want))
+        if a != b and isinstance(a, list) and isinstance(b, list):
+            first = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+            here, there = a[first : first + 1], b[first : first + 1]
+            out.append(f"{name}: {len(a)} lines, not {len(b)}; line {first + 1}: {here}, not {there}")
+        elif a != b:
+            out.append(f"{name}: {str(a)[:200]}, not {str(b)[:200]}")
+    return out
 
 
 def records(workdir: Path) -> dict[str, list]:

@@ -1,8 +1,7 @@
-"""A run directory's records: append-only JSON lines, TensorBoard, optional wandb, and one live progress line.
+"""What a run leaves behind and says: records (records.py), TensorBoard, optional wandb, and one live progress line.
 
-Of several processes the first writes; the others call the same methods, and only `read` gives them something.
-In a bucket (gs://) there is no append: records are written whole, every half minute and at `flush`, which comes before
-a checkpoint. What a kill loses there is made again from the checkpoint.
+Of several processes the first writes; the others call the same methods, and only `read` gives them something. In a
+bucket (gs://) `flush` comes before a checkpoint: what a kill loses after it is made again from the checkpoint.
 
 log = RunLog(workdir, config.to_dict(), tensorboard=True, wandb="")
 log.metrics("easy", "grpo", step=3, global_step=903, values={"reward/mean": 0.31})
@@ -20,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
@@ -30,17 +29,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from e3jax.errors import UserError
-from e3jax.runtime import from_main, is_main, processes
-from e3jax.storage import append, is_bucket, patiently, place
+from e3jax.records import Records
+from e3jax.runtime import from_main, processes
+from e3jax.storage import patiently, read_whole, write_whole
 
-RECORDS = (
-    "metrics.jsonl", "samples.jsonl", "eval.jsonl", "eval_samples.jsonl", "problems.jsonl", "forced.jsonl",
-    "rates.jsonl", "pool.jsonl", "budget.jsonl", "shapes.jsonl", "starts.jsonl", "probes.jsonl", "attempts.jsonl",
-)  # fmt: skip
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
 CELL_EVERY_S = 0.5  # in a notebook, where the line is written over
-SPACE = "Nothing that was written before is lost: make room, then give the same command again"
-FLUSH_EVERY_S = 30.0  # in a bucket
 # How the work is laid out, watched and kept; a resumed run may change these. Its numbers stay the same up to rounding.
 # "sets.NAME.problems", "sets.NAME.samples", "only": an evaluation may count more of a set, or less (eval/run.py).
 # "models": an evaluation may compare more checkpoints than it began with (eval/run.py looks that none is another one).
@@ -55,27 +49,21 @@ LAYOUT = (
 SIZES = re.compile(r"sets\..*\.(problems|samples)")  # these may change too
 
 
-class RunLog:
-    """Writer of metrics.jsonl, samples.jsonl, eval.jsonl, budget.jsonl and tb/ under one directory."""
+class RunLog(Records):
+    """Writer of metrics.jsonl, samples.jsonl, eval.jsonl, … and tb/ under one directory."""
 
     def __init__(self, workdir: epath.PathLike, config: dict, *, tensorboard: bool, wandb: str):
-        self.workdir = place(workdir)
-        self.main = is_main()
+        super().__init__(workdir)
         wide = None if sys.stderr.isatty() else 160  # of a log file: tables keep their names whole
         self.console = Console(file=sys.stderr, quiet=not self.main, markup=False, width=wide)
-        self.writer = self.wandb = None
-        self.bucket, self.flushed = is_bucket(workdir), time.monotonic()
-        self.beside = None
-        self.texts, self.late = {}, set()  # of a bucket's records: their contents, and which are not written yet
+        self.writer = self.wandb = self.beside = None
         changed = from_main(lambda: claim(self.workdir, config))
         if not (self.workdir / "config.json").exists():
             raise UserError(f"{self.workdir} is there for process 0 only: choose a --workdir that all hosts share")
         if not self.main:
             return
-        for name in RECORDS:
-            if self.bucket and (self.workdir / name).exists():
-                self.texts[name] = (self.workdir / name).read_text()
-            self.keep(name, lambda line: True)  # a line that a kill cut short would swallow the next one
+        for path in sorted(self.workdir.glob("*.jsonl")):
+            self.lines(path.name)  # one that cannot be read is told now, not after hours
         self.append("starts.jsonl", {**this_start(), "changed": changed})
         self.flush()
         if changed:
@@ -96,75 +84,15 @@ class RunLog:
             self.beside = tempfile.TemporaryDirectory(prefix="e3jax-tb-")
         return SummaryWriter(str(self.beside.name if self.bucket else self.workdir / "tb"), **options)
 
-    def append(self, name: str, line: dict) -> None:
-        """Add one JSON line to a file of the run directory; numbers that are not finite become null."""
-        if not self.main:
-            return
-        text = json.dumps(finite(line)) + "\n"
-        if self.bucket:
-            self.texts[name] = self.texts.get(name, "") + text
-            self.late.add(name)
-            if time.monotonic() - self.flushed > FLUSH_EVERY_S:
-                self.flush()
-        else:
-            path = self.workdir / name
-            patiently(f"write {path}", lambda: append(path, text), advice=SPACE)
-
     def flush(self) -> None:
         """Write what a bucket has not got yet; before every checkpoint, so that none is ahead of its records."""
-        for name in sorted(self.late):
-            path = self.workdir / name
-            patiently(f"write {path}", lambda path=path, name=name: path.write_text(self.texts[name]), advice=SPACE)
+        super().flush()
         if self.writer:
             self.writer.flush()
         if self.beside:
             for file in epath.Path(self.beside.name).iterdir():
                 target = self.workdir / "tb" / file.name
                 patiently(f"write {target}", lambda file=file, target=target: target.write_bytes(file.read_bytes()))
-        self.late, self.flushed = set(), time.monotonic()
-
-    def read(self, name: str) -> list[dict]:
-        """Lines of a file as process 0 has them, on every process: all must ask."""
-        return from_main(lambda: self.lines(name))
-
-    def text(self, name: str) -> str:
-        """What a record holds, "" when there is none."""
-        if self.bucket:
-            return self.texts.get(name, "")
-        path = self.workdir / name
-        return path.read_text() if path.exists() else ""
-
-    def lines(self, name: str) -> list[dict]:
-        """Lines of a file, [] when there is none; a last line that a kill cut short is dropped."""
-        lines = self.text(name).splitlines()
-        parsed = []
-        for i, text in enumerate(lines):
-            try:
-                parsed.append(json.loads(text))
-            except json.JSONDecodeError as error:
-                if i + 1 < len(lines):
-                    where = f"{self.workdir / name} line {i + 1}"
-                    raise UserError(f"{where} is not JSON ({error}): mend or remove it") from error
-        return parsed
-
-    def keep(self, name: str, wanted: Callable[[dict], bool]) -> None:
-        """Drop the lines of a file that are not wanted (and a cut last line), atomically."""
-        if not self.main:
-            return
-        kept = "".join(json.dumps(line) + "\n" for line in self.lines(name) if wanted(line))
-        if kept == self.text(name):
-            return
-        if self.bucket:
-            self.texts[name] = kept
-            self.late.add(name)
-            return
-
-        def replace():
-            new = self.workdir / f"{name}.new"
-            new.write_text(kept)
-            new.replace(self.workdir / name)
-
-        patiently(f"write {self.workdir / name}", replace, advice=SPACE)
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget this stage's metrics and samples after `step`: they are made again, to the same numbers."""
@@ -223,7 +151,7 @@ class RunLog:
         for name, text in files.items() if self.main else ():
             path = self.workdir / name
             patiently(f"make {path.parent}", lambda path=path: path.parent.mkdir(parents=True, exist_ok=True))
-            patiently(f"write {path}", lambda path=path, text=text: path.write_bytes(text.encode()))
+            patiently(f"write {path}", lambda path=path, text=text: write_whole(path, text))
 
     def done(self) -> None:
         """Write RUN/DONE: all stages are finished, there is nothing to start again."""
@@ -268,12 +196,14 @@ def claim(workdir: epath.Path, config: dict) -> list[str]:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
-    if not path.exists():
-        new = path.with_name("config.json.new")  # a kill must not leave half of it
-        new.write_text(text)
-        new.replace(path)
+    there = read_whole(path)
+    if not there:
+        write_whole(path, text)
         return []
-    old, new = flatten(json.loads(path.read_text())), flatten(json.loads(text))
+    try:
+        old, new = flatten(json.loads(there)), flatten(json.loads(text))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is no config ({error}): mend it, or choose another --workdir") from error
     absent = "(absent)"
     differ = {
         key: f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} here"
@@ -295,15 +225,6 @@ def flatten(tree: dict, prefix: str = "") -> dict:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def finite(value):
-    """NaN and infinities, which JSON does not know, as None; through lists and dicts."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def now() -> str:

@@ -2,6 +2,7 @@
 
 patiently(f"write {path}", lambda: path.write_text(text))   # tries again, with a minute of waiting
 append(path, '{"step": 1}\n')                               # whole or not at all
+write_whole(path, "a page")                                 # the old or the new content, never half of it
 """
 
 import os
@@ -15,6 +16,7 @@ from etils import epath
 from e3jax.errors import UserError, first_line
 
 WAITS_S = (1, 2, 4, 8, 16, 30)  # between tries
+SPACE = "Nothing that was written before is lost: make room, then give the same command again"
 
 
 def place(path: epath.PathLike) -> epath.Path:
@@ -67,3 +69,26 @@ def append(path: epath.Path, text: str) -> None:
         except OSError:
             file.truncate(before)
             raise
+
+
+def write_whole(path: epath.Path, content: str | bytes) -> None:
+    """Put a file in the place of another at once: a kill leaves the old one or the new one.
+
+    An object of a bucket is written whole anyway.
+    """
+    new = path if is_bucket(path) else path.with_name(f"{path.name}.new")
+    new.write_bytes(content.encode() if isinstance(content, str) else bytes(content))
+    if new != path:
+        new.replace(path)
+
+
+def read_whole(path: epath.Path) -> bytes:
+    """What a file holds, b"" when there is none; a disk or bucket that is away is waited for, not taken for empty."""
+
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    return patiently(f"read {path}", read)

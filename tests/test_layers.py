@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 RANKS = {
     "errors": -1, "types": 0, "phases": 0, "sharding": 0, "storage": 0, "runtime": 1,
     "tasks": 1, "rewards": 1, "tokenizer": 1,
-    "losses": 2, "curriculum": 2, "metrics": 2,
+    "losses": 2, "curriculum": 2, "metrics": 2, "records": 2,
     "models": 3,
     "sampler": 4, "checkpoint": 4, "log": 4,
     "flags": 5, "report": 5,

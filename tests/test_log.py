@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from e3jax.errors import UserError
-from e3jax.log import RunLog, claim, finite
+from e3jax.log import RunLog, claim
+from e3jax.records import finite
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.curriculum.buckets import LEVELS, PRESETS, bucket
 from e3jax.errors import all_errors, need
 from e3jax.eval.digests import line_digests, still_counts
-from e3jax.eval.responses import Asked, Responses
+from e3jax.eval.responses import Asked, Responses, discard
 from e3jax.eval.run import Bench, check_responses, check_sampling, in_chat
 from e3jax.eval.scoring import count
 from e3jax.flags import keep_programs, run_command
@@ -31,7 +31,7 @@ from e3jax.log import RunLog
 from e3jax.report import figures
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main, unless_stopped
+from e3jax.runtime import barrier, unless_stopped
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
@@ -97,8 +97,8 @@ def measure(
             })  # fmt: skip
         log.flush()
         barrier(f"graded {where}")
-        if is_main() and not keep_responses and directory.exists():
-            directory.rmtree()
+        if not keep_responses:
+            discard(directory)
 
 
 def as_row(problem: Problem, level: str, rate: dict[str, Any]) -> dict[str, Any]:
@@ -169,6 +169,8 @@ def main(config: ConfigDict, workdir: str) -> None:
                     at_once=config.at_once, keep_responses=config.keep_responses,
                 )  # fmt: skip
     write(log, problems, preset=config.preset, title=title)
+    if not config.keep_responses:
+        discard(log.workdir / "responses")
     log.done()
     log.close()
     barrier("end")

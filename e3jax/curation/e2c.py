@@ -25,7 +25,7 @@ from e3jax.eval import tables
 from e3jax.eval.asking import Request, ask, said
 from e3jax.eval.digests import line_digests, still_counts, what_was_scored
 from e3jax.eval.planning import bare
-from e3jax.eval.responses import Responses
+from e3jax.eval.responses import Responses, discard
 from e3jax.eval.run import (
     Bench,
     check_models_and_sets,
@@ -40,7 +40,7 @@ from e3jax.phases import TAG
 from e3jax.rewards.extract import THINKING_ENDS, Grade
 from e3jax.rewards.plan import followed, steps
 from e3jax.rewards.pool import GraderPool
-from e3jax.runtime import barrier, is_main
+from e3jax.runtime import barrier
 from e3jax.tasks.plan_prompts import fill
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import chosen_sets
@@ -189,8 +189,8 @@ def write_rows(bench: Bench, grader: GraderPool, plain: Sequence[Problem], *, sa
             })  # fmt: skip
         log.flush()
         barrier(f"wrote {where}")
-        if is_main() and not c.keep_responses and directory.exists():
-            directory.rmtree()
+        if not c.keep_responses:
+            discard(directory)
 
 
 def table(lines: Sequence[dict]) -> tables.Grid:
@@ -244,6 +244,8 @@ def main(config: ConfigDict, workdir: str) -> None:
             log.append("done.jsonl", line | {"scored": what_was_scored(problems[bench.name], samples)})
     for name in problems:
         write(log, name, len(problems[name]))
+    if not config.keep_responses:
+        discard(log.workdir / "responses")
     log.done()
     log.close()
     barrier("end")

@@ -358,17 +358,14 @@ def main(config: ConfigDict, workdir: str) -> None:
         baselines=config.baselines, most_tokens=config.most_tokens,
     )  # fmt: skip
     write_sets(log, sets, {TEACHER: teacher(), OWN: mine()}, chat=chat)
-    if is_main():
-        (log.workdir / "selection.json").write_text(json.dumps(report, indent=1) + "\n")
-        (log.workdir / "selection.svg").write_text(
-            perplexity_file(
-                {name: s["ppl"] for name, s in sets.items()},
-                bins.edges,
-                bins.target,
-                title=config.base[-48:],
-                pool=np.array([x["ppl"] for x in lines if x["pool"] == TEACHER and x["ppl"] is not None]),
-            )
-        )
+    drawn = perplexity_file(
+        {name: s["ppl"] for name, s in sets.items()},
+        bins.edges,
+        bins.target,
+        title=config.base[-48:],
+        pool=np.array([x["ppl"] for x in lines if x["pool"] == TEACHER and x["ppl"] is not None]),
+    )
+    log.write({"selection.json": json.dumps(report, indent=1) + "\n", "selection.svg": drawn})
     tell(log, report)
     log.done()
     log.close()

@@ -68,7 +68,8 @@ class Responses:
         for file in files:
             for number, line in enumerate(file.read_text().split("\n")[:-1], 1):
                 self.read(line, f"{file} line {number}")
-        self.file = directory / f"{len(files):05d}.jsonl"
+        number = max((int(f.stem) for f in files if f.stem.isdigit()), default=-1) + 1  # one may have been removed
+        self.file = directory / f"{number:05d}.jsonl"
 
     def read(self, text: str, where: str) -> None:
         """One whole line; UserError when it is none."""
@@ -136,6 +137,12 @@ class Responses:
             a._replace(samples=tuple(g for g in a.samples if (part, a.problem, g) not in self.known)) for a in asked
         )
         return [a for a in left if a.samples]
+
+
+def discard(directory: epath.Path) -> None:
+    """Remove responses whose results are written (and flushed); what a kill leaves of them is removed another time."""
+    if is_main() and directory.exists():
+        patiently(f"remove {directory}", lambda: directory.rmtree(missing_ok=True))
 
 
 def fill(

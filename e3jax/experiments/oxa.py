@@ -22,11 +22,11 @@ from etils import epath
 
 from e3jax.curation import pools
 from e3jax.errors import UserError
-from e3jax.experiments.read import lines
 from e3jax.flags import run_tool
-from e3jax.log import finite
 from e3jax.metrics.seeds import judge
+from e3jax.records import finite, read_lines
 from e3jax.report.bars import arms_file
+from e3jax.storage import place, write_whole
 from e3jax.train import curriculum
 
 ARMS = ("sft", "sft_low_ppl", "promote", "full", "full_strong")
@@ -34,7 +34,7 @@ ARMS = ("sft", "sft_low_ppl", "promote", "full", "full_strong")
 
 def run_seed(config: str, data: str, workdir: str, seed: int, arms) -> None:
     """What is missing of one seed's runs."""
-    there = epath.Path(workdir) / f"seed-{seed}"
+    there = place(workdir) / f"seed-{seed}"
     make, make_data = (runpy.run_path(path)["get_config"] for path in (config, data))
 
     def train(arm: str):
@@ -55,13 +55,13 @@ def run_seed(config: str, data: str, workdir: str, seed: int, arms) -> None:
 def read_run(run: epath.Path, *, arm: str, seed: int) -> dict[str, Any]:
     """One finished run's numbers: pass@k after every stage (means over sets, and each), and RL step by step."""
     found: dict[str, Any] = {"arm": arm, "seed": seed, "pass_at_k": {}, "sets": {}}
-    for line in lines(run / "eval.jsonl"):
+    for line in read_lines(run / "eval.jsonl"):
         found["sets"].setdefault(line["stage"], {})[line["set"]] = {k: v[0] for k, v in line["pass_at_k"].items()}
     for stage, sets in found["sets"].items():
         found["pass_at_k"][stage] = {
             k: float(np.mean([s[k] for s in sets.values()])) for k in next(iter(sets.values()))
         }
-    metrics = lines(run / "metrics.jsonl")
+    metrics = read_lines(run / "metrics.jsonl")
     tuned, rl = ([x for x in metrics if x["kind"] == kind] for kind in ("oxa", "grpo"))
     found["entropy"], found["reward"] = [x["entropy/mean"] for x in rl], [x["reward/mean"] for x in rl]
     found["length"] = [x["length/mean"] for x in rl]
@@ -94,15 +94,15 @@ def main() -> None:
         raise UserError(f"--seeds={','.join(f.seeds)}: numbers, with commas between")
     for seed in seeds:
         run_seed(f.config, f.data, f.workdir, seed, ARMS)
-    there = epath.Path(f.workdir)
+    there = place(f.workdir)
     runs = [read_run(there / f"seed-{s}" / arm, arm=arm, seed=s) for s in seeds for arm in ARMS]
     base = {s: read_run(there / f"seed-{s}" / "base", arm="base", seed=s)["pass_at_k"]["base"] for s in seeds}
     answers = questions(runs, seeds)
     results = {"seeds": seeds, "arms": ARMS, "rule": __doc__.split("The rule, ")[1], "answers": answers,
                "base": base, "runs": runs}  # fmt: skip
-    (there / "results.json").write_text(json.dumps(finite(results), indent=1) + "\n")
+    write_whole(there / "results.json", json.dumps(finite(results), indent=1) + "\n")
     title = f"OXA on Countdown, seeds {', '.join(map(str, seeds))}"
-    (there / "arms.svg").write_text(arms_file(runs, arms=ARMS, title=title))
+    write_whole(there / "arms.svg", arms_file(runs, arms=ARMS, title=title))
     for a in answers:
         print(f"{a['measure']}: full − sft = {a['mean']:+.4f} [{a['low']:+.4f}, {a['high']:+.4f}]: {a['outcome']}")
     print(f"numbers and figure: {there}")

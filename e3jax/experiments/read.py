@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from e3jax.curriculum.budget import choose_budget
+from e3jax.records import read_lines
 from e3jax.report.figures import read_number, running_mean
 
 FORMS = ("train", "rise", "eval", "gain", "wait", "best")
@@ -44,16 +45,11 @@ class Records(NamedTuple):
     forced: dict[str, dict]
 
 
-def lines(path: epath.Path) -> list[dict]:
-    """Of a JSON-lines file that is finished; [] when there is none."""
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-
-
 def read_run(run: epath.Path, *, label: str, forced: epath.Path) -> Records:
     """The records of a finished run, and its lines (stage `label`) of the evaluation in `forced`."""
-    steps = [x for x in lines(run / "metrics.jsonl") if x["kind"] == "grpo"]
-    evals = {x["set"]: x for x in lines(run / "eval.jsonl")}  # the last stage's line wins
-    return Records(steps, evals, {x["set"]: x for x in lines(forced / "eval.jsonl") if x["stage"] == label})
+    steps = [x for x in read_lines(run / "metrics.jsonl") if x["kind"] == "grpo"]
+    evals = {x["set"]: x for x in read_lines(run / "eval.jsonl")}  # the last stage's line wins
+    return Records(steps, evals, {x["set"]: x for x in read_lines(forced / "eval.jsonl") if x["stage"] == label})
 
 
 def inside(tree, keys) -> float:

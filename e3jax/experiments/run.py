@@ -28,8 +28,9 @@ from e3jax.experiments import read
 from e3jax.flags import run_command
 from e3jax.log import claim, now
 from e3jax.metrics.seeds import KINDS, judge, verdict
+from e3jax.records import Records, read_lines
 from e3jax.report import paper, results
-from e3jax.storage import append, place
+from e3jax.storage import place, read_whole, write_whole
 from e3jax.train import curriculum
 from e3jax.train.check import check
 
@@ -114,11 +115,16 @@ def check_experiment(c: ConfigDict) -> None:
 def state_rule(workdir: epath.Path, rule, level: float) -> None:
     """WORKDIR/rule.json before the first run; a directory that was begun with another rule is refused."""
     path, stated = workdir / "rule.json", json.loads(json.dumps({"level": level, "rule": list(rule)}))
-    if not path.exists():
-        path.write_text(json.dumps({"stated": now(), **stated}, indent=1) + "\n")
+    there = read_whole(path)
+    if not there:
+        write_whole(path, json.dumps({"stated": now(), **stated}, indent=1) + "\n")
         return
-    before = json.loads(path.read_text())
-    if {key: before[key] for key in stated} != stated:
+    try:
+        before = json.loads(there)
+        same = {key: before[key] for key in stated} == stated
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no rule ({error!r}): mend it, or choose another --workdir") from error
+    if not same:
         raise UserError(
             f"{path} states another rule, of {before['stated']}: a rule does not change after its runs have begun; "
             "choose another --workdir"
@@ -129,12 +135,12 @@ class Progress:
     """How far the experiment is: lines on stderr at every run's start and end, and a line a minute in progress.log."""
 
     def __init__(self, workdir: epath.Path, nodes: list[Node], minutes: dict[str, float]):
-        self.workdir, self.nodes, self.expected = workdir, nodes, minutes
+        self.records, self.nodes, self.expected = Records(workdir), nodes, minutes
         self.now, self.since = None, time.monotonic()
 
     def times(self) -> list[dict]:
         """What runs took: {"name", "seed", "kind", "minutes"}."""
-        return read.lines(self.workdir / "times.jsonl")
+        return self.records.lines("times.jsonl")
 
     def left(self, index: int) -> float:
         """Minutes from the start of run `index` on: measured means of its kind, before any the config's."""
@@ -156,7 +162,7 @@ class Progress:
     def say(self, text: str) -> None:
         """On stderr and in progress.log."""
         print(text, flush=True)
-        append(self.workdir / "progress.log", f"{now()} {text}\n")
+        self.records.add("progress.log", f"{now()} {text}\n")
 
     @contextmanager
     def running(self, index: int, node: Node) -> Iterator[None]:
@@ -165,7 +171,7 @@ class Progress:
 
         def tick() -> None:
             while not over.wait(TICK_S):
-                append(self.workdir / "progress.log", f"{now()} {self.line()}\n")
+                self.records.add("progress.log", f"{now()} {self.line()}\n")
 
         thread = threading.Thread(target=tick, daemon=True)
         thread.start()
@@ -177,7 +183,8 @@ class Progress:
             thread.join()
         minutes = (time.monotonic() - self.since) / 60
         line = {"name": node.name, "seed": node.seed, "kind": node.kind, "minutes": minutes}
-        append(self.workdir / "times.jsonl", json.dumps(line) + "\n")
+        self.records.append("times.jsonl", line)
+        self.records.flush()
 
 
 def run_all(nodes: list[Node], seed: int, progress: Progress) -> list[dict]:
@@ -264,7 +271,7 @@ def conclude(c: ConfigDict, nodes: list[Node], workdir: epath.Path, *, failed: l
         }]  # fmt: skip
     rule = [judge(dict(s), values, seeds=c.seeds, level=c.level) for s in c.rule]
     enough = any(len(row["values"]) > 1 for row in rule)
-    times = read.lines(workdir / "times.jsonl")
+    times = read_lines(workdir / "times.jsonl")
     found = {
         "name": c.name, "paper": c.paper, "claim": c.claim, "command": command,
         "setting": f"{c.setting} Bands in the figures: from the least to the greatest seed.",
@@ -276,7 +283,7 @@ def conclude(c: ConfigDict, nodes: list[Node], workdir: epath.Path, *, failed: l
     }  # fmt: skip
     path = results.write(workdir, found)
     for i, figure in enumerate(found["figures"]):
-        (workdir / f"figure{i}.svg").write_text(paper.figure_file(figure))
+        write_whole(workdir / f"figure{i}.svg", paper.figure_file(figure))
     return results.read(path)
 
 
@@ -297,6 +304,7 @@ def main(c: ConfigDict, workdir: str) -> None:
         found = conclude(c, nodes, workdir, failed=failed, command=command)
     paper.write_page([str(workdir)], workdir / "page.html")
     progress.say(f"{c.name}: {found['verdict']}; {workdir / 'page.html'}")
+    progress.records.flush()
     if failed:
         names = ", ".join(f"{f['arm']} of seed {f['seed']}" for f in failed)
         raise UserError(f"{c.name}: {len(failed)} of {len(nodes)} runs failed ({names}); the same command tries again")

@@ -36,8 +36,8 @@ import json
 from etils import epath
 
 from e3jax.errors import UserError, first_line
-from e3jax.log import finite
-from e3jax.storage import place
+from e3jax.records import finite
+from e3jax.storage import place, write_whole
 
 FILE = "results.json"
 FIELDS = {
@@ -77,9 +77,7 @@ def write(workdir: epath.PathLike, results: dict) -> epath.Path:
     """Check and write WORKDIR/results.json, whole or not at all; numbers that are not finite become null."""
     path = place(workdir) / FILE
     text = json.dumps(finite(check(results, str(path))), indent=1) + "\n"
-    new = path.with_name(f"{FILE}.new")
-    new.write_text(text)
-    new.replace(path)
+    write_whole(path, text)
     return path
 
 

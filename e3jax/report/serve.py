@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from etils import epath
 
 from e3jax.errors import UserError, first_line
-from e3jax.log import RECORDS
 from e3jax.report import browser
 from e3jax.report.html import SAMPLES_PAGE, report_page
 from e3jax.storage import place
@@ -30,8 +29,7 @@ class Pages:
 
     def records(self) -> tuple:
         """What changes when a record grows: sizes and times."""
-        files = [self.run_dir / name for name in RECORDS]
-        stats = [(file.name, file.stat()) for file in files if file.exists()]
+        stats = [(file.name, file.stat()) for file in sorted(self.run_dir.glob("*.jsonl"))]
         return tuple((name, stat.length, str(stat.mtime)) for name, stat in stats)
 
     def read(self, name: str) -> bytes:
