@@ -21,6 +21,7 @@ from e3jax.report.browser import write_samples
 from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sharding import assert_sharded
+from e3jax.tasks.sets import chosen_sets
 from e3jax.tasks.stream import FIELDS, Stream
 from e3jax.train import grpo, oxa, sft
 from e3jax.train.examples import open_examples
@@ -79,14 +80,15 @@ def automatic_budget(
 
 
 def evaluate_stage(
-    run: Run, params, *, stage: str, train_budget: int | None, sets: dict, problems: int, samples: int, budgets,
-    temperature: float, pass_ks, pass_problems: int, pass_budget: int, shown: int, sampler: dict,
+    run: Run, params, *, stage: str, train_budget: int | None, sets: dict, only: str, problems: int, samples: int,
+    budgets, temperature: float, pass_ks, pass_problems: int, pass_budget: int, shown: int, sampler: dict,
 ) -> None:  # fmt: skip
-    """Accuracy at every budget and pass@k on every held-out set; sets that eval.jsonl already has are left out."""
+    """Accuracy at every budget and pass@k on every held-out set that `only` names; not those that eval.jsonl has."""
     known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage}
     common = dict(temperature=temperature, sampler=sampler, grade=run.grader.submit)
-    for index, name in enumerate(sorted(sets)):
-        if name in known:
+    chosen = chosen_sets(sets, only, field="eval.only")
+    for index, name in enumerate(sorted(sets)):  # a set's noise is its own, whatever is left out
+        if name in known or name not in chosen:
             continue
         asked = run.draw_from(sets[name], split="test")(0, problems)  # a set that has fewer gives all
         with run.log.phase(f"{stage}: eval, {name}", total=len(asked) * samples) as phase:
