@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from e3jax.errors import UserError
+from e3jax.printable import printable
 from e3jax.tasks.countdown import calculator_problem, paper_problem
 from e3jax.tasks.countdown_plans import plans_problem
 from e3jax.tasks.multiplication import multiplication_problem, products_problem
@@ -90,10 +91,9 @@ def fitting(name: str, problems: list[Problem], fits: Callable[[str], bool]) -> 
     longer = [str(p.meta["index"]) for p in problems if not fits(p.question)] if len(kept) < len(problems) else []
     if longer:
         rows = ", ".join(longer[:20]) + (" …" if len(longer) > 20 else "")
-        print(
-            f"{name}: left out {len(longer)} of {len(problems)} problems, whose prompts are longer than "
-            f"config.task.prompt_room: rows {rows}", file=sys.stderr, flush=True,
-        )  # fmt: skip
+        text = f"{name}: left out {len(longer)} of {len(problems)} problems, whose prompts are longer than "
+        text += f"config.task.prompt_room: rows {rows}"
+        print(printable(text, lines=False), file=sys.stderr, flush=True)
     if not kept:
         raise UserError(f"{name}: no prompt fits config.task.prompt_room: raise it")
     return kept

@@ -20,11 +20,10 @@ from e3jax.checkpoint import store
 from e3jax.checkpoint.hf import load_hf, save_hf, stored_dtypes
 from e3jax.checkpoint.hf_config import read_config
 from e3jax.checkpoint.pretrained import (
+    copy_description,
     description_of,
-    generation_config,
     load_tokenizer,
     local_directory,
-    write_description,
 )
 from e3jax.checkpoint.vocabulary import grow
 from e3jax.errors import UserError
@@ -61,7 +60,7 @@ def convert(source: str, target: epath.PathLike, *, dtype: str = "", add_tokens=
     try:
         written.mkdir(parents=True)
         stored_as = str(params["embed_vd"].dtype)
-        write_description(written, config, tokenizer, dtype=stored_as, generation=generation_config(description))
+        copy_description(description, written, config, tokenizer, dtype=stored_as)
         if exported:
             save_hf(params, written, most_bytes=most_bytes)
         else:
