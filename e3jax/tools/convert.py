@@ -30,6 +30,7 @@ from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.models.presets import num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.printable import printable
 from e3jax.sharding import make_mesh
 
 
@@ -80,7 +81,7 @@ def main() -> None:
     done = convert(
         f["from"].value, f.to, dtype=f.dtype, add_tokens=f.add_tokens, most_bytes=int(f.most_gigabytes * 1e9)
     )
-    print(f"{done}, {time.perf_counter() - start:.0f} s")
+    print(printable(f"{done}, {time.perf_counter() - start:.0f} s", lines=False))
 
 
 if __name__ == "__main__":
