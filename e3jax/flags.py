@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from e3jax.errors import Stopped, UserError
 from e3jax.log import flatten
+from e3jax.printable import printable
 from e3jax.runtime import end_all, finish, processes, start
 
 
@@ -119,7 +120,11 @@ def keep_programs() -> None:
 
 
 def stop(message: str) -> NoReturn:
-    """One line on stderr, exit status 2."""
+    """Say what is wrong on stderr and exit with status 2.
+
+    A list in the message has a line an item, which begins with two blanks; any other line break was not ours.
+    """
+    message = printable(re.sub("\n(?!  )", " ", message), lines=True)
     if processes() > 1:
         end_all(f"error: {message}", 2)
     print(f"error: {message}", file=sys.stderr)

@@ -29,6 +29,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from e3jax.errors import UserError
+from e3jax.printable import printable
+from e3jax.readers import read_json
 from e3jax.records import Records
 from e3jax.runtime import from_main, processes
 from e3jax.storage import patiently, read_whole, write_whole
@@ -121,6 +123,7 @@ class RunLog(Records):
 
     def say(self, text: str, *, cell=None):
         """A line for the person watching; a notebook's is returned, or takes the place of an earlier one (`cell`)."""
+        text = printable(text, lines=False)
         if not self.console.is_jupyter or not self.main:
             self.console.print(text, highlight=False, soft_wrap=True)
             return None
@@ -136,8 +139,9 @@ class RunLog(Records):
         """One live line with a bar on a terminal, one that changes in a notebook; else a plain line every 15 s."""
         rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts the note, nothing else
         columns = (
-            TextColumn("{task.description}"), BarColumn(20 if self.console.width > 110 else 8), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("{task.fields[note]}", table_column=rest),
+            TextColumn("{task.description}", markup=False), BarColumn(20 if self.console.width > 110 else 8),
+            MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False, table_column=rest),
         )  # fmt: skip
         shown = self.main and self.console.is_terminal
         live = Progress(*columns, console=self.console, disable=not shown, expand=True)
@@ -151,7 +155,7 @@ class RunLog(Records):
         for name, text in files.items() if self.main else ():
             path = self.workdir / name
             patiently(f"make {path.parent}", lambda path=path: path.parent.mkdir(parents=True, exist_ok=True))
-            patiently(f"write {path}", lambda path=path, text=text: write_whole(path, text))
+            patiently(f"write {path}", lambda path=path, text=text: write_whole(path, text.encode(errors="replace")))
 
     def done(self) -> None:
         """Write RUN/DONE: all stages are finished, there is nothing to start again."""
@@ -172,15 +176,15 @@ class Phase:
     """Progress of one long phase: `advance(n, note)` moves it on and tells how it goes."""
 
     def __init__(self, name: str, total: int, live: Progress, log: RunLog):
-        self.name, self.total, self.live, self.log = name, total, live, log
+        self.name, self.total, self.live, self.log = printable(name, lines=False), total, live, log
         self.done, self.note, self.cell = 0, "", None
         self.start = self.said = time.monotonic()
-        self.task = live.add_task(name, total=total, note="")
+        self.task = live.add_task(self.name, total=total, note="")
 
     def advance(self, n: int, note: str | None = None) -> None:
         """`n` more done; `note` (kept until the next one) is shown beside the bar."""
         self.done += n
-        self.note = self.note if note is None else note
+        self.note = self.note if note is None else printable(note, lines=False)
         self.live.update(self.task, advance=n, note=self.note)
         console, at = self.log.console, time.monotonic()
         if not console.is_terminal and at - self.said > (CELL_EVERY_S if console.is_jupyter else PLAIN_EVERY_S):
@@ -200,10 +204,8 @@ def claim(workdir: epath.Path, config: dict) -> list[str]:
     if not there:
         write_whole(path, text)
         return []
-    try:
-        old, new = flatten(json.loads(there)), flatten(json.loads(text))
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is no config ({error}): mend it, or choose another --workdir") from error
+    damaged = "restore it, or choose another --workdir"
+    old, new = flatten(read_json(path, dict, advice=damaged)), flatten(json.loads(text))
     absent = "(absent)"
     differ = {
         key: f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} here"

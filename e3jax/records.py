@@ -15,10 +15,12 @@ import json
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 from etils import epath
 
 from e3jax.errors import UserError
+from e3jax.readers import fault, json_lines, parse_json
 from e3jax.runtime import from_main, is_main
 from e3jax.storage import SPACE, append, is_bucket, patiently, place, read_whole, write_whole
 
@@ -80,9 +82,9 @@ class Records:
         """Lines of a record as process 0 has them, on every process: all must ask."""
         return from_main(lambda: self.lines(name))
 
-    def lines(self, name: str) -> list[Line]:
-        """Lines of a record, [] when there is none."""
-        return parse(self.content(name), self.workdir / name)
+    def lines(self, name: str, shape: Any = dict) -> list[Line]:
+        """Lines of a record, [] when there is none; UserError for one that has not the shape (readers.py)."""
+        return parse(self.content(name), self.workdir / name, shape)
 
     def content(self, name: str) -> bytes | bytearray:
         """What a record holds, whole lines only. Its first use mends it."""
@@ -117,9 +119,9 @@ class Records:
             self.replace(name, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
-def read_lines(path: epath.Path) -> list[Line]:
-    """Lines of a record that somebody else writes, or has written; [] when there is none."""
-    return parse(without_cut_line(read_whole(path)), path)
+def read_lines(path: epath.Path, shape: Any = dict) -> list[Line]:
+    """Lines of a record that somebody else writes, or has written; [] when there is none, else as `Records.lines`."""
+    return parse(without_cut_line(read_whole(path)), path, shape)
 
 
 def without_cut_line(content: bytes) -> bytes:
@@ -128,24 +130,19 @@ def without_cut_line(content: bytes) -> bytes:
     if not last:
         return content
     try:
-        json.loads(last)
+        parse_json(bytes(last))
         return content + b"\n"
-    except (ValueError, RecursionError):
+    except ValueError:
         return content[: -len(last)]
 
 
-def parse(content: bytes, path: epath.Path) -> list[Line]:
+def parse(content: bytes, path: epath.Path, shape: Any) -> list[Line]:
     """The lines of a file of JSON objects; UserError, with file and line, for one that is something else."""
     lines = []
-    for number, text in enumerate(content.split(b"\n"), 1):  # splitlines() would cut at U+2028 in a text
-        if not text.strip():
-            continue
-        try:
-            value, why = json.loads(text.decode("utf-8-sig")), "not an object"
-        except (ValueError, RecursionError) as error:
-            value, why = None, str(error)
-        if not isinstance(value, dict):
-            raise UserError(f"{path} line {number} is no line of a record ({why}): mend or remove it")
+    for number, value, wrong in json_lines(bytes(content)):
+        wrong = wrong or fault(value, dict) or fault(value, shape)
+        if wrong:
+            raise UserError(f"{path} line {number}: {wrong}: mend or remove the line")
         lines.append(Line(value, path, number))
     return lines
 

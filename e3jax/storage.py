@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from e3jax.errors import UserError, first_line
+from e3jax.printable import printable
 
 WAITS_S = (1, 2, 4, 8, 16, 30)  # between tries
 SPACE = "Nothing that was written before is lost: make room, then give the same command again"
@@ -54,7 +55,8 @@ def patiently(what: str, act: Callable[[], Any], *, advice: str = "") -> Any:
             if wait is None:
                 tries = f"{len(WAITS_S) + 1} tries in {time.monotonic() - start:.0f} s"
                 raise UserError(f"cannot {what}: {first_line(error)} ({tries}). {advice}".rstrip()) from error
-            print(f"cannot {what}: {first_line(error)}; trying again in {wait} s", file=sys.stderr, flush=True)
+            text = f"cannot {what}: {first_line(error)}; trying again in {wait} s"
+            print(printable(text, lines=False), file=sys.stderr, flush=True)
             time.sleep(wait)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from e3jax.errors import UserError, first_line
+from e3jax.readers import read_json
 
 PAD, EOS = "<pad>", "<eos>"
 FILES = (
@@ -185,17 +186,20 @@ class HubTokenizer:
         for file in found:
             shutil.copyfile(file, directory / file.name)
         config_file, added_file = directory / "tokenizer_config.json", directory / "added_tokens.json"
-        before = config_file.read_text()
-        config = json.loads(before.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))  # 5's name for it
+        before = read_json(config_file, {"added_tokens_decoder?": dict})
+        config = dict(before)
+        if config.get("tokenizer_class") == "TokenizersBackend":  # 5's name for it
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"
         if self.added:
             self.hub.backend_tokenizer.save(str(directory / "tokenizer.json"))
             ids = {token: self.id(token) for token in self.added}
             if added_file.exists():
-                added_file.write_text(json.dumps(json.loads(added_file.read_text()) | ids, indent=2) + "\n")
+                added_file.write_text(json.dumps(read_json(added_file, dict) | ids, indent=2) + "\n")
             if "added_tokens_decoder" in config:
                 plain = dict(lstrip=False, normalized=False, rstrip=False, single_word=False, special=False)
-                config["added_tokens_decoder"] |= {str(i): {"content": t, **plain} for t, i in ids.items()}
-        if config != json.loads(before):
+                new = {str(i): {"content": t, **plain} for t, i in ids.items()}
+                config["added_tokens_decoder"] = config["added_tokens_decoder"] | new
+        if config != before:
             config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -40,10 +40,10 @@ def test_a_record_of_any_name_is_mended_at_its_first_use(tmp_path):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b'{"index": {"index": 2}', "line 2 is no line of a record"),
-        (b'{"index": "\xff"}', "line 2 is no line of a record"),
-        (b"[" * 100_000, "line 2 is no line of a record"),
-        (b"[1]", "line 2 is no line of a record .not an object"),
+        (b'{"index": {"index": 2}', "line 2: not JSON"),
+        (b'{"index": "\xff"}', "line 2: not UTF-8"),
+        (b"[" * 100_000, "line 2: nested deeper"),
+        (b"[1]", "line 2: .* not an object"),
         (b'{"other": 1}', "line 2 has no 'index'"),
     ],
     ids=["glued", "bytes", "deep", "list", "field"],

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from e3jax.report import bands, compare, figures, html
+from e3jax.report import bands, compare, figures, html, records
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png onerror=alert(1)> $a_$ \u2028&"
 ACCURACY = {  # stage -> budget -> mean, low, high
@@ -264,11 +264,11 @@ def test_read_jsonl_counts_what_it_skips(tmp_path):
     path = tmp_path / "x.jsonl"
     lines = ['{"a": 1, "b": "x\u2028y"}', '{"a": 2', "", "7", '{"b": 3}', '{"a": NaN}', '{"a": "é']
     path.write_bytes("\n".join(lines).encode()[:-1])  # ends inside a character
-    rows, skipped = html.read_jsonl(path, required=("a",))
+    rows, note = records.read_record(path, {"a": object})
     assert [row["a"] for row in rows[:1]] == [1] and rows[0]["b"] == "x\u2028y"
     assert len(rows) == 2 and math.isnan(rows[1]["a"])
-    assert skipped == 4
-    assert html.read_jsonl(tmp_path / "none.jsonl", required=()) == ([], 0)
+    assert note.startswith("x.jsonl: 4 unreadable lines skipped, line 2: not JSON (")
+    assert records.read_record(tmp_path / "none.jsonl", {}) == ([], "")
 
 
 def test_half_a_surrogate_is_written(run_dir):

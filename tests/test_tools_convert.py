@@ -52,6 +52,27 @@ def test_there_and_back(source, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["8B-Final"]
 
 
+@pytest.mark.parametrize("generation", [{"eos_token_id": 5, "temperature": 0.6}, None])
+def test_there_and_back_adds_no_field(source, tmp_path, generation):
+    """`do_sample`, `use_cache` and more appeared in the two configs, and fields that we do not read were lost."""
+    held = json.loads((source / "config.json").read_text()) | {"torch_dtype": "bfloat16", "initializer_range": 0.02}
+    held |= {"transformers_version": "4.51.0", "sliding_window": None, "rope_scaling": None}
+    (source / "config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(held).encode())  # a mark is no field either
+    file = source / "generation_config.json"
+    file.unlink() if generation is None else file.write_text(json.dumps(generation))
+    convert(str(source), tmp_path / "e3jax")
+    convert(str(tmp_path / "e3jax"), tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text()) == held
+    written = tmp_path / "out/generation_config.json"
+    assert (json.loads(written.read_text()) if written.exists() else None) == generation
+    names = {p.name for p in source.iterdir()}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    convert(str(source), tmp_path / "wide", dtype="float32", add_tokens=[f"<t{i}>" for i in range(20)])
+    assert json.loads((tmp_path / "wide/config.json").read_text()) == held | {
+        "torch_dtype": "float32", "vocab_size": 256,
+    }  # fmt: skip
+
+
 def test_subfolder_loads_in_transformers(source, tmp_path):
     """As E2C's model card shows: from_pretrained(path, subfolder='8B-Final'), weights, tokenizer and dtype."""
     torch = pytest.importorskip("torch", reason="parity needs pip install -e '.[parity]'")

@@ -19,8 +19,10 @@ from etils import epath
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from e3jax.errors import UserError
+from e3jax.errors import UserError, first_line
+from e3jax.readers import read_json
 
+LISTED = 20  # tensors that an error names
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 # our name -> (name in the file, axes that a matrix multiplies over; 0: stored as it is, else as [out, in])
@@ -86,21 +88,21 @@ def tensors(params) -> Iterator[Tensor]:
 
 
 def inventory(directory: epath.PathLike) -> dict[str, Stored]:
-    """Name -> file, shape, dtype of every tensor of a directory; a missing or damaged file is a UserError."""
+    """Name -> file, shape, dtype of every tensor of a directory; a missing or damaged file is a UserError.
+
+    Where model.safetensors and an index lie side by side the single file counts, as in transformers: one directory is
+    the same model everywhere. Only the files' headers are read.
+    """
     directory = epath.Path(directory)
     if "://" in str(directory):
         raise UserError(
             f"{directory}: safetensors are read from a local disk or the hub only; make e3jax's format of them, python "
             "-m e3jax.tools.convert, and copy that into the bucket"
         )
-    if (directory / INDEX).exists():
-        try:
-            files = sorted(set(json.loads((directory / INDEX).read_text())["weight_map"].values()))
-            files = [f for f in files if (directory / f).name == f]  # TypeError: no file name
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{directory / INDEX} is damaged ({error!r}): download it again") from None
-    elif (directory / SINGLE).exists():
+    if (directory / SINGLE).exists():
         files = [SINGLE]
+    elif (directory / INDEX).exists():
+        files = indexed_files(directory / INDEX)
     else:
         others = [p.name for p in directory.glob("*.bin")] + [p.name for p in directory.glob("*.pt*")]
         hint = f"; {', '.join(sorted(others))} may hold code and are not read" if others else ""
@@ -113,11 +115,26 @@ def inventory(directory: epath.PathLike) -> dict[str, Stored]:
         try:
             with safe_open(directory / file, "np") as opened:
                 for name in opened.keys():
+                    if name in found:
+                        raise UserError(f"{directory}: {name} is in {found[name].file.name} and in {file}: remove one")
                     part = opened.get_slice(name)
                     found[name] = Stored(directory / file, tuple(part.get_shape()), part.get_dtype())
-        except SafetensorError as error:
-            raise UserError(f"{directory / file} is truncated or damaged ({error}): download it again") from None
+        except (SafetensorError, OSError) as error:  # OSError: a directory of that name, a file without a byte
+            why = first_line(error)
+            raise UserError(f"{directory / file} is truncated or damaged ({why}): download it again") from None
     return found
+
+
+def indexed_files(index: epath.Path) -> list[str]:
+    """Return the names of the files that an index names; they have to lie beside it."""
+    try:
+        files = sorted(set(read_json(index, {"weight_map": {str: str}})["weight_map"].values()))
+    except UserError as error:
+        raise UserError(f"{index} is damaged ({error}): download it again") from None
+    odd = [file for file in files if "/" in file or "\\" in file or not file.endswith(".safetensors")]
+    if odd or not files:
+        raise UserError(f"{index} is damaged ({odd[0] if odd else 'it names no file'!r}): download it again")
+    return files
 
 
 def match(stored: dict[str, Stored], params, *, where: str) -> None:
@@ -134,7 +151,9 @@ def match(stored: dict[str, Stored], params, *, where: str) -> None:
         elif name in stored and stored[name].dtype not in ("BF16", "F16", "F32"):
             wrong.append(f"unreadable  {name}: {stored[name].dtype} is not BF16, F16 or F32")
     if wrong:
-        raise UserError(f"{where} does not fit its config.json, {len(wrong)} tensors:\n  " + "\n  ".join(wrong))
+        more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
+        listed = "\n  ".join(wrong[:LISTED] + more)
+        raise UserError(f"{where} does not fit its config.json, {len(wrong)} tensors:\n  {listed}")
 
 
 def stored_dtypes(directory: epath.PathLike, params):

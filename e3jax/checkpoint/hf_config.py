@@ -11,16 +11,31 @@ that these families do not compute with are ignored.
     config = read_config("/models/Qwen3-1.7B")
 """
 
-import json
 import math
+import reprlib
+from typing import Any
 
 from etils import epath
 
 from e3jax.errors import UserError
 from e3jax.models.presets import ModelConfig
 from e3jax.models.rope import Linear, Llama3, Scaling, Yarn
+from e3jax.readers import fault, read_json
 
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+# The largest value of a field that is believed, far beyond any published model's: a file that says more is damaged or
+# hostile, and shapes made of it would not fit any memory.
+LARGEST = {
+    "num_hidden_layers": 10_000, "vocab_size": 1 << 24, "hidden_size": 1 << 20, "intermediate_size": 1 << 22,
+    "num_attention_heads": 1 << 14, "num_key_value_heads": 1 << 14, "head_dim": 1 << 14, "rms_norm_eps": 1,
+    "max_position_embeddings": 2**31 - 1, "original_max_position_embeddings": 2**31 - 1,
+}  # fmt: skip
+MOST_NUMBER = 10**15  # of any other number, as rope_theta and the factors of rope_scaling
+NEEDED = {
+    int: "a number above 0", float: "a number above 0", str: "a string", bool: "true or false", list: "a list",
+    dict: "an object",
+}  # fmt: skip
+MAY_BE_ZERO = ("max_window_layers", "beta_slow")
 
 
 def read_config(directory: epath.PathLike) -> ModelConfig:
@@ -28,12 +43,7 @@ def read_config(directory: epath.PathLike) -> ModelConfig:
     path = epath.Path(directory) / "config.json"
     if not path.exists():
         raise UserError(f"{directory} holds no config.json: name a Hugging Face model directory")
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): download it again") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a JSON object: download it again")
+    found = read_json(path, dict, advice="download it again")
     try:
         return from_hub(found)
     except UserError as error:
@@ -45,24 +55,11 @@ def from_hub(c: dict) -> ModelConfig:
     family = field(c, "model_type", str)
     if family not in ARCHITECTURES:
         raise UserError(f"model_type {family!r} is not one of {', '.join(ARCHITECTURES)}")
+    refuse_unsupported(c)
     layers, heads = field(c, "num_hidden_layers", int), field(c, "num_attention_heads", int)
-    window = given(c, "use_sliding_window", False) and given(c, "max_window_layers", 0) < layers
-    refused = {
-        "hidden_act": given(c, "hidden_act", "silu") not in ("silu", "swish"),
-        "attention_bias": given(c, "attention_bias", False),
-        "mlp_bias": given(c, "mlp_bias", False),
-        "use_sliding_window": window,
-        "layer_types": set(given(c, "layer_types", ())) - {"full_attention"},
-        "partial_rotary_factor": given(c, "partial_rotary_factor", 1.0) != 1.0,
-        "quantization_config": given(c, "quantization_config", {}),
-        "dual_chunk_attention_config": given(c, "dual_chunk_attention_config", {}),
-    }
-    for name, refuse in refused.items():
-        if refuse:
-            raise UserError(f"{name}={c[name]!r} is not supported: the block is full attention, SiLU, no such bias")
     width = field(c, "hidden_size", int)
     # transformers' default where the field is absent: 128 for Qwen3, D / N for the other two
-    head_width = optional(c, "head_dim", 128 if family == "qwen3" else width // heads)
+    head_width = 128 if family == "qwen3" else width // heads
     max_length = field(c, "max_position_embeddings", int)
     theta, scaling = rope_from_hub(c, max_length)
     try:
@@ -71,13 +68,13 @@ def from_hub(c: dict) -> ModelConfig:
             width=width,
             layers=layers,
             heads=heads,
-            kv_heads=optional(c, "num_key_value_heads", heads),
-            head_width=head_width,
+            kv_heads=field(c, "num_key_value_heads", int, heads),
+            head_width=field(c, "head_dim", int, head_width),
             mlp_width=field(c, "intermediate_size", int),
             rope_theta=theta,
             rope_scaling=scaling,
             norm_epsilon=field(c, "rms_norm_eps", float),
-            tied=bool(given(c, "tie_word_embeddings", False)),
+            tied=field(c, "tie_word_embeddings", bool, False),
             max_length=max_length,
             qk_norm=family == "qwen3",
             qkv_bias=family == "qwen2",
@@ -86,31 +83,50 @@ def from_hub(c: dict) -> ModelConfig:
         raise UserError(str(error)) from None
 
 
-def given(c: dict, name: str, otherwise):
-    """A field that may be absent or null."""
-    value = c.get(name)
-    return otherwise if value is None else value
+def refuse_unsupported(c: dict) -> None:
+    """UserError for a field that asks for what the block does not do."""
+    window = field(c, "use_sliding_window", bool, False)
+    kinds = field(c, "layer_types", list, [])
+    refused = {
+        "hidden_act": field(c, "hidden_act", str, "silu") not in ("silu", "swish"),
+        "attention_bias": field(c, "attention_bias", bool, False),
+        "mlp_bias": field(c, "mlp_bias", bool, False),
+        "use_sliding_window": window and field(c, "max_window_layers", int, 0) < field(c, "num_hidden_layers", int),
+        "layer_types": any(kind != "full_attention" for kind in kinds),
+        "partial_rotary_factor": field(c, "partial_rotary_factor", float, 1.0) != 1.0,
+        "quantization_config": field(c, "quantization_config", dict, {}),
+        "dual_chunk_attention_config": field(c, "dual_chunk_attention_config", dict, {}),
+    }
+    for name, refuse in refused.items():
+        if refuse:
+            raise UserError(
+                f"{name}={reprlib.repr(c[name])} is not supported: the block is full attention, SiLU, no such bias"
+            )
 
 
-def field(c: dict, name: str, kind: type):
-    """A field that must be there, as `kind`."""
-    value = c.get(name)
-    good = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
-    if not good or (kind is not str and not value > 0):
-        raise UserError(f"{name}={value!r}, a {'string' if kind is str else 'number above 0'} is needed")
+def field(c: dict, name: str, kind: type, otherwise: Any = None) -> Any:
+    """Return a field as `kind`, `otherwise` where it is absent or null; UserError where it has another type or size.
+
+    A number is above 0 and below LARGEST (max_window_layers may be 0).
+    """
+    value = c[name] if name in c and c[name] is not None else otherwise
+    number, largest = kind in (int, float), LARGEST[name] if name in LARGEST else MOST_NUMBER
+    good = not fault(value, kind) and not (number and value <= 0 and not (name in MAY_BE_ZERO and value == 0))
+    if not good:
+        raise UserError(f"{name}={reprlib.repr(value)}, {NEEDED[kind]} is needed")
+    if number and value > largest:
+        raise UserError(f"{name}={value}, a number of at most {largest:,} is believed")
     return kind(value)
 
 
-def optional(c: dict, name: str, otherwise: int) -> int:
-    """A whole number that may be absent or null."""
-    return otherwise if c.get(name) is None else field(c, name, int)
-
-
 def rope_from_hub(c: dict, max_length: int) -> tuple[float, Scaling]:
-    """θ and scaling: transformers 5 writes both into `rope_parameters`, 4 wrote `rope_theta` and `rope_scaling`."""
-    r = {**given(c, "rope_scaling", {}), **given(c, "rope_parameters", {})}
+    """θ and scaling: transformers 5 writes both into `rope_parameters`, 4 wrote `rope_theta` and `rope_scaling`.
+
+    A `partial_rotary_factor` of 1, which 5 moves there too, asks for what the block does.
+    """
+    r = {**field(c, "rope_scaling", dict, {}), **field(c, "rope_parameters", dict, {})}
     theta = field(r if "rope_theta" in r else c, "rope_theta", float)
-    kind = given(r, "rope_type", given(r, "type", "default"))
+    kind = field(r, "rope_type" if r.get("rope_type") is not None else "type", str, "default")
     known = {
         "default": (),
         "linear": ("factor",),
@@ -121,30 +137,31 @@ def rope_from_hub(c: dict, max_length: int) -> tuple[float, Scaling]:
     }  # fmt: skip
     if kind not in known:
         raise UserError(f"RoPE type {kind!r} is not one of {', '.join(known)}")
-    unknown = {k for k, v in r.items() if v is not None} - {"rope_type", "type", "rope_theta", *known[kind]}
+    whole = field(r, "partial_rotary_factor", float, 1.0) == 1.0
+    ignored = {"rope_type", "type", "rope_theta", *(["partial_rotary_factor"] if whole else [])}
+    unknown = {k for k, v in r.items() if v is not None} - ignored - set(known[kind])
     if unknown:
         raise UserError(f"RoPE type {kind!r} with {', '.join(sorted(unknown))}: not supported")
-    original_length = optional(r, "original_max_position_embeddings", max_length)
-    match kind:
-        case "default":
-            return theta, None
-        case "linear":
-            return theta, Linear(field(r, "factor", float))
-        case "llama3":
-            return theta, Llama3(
-                factor=field(r, "factor", float),
-                low_freq_factor=field(r, "low_freq_factor", float),
-                high_freq_factor=field(r, "high_freq_factor", float),
-                original_length=original_length,
-            )
+    if kind == "default":
+        return theta, None
     factor = field(r, "factor", float)
+    if kind == "linear":
+        return theta, Linear(factor)
+    original_length = field(r, "original_max_position_embeddings", int, max_length)
+    if kind == "llama3":
+        low, high = (field(r, name, float) for name in ("low_freq_factor", "high_freq_factor"))
+        if not low < high:
+            raise UserError(f"low_freq_factor={low} is not below high_freq_factor={high}")
+        return theta, Llama3(factor, low, high, original_length)
+    if theta == 1:
+        raise UserError("rope_theta=1 with RoPE type 'yarn': all frequencies would be equal")
     return theta, Yarn(
         factor=factor,
         original_length=original_length,
-        beta_fast=float(given(r, "beta_fast", 32)),
-        beta_slow=float(given(r, "beta_slow", 1)),
-        attention_factor=float(given(r, "attention_factor", 0.1 * math.log(factor) + 1 if factor > 1 else 1)),
-        truncate=bool(given(r, "truncate", True)),
+        beta_fast=field(r, "beta_fast", float, 32.0),
+        beta_slow=field(r, "beta_slow", float, 1.0),
+        attention_factor=field(r, "attention_factor", float, 0.1 * math.log(factor) + 1 if factor > 1 else 1.0),
+        truncate=field(r, "truncate", bool, True),
     )
 
 

@@ -7,9 +7,11 @@ the weights; a run keeps one for all its checkpoints in RUN/hf.
 """
 
 import atexit
+import codecs
 import dataclasses
 import json
 import re
+import reprlib
 import shutil
 import tempfile
 from typing import Any, NamedTuple
@@ -24,7 +26,8 @@ from e3jax.errors import UserError, first_line
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.presets import ModelConfig, preset, presets
 from e3jax.models.qwen3 import Qwen3, abstract_params
-from e3jax.storage import place
+from e3jax.readers import fault, read_bytes, read_json
+from e3jax.storage import is_bucket, place
 from e3jax.tokenizer import FILES, HubTokenizer
 
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
@@ -61,15 +64,21 @@ def load_tokenizer(name: epath.PathLike, config: ModelConfig) -> HubTokenizer:
 
 
 def on_disk(description: epath.Path) -> epath.Path:
-    """The directory; for one in a bucket, which transformers cannot read, a copy for this process."""
-    if "://" not in str(description):
+    """The directory; where transformers cannot read it, in a bucket or behind byte order marks, a copy that it can."""
+    files = [name for name in (*FILES, "config.json") if (description / name).is_file()]
+    if not is_bucket(description) and not any(has_mark(description / name) for name in files):
         return description
     copy = epath.Path(tempfile.mkdtemp(prefix="e3jax-tokenizer-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    for name in (*FILES, "config.json"):
-        if (description / name).exists():
-            (description / name).copy(copy / name)
+    for name in files:
+        (copy / name).write_bytes(read_bytes(description / name).removeprefix(codecs.BOM_UTF8))
     return copy
+
+
+def has_mark(path: epath.Path) -> bool:
+    """Whether a file begins with UTF-8's byte order mark."""
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def load_params(name: epath.PathLike, like):
@@ -145,20 +154,17 @@ def description_of(weights: epath.Path) -> epath.Path:
 def generation_config(directory: epath.PathLike) -> dict:
     """generation_config.json, {} when there is none."""
     path = epath.Path(directory) / "generation_config.json"
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no JSON object ({error}): repair or remove it") from None
+    return read_json(path, dict, advice="repair or remove it") if path.exists() else {}
 
 
 def stop_ids(directory: epath.PathLike, tokenizer) -> tuple[int, ...]:
     """Ids that end a response: the tokenizer's own, and generation_config.json's or else config.json's."""
     named = generation_config(directory).get("eos_token_id")
     if named is None:
-        named = json.loads((epath.Path(directory) / "config.json").read_text()).get("eos_token_id")
+        named = read_json(epath.Path(directory) / "config.json", dict, advice="download it again").get("eos_token_id")
     named = named if isinstance(named, list) else [] if named is None else [named]
-    if not all(isinstance(n, int) and not isinstance(n, bool) for n in named):
-        raise UserError(f"{directory}: eos_token_id={named!r}, numbers of tokens are needed")
+    if fault(named, [int]) or not all(0 <= n < 2**31 for n in named):
+        raise UserError(f"{directory}: eos_token_id={reprlib.repr(named)}, numbers of tokens are needed")
     return tuple(dict.fromkeys([tokenizer.eos, *named]))
 
 
@@ -170,6 +176,24 @@ def write_description(directory: epath.PathLike, config: ModelConfig, tokenizer,
     ids = dict(bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
     write_json(directory / "config.json", to_hub(config, dtype=dtype, **ids))
     write_json(directory / "generation_config.json", generation)
+    write_tokenizer(directory, tokenizer)
+
+
+def copy_description(source: epath.PathLike, directory: epath.PathLike, config: ModelConfig, tokenizer, *, dtype: str):
+    """Write config.json and generation_config.json of `source` again, and the tokenizer's files: nothing is added.
+
+    Only what a conversion changes is changed: the vocabulary's size, and the dtype where the source names one.
+    """
+    directory, held = epath.Path(directory), read_json(epath.Path(source) / "config.json", dict)
+    held |= {name: dtype for name in ("dtype", "torch_dtype") if name in held}
+    write_json(directory / "config.json", held | {"vocab_size": config.vocab_size})
+    if (epath.Path(source) / "generation_config.json").exists():
+        write_json(directory / "generation_config.json", generation_config(source))
+    write_tokenizer(directory, tokenizer)
+
+
+def write_tokenizer(directory: epath.Path, tokenizer) -> None:
+    """Write a tokenizer's files into a directory, which may lie in a bucket."""
     with tempfile.TemporaryDirectory() as local:  # transformers writes to local disks only
         tokenizer.save(local)
         for file in epath.Path(local).iterdir():

@@ -29,6 +29,7 @@ from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.errors import UserError, first_line
 from e3jax.eval.likelihood import log_likelihoods
 from e3jax.flags import run_tool
+from e3jax.printable import printable
 from e3jax.sampler.layout import sampling
 from e3jax.sampler.slots import sample
 from e3jax.sharding import AXES, make_mesh
@@ -309,8 +310,9 @@ def evaluate(
         files[samples_to] = "".join(plain(line) + "\n" for line in samples)
     for path, text in files.items():
         patiently(f"write {path}", lambda path=path, text=text: place(path).write_text(text))
-    print(utils.make_table(results))
-    console.print(f"written: {', '.join(files)}", style="dim", highlight=False)
+    print(printable(utils.make_table(results), lines=True))
+    written = printable(f"written: {', '.join(files)}", lines=False)
+    console.print(written, style="dim", highlight=False, markup=False)
     return results
 
 

@@ -25,13 +25,16 @@ from etils import epath
 from e3jax.errors import UserError
 from e3jax.eval.digests import digest
 from e3jax.models.qwen3 import Qwen3
+from e3jax.readers import fault, parse_json, read_bytes
 from e3jax.runtime import is_main
 from e3jax.sampler.slots import sample
 from e3jax.storage import append, is_bucket, patiently
 
 FLUSH_EVERY_S = 30.0  # in a bucket
 AT_ONCE = 4096  # responses of one call: the sampler keeps 13 bytes for each of their tokens until all are drawn
+MOST_BYTES = 1 << 26  # of one response's tokens, 4 each: beyond it a line is damaged or a bomb
 PREFILL = 2048  # tokens of a prompt up to which as many rows are prefilled together as the config says
+LINE = {"part": str, "problem": int, "sample": int, "id": str, "done": bool, "tokens": str}
 SPACE = "Nothing that was drawn before is lost: make room, then give the same command again"
 
 
@@ -54,6 +57,19 @@ class Asked(NamedTuple):
 Key = tuple[str, int, int]  # part, problem, sample
 
 
+def unpacked(data: bytes) -> bytes:
+    """Return what zlib packed; ValueError where it is more than any response or is cut short.
+
+    >>> unpacked(zlib.compress(b"abcd"))
+    b'abcd'
+    """
+    stream = zlib.decompressobj()
+    out = stream.decompress(data, MOST_BYTES)
+    if not stream.eof:
+        raise ValueError(f"its tokens are cut short, or more than {MOST_BYTES // 4:,}")
+    return out
+
+
 class Responses:
     """All responses of one model on one set, in memory and in a directory. Process 0 writes, every process reads."""
 
@@ -66,23 +82,25 @@ class Responses:
         self.prompts: Sequence[Sequence[int]] = ()  # the questions as they are now, once they were checked
         files = sorted(directory.glob("*.jsonl"))
         for file in files:
-            for number, line in enumerate(file.read_text().split("\n")[:-1], 1):
+            for number, line in enumerate(read_bytes(file).split(b"\n")[:-1], 1):
                 self.read(line, f"{file} line {number}")
         number = max((int(f.stem) for f in files if f.stem.isdigit()), default=-1) + 1  # one may have been removed
         self.file = directory / f"{number:05d}.jsonl"
 
-    def read(self, text: str, where: str) -> None:
+    def read(self, text: bytes, where: str) -> None:
         """One whole line; UserError when it is none."""
         try:
-            line = json.loads(text)
+            line = parse_json(text)
+            if wrong := fault(line, LINE):
+                raise ValueError(wrong)
             key = line["part"], line["problem"], line["sample"]
-            tokens = np.frombuffer(zlib.decompress(base64.b64decode(line["tokens"])), "<i4").tolist()
+            tokens = np.frombuffer(unpacked(base64.b64decode(line["tokens"])), "<i4").tolist()
             self.known[key] = Response(tuple(tokens), line["done"])
             self.ids[line["problem"]] = line["id"]
             if "question" in line:
                 self.questions[line["problem"]] = line["question"]
-        except (ValueError, KeyError, TypeError, zlib.error) as error:
-            raise UserError(f"{where} is not a response ({error!r}): remove the line, it is drawn again") from error
+        except (ValueError, zlib.error) as error:
+            raise UserError(f"{where} is not a response ({error}): remove the line, it is drawn again") from error
 
     def check(self, ids: Sequence[str], prompts: Sequence[Sequence[int]] = ()) -> int:
         """Raise UserError when what is here answers other questions than these, named by id and in tokens.

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from e3jax.printable import printable
+
 Grid = list[list[str]]
 
 
@@ -157,7 +159,7 @@ def markdown(grid: Grid) -> str:
     | a\\|b | 1.0 |
     <BLANKLINE>
     """
-    header, *rows = [["".join("\\|" if c == "|" else c for c in cell) for cell in row] for row in grid]
+    header, *rows = [[printable(cell, lines=False).replace("|", "\\|") for cell in row] for row in grid]
     rule = "|".join(["---", *["---:"] * (len(header) - 1)])
     return "\n".join(["| " + " | ".join(header) + " |", f"|{rule}|", *("| " + " | ".join(r) + " |" for r in rows), ""])
 
@@ -171,9 +173,9 @@ def comma_separated(grid: Grid) -> str:
 
 def terminal(grid: Grid, title: str) -> Table:
     """The same on a terminal; brackets in a label are no markup."""
-    table = Table(title=Text(title))
+    table = Table(title=Text(printable(title, lines=False)))
     for i, name in enumerate(grid[0]):
-        table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(Text(printable(name, lines=False)), justify="left" if i == 0 else "right", no_wrap=True)
     for row in grid[1:]:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell, lines=False)) for cell in row))
     return table

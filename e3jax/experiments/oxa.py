@@ -26,6 +26,8 @@ from e3jax.flags import run_tool
 from e3jax.metrics.seeds import judge
 from e3jax.records import finite, read_lines
 from e3jax.report.bars import arms_file
+from e3jax.report.figures import read_number
+from e3jax.report.records import INTERVALS, RECORDS
 from e3jax.storage import place, write_whole
 from e3jax.train import curriculum
 
@@ -55,16 +57,16 @@ def run_seed(config: str, data: str, workdir: str, seed: int, arms) -> None:
 def read_run(run: epath.Path, *, arm: str, seed: int) -> dict[str, Any]:
     """One finished run's numbers: pass@k after every stage (means over sets, and each), and RL step by step."""
     found: dict[str, Any] = {"arm": arm, "seed": seed, "pass_at_k": {}, "sets": {}}
-    for line in read_lines(run / "eval.jsonl"):
+    for line in read_lines(run / "eval.jsonl", RECORDS["eval.jsonl"] | {"pass_at_k": INTERVALS}):
         found["sets"].setdefault(line["stage"], {})[line["set"]] = {k: v[0] for k, v in line["pass_at_k"].items()}
     for stage, sets in found["sets"].items():
         found["pass_at_k"][stage] = {
             k: float(np.mean([s[k] for s in sets.values()])) for k in next(iter(sets.values()))
         }
-    metrics = read_lines(run / "metrics.jsonl")
+    metrics = read_lines(run / "metrics.jsonl", RECORDS["metrics.jsonl"])
     tuned, rl = ([x for x in metrics if x["kind"] == kind] for kind in ("oxa", "grpo"))
-    found["entropy"], found["reward"] = [x["entropy/mean"] for x in rl], [x["reward/mean"] for x in rl]
-    found["length"] = [x["length/mean"] for x in rl]
+    for name in ("entropy", "reward", "length"):
+        found[name] = [read_number(x, f"{name}/mean") for x in rl]
     found["tuning"] = {k: v for k, v in tuned[-1].items() if k.startswith("loss/")} if tuned else {}
     return found
 

@@ -12,7 +12,6 @@ A measure says where its number stands, in one of these forms:
     value(records, ("train", "length/mean", 10))        # NaN where the run has no such number
 """
 
-import json
 import math
 from typing import NamedTuple
 
@@ -20,21 +19,23 @@ import numpy as np
 from etils import epath
 
 from e3jax.curriculum.budget import choose_budget
+from e3jax.readers import json_lines
 from e3jax.records import read_lines
 from e3jax.report.figures import read_number, running_mean
+from e3jax.report.records import MAYBE, RECORDS
 
 FORMS = ("train", "rise", "eval", "gain", "wait", "best")
+FORCED = {
+    "explore": {"length": float}, "forcing": {str: {"length": float, "accuracy": [MAYBE, MAYBE, MAYBE]}},
+}  # fmt: skip
 WINDOW = 5  # RL steps of the running mean of a curve
 
 
 def last_line(path: epath.Path) -> dict:
     """The last whole line of a JSON-lines file that is being written; {} when there is none."""
-    for text in reversed(path.read_text().split("\n")[-3:] if path.exists() else []):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            continue  # empty, or not whole yet
-    return {}
+    tail = b"\n".join(path.read_bytes().split(b"\n")[-3:]) if path.is_file() else b""
+    whole = [value for _, value, _ in json_lines(tail) if isinstance(value, dict)]  # not those that are being written
+    return whole[-1] if whole else {}
 
 
 class Records(NamedTuple):
@@ -47,9 +48,11 @@ class Records(NamedTuple):
 
 def read_run(run: epath.Path, *, label: str, forced: epath.Path) -> Records:
     """The records of a finished run, and its lines (stage `label`) of the evaluation in `forced`."""
-    steps = [x for x in read_lines(run / "metrics.jsonl") if x["kind"] == "grpo"]
-    evals = {x["set"]: x for x in read_lines(run / "eval.jsonl")}  # the last stage's line wins
-    return Records(steps, evals, {x["set"]: x for x in read_lines(forced / "eval.jsonl") if x["stage"] == label})
+    evaluated = RECORDS["eval.jsonl"]
+    steps = [x for x in read_lines(run / "metrics.jsonl", RECORDS["metrics.jsonl"]) if x["kind"] == "grpo"]
+    evals = {x["set"]: x for x in read_lines(run / "eval.jsonl", evaluated)}  # the last stage's line wins
+    made_longer = read_lines(forced / "eval.jsonl", evaluated | FORCED)
+    return Records(steps, evals, {x["set"]: x for x in made_longer if x["stage"] == label})
 
 
 def inside(tree, keys) -> float:

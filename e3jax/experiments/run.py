@@ -28,6 +28,8 @@ from e3jax.experiments import read
 from e3jax.flags import run_command
 from e3jax.log import claim, now
 from e3jax.metrics.seeds import KINDS, judge, verdict
+from e3jax.printable import printable
+from e3jax.readers import read_json
 from e3jax.records import Records, read_lines
 from e3jax.report import paper, results
 from e3jax.storage import place, read_whole, write_whole
@@ -35,6 +37,7 @@ from e3jax.train import curriculum
 from e3jax.train.check import check
 
 TICK_S = 60.0
+TIMES = {"name": str, "seed": int, "kind": str, "minutes": float}  # lines of times.jsonl
 
 
 class Node(NamedTuple):
@@ -119,12 +122,8 @@ def state_rule(workdir: epath.Path, rule, level: float) -> None:
     if not there:
         write_whole(path, json.dumps({"stated": now(), **stated}, indent=1) + "\n")
         return
-    try:
-        before = json.loads(there)
-        same = {key: before[key] for key in stated} == stated
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no rule ({error!r}): mend it, or choose another --workdir") from error
-    if not same:
+    before = read_json(path, {"stated": str, **dict.fromkeys(stated, object)}, advice="choose another --workdir")
+    if {key: before[key] for key in stated} != stated:
         raise UserError(
             f"{path} states another rule, of {before['stated']}: a rule does not change after its runs have begun; "
             "choose another --workdir"
@@ -140,7 +139,7 @@ class Progress:
 
     def times(self) -> list[dict]:
         """What runs took: {"name", "seed", "kind", "minutes"}."""
-        return self.records.lines("times.jsonl")
+        return self.records.lines("times.jsonl", TIMES)
 
     def left(self, index: int) -> float:
         """Minutes from the start of run `index` on: measured means of its kind, before any the config's."""
@@ -161,6 +160,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """On stderr and in progress.log."""
+        text = printable(text, lines=True)
         print(text, flush=True)
         self.records.add("progress.log", f"{now()} {text}\n")
 
@@ -205,9 +205,14 @@ def run_all(nodes: list[Node], seed: int, progress: Progress) -> list[dict]:
         except Stopped:
             raise
         except Exception as error:  # whatever it is, the other arms are worth having
-            progress.say(f"{node.name}, seed {node.seed} FAILED: {traceback.format_exc()}")
+            progress.say(f"{node.name}, seed {node.seed} FAILED: {told(error)}")
             failed.append({"arm": node.name, "seed": node.seed, "why": first_line(error)})
     return failed
+
+
+def told(error: Exception) -> str:
+    """Return what a person can mend as its sentence, a bug with its traceback."""
+    return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
 
 
 def force_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int, progress: Progress) -> list[dict]:
@@ -222,7 +227,7 @@ def force_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int, 
     except Stopped:
         raise
     except Exception as error:
-        progress.say(f"evaluation of seed {seed} FAILED: {traceback.format_exc()}")
+        progress.say(f"evaluation of seed {seed} FAILED: {told(error)}")
         return [{"arm": "evaluation", "seed": seed, "why": first_line(error)}]
     return []
 
@@ -271,7 +276,7 @@ def conclude(c: ConfigDict, nodes: list[Node], workdir: epath.Path, *, failed: l
         }]  # fmt: skip
     rule = [judge(dict(s), values, seeds=c.seeds, level=c.level) for s in c.rule]
     enough = any(len(row["values"]) > 1 for row in rule)
-    times = read_lines(workdir / "times.jsonl")
+    times = read_lines(workdir / "times.jsonl", TIMES)
     found = {
         "name": c.name, "paper": c.paper, "claim": c.claim, "command": command,
         "setting": f"{c.setting} Bands in the figures: from the least to the greatest seed.",

@@ -16,22 +16,19 @@ import importlib.resources
 import json
 import re
 from collections.abc import Iterator, Sequence
-from html import escape
 from typing import Any
 
 from etils import epath
 
 from e3jax.errors import UserError
-from e3jax.report.html import SAMPLES_PAGE, read_jsonl
+from e3jax.printable import printable
+from e3jax.report.html import SAMPLES_PAGE
+from e3jax.report.page import escaped
+from e3jax.report.records import RESPONSE, SAMPLES, read_record
 from e3jax.report.spans import KINDS, attempts, text_spans
 from e3jax.storage import patiently, place
 
 MOST_BYTES = 48e6  # of text in a page; above it, training steps are left out evenly
-SAMPLES = {  # file -> keys without which a line means nothing
-    "samples.jsonl": ("stage", "step", "prompt", "response", "reward"),
-    "eval_samples.jsonl": ("stage", "set", "prompt", "response", "reward"),
-    "problems.jsonl": ("stage", "set", "problem", "question", "answer", "reason_of", "right_of"),
-}
 COLUMNS = (
     "run", "from", "stage", "step", "problem", "text", "answer", "reward", "reason", "length", "truncated",
     "advantage", "attempts", "spans", "tokens", "entropy", "logp",
@@ -46,16 +43,16 @@ def run_samples(run_dir: epath.Path) -> tuple[list[dict], list[str]]:
     Raises FileNotFoundError where there is none.
     """
     rows, notes = {}, []
-    for name, keys in SAMPLES.items():
-        rows[name], skipped = patiently(
-            f"read {run_dir / name}", lambda n=name, k=keys: read_jsonl(run_dir / n, required=k)
-        )
-        if skipped:
-            notes.append(f"{run_dir.name}/{name}: {skipped} unreadable line{'s'[: skipped > 1]} skipped")
+    for name, shape in SAMPLES.items():
+        rows[name], note = read_record(run_dir / name, shape)
+        notes += [f"{run_dir.name}/{note.removesuffix('.')}"] if note else []
     samples = [*map(_trained, rows["samples.jsonl"]), *map(_evaluated, rows["eval_samples.jsonl"])]
-    samples += _responses(run_dir, rows["problems.jsonl"])
+    samples += _responses(run_dir, rows["problems.jsonl"], notes)
     if not samples:
-        raise FileNotFoundError(f"{run_dir} holds no sample: neither {' nor '.join(SAMPLES)} has a line")
+        raise FileNotFoundError(
+            f"{run_dir} holds no sample: neither {' nor '.join(SAMPLES)} has a line"
+            + "".join(f"; {note}" for note in notes)
+        )
     return samples, notes
 
 
@@ -79,23 +76,37 @@ def _sample(row: dict, *, source: str, step: int, target: Any, truncated: bool) 
     }  # fmt: skip
 
 
-def _responses(run_dir: epath.Path, problems: list[dict]) -> Iterator[dict]:
-    """What `e3jax.eval.run` drew, graded by problems.jsonl; a response whose set is not graded yet is left out."""
-    sets: dict[tuple[str, str], list[dict]] = {}
+def _responses(run_dir: epath.Path, problems: list[dict], notes: list[str]) -> Iterator[dict]:
+    """What `e3jax.eval.run` drew, graded by problems.jsonl; a response whose set is not graded yet is left out.
+
+    What cannot be read is added to `notes`.
+    """
+    sets: dict[tuple[str, str], dict[str, dict]] = {}  # by id: a line that was left out must not shift the others
     for row in problems:
-        sets.setdefault((row["stage"], row["set"]), []).append(row)
+        sets.setdefault((row["stage"], row["set"]), {})[row["problem"]] = row
     for (stage, name), asked in sets.items():
-        for file in sorted((run_dir / "responses" / stage / name).glob("*.jsonl")):
-            for line in read_jsonl(file, required=("part", "problem", "sample", "done", "length", "text"))[0]:
-                problem = asked[line["problem"]] if line["problem"] < len(asked) else None
-                if line["part"] != "response" or problem is None or line["sample"] >= len(problem["right_of"]):
+        for file in response_files(run_dir / "responses", stage, name):
+            lines, note = read_record(file, RESPONSE)
+            notes += [f"{run_dir.name}/responses/{stage}/{name}/{note.removesuffix('.')}"] if note else []
+            for line in lines:
+                problem, g = asked[line["id"]] if line["id"] in asked else None, line["sample"]
+                graded = 0 if problem is None else min(len(problem["right_of"]), len(problem["reason_of"]))
+                if line["part"] != "response" or g >= graded:
                     continue
-                graded = {"reward": problem["right_of"][line["sample"]], "reason": problem["reason_of"][line["sample"]]}
-                row = {"stage": stage, "prompt": problem["question"], "response": line["text"], "answer": ""}
+                row = {"stage": stage, "prompt": problem["question"], "response": line["text"], "answer": "",
+                       "reward": problem["right_of"][g], "reason": problem["reason_of"][g]}  # fmt: skip
                 yield _sample(
-                    row | graded | {"length": line["length"]}, source=name, step=NO_STEP, target=problem["answer"],
+                    row | {"length": line["length"]}, source=name, step=NO_STEP, target=problem["answer"],
                     truncated=not line["done"],
                 )  # fmt: skip
+
+
+def response_files(directory: epath.Path, stage: str, name: str) -> list[epath.Path]:
+    """Return the files of responses of one stage and set: inside `directory`, whatever records call the two."""
+    parts = [*stage.split("/"), *name.split("/")]
+    if "\0" in stage + name or {"", ".", ".."} & set(parts):
+        return []
+    return sorted((directory / stage / name).glob("*.jsonl"))
 
 
 def page_data(run_dirs: Sequence[epath.Path]) -> dict:
@@ -159,7 +170,7 @@ def page(run_dirs: Sequence[epath.Path]) -> str:
     policy = "default-src 'none'; base-uri 'none'; form-action 'none'" + "".join(
         f"; {tag}-src 'sha256-{digest.decode()}'" for tag, digest in hashes.items()
     )
-    title = escape(" · ".join(run_dir.name for run_dir in run_dirs))
+    title = escaped(" · ".join(run_dir.name for run_dir in run_dirs))
     return template.replace("{{policy}}", policy).replace("{{title}}", title).replace("{{data}}", data)
 
 
@@ -180,9 +191,9 @@ def main() -> None:
     parser.add_argument("--to", help="the page's file; default: samples.html in the (first) run directory")
     arguments = parser.parse_args()
     try:
-        print(write_samples(arguments.run_dir, to=arguments.to))
-    except (FileNotFoundError, UserError) as error:
-        parser.exit(2, f"{error}\n")
+        print(printable(write_samples(arguments.run_dir, to=arguments.to), lines=False))
+    except (OSError, UserError) as error:
+        parser.exit(2, f"{printable(error, lines=False)}\n")
 
 
 if __name__ == "__main__":

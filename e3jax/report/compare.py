@@ -18,11 +18,13 @@ import numpy as np
 from etils import epath
 
 from e3jax.log import LAYOUT, flatten
+from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.bands import draw_bands, seed_band
 from e3jax.report.figures import Line, read_interval, read_number
-from e3jax.report.html import Run, figure_html, load_run, table_html
+from e3jax.report.html import figure_html, table_html
 from e3jax.report.page import escaped, page
+from e3jax.report.records import Run, load_run
 from e3jax.storage import patiently, place
 
 LONGEST = 48  # characters of a label made of fields; a longer one becomes a directory's name
@@ -101,7 +103,8 @@ def as_csv(cells: Sequence[Cell]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*Cell._fields, "interval"])
     for c in cells:
-        row = [f"'{x}" if isinstance(x, str) and x[:1] in "=+-@\t\r" and x else x for x in c]
+        texts = [printable(x, lines=False) if isinstance(x, str) else x for x in c]
+        row = [f"'{x}" if isinstance(x, str) and x[:1] in "=+-@" and x else x for x in texts]
         writer.writerow([*row, "range of seeds" if c.seeds > 1 else "95 % over problems"])
     return out.getvalue()
 
@@ -136,7 +139,7 @@ def tex(text: str) -> str:
     """
     special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
     special |= {c: f"\\{c}" for c in "&%$#_{}"}
-    return " ".join("".join(special[c] if c in special else c for c in text).split())
+    return " ".join("".join(special[c] if c in special else c for c in printable(text, lines=False)).split())
 
 
 def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:

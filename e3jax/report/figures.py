@@ -21,6 +21,9 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from e3jax.printable import printable
+from e3jax.readers import is_a
+
 # (light, dark): grey, then Okabe & Ito's colour-blind safe set, brightened for a dark page.
 COLOURS = (
     ("#6b7280", "#a3abb8"),
@@ -151,9 +154,9 @@ def palette_css() -> str:
 
 
 def read_number(row: dict, key: str) -> float:
-    """row[key] as a float; NaN where an older run did not log it, or where it is null."""
+    """row[key] as a float; NaN where an older run did not log it, or where it is null or no number."""
     value = row[key] if key in row else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+    return float(value) if is_a(value, float) else math.nan
 
 
 def collect_stages(rows: list[dict]) -> list[Stage]:
@@ -287,11 +290,13 @@ def draw_intervals(
         if log2 or names:
             axes.set_xlim(left, right)
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticks(ticks, [names[int(tick)] if names else f"{tick:g}" for tick in ticks])
+            axes.set_xticks(
+                ticks, [printable(names[int(tick)], lines=False) if names else f"{tick:g}" for tick in ticks]
+            )
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set_xlabel(printable(xlabel, lines=False))
+        axes.set_ylabel(printable(ylabel, lines=False))
         if percent or min(np.nanmin([*line.mean, *line.low, np.inf]) for line in lines) >= 0:
             axes.set_ylim(bottom=0, top=top)
         if percent:
@@ -351,7 +356,7 @@ def label_at(axes, x: float, text: str, align: str = "left") -> None:
     """A small word above the axes, beside a vertical line at x."""
     away = 4 if align == "left" else -4
     place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
-    axes.annotate(text, (x, 1), (away, 2), ha=align, fontsize=8, alpha=0.8, **place)
+    axes.annotate(printable(text, lines=False), (x, 1), (away, 2), ha=align, fontsize=8, alpha=0.8, **place)
 
 
 def _dots(axes, x, y, colour: str) -> None:
@@ -374,4 +379,4 @@ def as_svg(figure: Figure, figure_id: str, title: str) -> str:
     for index, (light, _) in enumerate(COLOURS):
         text = text.replace(light, f"var(--s{index})")
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{figure_id}-", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(printable(title, lines=False))}" ', 1)

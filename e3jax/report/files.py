@@ -5,12 +5,12 @@ path.write_text(panels_file({"pass@k": svg}, title="3 numbers", legend=[Entry("b
 
 import math
 import re
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
 from e3jax.report.figures import COLOURS, Line, as_file, collect_lines, draw_intervals
+from e3jax.report.page import escaped
 
 STYLE = "font-family='DejaVu Sans, Verdana, sans-serif' font-size='10' fill='currentColor'"
 BESIDE = 3  # panels in a row
@@ -28,19 +28,19 @@ def panels_file(panels: dict[str, str], *, title: str, legend: list[Entry]) -> s
     """{title of a panel: its inline SVG (report/figures.py), all of one size} -> one file, BESIDE panels a row."""
     boxes = [re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups() for svg in panels.values()]
     width, height = (max(float(box[i]) for box in boxes) for i in (0, 1))
-    parts, head = [f"<text x='10' y='17' {STYLE} font-weight='bold'>{escape(title)}</text>"], 26
+    parts, head = [f"<text x='10' y='17' {STYLE} font-weight='bold'>{escaped(title)}</text>"], 26
     room = height + (16 if len(panels) > 1 else 0)
     for i, (name, svg) in enumerate(panels.items()):
         x, y = i % BESIDE * width, head + i // BESIDE * room
         if len(panels) > 1:
-            parts.append(f"<text x='{x + 10:g}' y='{y + 11:g}' {STYLE}>{escape(name)}</text>")
+            parts.append(f"<text x='{x + 10:g}' y='{y + 11:g}' {STYLE}>{escaped(name)}</text>")
         parts.append(f"<g transform='translate({x:g} {y + room - height:g})'>{svg}</g>")
     top = head + -(-len(panels) // BESIDE) * room
     for i, entry in enumerate(legend):
         y, dash = top + 16 * i + 8, ' stroke-dasharray="4 3"' if entry.dashed else ""
         parts.append(
             f"<path d='M12 {y:g}h22' stroke='var(--s{entry.colour})' stroke-width='2'{dash}/>"
-            f"<text x='40' y='{y + 3.5:g}' {STYLE}>{escape(entry.name)}</text>"
+            f"<text x='40' y='{y + 3.5:g}' {STYLE}>{escaped(entry.name)}</text>"
         )
     across, down = width * min(len(panels), BESIDE), top + 16 * len(legend) + 8
     size = f"viewBox='0 0 {across:g} {down:g}' width='{2 * across:g}' height='{2 * down:g}'"

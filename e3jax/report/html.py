@@ -3,7 +3,7 @@
 It puts what a run claims (accuracy per checkpoint and test budget with 95 % intervals, pass@k, the
 table behind Eq. 2) beside what one needs to doubt it (training curves, coloured rollouts, the
 config). It reads a run that is still going: what is missing is named in one sentence, and a line
-that a killed process left half-written is skipped and counted. All text of a model or a config is
+that cannot be read (half-written, say) is skipped and counted (report/records.py). All text of a model or a config is
 escaped, and nothing is loaded from the network.
 
     python -m e3jax.report.html runs/countdown
@@ -13,24 +13,21 @@ escaped, and nothing is loaded from the network.
 import argparse
 import json
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
 
+from e3jax.errors import UserError
+from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.figures import read_interval, read_number
 from e3jax.report.page import escaped, page
+from e3jax.report.records import load_run
 from e3jax.storage import place
 
 SAMPLES = 10  # rollouts shown
 SAMPLES_PAGE = "samples.html"  # report/browser.py
-REQUIRED = {  # file -> keys without which a line means nothing
-    "metrics.jsonl": ("stage", "kind", "step"),
-    "eval.jsonl": ("stage", "set", "accuracy"),
-    "budget.jsonl": ("stage", "kappa", "minimum", "chosen", "satisfied", "rows"),
-    "eval_samples.jsonl": ("stage", "set", "prompt", "response", "attempts"),
-}
 BEHAVIOUR = ("attempts", "length", "give_up", "verdict_accuracy", "truncated")  # of "explore"
 PROTOCOL = ("problems", "samples", "temperature")  # keys of eval.jsonl, shown as they are
 XLABEL = {"accuracy": "test budget (tokens)", "pass_at_k": "k (samples)"}
@@ -42,60 +39,6 @@ RULE = (
     "<p class='rule'>B<sub>tr</sub> = smallest B ≥ B<sub>0</sub> with J(2B) ≤ κ J(B)</p>"
     "<p class='key'>e3 paper, Eq. 2; J: accuracy in % of the model that enters the stage, on its problems.</p>"
 )
-
-
-class Run(NamedTuple):
-    """What a run directory holds; a missing file is an empty list (None for the config)."""
-
-    config: Any
-    metrics: list[dict]
-    evals: list[dict]
-    budgets: list[dict]
-    samples: list[dict]
-    notes: list[str]  # sentences on what could not be read
-
-
-def read_jsonl(path: epath.Path, *, required: tuple[str, ...]) -> tuple[list[dict], int]:
-    """The objects of a JSON-lines file with the `required` keys; how many other lines it has.
-
-    A process that is killed while it writes leaves half a line: the last one or, after a resume,
-    one glued to the next. A file that does not exist is ([], 0).
-    """
-    if not path.is_file():
-        return [], 0
-    rows, skipped = [], 0
-    text = path.read_bytes().decode(errors="replace")
-    for line in filter(str.strip, text.split("\n")):  # splitlines() would cut at U+2028 in a text
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict) and row.keys() >= set(required):
-            rows.append(row)
-        else:
-            skipped += 1
-    return rows, skipped
-
-
-def load_run(run_dir: epath.Path) -> Run:
-    """Read a run directory. Raises FileNotFoundError where `run_dir` holds no file of a run."""
-    if not any((run_dir / name).is_file() for name in ("config.json", *REQUIRED)):
-        raise FileNotFoundError(
-            f"{run_dir} holds none of config.json, {', '.join(REQUIRED)}: "
-            "give the directory that a training command wrote."
-        )
-    files, notes, config = [], [], None
-    for name, keys in REQUIRED.items():
-        rows, skipped = read_jsonl(run_dir / name, required=keys)
-        files.append(rows)
-        if skipped:
-            notes.append(f"{name}: {skipped} unreadable line{'s'[: skipped > 1]} skipped.")
-    if (run_dir / "config.json").is_file():
-        try:
-            config = json.loads((run_dir / "config.json").read_text())
-        except ValueError as error:
-            notes.append(f"config.json could not be read: {error}.")
-    return Run(config, *files, notes)
 
 
 def report_page(run_dir: epath.PathLike) -> str:
@@ -195,7 +138,7 @@ def _stages(metrics: list[dict]) -> str:
         seconds = [read_number(rows[b], "time/step_s") * (b - a) for a, b in zip([0, *steps], steps)]
         minutes = sum(seconds) / 60
         time = _format(minutes, ", {:.1f} min") if not math.isnan(minutes) else ""
-        parts.append(f"<b>{escaped(name)}</b> {escaped(kind).upper()}, {steps[-1]} steps{time}")
+        parts.append(f"<b>{escaped(name)}</b> {escaped(kind.upper())}, {steps[-1]} steps{time}")
     return f"<p class='stages'>{' → '.join(parts)}</p>"
 
 
@@ -355,9 +298,10 @@ def main() -> None:
     given = parser.parse_args()
     try:
         one = len(given.run_dir) == 1 and given.to is None
-        print(write_report(given.run_dir[0]) if one else write_comparison(given.run_dir, to=given.to))
-    except FileNotFoundError as error:
-        parser.exit(2, f"{error}\n")
+        path = write_report(given.run_dir[0]) if one else write_comparison(given.run_dir, to=given.to)
+        print(printable(path, lines=False))
+    except (OSError, UserError) as error:
+        parser.exit(2, f"{printable(error, lines=False)}\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ text = page("a run", "<h1>a run</h1>", "<section>…</section>")
 from html import escape
 from typing import Any
 
+from e3jax.printable import printable
 from e3jax.report import figures
 
 # Colours: --s0 grey, --s1 blue, --s2 vermillion (figures.COLOURS).
@@ -52,8 +53,8 @@ border:1px solid var(--rule);border-radius:6px;padding:.15rem .7rem;margin-top:.
 
 
 def escaped(value: Any) -> str:
-    """Any value as text of a page."""
-    return escape(str(value))
+    """Any value as text of a page: no tag, and nothing that turns the direction of what follows."""
+    return escape(printable(value, lines=True))
 
 
 def page(title: str, header: str, body: str, script: str = "") -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from e3jax.errors import UserError
+from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.files import Entry, panels_file
 from e3jax.report.html import figure_html, table_html
@@ -54,7 +55,7 @@ def statement_cells(row: dict, results: dict) -> list[str]:
 
 def interval_svg(row: dict, reach: float) -> str:
     """A statement's mean and interval beside 0 as a small picture, ±`reach` wide; a band where ±margin is wanted."""
-    if not (math.isfinite(row["low"] or math.nan) and reach > 0):
+    if reach <= 0 or any(row[key] is None for key in ("low", "mean", "high")):
         return ""
     low, mean, high, limit = (90 + 85 * row[key] / reach for key in ("low", "mean", "high", "margin"))
     band = f"<rect x='{180 - limit:.1f}' width='{2 * limit - 180:.1f}' height='18' fill='var(--rule)'/>"
@@ -176,7 +177,7 @@ def markdown(all_results: list[dict]) -> str:
     for r in all_results:
         cells = [statement_cells(row, r) for row in r["rule"]]
         numbers = "; ".join(f"{c[0]}: {c[3]} ({c[4]}), {c[6]}" for c in cells)
-        lines.append(f"| {r['paper']} | `{r['command']}` | {r['verdict']} | {numbers} |")
+        lines.append(printable(f"| {r['paper']} | `{r['command']}` | {r['verdict']} | {numbers} |", lines=False))
     return "\n".join(lines) + "\n"
 
 
@@ -186,7 +187,7 @@ def write_page(directories: list[str], to: epath.PathLike) -> epath.Path:
     for name in directories:
         path = place(name)
         if path.is_dir() and not (path / FILE).exists():
-            print(f"{path}: no {FILE} yet, skipped", file=sys.stderr)
+            print(printable(f"{path}: no {FILE} yet, skipped", lines=False), file=sys.stderr)
         else:
             found.append(read(path))
     if not found:
@@ -204,9 +205,9 @@ def main() -> None:
     parser.add_argument("--to", default="paper.html", help="the page (default: paper.html)")
     given = parser.parse_args()
     try:
-        print(write_page(given.results, given.to))
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
+        print(printable(write_page(given.results, given.to), lines=False))
+    except (OSError, UserError) as error:
+        parser.exit(2, f"error: {printable(error, lines=False)}\n")
 
 
 if __name__ == "__main__":

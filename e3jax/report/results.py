@@ -35,7 +35,8 @@ import json
 
 from etils import epath
 
-from e3jax.errors import UserError, first_line
+from e3jax.errors import UserError
+from e3jax.readers import fault, read_json
 from e3jax.records import finite
 from e3jax.storage import place, write_whole
 
@@ -45,13 +46,25 @@ FIELDS = {
     "seeds": list, "level": (int, float), "arms": dict, "measures": dict, "values": dict, "rule": list, "verdict": str,
     "figures": list, "tables": list, "failed": list,
 }  # fmt: skip
-PARTS = {
-    "rule": ("says", "measure", "plus", "minus", "kind", "margin", "values", "mean", "low", "high", "outcome"),
-    "figures": ("title", "xlabel", "ylabel", "log2", "percent", "mark", "lines"),
-    "tables": ("title", "header", "rows"),
-    "failed": ("arm", "seed", "why"),
-}
+MAYBE = (float, None)
+PARTS = {  # shapes (e3jax/readers.py) of what the page reads of them
+    "rule": {
+        "says": str, "measure": str, "plus": [str], "minus": [str], "kind": str, "margin": float,
+        "values": {str: MAYBE}, "mean": MAYBE, "low": MAYBE, "high": MAYBE, "outcome": str,
+    },
+    "figures": {
+        "title": str, "xlabel": str, "ylabel": str, "log2": bool, "percent": bool, "mark": MAYBE,
+        "lines": [{"label": str, "x": [float], "mean": [MAYBE], "low": [MAYBE], "high": [MAYBE]}],
+    },
+    "tables": {"title": str, "header": [object], "rows": [[object]]},
+    "failed": {"arm": object, "seed": object, "why": object},
+}  # fmt: skip
+SHAPE = {
+    **{name: [shape] for name, shape in PARTS.items()}, "arms": {str: str}, "level": float, "minutes": MAYBE,
+    "measures": {str: {"says": str, "percent": bool}}, "values": {str: {str: {str: MAYBE}}},
+}  # fmt: skip
 VERDICTS = ("reproduced", "mixed", "not reproduced", "not decided")
+OUTCOMES, KINDS = ("yes", "no", "open"), ("above", "within")
 
 
 def check(results: dict, where: str) -> dict:
@@ -70,13 +83,36 @@ def check(results: dict, where: str) -> dict:
                 raise UserError(f"{where}: {name}[{i}] has no {missing[0]!r}, see e3jax/report/results.py")
     if results["verdict"] not in VERDICTS:
         raise UserError(f"{where}: verdict {results['verdict']!r}, one of {', '.join(VERDICTS)}")
+    wrong = fault(results, SHAPE) or contradiction(results)
+    if wrong:
+        raise UserError(f"{where}: {wrong}, see e3jax/report/results.py")
     return results
+
+
+def contradiction(results: dict) -> str:
+    """Return what of a results.json does not fit something else in it, "" where all does."""
+    absent = [measure for measure in results["measures"] if measure not in results["values"]]
+    if absent:
+        return f"there are no values of the measure {absent[0]!r}"
+    for i, row in enumerate(results["rule"]):
+        if row["measure"] not in results["measures"]:
+            return f"rule[{i}] is about {row['measure']!r}, which is no measure"
+        if row["kind"] not in KINDS or row["outcome"] not in OUTCOMES:
+            return f"rule[{i}] is {row['kind']!r} and {row['outcome']!r}: one of {KINDS} and one of {OUTCOMES}"
+    for i, figure in enumerate(results["figures"]):
+        for line in figure["lines"] or [{"x": []}]:
+            if not line["x"] or {len(line[key]) for key in ("mean", "low", "high")} != {len(line["x"])}:
+                return f"figures[{i}] has a line without points, or with fewer means than points"
+            if figure["log2"] and min(line["x"]) <= 0:
+                return f"figures[{i}] has x = {min(line['x'])} on a logarithmic axis"
+    return ""
 
 
 def write(workdir: epath.PathLike, results: dict) -> epath.Path:
     """Check and write WORKDIR/results.json, whole or not at all; numbers that are not finite become null."""
     path = place(workdir) / FILE
-    text = json.dumps(finite(check(results, str(path))), indent=1) + "\n"
+    text = json.dumps(finite(results), indent=1) + "\n"
+    check(json.loads(text), str(path))
     write_whole(path, text)
     return path
 
@@ -87,7 +123,4 @@ def read(path: epath.PathLike) -> dict:
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"{path} is not there: name a directory that an experiment has finished in")
-    try:
-        return check(json.loads(path.read_text()), str(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({first_line(error)}): run its experiment again") from error
+    return check(read_json(path, object, advice="run its experiment again"), str(path))

@@ -1,24 +1,29 @@
 """A run's report and samples in a browser while it trains, local or in a bucket; for this machine only (127.0.0.1).
 
-A page is made when it is asked for and the records have grown since; nothing is written into the run's directory.
+A page is made when it is asked for and the records have changed since; nothing is written into the run's directory. A
+client that stays silent, or does not read its answer, is left after TIMEOUT_S.
 
     python -m e3jax.report.serve runs/quickstart
     python -m e3jax.report.serve gs://my-bucket/runs/first --port=8001
 """
 
 import argparse
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from etils import epath
 
 from e3jax.errors import UserError, first_line
+from e3jax.printable import printable
 from e3jax.report import browser
 from e3jax.report.html import SAMPLES_PAGE, report_page
+from e3jax.report.records import FILES
 from e3jax.storage import place
 
 PAGES = {"report.html": report_page, SAMPLES_PAGE: lambda run_dir: browser.page([run_dir])}
 HOSTS = ("127.0.0.1", "localhost")
+TIMEOUT_S = 10.0  # between two reads or writes of a connection
 
 
 class Pages:
@@ -29,7 +34,8 @@ class Pages:
 
     def records(self) -> tuple:
         """What changes when a record grows: sizes and times."""
-        stats = [(file.name, file.stat()) for file in sorted(self.run_dir.glob("*.jsonl"))]
+        files = [self.run_dir / name for name in FILES]
+        stats = [(file.name, file.stat()) for file in files if file.exists()]
         return tuple((name, stat.length, str(stat.mtime)) for name, stat in stats)
 
     def read(self, name: str) -> bytes:
@@ -41,21 +47,34 @@ class Pages:
             return self.kept[name][1]
 
 
+class Server(ThreadingHTTPServer):
+    """A server to which a connection that breaks or stays silent is no news."""
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 def make_server(run_dir: epath.PathLike, port: int) -> ThreadingHTTPServer:
     """A server on 127.0.0.1 (port 0: any that is free); it answers GET of PAGES, and of / with the report."""
     pages = Pages(run_dir)
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = TIMEOUT_S
+
         def do_GET(self):
             name = self.path.partition("?")[0].strip("/") or "report.html"
-            if (self.headers["Host"] or "").rpartition(":")[0] not in HOSTS:  # another site's name for this machine
+            if (self.headers["Host"] or "").partition(":")[0] not in HOSTS:  # another site's name for this machine
                 return self.answer(403, b"asked under another name than localhost")
             if name not in PAGES:
                 return self.answer(404, f"there is {' and '.join(PAGES)}".encode())
             try:
                 text = pages.read(name)
             except (FileNotFoundError, UserError) as error:
-                return self.answer(404, first_line(error).encode())
+                return self.answer(404, printable(first_line(error), lines=False).encode())
+            except Exception as error:  # a bug in one page: the server and the other page stay
+                said = f"{name} could not be made: {type(error).__name__}: {first_line(error)}"
+                return self.answer(500, printable(said, lines=False).encode())
             self.answer(200, text, "text/html")
 
         def answer(self, status: int, text: bytes, kind: str = "text/plain"):
@@ -73,7 +92,7 @@ def make_server(run_dir: epath.PathLike, port: int) -> ThreadingHTTPServer:
         def log_message(self, *_):
             """Requests are no news."""
 
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    return Server(("127.0.0.1", port), Handler)
 
 
 def main() -> None:
@@ -89,6 +108,8 @@ def main() -> None:
         server.serve_forever()
     except OSError as error:
         parser.exit(2, f"port {given.port}: {error.strerror}: choose another --port\n")
+    except OverflowError:
+        parser.exit(2, f"port {given.port}: choose a --port from 0 to 65535\n")
     except KeyboardInterrupt:
         pass
 

@@ -22,9 +22,11 @@ def read_mcq(row: dict[str, Any], *, source: str, index: int, seed: int, shuffle
     `shuffle`: draw an order; None: where the set has none of its own (GPQA). ValueError for a malformed row.
     """
     if GPQA[0] in row:
-        question, choices, right = row["Question"], [row[name] for name in GPQA], 0
+        question, choices, right = pick(row, ("Question",)), [row.get(name) for name in GPQA], 0
     else:
-        question, choices = pick(row, ("question",)), list(pick(row, ("choices", "options")))
+        question, choices = pick(row, ("question",)), pick(row, ("choices", "options"))
+        if not isinstance(choices, list | tuple):
+            raise ValueError(f"the choices are {str(choices)[:60]!r}, not a list")
         right = right_choice(pick(row, ("answer", "answer_index")), choices)
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"the question is {question!r}, not a text")

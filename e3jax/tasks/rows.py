@@ -3,7 +3,7 @@
     for row in file_rows("sets/mine.jsonl"):
         print(row.where, row.value)     # "line 1" {"problem": …}
 
-A line that cannot be read comes as a row too, with `problem` saying why, so that whoever reads counts it.
+A line that cannot be read comes as a row too, with `wrong` saying why, so that whoever reads counts it.
 """
 
 import json
@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from e3jax.errors import UserError, first_line
+from e3jax.readers import json_lines, parse_json, read_bytes, read_json
 from e3jax.storage import is_bucket, patiently, place
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 PREPARED = "set.json"  # what a prepared set says about itself
 RECORDS = "problems.array_record"
 BATCH = 1024  # rows of a parquet file that are in memory at once
+MOST_UNPACKED, MOST_RATIO = 1 << 30, 1000  # a parquet file that grows beyond both when it is unpacked is a bomb
 
 
 class Row(NamedTuple):
@@ -29,6 +31,36 @@ class Row(NamedTuple):
     index: int  # from 0
     value: dict[str, Any]
     wrong: str = ""
+
+
+def make_row(where: str, index: int, value: Any, wrong: str = "") -> Row:
+    """Return the row of a value that was read; one that is no object or holds half a character is wrong."""
+    if not wrong and not isinstance(value, dict):
+        wrong = "not an object"
+    if not wrong and has_half_character(value):
+        wrong = "half a character (a lone surrogate), which is no Unicode text"
+    return Row(where, index, {} if wrong else value, wrong)
+
+
+def has_half_character(value: Any) -> bool:
+    r"""Whether a text in `value` cannot be written as UTF-8: JSON's "\ud800" without its other half.
+
+    >>> has_half_character({"a": ["x\ud800"]}), has_half_character({"a": "\u20ac"})
+    (True, False)
+    """
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list | tuple):
+            left += one
+        elif isinstance(one, str) and not one.isascii():
+            try:
+                one.encode()
+            except UnicodeEncodeError:
+                return True
+    return False
 
 
 def is_place(name: str) -> bool:
@@ -52,7 +84,7 @@ def place_rows(path: str, *, split: str, limit: int) -> Iterator[Row]:
     if split:
         raise UserError(f"split={split!r}: {path} has no splits, leave it out")
     if there.is_dir():
-        return (Row(f"row {i}", i, value) for i, value in enumerate(PreparedSet(there)))
+        return PreparedSet(there).rows()
     return file_rows(there)
 
 
@@ -69,60 +101,56 @@ def file_rows(path: epath.PathLike) -> Iterator[Row]:
 
 
 def jsonl_rows(path: epath.Path) -> Iterator[Row]:
-    """An object a line; blank lines are no rows."""
-    index = 0
-    for number, line in enumerate(read(path).split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value, wrong = json.loads(line.decode("utf-8")), ""
-        except UnicodeDecodeError as error:
-            value, wrong = {}, f"not UTF-8 ({error.reason} at byte {error.start})"
-        except ValueError as error:
-            value, wrong = {}, f"not JSON ({error})"
-        if not wrong and not isinstance(value, dict):
-            value, wrong = {}, "not an object"
-        yield Row(f"line {number}", index, value, wrong)
-        index += 1
+    """Yield an object a line; blank lines are no rows."""
+    for index, line in enumerate(json_lines(read_bytes(path))):
+        yield make_row(f"line {line.number}", index, line.value, line.wrong)
 
 
 def json_rows(path: epath.Path) -> Iterator[Row]:
-    """A list of objects."""
+    """Yield the objects of a list."""
     try:
-        values = json.loads(read(path).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}): convert it") from error
+        values = parse_json(read_bytes(path))
+    except UserError:
+        raise
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); with an object a line it must be named .jsonl") from error
+        raise UserError(f"{path} is {error}: mend it; with an object a line it must be named .jsonl") from error
     if not isinstance(values, list):
         raise UserError(f"{path} holds a {type(values).__name__}: a list of objects is needed")
     for index, value in enumerate(values):
-        wrong = "" if isinstance(value, dict) else "not an object"
-        yield Row(f"row {index}", index, {} if wrong else value, wrong)
+        yield make_row(f"row {index}", index, value)
 
 
 def parquet_rows(path: epath.Path) -> Iterator[Row]:
-    """Rows of a parquet file, a batch in memory at a time."""
+    """Yield the rows of a parquet file, a batch in memory at a time."""
     parquet = needed("pyarrow.parquet", "pyarrow", "parquet files")
     with patiently(f"read {path}", lambda: path.open("rb")) as file:
         try:
             table = parquet.ParquetFile(file)
+            groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
+            unpacked = max((group.total_byte_size for group in groups), default=0)
         except Exception as error:  # pyarrow's own have no common base below ValueError and OSError
             raise UserError(f"{path} is no parquet file ({first_line(error)}): convert it, or rename it") from error
-        index = 0
-        for batch in table.iter_batches(batch_size=BATCH):
+        if unpacked > max(MOST_UNPACKED, MOST_RATIO * path.stat().length):
+            raise UserError(f"{path} has {unpacked:,} bytes when it is unpacked: this is no data set, remove it")
+        batches, index = table.iter_batches(batch_size=BATCH), 0
+        while (batch := next_batch(batches, path, index)) is not None:
             for i in range(batch.num_rows):
                 try:
                     value, wrong = batch.slice(i, 1).to_pylist()[0], ""
                 except UnicodeDecodeError as error:
                     value, wrong = {}, f"not UTF-8 ({error.reason})"
-                yield Row(f"row {index}", index, value, wrong)
+                except (ValueError, OverflowError) as error:  # a date beyond Python's, two columns of one name
+                    value, wrong = {}, first_line(error)
+                yield make_row(f"row {index}", index, value, wrong)
                 index += 1
 
 
-def read(path: epath.Path) -> bytes:
-    """All of a file."""
-    return patiently(f"read {path}", path.read_bytes)
+def next_batch(batches: Iterator, path: epath.Path, index: int) -> Any:
+    """Return the next rows of a parquet file, None behind the last; UserError where the file is damaged."""
+    try:
+        return next(batches, None)
+    except Exception as error:  # as above
+        raise UserError(f"{path} is damaged behind row {index} ({first_line(error)}): fetch it again") from error
 
 
 def needed(module: str, package: str, what: str) -> Any:
@@ -141,20 +169,23 @@ def needed(module: str, package: str, what: str) -> Any:
 class PreparedSet(Sequence):
     """Objects of a prepared set by number, each read when it is asked for; a bucket's file is fetched once, whole.
 
-    (array_record itself reads local files only.)
+    (array_record itself reads local files only.) ValueError for a record that cannot be read.
     """
 
     def __init__(self, directory: epath.PathLike):
         source = needed("array_record.python.array_record_data_source", "array_record", "prepared sets")
         directory = place(directory)
-        self.about = json.loads(read(directory / PREPARED))
+        self.about = read_json(directory / PREPARED, {"rows": int}, advice="prepare the set again")
         records = directory / RECORDS
         if is_bucket(str(directory)):
             self.fetched = tempfile.TemporaryDirectory(prefix="e3jax-set-")
             local = epath.Path(self.fetched.name) / RECORDS
-            local.write_bytes(read(records))
+            local.write_bytes(read_bytes(records))
             records = local
-        self.records = source.ArrayRecordDataSource(str(records))
+        try:
+            self.records = source.ArrayRecordDataSource(str(records))
+        except Exception as error:  # array_record's have no common base
+            raise UserError(f"{records} cannot be read ({first_line(error)}): prepare the set again") from error
         if len(self.records) != self.about["rows"]:
             raise UserError(
                 f"{directory} holds {len(self.records)} rows, {PREPARED} says {self.about['rows']}: prepare it again"
@@ -166,7 +197,20 @@ class PreparedSet(Sequence):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return json.loads(self.records[index])
+        try:
+            record = self.records[index]
+        except Exception as error:  # as above
+            raise ValueError(f"unreadable ({first_line(error)})") from error
+        return parse_json(record)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield every object as a row."""
+        for index in range(len(self)):
+            try:
+                value, wrong = self[index], ""
+            except ValueError as error:
+                value, wrong = None, str(error)
+            yield make_row(f"row {index}", index, value, wrong)
 
 
 def is_prepared(directory: epath.PathLike) -> bool:
@@ -208,7 +252,21 @@ def hub_rows(hub: str, *, config: str, split: str, limit: int) -> Iterator[Row]:
             f"set is gated: fetch it elsewhere (hf download --repo-type dataset {hub} --local-dir DIR), copy it here, "
             "and name its parquet or JSON file, or DIR, in place of the set (HF_HUB_OFFLINE=1: do not try the network)"
         ) from error
-    return (Row(f"row {index}", index, value) for index, value in enumerate(data))
+    return each_row(data, hub)
+
+
+def each_row(data: Any, hub: str) -> Iterator[Row]:
+    """Yield the rows of a set of the `datasets` library; UserError where one of its files cannot be read."""
+    values, index = iter(data), 0
+    while True:
+        try:
+            value = next(values)
+        except StopIteration:
+            return
+        except Exception as error:  # pyarrow's, fsspec's and the decompressors' have no common base
+            raise UserError(f"{hub} row {index} cannot be read ({first_line(error)}): fetch the set again") from error
+        yield make_row(f"row {index}", index, value)
+        index += 1
 
 
 def tfds_rows(name: str, *, split: str) -> Iterator[Row]:
@@ -224,4 +282,4 @@ def tfds_rows(name: str, *, split: str) -> Iterator[Row]:
         ) from error
     for index in range(len(data)):
         value = {k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in data[index].items()}
-        yield Row(f"row {index}", index, value)
+        yield make_row(f"row {index}", index, value)

@@ -13,6 +13,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from e3jax.errors import UserError, need
+from e3jax.printable import printable
+from e3jax.readers import fault
 from e3jax.tasks.math import ANSWERS, QUESTIONS, Fields, read_math, read_plan
 from e3jax.tasks.mcq import GPQA, read_mcq
 from e3jax.tasks.problem import Problem
@@ -20,6 +22,8 @@ from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
 from e3jax.tasks.rows import Row, hub_rows, is_place, place_rows, tfds_rows
 
 MOST_BAD = 0.05  # of the rows: more means that the file is not what its reader takes it for (own choice)
+FIELDS = {"task": str, "problem": str, "answer": str, "difficulty": str, "meta": dict}  # of a prepared set's rows
+LONGEST = 500  # characters of a list of columns
 LISTED = 20  # malformed rows that are named; the others are counted
 
 
@@ -101,16 +105,17 @@ def load_fields(name: str, *, seed: int, split: str, limit: int) -> list[tuple[i
 def tell_bad(name: str, rows: int, bad: list[tuple[str, str]]) -> None:
     """List the malformed rows, by what is wrong with them; UserError when too many are, or nothing is left."""
     by_fault: dict[str, list[str]] = {}
-    for where, fault in bad[:LISTED]:
-        by_fault.setdefault(fault, []).append(where)
-    listed = "; ".join(f"{', '.join(places)}: {fault}" for fault, places in by_fault.items())
+    for where, wrong in bad[:LISTED]:
+        by_fault.setdefault(wrong, []).append(where)
+    listed = "; ".join(f"{', '.join(places)}: {wrong}" for wrong, places in by_fault.items())
     listed += f" … and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
     if not rows:
         raise UserError(f"{name} is empty: there is no row in it")
     if len(bad) == rows or (len(bad) > MOST_BAD * rows and len(bad) > 1):
         raise UserError(f"{name}: {len(bad)} of {rows} rows are malformed: mend or remove them ({listed})")
     if bad:
-        print(f"{name}: left out {len(bad)} of {rows} rows, which are malformed: {listed}", file=sys.stderr, flush=True)
+        text = f"{name}: left out {len(bad)} of {rows} rows, which are malformed: {listed}"
+        print(printable(text, lines=False), file=sys.stderr, flush=True)
 
 
 def read_rows(name: str, *, split: str, limit: int) -> Iterator[Row]:
@@ -137,6 +142,8 @@ def read_row(row: Row, *, source: str, seed: int) -> Fields:
     """What a row says, by its columns; ValueError when it is malformed or the columns are no known ones."""
     columns = set(row.value)
     if {"task", "problem", "answer", "meta"} <= columns:
+        if wrong := fault(row.value, FIELDS):
+            raise ValueError(wrong)
         return Fields(*(row.value[name] for name in Fields._fields))
     if "exploration" in columns:
         return read_plan(row.value, source=source)
@@ -144,8 +151,9 @@ def read_row(row: Row, *, source: str, seed: int) -> Fields:
         return read_mcq(row.value, source=source, index=row.index, seed=seed)
     if {"prompt", "reward_model"} <= columns or (columns & set(QUESTIONS) and columns & set(ANSWERS)):
         return read_math(row.value, source=source)
+    names = printable(", ".join(sorted(columns)), lines=False)[:LONGEST]
     raise ValueError(
-        f"columns are {', '.join(sorted(columns))}: needed are problem (or question) and answer, or verl's prompt and "
+        f"columns are {names}: needed are problem (or question) and answer, or verl's prompt and "
         "reward_model, or question, choices (or options) and answer"
     )
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from e3jax.errors import UserError
+from e3jax.printable import printable
 from e3jax.tasks.countdown import calculator_problem, paper_problem
 from e3jax.tasks.countdown_plans import plans_problem
 from e3jax.tasks.multiplication import multiplication_problem, products_problem
@@ -94,10 +95,9 @@ def fitting(
     if longer:
         longest = max(tokens(p.question) for p in problems)
         rows = ", ".join(longer[:20]) + (" …" if len(longer) > 20 else "")
-        print(
-            f"{name}: left out {len(longer)} of {len(problems)} problems, whose prompts are longer than "
-            f"config.task.prompt_room: rows {rows}; the longest has {longest} tokens", file=sys.stderr, flush=True,
-        )  # fmt: skip
+        text = f"{name}: left out {len(longer)} of {len(problems)} problems, whose prompts are longer than "
+        text += f"config.task.prompt_room: rows {rows}; the longest has {longest} tokens"
+        print(printable(text, lines=False), file=sys.stderr, flush=True)
     if not kept:
         raise UserError(f"{name}: no prompt fits config.task.prompt_room: raise it to {longest}, which fits all")
     return kept

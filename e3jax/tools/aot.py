@@ -25,6 +25,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from e3jax.errors import UserError
@@ -184,16 +185,21 @@ def main() -> None:
         with err.status("") as status:
 
             def say(text, stage=stage, status=status):
-                status.update(f"{stage}: compiling {text}")
+                line = f"{escape(stage)}: compiling {text}"
+                status.update(line)
                 if not err.is_terminal:
-                    err.print(f"{stage}: compiling {text}")
+                    err.print(line)
 
             for i, program in enumerate(programs):
                 say(f"{program.name} ({i + 1}/{len(programs)})")
                 measured.append(measure(program, chip))
             by_name = {m.name: m for m in measured}
             lines, fits = suggestions(c, stage, devices, chip, by_name, limit, say) if f.suggest and rolls else ([], {})
-        out.print(fit_table(f"{c.model.preset}, {stage}, on {f.topology} ({len(devices)} devices)", measured, limit))
+        out.print(
+            fit_table(
+                f"{escape(c.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)", measured, limit
+            )
+        )
         for line in lines:
             out.print(line)
         if lines:
@@ -213,7 +219,7 @@ def main() -> None:
         failed += [(stage, m) for m in measured if m.total is None or m.total > limit * GIB]
     for stage, m in failed:
         need = f"needs {gib(m.total)} GiB of {limit:g}" if m.total else f"ran out of memory: {m.message}"
-        out.print(f"[red]{stage}: {m.name} {need}[/red]; biggest: {'; '.join(m.biggest[:3])}")
+        out.print(f"[red]{escape(stage)}: {m.name} {need}[/red]; biggest: {'; '.join(m.biggest[:3])}")
     if failed:
         raise SystemExit(1)
 

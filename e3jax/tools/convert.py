@@ -20,17 +20,17 @@ from e3jax.checkpoint import store
 from e3jax.checkpoint.hf import load_hf, save_hf, stored_dtypes
 from e3jax.checkpoint.hf_config import read_config
 from e3jax.checkpoint.pretrained import (
+    copy_description,
     description_of,
-    generation_config,
     load_tokenizer,
     local_directory,
-    write_description,
 )
 from e3jax.checkpoint.vocabulary import grow
 from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.models.presets import num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.printable import printable
 from e3jax.sharding import make_mesh
 
 
@@ -61,7 +61,7 @@ def convert(source: str, target: epath.PathLike, *, dtype: str = "", add_tokens=
     try:
         written.mkdir(parents=True)
         stored_as = str(params["embed_vd"].dtype)
-        write_description(written, config, tokenizer, dtype=stored_as, generation=generation_config(description))
+        copy_description(description, written, config, tokenizer, dtype=stored_as)
         if exported:
             save_hf(params, written, most_bytes=most_bytes)
         else:
@@ -81,7 +81,7 @@ def main() -> None:
     done = convert(
         f["from"].value, f.to, dtype=f.dtype, add_tokens=f.add_tokens, most_bytes=int(f.most_gigabytes * 1e9)
     )
-    print(f"{done}, {time.perf_counter() - start:.0f} s")
+    print(printable(f"{done}, {time.perf_counter() - start:.0f} s", lines=False))
 
 
 if __name__ == "__main__":

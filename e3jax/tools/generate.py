@@ -14,7 +14,6 @@ Where stdout is no terminal, a line for every response, in the order of the prom
 
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from rich.text import Text
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.errors import UserError
 from e3jax.flags import run_tool
+from e3jax.printable import printable
 from e3jax.sampler.slots import sample
 from e3jax.sharding import make_mesh
 from e3jax.tokenizer import split_thinking
@@ -78,11 +78,6 @@ class TextStream:
         new = text[self.shown :]
         self.shown += len(new)
         return new
-
-
-def plain(text: str) -> str:
-    """Control characters replaced: what a model writes must not steer the terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def choose_budget(asked: int | None, *, longest_prompt: int, max_length: int) -> int:
@@ -135,7 +130,9 @@ def stream(pretrained: Pretrained, prompt: Prompt, **sampling) -> None:
     text, finished, times = TextStream(pretrained.tokenizer.decode), [], []
 
     def write(new):
-        sys.stdout.write(plain(new).replace("<think>", f"{DIM}<think>").replace("</think>", f"</think>{NORMAL}"))
+        sys.stdout.write(
+            printable(new, lines=True).replace("<think>", f"{DIM}<think>").replace("</think>", f"</think>{NORMAL}")
+        )
         sys.stdout.flush()
 
     def on_tokens(tokens):
@@ -167,10 +164,11 @@ def show_all(pretrained: Pretrained, prompts: list[Prompt], *, samples: int, **s
         asked = prompts[r.prompt].asked
         title = " ".join((asked if isinstance(asked, str) else asked[-1]["content"]).split())
         of = f"prompt {r.prompt + 1}/{len(prompts)}, sample {r.sample + 1}/{samples}"
-        thinking = "" if r.thinking is None else f"{plain(r.thinking)}\n\n"
+        thinking = "" if r.thinking is None else f"{printable(r.thinking, lines=True)}\n\n"
         parts = [
-            (f"\n{of}: {plain(title[:60])}{'…' if len(title) > 60 else ''}\n", "bold"), (thinking, "dim"),
-            f"{plain(r.answer)}\n", (f"{r.tokens} tokens, {r.stopped}", "dim"),
+            (f"\n{of}: {printable(title[:60], lines=False)}{'…' if len(title) > 60 else ''}\n", "bold"),
+            (thinking, "dim"),
+            f"{printable(r.answer, lines=True)}\n", (f"{r.tokens} tokens, {r.stopped}", "dim"),
         ]  # fmt: skip
         progress.console.print(Text.assemble(*parts), soft_wrap=True)
         progress.advance(task)
@@ -226,7 +224,7 @@ def generate(
     asked = [prompt] if prompts is None else read_prompts(prompts)
     note = Console(stderr=True)
     if note.is_terminal:
-        note.print(f"loading {name}", style="dim", highlight=False)
+        note.print(printable(f"loading {name}", lines=False), style="dim", highlight=False, markup=False)
     mesh = make_mesh(data=1, fsdp=-1, tensor=1)
     with jax.set_mesh(mesh):
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")

@@ -15,6 +15,7 @@ from etils import epath
 
 from e3jax.errors import UserError
 from e3jax.flags import run_tool
+from e3jax.printable import printable
 from e3jax.storage import patiently, place
 from e3jax.tasks.rows import write_prepared
 from e3jax.tasks.sets import load_fields, short_name
@@ -44,7 +45,8 @@ def prepare(name: str, to: epath.PathLike, *, seed: int = 0, split: str = "", li
 def main() -> None:
     """Flags to `prepare`."""
     f = flags.FLAGS
-    print(prepare(f["set"].value, f.to, seed=f.seed, split=f.split, limit=f.limit))
+    done = prepare(f["set"].value, f.to, seed=f.seed, split=f.split, limit=f.limit)
+    print(printable(done, lines=False))
 
 
 if __name__ == "__main__":

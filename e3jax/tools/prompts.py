@@ -1,10 +1,9 @@
 """Prompts of one's own: files of them, and how a text or a list of messages becomes tokens."""
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 from e3jax.errors import UserError
+from e3jax.readers import parse_json, read_text_lines
 from e3jax.tokenizer import HubTokenizer
 
 Asked = str | list[dict[str, str]]  # a text, or messages {"role", "content"}
@@ -25,12 +24,8 @@ def read_prompts(path: str) -> list[Asked]:
     """
     if not path.endswith((".txt", ".jsonl")):
         raise UserError(f"{path} is neither .txt (a prompt a line) nor .jsonl (an object a line): rename it")
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would cut a prompt at U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): name a text file in UTF-8") from error
     prompts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text_lines(path), 1):
         if line.strip():
             try:
                 prompts.append(json_prompt(line) if path.endswith(".jsonl") else line)
@@ -43,7 +38,7 @@ def read_prompts(path: str) -> list[Asked]:
 
 def json_prompt(line: str) -> Asked:
     """The prompt of one JSON line; ValueError says what is wrong with it."""
-    value = json.loads(line)
+    value = parse_json(line)
     if not isinstance(value, dict) or ("prompt" in value) == ("messages" in value):
         raise ValueError(f'{line[:60]} is not an object with either "prompt" or "messages"')
     if "prompt" in value:

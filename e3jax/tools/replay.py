@@ -7,8 +7,9 @@ Reads what `train/faults.py` wrote: the parameters of that step, the micro-batch
 called; and the model's fields of RUN/config.json. Exit status 1 when the gradient is not finite here either.
 """
 
-import json
 import os
+import zipfile
+from dataclasses import fields
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,11 @@ from rich.table import Table
 
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.checkpoint.store import by_name, load_params
-from e3jax.errors import UserError
+from e3jax.errors import UserError, first_line
 from e3jax.flags import run_tool
 from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.readers import read_json
 from e3jax.sharding import make_mesh
 from e3jax.storage import place
 from e3jax.train.grpo import grpo_gradient
@@ -33,6 +35,10 @@ from e3jax.train.steps import score
 from e3jax.types import Batch
 
 SHOWN = 10  # lines of a table
+MOST_BYTES = 1 << 32  # of one micro-batch's arrays: more is no batch
+CALL = {"kind": str, "chunk": int, "temperature": float, "loss": dict}
+MODEL = {"preset": str, "dtype": str, "remat": str}
+BATCHES = {"sft": 4, "oxa": 5, "grpo": len(fields(Batch))}  # kind of stage -> arrays of a micro-batch
 
 
 def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
@@ -40,13 +46,35 @@ def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
     for file in (dump / "call.json", dump / "batch-0.npz", dump.parent.parent / "config.json"):
         if not file.exists():
             raise UserError(f"{file} is missing: name a directory like RUN/replay/STAGE-STEP, inside its run")
-    call = json.loads((dump / "call.json").read_text())
+    damaged = "it was not written by a run, or is cut: make the dump again"
+    call = read_json(dump / "call.json", CALL, advice=damaged)
+    if call["kind"] not in BATCHES:
+        raise UserError(f"{dump / 'call.json'}: kind is {call['kind']!r}, not one of {', '.join(BATCHES)}")
     batches = []
     while (path := dump / f"batch-{len(batches)}.npz").exists():
-        with path.open("rb") as file:
-            arrays = np.load(file)
-            batches.append([arrays[name] for name in arrays.files])
-    return call, batches, json.loads((dump.parent.parent / "config.json").read_text())["model"]
+        batches.append(read_arrays(path, BATCHES[call["kind"]]))
+    run = read_json(dump.parent.parent / "config.json", {"model": MODEL}, advice="name a dump inside its run")
+    return call, batches, run["model"]
+
+
+def read_arrays(path: epath.Path, number: int) -> list[np.ndarray]:
+    """Return the arrays of a micro-batch, [rows, width] numbers; UserError where the file is damaged or a bomb."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as members:
+            size = sum(member.file_size for member in members.infolist())
+            if size > MOST_BYTES:
+                raise ValueError(f"{size:,} bytes when it is unpacked")
+            file.seek(0)
+            opened = np.load(file)
+            arrays = [opened[name] for name in opened.files]
+        shapes = {array.shape for array in arrays}
+        if len(arrays) != number or len(shapes) != 1 or len(arrays[0].shape) != 2:
+            raise ValueError(f"{len(arrays)} arrays of shapes {sorted(shapes)}, not {number} of one [rows, width]")
+        if any(array.dtype.kind not in "biuf" for array in arrays):
+            raise ValueError("arrays that hold no numbers")
+    except Exception as error:  # zipfile, zlib and numpy raise what they like on files that are cut or made up
+        raise UserError(f"{path} is damaged ({first_line(error)}): make the dump again") from error
+    return arrays
 
 
 def gradient(model: Qwen3, params, arrays: list[np.ndarray], call: dict):
@@ -110,7 +138,10 @@ def main() -> None:
     terms.add_column("term")
     columns = []
     for i, arrays in enumerate(batches):
-        grads, metrics, logp = gradient(model, params, arrays, call)
+        try:
+            grads, metrics, logp = gradient(model, params, arrays, call)
+        except TypeError as error:
+            raise UserError(f"{f.dump}/call.json does not say how to call it ({first_line(error)})") from error
         total = grads if total is None else jax.tree.map(jnp.add, total, grads)
         terms.add_column(str(i), justify="right")
         columns.append(metrics)

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
+from rich.text import Text
 
 from e3jax.checkpoint.pretrained import load_params, same_model
 from e3jax.curriculum.budget import choose_budget
 from e3jax.eval.harness import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.models.qwen3 import abstract_params, init_params
+from e3jax.printable import printable
 from e3jax.report.browser import write_samples
 from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, unless_stopped
@@ -129,7 +131,8 @@ def final_table(lines: list[dict]) -> Table:
         verdicts = explored["verdict_accuracy"] if "verdict_accuracy" in explored else None  # free text has none
         right = "–" if verdicts is None else f"{verdicts:.3f}"
         cells = [f"{explored['attempts']:.1f}", f"{explored['give_up']:.2f}", right]
-        table.add_row(line["set"], line["stage"], *accuracy, *cells)
+        names = (Text(printable(line[key], lines=False)) for key in ("set", "stage"))  # brackets are no markup
+        table.add_row(*names, *accuracy, *cells)
     return table
 
 
