@@ -21,17 +21,30 @@ unreadable (no expression at all for math-verify).
 """
 
 import functools
+import itertools
 import logging
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 from e3jax.errors import UserError
-from e3jax.rewards.extract import Grade, boxed_answer, last_boxed
-from e3jax.rewards.latex import MAX_CHARS, normal, number, parts, unnamed
+from e3jax.rewards import units
+from e3jax.rewards.extract import Grade, boxed_answer, boxes_together
+from e3jax.rewards.latex import MAX_CHARS, Measured, measured, normal, number, parts, split
+from e3jax.rewards.statements import (
+    RELATION,
+    assigned,
+    exact_and_rounded,
+    in_order,
+    labelled,
+    region,
+    unnamed,
+)
 
 MAX_PARSED = 300  # characters of an expression for math-verify
 MAX_NESTING, MAX_DIGITS, MAX_POWER, MAX_FACTORIAL, MAX_SYMBOLIC = 16, 40, 10_000, 5000, 20  # of sympy's work: too_big
-MAX_ITEMS, MAX_LEVELS = 24, 4  # of a list, of lists in lists
+MAX_ITEMS, MAX_LEVELS = 24, 6  # of a list, of lists in lists and names before them
+MAX_SYMBOLS = 3  # of two expressions that are compared where they are real
 RELATIVE = 1e-12  # numbers further apart are two numbers
 UNDONE = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|max|min|sup|inf|gcd|lcm)(?![A-Za-z])")
 
@@ -41,78 +54,200 @@ def grade_text(problem, text: str, *, where: str = "response") -> Grade:
     answer, why = boxed_answer(text, where=where)
     if answer is None:
         return Grade(0.0, why)
-    reason = compare(last_boxed(problem.answer) or problem.answer, answer)
+    reason = compare(boxes_together(problem.answer) or problem.answer, answer)
     return Grade(float(reason == "correct"), reason)
 
 
 def compare(gold: str, answer: str) -> str:
-    r"""The reason code for `answer` where `gold` is right; both in LaTeX, without the box.
+    r"""Return the reason code for `answer` where `gold` is right; both in LaTeX, without the box.
+
+    "3,100" is a number or a list of two numbers: one reading in which both are the same is enough.
 
     >>> compare(r"\frac{1}{2}", "0.5"), compare("5", "3+2"), compare("(1,2)", r"\{1,2\}"), compare("1,-2", "-2, 1")
     ('correct', 'not_a_number', 'wrong_value', 'correct')
     """
     if len(answer) > MAX_CHARS:
         return "too_long"
-    gold, answer = normal(gold), normal(answer)
-    if gold == answer:
+    reason = _measured(measured(gold), measured(answer))
+    if reason != "correct" and re.search(r"\d,\d{3}", gold + " " + answer):
+        lists = _measured(measured(gold, thousands=False), measured(answer, thousands=False))
+        return "correct" if lists == "correct" else reason
+    return reason
+
+
+def _measured(gold: Measured, answer: Measured, *, levels: int = MAX_LEVELS) -> str:
+    """Compare two answers with their units: one may leave its unit out, but two units must be the same."""
+    if _squeezed(gold.whole) == _squeezed(answer.whole):
         return "correct"
-    (gold_name, gold_value), (name, value) = unnamed(gold), unnamed(answer)
-    if "=" in gold and "=" in answer and gold_name.lower() != name.lower():
-        return _parsed(gold, answer)  # two equations; "x=5" and "5", "x=5" and "X=5" are values
-    return _same(gold_value, value, levels=MAX_LEVELS)
+    if not units.compatible(gold.unit, answer.unit):
+        return "wrong_value"
+    reason = _same(gold.value, answer.value, levels=levels)
+    return reason if reason == "correct" else _choice(gold.value, answer.value) or reason
+
+
+def _squeezed(text: str) -> str:
+    """Return the text without blanks beside letters: "5 m" and "5m" are one product."""
+    return re.sub(r"(?<=[A-Za-z]) | (?=[A-Za-z])", "", text)
+
+
+def _choice(gold: str, answer: str) -> str:
+    """Compare lettered choices: by the letter if the gold answer has one, else by what stands behind it; "" for others."""
+    (gold_letter, gold_text), (letter, text) = labelled(gold), labelled(answer)
+    if gold_letter and (letter or gold_text):
+        return _same(gold_letter, letter, levels=1) if letter else _same(gold_text, answer, levels=1)
+    if letter and text and letter not in gold:
+        return _measured(measured(gold), measured(text), levels=1)
+    return ""
 
 
 def _same(gold: str, answer: str, *, levels: int) -> str:
-    """Two normal forms, taken apart."""
+    """Compare two normal forms: numbers, sets of reals, values of several variables, then named values and lists."""
     if gold == answer:
         return "correct"
     if levels == 0:
         return "too_big"
-    kind, items = parts(gold)
-    given_kind, given = parts(answer)
+    if (wanted := number(gold)) and (given := number(answer)):
+        return _numbers(wanted, given)
+    for compared in (_regions, _assignments):
+        if reason := compared(gold, answer, levels=levels - 1):
+            return reason
+    (kind, items), (given_kind, given) = parts(gold), parts(answer)
+    gold_name, gold_value = ("", gold) if kind == "list" else unnamed(gold, sums=False)
+    name, value = ("", answer) if given_kind == "list" else unnamed(answer)
+    if (gold_name and split(answer, "=")[1:] and name.lower() != gold_name.lower()) or (name and _equation(gold)):
+        return "wrong_value" if number(gold_value) and name else _parsed(gold, answer)  # two equations
+    if gold_name or name:
+        return _same(normal(gold_value), normal(value), levels=levels - 1)
     if kind != given_kind or len(items) != len(given):
         one = kind == given_kind == "" or ({kind, given_kind} <= {"", "list"} and len(items) == len(given) == 1)
-        if not one:
+        if not one or r"\emptyset" in (gold, answer):
             return "not_a_number" if number(gold) and given_kind == "" else "wrong_value"
     if kind == given_kind == "":
-        return _one(gold, answer)
+        return _chain(gold, answer)
     if len(items) > MAX_ITEMS:
         return "too_long"
-    pair = functools.partial(_pair, levels=levels - 1)
     if kind in ("list", "or"):
-        return _any_order(items, given, pair)
-    return next((reason for g, a in zip(items, given) if (reason := pair(g, a)) != "correct"), "correct")
+        return _any_order(items, given, functools.partial(_pair, levels=levels - 1))
+    return _in_order(items, given, levels=levels - 1)
+
+
+def _equation(text: str) -> bool:
+    """Whether it has an equals sign and is no named value."""
+    return unnamed(text, sums=False)[0] == "" and len(split(text, "=")) == 2
 
 
 def _pair(gold: str, answer: str, *, levels: int) -> str:
-    """Two items, named or not."""
-    (gold_name, gold), (name, answer) = unnamed(normal(gold)), unnamed(normal(answer))
-    if gold_name and name and gold_name.lower() != name.lower():
+    """Compare two items of lists, each with its unit."""
+    gold, answer = measured(gold), measured(answer)
+    if not units.compatible(gold.unit, answer.unit):
         return "wrong_value"
-    return _same(gold, answer, levels=levels)
+    return _same(gold.value, answer.value, levels=levels)
+
+
+def _in_order(items: Sequence[str], given: Sequence[str], *, levels: int) -> str:
+    """Compare item by item."""
+    reasons = (_pair(item, other, levels=levels) for item, other in zip(items, given))
+    return next((reason for reason in reasons if reason != "correct"), "correct")
 
 
 def _any_order(items: Sequence[str], given: Sequence[str], pair) -> str:
-    """Every item finds one of its own, the cheap comparisons first."""
+    """Find another item for every one, the cheap comparisons first."""
     left, rest = list(given), []
     for item in items:
         left.remove(item) if item in left else rest.append(item)
     for item in rest:
-        found = next((other for other in left if pair(item, other) == "correct"), None)
-        if found is None:
+        match = next((other for other in left if pair(item, other) == "correct"), None)
+        if match is None:
             return "wrong_value"
-        left.remove(found)
+        left.remove(match)
     return "correct"
 
 
-def _one(gold: str, answer: str) -> str:
-    """Two single expressions."""
-    if wanted := number(gold):
-        if (given := number(answer)) is None:
-            return "not_a_number"
-        if given[0] != wanted[0]:
+def _regions(gold: str, answer: str, *, levels: int) -> str:
+    """Compare sets of real numbers where at least one is an inequality or all reals; "" where none is."""
+    (gold_name, gold_set), (name, its_set) = region(gold), region(answer)
+    if not (gold_set or its_set) or (RELATION.search(answer) and not its_set) or (RELATION.search(gold) and not gold_set):
+        return ""
+    if not gold_set:
+        gold_name, gold_set = unnamed(gold)
+    if not its_set:
+        name, its_set = unnamed(answer)
+    if gold_name and name and gold_name.lower() != name.lower():
+        return "wrong_value"
+    return _same(gold_set, its_set, levels=levels)
+
+
+def _assignments(gold: str, answer: str, *, levels: int) -> str:
+    """Compare values of several variables, by their names or as a tuple; "" where neither answer names them."""
+    wanted, given = assigned(gold), assigned(answer)
+    if wanted and given:
+        if set(wanted) != set(given):
             return "wrong_value"
-        return "correct" if given[1] else "unreduced"
+        return _in_order(list(wanted.values()), [given[name] for name in wanted], levels=levels)
+    if not wanted and not given:
+        return ""
+    kind, items = parts(answer if wanted else gold)
+    if len(items) != len(wanted or given) or (kind != "()" and not (wanted and kind == "list")):
+        return ""
+    return _in_order(in_order(wanted), items, levels=levels) if wanted else _in_order(items, in_order(given), levels=levels)
+
+
+def _chain(gold: str, answer: str) -> str:
+    r"""Compare single expressions; of a chain 2+3=5 or 1/3\approx0.333 every member must have the value."""
+    (gold, also), (exact, rounded) = exact_and_rounded(gold), exact_and_rounded(answer)
+    if rounded:
+        if also and exact in ("", gold) and rounded == also:
+            return "correct"
+        decimal = re.fullmatch(r"-?\d*\.\d+", gold) and _one(gold, rounded) == "correct"
+        if exact == "" or unnamed(exact + "=0")[0]:  # only the rounded value is given: right where such a one is asked
+            return "correct" if decimal else "wrong_value"
+        reason = _chain(gold, exact)
+        if reason == "correct" or decimal:
+            return "correct" if _near(exact, rounded) else "wrong_value"
+        return reason
+    if also and _one(also, answer) == "correct":
+        return "correct"
+    *before, last = split(answer, "=")
+    if "=" in gold:
+        last, before = answer, []
+    reason = _one(gold, last)
+    if reason == "correct" and not all(_equal(gold, normal(member)) for member in before):
+        return "wrong_value"
+    return reason
+
+
+def _equal(gold: str, answer: str) -> bool:
+    """Whether an expression has a value, carried out or not."""
+    return _one(gold, answer) in ("correct", "unreduced") or _parsed(gold, answer) == "correct"
+
+
+def _near(exact: str, rounded: str) -> bool:
+    """Whether a decimal is a value rounded or cut to its digits."""
+    if (near := number(rounded)) is None:
+        return False
+    places = len(rounded.partition(".")[2])
+    tolerance = Fraction(1, 10**places) if places else Fraction(1, 2)
+    if value := number(exact):
+        return abs(value[0] - near[0]) <= tolerance
+    if len(exact) > MAX_PARSED or too_big(exact) or UNDONE.search(exact) or not (read := _expression(exact)):
+        return False
+    try:
+        return bool(abs(read[0].evalf(30) - near[0]) <= tolerance)
+    except Exception:  # no real number, or whatever sympy raises at model text
+        return False
+
+
+def _numbers(wanted: tuple[Fraction, bool], given: tuple[Fraction, bool]) -> str:
+    """Compare two numbers; a fraction has to be in lowest terms where the gold answer is."""
+    if given[0] != wanted[0]:
+        return "wrong_value"
+    return "correct" if given[1] or not wanted[1] else "unreduced"
+
+
+def _one(gold: str, answer: str) -> str:
+    """Compare two single expressions."""
+    if wanted := number(gold):
+        return "not_a_number" if (given := number(answer)) is None else _numbers(wanted, given)
     if _words(gold):
         return "correct" if gold.casefold() == answer.casefold() else "wrong_value"
     if re.search(r"\d_\{?\d", gold + " " + answer):  # another base: sympy would drop it
@@ -141,6 +276,7 @@ def _parsed(gold: str, answer: str) -> str:
     verifier, _ = _math_verify()
     try:
         same = verifier.verify(wanted, given, timeout_seconds=None) and not _differ(wanted[0], given[0])
+        same = same or _same_where_real(wanted[0], given[0])
     except Exception:  # what sympy raises at model text is anybody's guess; a grader that raises would end the run
         return "unreadable"
     return "correct" if same else "wrong_value"
@@ -161,6 +297,39 @@ def _differ(wanted, given) -> bool:
         return not given.is_zero
     gap = abs(given / wanted - 1)
     return bool(gap.is_comparable and gap > RELATIVE)
+
+
+def _same_where_real(wanted, given) -> bool:
+    r"""Whether two expressions are equal for positive variables, and wherever one is real for negative ones.
+
+    sympy's own comparison is over complex numbers: \sqrt{1/n} is 1/\sqrt{n} for every n for which either is real.
+    """
+    import sympy
+
+    symbols = getattr(wanted, "free_symbols", set())
+    expressions = isinstance(wanted, sympy.Expr) and isinstance(given, sympy.Expr)
+    if not (expressions and symbols and symbols == given.free_symbols and len(symbols) <= MAX_SYMBOLS):
+        return False
+    if not (wanted - given).has(sympy.Pow, sympy.log) or not _has_roots(wanted, given):
+        return False
+    positive = {symbol: sympy.Symbol(symbol.name, positive=True) for symbol in symbols}
+    if sympy.simplify((wanted - given).subs(positive)) != 0:
+        return False
+    for signs in itertools.product((1, -1), repeat=len(symbols)):
+        point = {symbol: sign * sympy.Rational(7 + 2 * i, 5) for i, (symbol, sign) in enumerate(zip(sorted(symbols, key=str), signs))}
+        values = [expression.subs(point).evalf(30) for expression in (wanted, given)]
+        if any(value.is_real for value in values) and abs(values[0] - values[1]) > RELATIVE:
+            return False
+    return True
+
+
+def _has_roots(*expressions) -> bool:
+    """Whether there is a logarithm, or a power whose exponent is no integer: else sympy has had its say."""
+    import sympy
+
+    return any(
+        one.has(sympy.log) or any(power.exp.is_integer is not True for power in one.atoms(sympy.Pow)) for one in expressions
+    )
 
 
 def too_big(text: str) -> bool:
