@@ -300,36 +300,22 @@ def _differ(wanted, given) -> bool:
 
 
 def _same_where_real(wanted, given) -> bool:
-    r"""Whether two expressions are equal for positive variables, and wherever one is real for negative ones.
+    r"""Whether two expressions are equal for positive variables, and at points wherever one of them is real.
 
-    sympy's own comparison is over complex numbers: \sqrt{1/n} is 1/\sqrt{n} for every n for which either is real.
+    sympy compares over complex numbers, where \sqrt{1/n} is not 1/\sqrt{n} for negative n: there neither is real.
     """
-    import sympy
-
-    symbols = getattr(wanted, "free_symbols", set())
-    expressions = isinstance(wanted, sympy.Expr) and isinstance(given, sympy.Expr)
-    if not (expressions and symbols and symbols == given.free_symbols and len(symbols) <= MAX_SYMBOLS):
+    symbols = sorted(getattr(wanted, "free_symbols", ()), key=str)
+    if not symbols or set(symbols) != given.free_symbols or len(symbols) > MAX_SYMBOLS:
         return False
-    if not (wanted - given).has(sympy.Pow, sympy.log) or not _has_roots(wanted, given):
+    if not (hasattr(wanted, "as_base_exp") and hasattr(given, "as_base_exp")):  # equations, sets
         return False
-    positive = {symbol: sympy.Symbol(symbol.name, positive=True) for symbol in symbols}
-    if sympy.simplify((wanted - given).subs(positive)) != 0:
-        return False
-    for signs in itertools.product((1, -1), repeat=len(symbols)):
-        point = {symbol: sign * sympy.Rational(7 + 2 * i, 5) for i, (symbol, sign) in enumerate(zip(sorted(symbols, key=str), signs))}
-        values = [expression.subs(point).evalf(30) for expression in (wanted, given)]
-        if any(value.is_real for value in values) and abs(values[0] - values[1]) > RELATIVE:
+    for signs in itertools.product((1, -1), repeat=len(symbols)):  # all positive first: cheap for what is wrong
+        point = {symbol: sign * Fraction(7 + 2 * i, 5) for i, (symbol, sign) in enumerate(zip(symbols, signs))}
+        one, other = wanted.subs(point).evalf(30), given.subs(point).evalf(30)
+        if (one.is_real or other.is_real) and not abs(one - other) < RELATIVE * abs(one):
             return False
-    return True
-
-
-def _has_roots(*expressions) -> bool:
-    """Whether there is a logarithm, or a power whose exponent is no integer: else sympy has had its say."""
-    import sympy
-
-    return any(
-        one.has(sympy.log) or any(power.exp.is_integer is not True for power in one.atoms(sympy.Pow)) for one in expressions
-    )
+    positive = {symbol: type(symbol)(symbol.name, positive=True) for symbol in symbols}
+    return (wanted - given).subs(positive).simplify() == 0
 
 
 def too_big(text: str) -> bool:
