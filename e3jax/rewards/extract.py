@@ -16,7 +16,7 @@ PLACES = ("response", "after_thinking", "anywhere")
 IN_PHASES = ("execution", "e2c_original")
 WHERE = PLACES + IN_PHASES
 MAX_BOXES = 16  # that may be one answer
-OPENING, BRACES = re.compile(r"\s*+\{"), re.compile(r"\\.|[{}]", re.DOTALL)
+OPENING, BRACES = re.compile(r"\s*+\{"), re.compile(r"(?:\\.)++|\{++|\}++", re.DOTALL)
 BETWEEN = re.compile(  # what parts the boxes of one answer: ",", "and", "or", with mathematics' delimiters around them
     r"[\s$]*+(?:\\[)\]])?+[\s$]*+(?:\\q?quad\s*+)?+(?:,|(?:,\s*+)?+(?:\\text\{\s*+)?+(?:and|or)\s*+\}?+)\s*+(?:\\q?quad)?+"
     r"[\s$]*+(?:\\[(\[])?+[\s$]*+(?:[A-Za-z]\s*=\s*)?+"
@@ -118,8 +118,13 @@ def _box_at(text: str, start: int, command: str, limit: int | None = None) -> tu
     if opening is None:
         return None
     depth = 1
-    for token in BRACES.finditer(text, opening.end(), limit):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0:
-            return text[opening.end() : token.start()].strip(), token.end()
+    for run in BRACES.finditer(text, opening.end(), limit):
+        braces = run.end() - run.start()
+        if run[0][0] == "{":
+            depth += braces
+        elif run[0][0] == "}":
+            if braces >= depth:
+                end = run.start() + depth
+                return text[opening.end() : end - 1].strip(), end
+            depth -= braces
     return None

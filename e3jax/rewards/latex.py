@@ -29,6 +29,7 @@ SYMBOLS = {
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "º": "°",
     "…": "...", "、": ",", "。": ".", "‘": "'", "’": "'", "′": "'", "⁺": "^+", "⁻": "^-", "ϕ": r"\phi ",
 }  # fmt: skip
+LETTERS = "mshgL"  # single letters that are units when set as plain mathematics, behind a blank
 CURRENCY = re.compile(r"([+-]?) ?(?:US|CA|AU)?([$€£¥₹]|USD|EUR)[ ~]?(?=[\d.\\])")
 UNIT_STARTS = re.compile(  # a blank or nothing, then what may be a unit
     r" *\\(?:text\{|frac\{ ?\\text\{)|(?<=[\d)}\]]) *(?=[A-Za-z°%$€£¥₹¢])|(?<=\\pi) +(?=[A-Za-z])"
@@ -37,6 +38,7 @@ TWICE_ESCAPED = re.compile(  # \\\\frac for \\frac, but no line break of a matri
     r"\\\\(?=(?:[dt]?frac|left|right|sqrt|text|pi|in|infty|cup|[lg]eq?|times|cdot|pm|mathbb|circ)(?![A-Za-z]))"
 )
 LEAD = re.compile(r"(?i: *(?:so|thus|hence|therefore)?,? ?(?:the )?(?:final |correct )?answer(?: is:?| ?[:=]) *(?=\S))")
+CLOCK = re.compile(r"0\d(?: ?[ap]m)?")  # "3:05" is no ratio
 DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
 NUMBER = re.compile(
     rf"(?P<sign>[+-]?)(?:(?P<decimal>{DECIMAL})"
@@ -83,7 +85,9 @@ def measured(text: str, *, thousands: bool = True) -> Measured:
     >>> measured(r"12 \text{ square inches}")
     Measured(value='12', unit='in^2', whole='12 square inches')
     """
-    text = _latex_only(text).replace("\x00", " ")
+    text = re.sub(r"[\s\x00]+", " ", _latex_only(text))
+    if len(text) > 2 * MAX_CHARS:  # "½" is eleven characters in LaTeX: this is no answer
+        return Measured(text, None, text)
     if r"\begin" not in text:
         text = TWICE_ESCAPED.sub(r"\\", text)
     text = re.sub(r"\{,\}|,\s*\\!\s*", "\x00", text)  # a comma that is certainly no list's
@@ -154,7 +158,8 @@ def _split_unit(text: str) -> tuple[str, str | None]:
         plain = words[0].isalpha() and tail.lstrip()[0].isalpha()
         first = re.match(r"[A-Za-z]*", words)[0]
         if plain and (start[0] == "" or len(first) == 1):
-            if (start[0] == "" and len(first) == 1) or number(_tidy(value, True)) is None:
+            letter = len(first) == 1 and (start[0] == "" or first not in LETTERS)
+            if letter or number(_tidy(value, True)) is None:
                 continue
         return value, unit
     return text, None
@@ -234,7 +239,7 @@ def parts(text: str) -> Parts:
         if len(items) > 1:
             return Parts(text[0] + text[-1], items)
     if len(ratio := split(text, ":")) > 1:
-        return Parts("clock" if any(re.match(r"0\d", item) for item in ratio[1:]) else ":", ratio)
+        return Parts("clock" if any(CLOCK.fullmatch(item) for item in ratio[1:]) else ":", ratio)
     return Parts("", [text])
 
 

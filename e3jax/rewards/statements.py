@@ -17,14 +17,15 @@ GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi"
     "|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|ell"
 )
-INDEX = r"(?:'|_\w|_\{[^{}]*\}|\^\{-1\}|\^\*)*"
+INDEX = r"(?:'|_\w|_\{[^{}]*\}|\^\*)*"
 MARKED = r"\\(?:overline|vec|hat|overrightarrow|mathbb|mathcal|mathbf)\{[A-Za-z_0-9]+\}"
 LETTER = rf"(?:\\(?:{GREEK})|[A-Za-z]|{MARKED})"
-POINTS = r"(?:[A-Z]{1,6}|[A-Za-z]{1,3})"  # AB, ABCD, dx
+POINTS = r"(?:[A-Z]{1,5}|[A-Za-z]{1,2})"  # AB, ABCD, dx
 CALL = r"(?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\])"
 ONE_NAME = re.compile(
-    rf"(?:m ?)?(?:\\(?:angle|triangle) ?)?(?:{POINTS}|{LETTER}){INDEX}{CALL}?"
-    rf"|\|(?:{POINTS}|{LETTER}){INDEX}\||\[[A-Z]{{3,6}}\]|\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}|\\sigma\^2|{LETTER}{INDEX}(?:\\circ ?{LETTER})+{CALL}?"
+    rf"(?:m ?)?(?:\\(?:angle|triangle) ?)?(?:{POINTS}|{LETTER}){INDEX}(?:(?:\^\{{-1\}})?{CALL})?"
+    rf"|(?:lcm|gcd|Var|Cov|area|vol|ord|deg|dim|rank|tr|det|max|min|arg) ?{CALL}"
+    rf"|\\?\|(?:{POINTS}|{LETTER}){INDEX}\\?\||\[[A-Z]{{3,6}}\]|\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}|\\sigma\^2|{LETTER}{INDEX}(?:\\circ ?{LETTER})+{CALL}?"
     r"|\\(?:sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|max|min|gcd|deg|det|dim|arg|Pr|Re|Im)"
     r"(?:\^2)?(?:_\{[^{}]*\})? ?(?:\\?[A-Za-z]+|\([^()=]*\)|\\angle ?[A-Z]+)"
 )
@@ -32,14 +33,20 @@ VARIABLE = re.compile(rf"{LETTER}(?:_\w|_\{{\w+\}})?(?:\({LETTER}\))?")
 # words that name a quantity and do not change it: no "half", "twice", "not"
 NAMING = set(
     "a an and answer area angle arc are base be circumference cost coordinates count degree degrees diameter difference"
-    " distance edge expected final for from height hence in is length max maximum mean measure median min minimum mode"
+    " distance edge expected final for from height hence in length max maximum mean measure median min minimum mode"
     " number of order perimeter points position price probability product quotient radius range ratio remainder result"
-    " rate sequence set side slope so solution solutions speed square sum surface term the therefore thus time to total"
+    " rate sequence set side slope so solution solutions speed sum surface term the therefore thus time to total"
     " triangle value values variance volume weight width x y z ways circle rectangle segment minimal maximal least"
-    " greatest largest smallest common root roots degree constant".split()
+    " greatest largest smallest common constant ans val avg".split()
+)
+NO_NAMES = set(
+    "not non nor no one two six ten e i or of if pm am pi ln lg never half third minus less more wrong false twice"
+    " anti over under neg inv root cube".split()
 )
 COMMANDS = re.compile(r"\\[A-Za-z]+")
+SET = re.compile(r"[(\[]|\\\{|\\(?:mathbb|emptyset)(?![A-Za-z])")
 LABEL = re.compile(r"(?:(?i:option|choice|answer)(?: is)?:? ?)?(?:\(([A-J])\)[.:]?|([A-J])[).:]) ?(.*)", re.DOTALL)
+CHOSEN = re.compile(r"(?:(?i:option|choice) )?([A-J])")
 HEDGED = re.compile(r"^(?i:,|;|/|or\b|and\b|\\cup)|(?<![A-Za-z])\(?[A-J][).]")
 ALL_REALS = re.compile(r"\\mathbb\{R\}|(?i:all (?:the )?real(?: numbers?|s| [a-z])?|all reals|reals|real numbers)")
 ORDERED = "abcdefghijklmnopqrstuvwxyz"
@@ -56,13 +63,15 @@ def unnamed(text: str, *, sums: bool = True) -> tuple[str, str]:
     >>> unnamed("f(2)=7"), unnamed("2x=6"), unnamed("m+n=7"), unnamed("Area=5"), unnamed(r"\frac{6}{2}=3")
     (('f(2)', '7'), ('', '2x=6'), ('m+n', '7'), ('Area', '5'), ('', '\\frac{6}{2}=3'))
     """
+    if (spoken := re.fullmatch(r"([A-Za-z' ]+?) is ?:? ?([^A-Za-z].*)", text)) and _is_name(spoken[1]):
+        return spoken[1], spoken[2]
     for sign in ("=", r"\in"):
         first, *rest = split(text, sign)
         names = [first] if rest else []
         while len(rest) > 1 and _is_name(rest[0]):
             names.append(rest.pop(0))
         value = sign.join(rest).strip()
-        if not value or re.search(r"[<>]|\\[lg]e(?![A-Za-z])|\\ne(?![A-Za-z])", value):
+        if not value or (sign == r"\in" and not SET.match(value)) or re.search(r"[<>]|\\[lg]e(?![A-Za-z])|\\ne(?![A-Za-z])", value):
             continue
         if all(map(_is_name, names)) or (sums and len(names) == 1 and _is_sum(first) and _is_constant(value)):
             return sign.join(names).strip(), value
@@ -79,13 +88,18 @@ def _is_name(text: str) -> bool:
     if ":" in text:
         return all(ONE_NAME.fullmatch(item.strip()) for item in text.split(":"))
     words = re.findall(r"[A-Za-z]+|\S", re.sub(r"\\(?:triangle|angle)(?![A-Za-z])", " ", text))
-    return 0 < len(words) <= 10 and all(w.lower() in NAMING or re.fullmatch(r"[A-Z]+", w) for w in words)
+    return 0 < len(words) <= 10 and all(w.lower() in NAMING or re.fullmatch(POINTS, w) and _can_be(w) for w in words)
 
 
 def _is_sum(text: str) -> bool:
     """Whether it is made of two or more letters, with plain coefficients: m+n, xy, 100a+b, and of no words."""
     greek = {name: chr(0x3B1 + i) for i, name in enumerate(GREEK.split("|"))}  # any other letters will do
     bare = COMMANDS.sub(lambda m: greek[m[0][1:]] if m[0][1:] in greek else "+", text)
+    terms = [term for sign_part in split(text, "+") for term in split(sign_part, "-")]
+    if len(set(terms)) > 1 and all(term == "..." or ONE_NAME.fullmatch(term.strip()) for term in terms):
+        return True  # f(2)+f(3), a_1+...+a_n
+    if re.match(r"\\(?:sum|prod|int|lim)(?![A-Za-z])", text):
+        return True
     letters = re.findall(r"[^\W\d_](?:_\w|_\{\w+\})?", bare)
     words = [word for word in re.findall(r"[A-Za-z]{2,}", bare) if word.lower() not in ORDERED]
     plain = re.fullmatch(r"(?:[\w{}^+*/()|-]| (?![A-Za-z]))+", bare)
@@ -93,8 +107,8 @@ def _is_sum(text: str) -> bool:
 
 
 def _can_be(name: str) -> bool:
-    """Whether a name is no word or constant."""
-    return name.lower() not in ("not", "non", "nor", "no", "one", "two", "six", "ten", "e", "i", "or", "of", "if", "pm", "am")
+    """Whether a short name is no word or constant."""
+    return name.lower() not in NO_NAMES
 
 
 def _is_constant(text: str) -> bool:
@@ -151,8 +165,8 @@ def labelled(text: str) -> tuple[str, str]:
     >>> labelled("C. 12"), labelled("(A)"), labelled("A) or B)"), labelled("x+1")
     (('C', '12'), ('A', ''), ('', 'A) or B)'), ('', 'x+1'))
     """
-    if re.fullmatch("[A-J]", text):
-        return text, ""
+    if chosen := CHOSEN.fullmatch(text):
+        return chosen[1], ""
     match = LABEL.fullmatch(text)
     if match is None or HEDGED.search(match[3]):
         return "", text
@@ -186,7 +200,7 @@ def _inequality(text: str) -> tuple[str, str]:
     """x<a, a<x, a<x<b and their like."""
     signs = [RELATIONS.get(sign, sign) for sign in RELATION.findall(text)]
     sides = [side.strip() for side in RELATION.split(text)]
-    if not 1 <= len(signs) <= 2 or not all(sides) or "=" in "".join(sides):
+    if not 1 <= len(signs) <= 2 or not all(sides) or any(len(split(side, ",")) > 1 or "=" in side for side in sides):
         return "", ""
     if signs == ["!="] and VARIABLE.fullmatch(sides[0]) and VARIABLE.fullmatch(sides[1]) is None:
         return sides[0], _all_but(sides[1])

@@ -33,6 +33,8 @@ TWO = {"frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sfrac
        "binom": "binom", "dbinom": "binom", "tbinom": "binom"}  # fmt: skip
 ONE = {"overline": "overline", "bar": "overline", "dot": "dot", "mathbb": "mathbb", "mathcal": "mathcal",
        "mathfrak": "mathfrak", "mathscr": "mathscr", "vec": "vec", "hat": "hat"}  # fmt: skip
+AROUND = {"aligned", "align", "align*", "gathered", "gather", "gather*", "equation", "equation*", "split", "math",
+          "displaymath", "center"}  # fmt: skip  # environments that only say where the answer stands
 OTHER_NAMES = {
     "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "lt": "<", "gt": ">", "neq": r"\ne",
     "lbrace": r"\{", "rbrace": r"\}", "degree": "°", "ldots": "...", "dots": "...", "cdots": "...", "colon": ":",
@@ -124,6 +126,9 @@ def _piece(token: str, queue: list[str], open_command: bool) -> str:
         return "\\" + TWO[name] + "".join("{" + part.strip() + "}" for part in (top, bottom) if part is not None)
     if name in ONE:
         return rf"\{ONE[name]}{{{(_argument(queue) or '').strip()}}}"
+    if name in ("begin", "end") and queue and queue[-1] in AROUND:
+        queue.pop()
+        return " "
     if name == "sqrt":
         return _root(queue)
     if name == "not":

@@ -20,10 +20,10 @@ MAX_CHARS = 60  # of the words behind a number that are looked at
 MEASURES = """
 m meter metre          | cm centimeter centimetre   | mm millimeter millimetre  | km kilometer kilometre
 in inch inches         | ft foot feet               | yd yard                   | mi mile
-s sec second           | min minute                 | h hr hour                 | day
-week wk                | month                      | year yr                   | ms millisecond
+s sec second              | min minute mins            | h hr hrs hour             | day
+week wk                   | month                      | year yr yrs               | ms millisecond
 g gram gramme          | kg kilogram kilogramme     | mg milligram              | ton tonne
-lb pound £             | oz ounce                   | L l liter litre           | mL ml milliliter millilitre
+lb lbs pound £            | oz ounce                   | L l liter litre           | mL ml milliliter millilitre
 gal gallon             | qt quart                   | pint                      | cup
 tbsp tablespoon        | tsp teaspoon               | acre                      | ha hectare
 N newton               | J joule                    | W watt                    | V volt
