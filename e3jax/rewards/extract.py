@@ -54,8 +54,9 @@ def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:
     r"""The answer of a response as e3's mathematics reward reads it -> (answer, "") or (None, why there is none).
 
     `where`: "response" needs a </think> and takes the last \boxed of the whole response, inside the thinking too
-    (the reference, ALGORITHMS A.4; with the boxes that belong to it: boxes_together); "after_thinking" looks only behind the last </think>; "anywhere" needs no
-    </think>, for models that do not think. Why: "no_thinking", "no_answer". UserError for another `where`.
+    (the reference, ALGORITHMS A.4); "after_thinking" looks only behind the last </think>; "anywhere" needs no
+    </think>, for models that do not think. Boxes that are one answer come together (boxes_together). Why:
+    "no_thinking", "no_answer". UserError for another `where`.
 
     >>> boxed_answer(r"a \boxed{1} </think> b", where="response")
     ('1', '')
@@ -72,7 +73,7 @@ def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:
 
 
 def boxes_together(text: str) -> str | None:
-    r"""The last box, after those that only a comma, "and" or "or" parts from it: one answer in several boxes.
+    r"""Return the last box, after those that only a comma, "and" or "or" parts from it: one answer in several boxes.
 
     Nothing else joins boxes, so that of several attempts only the last counts, and of "\boxed{1} or \boxed{2}" neither
     alone. Linear in len(text): MAX_BOXES are looked at.
@@ -112,7 +113,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _box_at(text: str, start: int, command: str, limit: int | None = None) -> tuple[str, int] | None:
-    """The stripped inside of the box that begins at `start`, and where it ends; None where none is closed there."""
+    """Return the stripped inside of the box that begins at `start`, and where it ends; None where none closes."""
     limit = len(text) if limit is None else limit
     opening = OPENING.match(text, start + len(command), limit) if start >= 0 else None
     if opening is None:

@@ -5,7 +5,7 @@ r"""Answers as people and models write them in LaTeX -> a normal form, its parts
     parts(r"(0,\frac{1}{2}]")           # Parts(kind="(]", items=["0", r"\frac{1}{2}"])
 
 The normal form is made in passes, each of which removes one way in which the same answer can be written differently:
-`_latex_only` (unicode), `_plain` (delimiters, spacing, Markdown), `rebuilt` (styles and arguments, in rewards/tex.py),
+`_latex_only` (unicode), `_unmarked` (Markdown), `rebuilt` (delimiters, styles, arguments: rewards/tex.py),
 `_split_unit` (rewards/units.py), `_tidy` (thousands, fractions, blanks, brackets around it all).
 Every function is linear in its text up to a factor for nesting; callers bound the length (MAX_CHARS).
 """
@@ -29,16 +29,19 @@ SYMBOLS = {
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "º": "°",
     "…": "...", "、": ",", "。": ".", "‘": "'", "’": "'", "′": "'", "⁺": "^+", "⁻": "^-", "ϕ": r"\phi ",
 }  # fmt: skip
-LETTERS = "mshgL"  # single letters that are units when set as plain mathematics, behind a blank
+AREA = re.compile(r"(?<=\d) ?([cdkm]?m|ft|in)([²³])")  # 5m² is a measure, 5m^2 may be a product
+TWICE_ESCAPED = re.compile(  # \\frac for \frac
+    r"\\\\(?=(?:[dt]?frac|left|right|sqrt|text|pi|in|infty|cup|[lg]eq?|times|cdot|pm|mathbb|circ)(?![A-Za-z]))"
+)
+LEAD = re.compile(r"(?i: *(?:so|thus|hence|therefore)?,? ?(?:the )?(?:final |correct )?answer(?: is:?| ?[:=]) *(?=\S))")
 CURRENCY = re.compile(r"([+-]?) ?(?:US|CA|AU)?([$€£¥₹]|USD|EUR)[ ~]?(?=[\d.\\])")
 UNIT_STARTS = re.compile(  # a blank or nothing, then what may be a unit
     r" *\\(?:text\{|frac\{ ?\\text\{)|(?<=[\d)}\]]) *(?=[A-Za-z°%$€£¥₹¢])|(?<=\\pi) +(?=[A-Za-z])"
 )
-TWICE_ESCAPED = re.compile(  # \\\\frac for \\frac, but no line break of a matrix
-    r"\\\\(?=(?:[dt]?frac|left|right|sqrt|text|pi|in|infty|cup|[lg]eq?|times|cdot|pm|mathbb|circ)(?![A-Za-z]))"
-)
-LEAD = re.compile(r"(?i: *(?:so|thus|hence|therefore)?,? ?(?:the )?(?:final |correct )?answer(?: is:?| ?[:=]) *(?=\S))")
-CLOCK = re.compile(r"0\d(?: ?[ap]m)?")  # "3:05" is no ratio
+SINGLE_LETTERS = "mshgL"  # that are units even when they are set as plain mathematics, behind a blank
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+SLASH = re.compile(r"(?<![\w.}^_/)!])(\d+)/(\d+)(?![\d./!^_])", re.ASCII)
+CLOCK = re.compile(r"0\d(?: ?[ap]m)?")  # of a time, "3:05", which is no ratio
 DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
 NUMBER = re.compile(
     rf"(?P<sign>[+-]?)(?:(?P<decimal>{DECIMAL})"
@@ -48,8 +51,7 @@ NUMBER = re.compile(
     r"|(?P<once>\d*\.\d*)\\overline\{(?P<again>\d+)\})",
     re.ASCII,
 )
-THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
-SLASH = re.compile(r"(?<![\w.}^_/)!])(\d+)/(\d+)(?![\d./!^_]|,\d{3}(?!\d))", re.ASCII)
+
 
 class Parts(NamedTuple):
     """An answer taken apart: kind "" is one expression, else "list", "or" (of sets), ":", "clock", matrix, brackets."""
@@ -67,7 +69,7 @@ class Measured(NamedTuple):
 
 
 def normal(text: str) -> str:
-    r"""The text without what does not change its meaning: styles, spacing, delimiters, units, thousands commas.
+    r"""Return the text without what does not change its meaning: styles, spacing, delimiters, units, thousands commas.
 
     Units are those of rewards/units.py; degree, percent and dollar signs go too: "5 cm" is 5, "50\%" is 50 (and not
     0.5), as in the reference's normalisation. All other words stay. The result is for comparing, and is what `number`
@@ -80,7 +82,7 @@ def normal(text: str) -> str:
 
 
 def measured(text: str, *, thousands: bool = True) -> Measured:
-    r"""The normal form and the unit. `thousands`: "3,100" is one number, and else a list of two.
+    r"""Return the normal form and the unit. `thousands`: "3,100" is one number, and else a list of two.
 
     >>> measured(r"12 \text{ square inches}")
     Measured(value='12', unit='in^2', whole='12 square inches')
@@ -101,21 +103,21 @@ def measured(text: str, *, thousands: bool = True) -> Measured:
 
 
 def _latex_only(text: str) -> str:
-    r"""Without characters that LaTeX has a command for, and full-width or styled letters and digits.
+    r"""Return the text without characters that LaTeX has a command for, and full-width or styled letters and digits.
 
     >>> _latex_only("３½ ≤ θ²")
     '3\\frac{1}{2} \\le  \\theta ^{2}'
     """
     if text.isascii():
         return text
-    text = re.sub(r"(?<=\d) ?([cdkm]?m|ft|in)([²³])", r" \\text{\1}\2", text)
+    text = AREA.sub(r" \\text{\1}\2", text)
     text = re.sub(r"√ ?(\d+)", r"\\sqrt{\1}", text).replace("√", r"\sqrt ")
     text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
     return re.sub(r"[^\x00-\x7f]", lambda m: _character(m[0]), text)
 
 
 def _character(character: str) -> str:
-    """One character outside ASCII in LaTeX; one that is none of SYMBOLS, a fraction, a style or Greek stays."""
+    """Return a character outside ASCII in LaTeX; one that is none of SYMBOLS, a fraction, a style or Greek stays."""
     if character in SYMBOLS:
         return SYMBOLS[character]
     kind, _, codes = unicodedata.decomposition(character).rpartition("> ")
@@ -133,12 +135,12 @@ def _character(character: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-    """Without Markdown's marks around it."""
+    """Return the text without Markdown's marks around it."""
     return re.sub(r"^(?:\*{1,3}|__|`{1,3})\s*|\s*(?:\*{1,3}|__|`{1,3})(?=[.,]?$)", "", text)
 
 
 def _split_unit(text: str) -> tuple[str, str | None]:
-    r"""The answer before its unit and the unit, which is None where no whole tail of the text is one.
+    r"""Return the answer before its unit and the unit, which is None where no whole tail of the text is one.
 
     A unit in \text{…} may stand behind anything, plain words of two letters or more behind a blank, and glued or single
     letters ("5cm", "5 m") behind a number only: "5m" is a product.
@@ -158,7 +160,7 @@ def _split_unit(text: str) -> tuple[str, str | None]:
         plain = words[0].isalpha() and tail.lstrip()[0].isalpha()
         first = re.match(r"[A-Za-z]*", words)[0]
         if plain and (start[0] == "" or len(first) == 1):
-            letter = len(first) == 1 and (start[0] == "" or first not in LETTERS)
+            letter = len(first) == 1 and (start[0] == "" or first not in SINGLE_LETTERS)
             if letter or number(_tidy(value, True)) is None:
                 continue
         return value, unit
@@ -166,7 +168,7 @@ def _split_unit(text: str) -> tuple[str, str | None]:
 
 
 def _tidy(text: str, thousands: bool) -> str:
-    """Without signs of units, thousands commas, blanks that part nothing, a last full stop, brackets around it all."""
+    """Return the text without signs of units, thousands commas, idle blanks, a last stop, brackets around it all."""
     text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"[°%$]", "", text)
     if lead := LEAD.match(text):
@@ -191,7 +193,7 @@ def _tidy(text: str, thousands: bool) -> str:
 
 
 def number(text: str) -> tuple[Fraction, bool] | None:
-    r"""The exact value of a number in normal form, and whether its fraction is in lowest terms; None for all else.
+    r"""Return the exact value of a number in normal form, and whether its fraction is in lowest terms; else None.
 
     Numbers: integers (leading zeros too), decimals (0.\overline{3} too), \frac{a}{b}, a/b, mixed 1\frac{1}{2},
     a\times10^{k}, aek. Sums, products, powers and roots are none.
@@ -220,7 +222,7 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 
 
 def parts(text: str) -> Parts:
-    r"""A normal form taken apart at its outermost level.
+    r"""Return a normal form taken apart at its outermost level.
 
     >>> parts(r"(1,2]\cup(3,4)"), parts("x=1,x=-2"), parts("3:05").kind, parts("3:5").kind
     (Parts(kind='or', items=['(1,2]', '(3,4)']), Parts(kind='list', items=['x=1', 'x=-2']), 'clock', ':')
@@ -244,13 +246,13 @@ def parts(text: str) -> Parts:
 
 
 def _separated(text: str) -> list[str]:
-    """A list's items: between semicolons where there are any, else between commas."""
+    """Return a list's items: between semicolons where there are any, else between commas."""
     pieces = split(text, ";")
     return [piece for piece in pieces if piece] if len(pieces) > 1 else split(text, ",")
 
 
 def _matrix(text: str) -> Parts | None:
-    r"""A matrix, whatever its environment and brackets; a determinant is another kind, and ||…|| a third."""
+    r"""Return a matrix, whatever its environment and brackets; a determinant is another kind, and ||…|| a third."""
     bars = re.fullmatch(r"([(\[|])(\\begin.*\\end\{\w+\})([)\]|])", text)
     env = re.fullmatch(r"\\begin\{([bBpvV]?)(?:small)?(matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1(?:small)?\2\}",
                        bars[2] if bars else text)  # fmt: skip
@@ -262,7 +264,7 @@ def _matrix(text: str) -> Parts | None:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """Pieces between separators outside all brackets; half-open intervals count as brackets."""
+    """Return the pieces between separators outside all brackets; half-open intervals count as brackets."""
     if separator not in text:
         return [text]
     pieces, depth, start = [], 0, 0
@@ -278,7 +280,7 @@ def split(text: str, separator: str) -> list[str]:
 
 
 def _closing(text: str) -> int:
-    """Where the bracket that the text begins with is closed: an index of its last character, or -1."""
+    """Return where the bracket that the text begins with is closed: an index of its last character, or -1."""
     depth = 0
     for token in re.finditer(r"\\.|[()\[\]{}]", text):
         depth += 1 if token[0] in ("(", "[", "{", r"\{") else -1 if token[0] in (")", "]", "}", r"\}") else 0
@@ -288,7 +290,7 @@ def _closing(text: str) -> int:
 
 
 def _both_signs(items: list[str]) -> list[str]:
-    r"""One \pm in an item stands for two items."""
+    r"""Return the items with two for one that has a \pm."""
     spread = []
     for item in items:
         if item.count(r"\pm") == 1:

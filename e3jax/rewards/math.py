@@ -3,13 +3,16 @@ r"""Mathematics' grader: exact on numbers, structure and spelling; math-verify o
 The reference (ALGORITHMS A.4) wants a </think>, takes the last \boxed and compares normalised strings, then asks sympy.
 Here the boxed answer is brought to a normal form (rewards/latex.py) and compared with the problem's answer:
 
-1. the same normal form is correct;
-2. where the problem's answer is a number, only a number in a normal form of its own can be right, compared as a
+1. the same normal form is correct. Units (rewards/units.py) may be left out or added, but two must be the same; words
+   that are on no list stay, so that "5 dozen" is not 5;
+2. what an answer says beside its value (rewards/statements.py) is read: "x = 5", "(x,y) = (1,2)", "C. 12"; an
+   inequality is its interval; every member of a chain "1/3 = 2/6" must be right;
+3. where the problem's answer is a number, only a number in a normal form of its own can be right, compared as a
    Fraction: sums, products and powers left to the grader are not (the reference is as strict for integers), nor
-   fractions that can be reduced (as in the reference);
-3. tuples, intervals, matrices and ratios are compared item by item in order, lists and sets in any order;
-4. a single expression that is none of these goes to math-verify, which runs sympy on model text: call this in
-   rewards/pool.py's processes, whose timeout is the only one (math-verify's own need a main thread, and are off).
+   fractions that can be reduced (as in the reference) unless the problem's answer can be;
+4. tuples, intervals, matrices and ratios are compared item by item in order, lists and sets in any order;
+5. a single expression that is none of these goes to math-verify (rewards/symbolic.py): call this in rewards/pool.py's
+   processes.
 
     grade_text(problem, r"… </think> The answer is \boxed{\frac{14}{3}}.")  # Grade(score=1.0, reason="correct")
 
@@ -21,36 +24,21 @@ unreadable (no expression at all for math-verify).
 """
 
 import functools
-import itertools
-import logging
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from e3jax.errors import UserError
 from e3jax.rewards import units
 from e3jax.rewards.extract import Grade, boxed_answer, boxes_together
 from e3jax.rewards.latex import MAX_CHARS, Measured, measured, normal, number, parts, split
-from e3jax.rewards.statements import (
-    RELATION,
-    assigned,
-    exact_and_rounded,
-    in_order,
-    labelled,
-    region,
-    unnamed,
-)
+from e3jax.rewards.statements import RELATION, assigned, exact_and_rounded, in_order, labelled, region, unnamed
+from e3jax.rewards.symbolic import near, same_expression
 
-MAX_PARSED = 300  # characters of an expression for math-verify
-MAX_NESTING, MAX_DIGITS, MAX_POWER, MAX_FACTORIAL, MAX_SYMBOLIC = 16, 40, 10_000, 5000, 20  # of sympy's work: too_big
 MAX_ITEMS, MAX_LEVELS = 24, 6  # of a list, of lists in lists and names before them
-MAX_SYMBOLS = 3  # of two expressions that are compared where they are real
-RELATIVE = 1e-12  # numbers further apart are two numbers
-UNDONE = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|max|min|sup|inf|gcd|lcm)(?![A-Za-z])")
 
 
 def grade_text(problem, text: str, *, where: str = "response") -> Grade:
-    """A response (without its prompt) to a Problem with `answer` in LaTeX -> Grade; `where`: extract.boxed_answer."""
+    """Grade a response (without its prompt) to a Problem with `answer` in LaTeX; `where`: extract.boxed_answer."""
     answer, why = boxed_answer(text, where=where)
     if answer is None:
         return Grade(0.0, why)
@@ -91,7 +79,10 @@ def _squeezed(text: str) -> str:
 
 
 def _choice(gold: str, answer: str) -> str:
-    """Compare lettered choices: by the letter if the gold answer has one, else by what stands behind it; "" for others."""
+    """Compare lettered choices: by the letter where the gold answer has one, else by what stands behind it.
+
+    Return "" for what are none.
+    """
     (gold_letter, gold_text), (letter, text) = labelled(gold), labelled(answer)
     if gold_letter and (letter or gold_text):
         return _same(gold_letter, letter, levels=1) if letter else _same(gold_text, answer, levels=1)
@@ -115,7 +106,7 @@ def _same(gold: str, answer: str, *, levels: int) -> str:
     gold_name, gold_value = ("", gold) if kind == "list" else unnamed(gold, sums=False)
     name, value = ("", answer) if given_kind == "list" else unnamed(answer)
     if (gold_name and split(answer, "=")[1:] and name.lower() != gold_name.lower()) or (name and _equation(gold)):
-        return "wrong_value" if number(gold_value) and name else _parsed(gold, answer)  # two equations
+        return "wrong_value" if number(gold_value) and name else same_expression(gold, answer)  # two equations
     if gold_name or name:
         return _same(normal(gold_value), normal(value), levels=levels - 1)
     if kind != given_kind or len(items) != len(given):
@@ -132,7 +123,7 @@ def _same(gold: str, answer: str, *, levels: int) -> str:
 
 
 def _equation(text: str) -> bool:
-    """Whether it has an equals sign and is no named value."""
+    """Return whether it has an equals sign and is no named value."""
     return unnamed(text, sums=False)[0] == "" and len(split(text, "=")) == 2
 
 
@@ -165,16 +156,17 @@ def _any_order(items: Sequence[str], given: Sequence[str], pair) -> str:
 
 def _regions(gold: str, answer: str, *, levels: int) -> str:
     """Compare sets of real numbers where at least one is an inequality or all reals; "" where none is."""
-    (gold_name, gold_set), (name, its_set) = region(gold), region(answer)
-    if not (gold_set or its_set) or (RELATION.search(answer) and not its_set) or (RELATION.search(gold) and not gold_set):
+    (gold_name, gold_set), (name, given_set) = region(gold), region(answer)
+    unread = (RELATION.search(gold) and not gold_set) or (RELATION.search(answer) and not given_set)
+    if unread or not (gold_set or given_set):
         return ""
     if not gold_set:
         gold_name, gold_set = unnamed(gold)
-    if not its_set:
-        name, its_set = unnamed(answer)
+    if not given_set:
+        name, given_set = unnamed(answer)
     if gold_name and name and gold_name.lower() != name.lower():
         return "wrong_value"
-    return _same(gold_set, its_set, levels=levels)
+    return _same(gold_set, given_set, levels=levels)
 
 
 def _assignments(gold: str, answer: str, *, levels: int) -> str:
@@ -184,57 +176,47 @@ def _assignments(gold: str, answer: str, *, levels: int) -> str:
         if set(wanted) != set(given):
             return "wrong_value"
         return _in_order(list(wanted.values()), [given[name] for name in wanted], levels=levels)
-    if not wanted and not given:
-        return ""
-    kind, items = parts(answer if wanted else gold)
-    if len(items) != len(wanted or given) or (kind != "()" and not (wanted and kind == "list")):
-        return ""
-    return _in_order(in_order(wanted), items, levels=levels) if wanted else _in_order(items, in_order(given), levels=levels)
+    if wanted:
+        kind, items = parts(answer)
+        if kind in ("()", "list") and len(items) == len(wanted):
+            return _in_order(in_order(wanted), items, levels=levels)
+    if given:
+        kind, items = parts(gold)
+        if kind == "()" and len(items) == len(given):
+            return _in_order(items, in_order(given), levels=levels)
+    return ""
 
 
 def _chain(gold: str, answer: str) -> str:
     r"""Compare single expressions; of a chain 2+3=5 or 1/3\approx0.333 every member must have the value."""
-    (gold, also), (exact, rounded) = exact_and_rounded(gold), exact_and_rounded(answer)
+    (gold, gold_rounded), (exact, rounded) = exact_and_rounded(gold), exact_and_rounded(answer)
     if rounded:
-        if also and exact in ("", gold) and rounded == also:
-            return "correct"
-        decimal = re.fullmatch(r"-?\d*\.\d+", gold) and _one(gold, rounded) == "correct"
-        if exact == "" or unnamed(exact + "=0")[0]:  # only the rounded value is given: right where such a one is asked
-            return "correct" if decimal else "wrong_value"
-        reason = _chain(gold, exact)
-        if reason == "correct" or decimal:
-            return "correct" if _near(exact, rounded) else "wrong_value"
-        return reason
-    if also and _one(also, answer) == "correct":
+        return _rounded(gold, gold_rounded, exact, rounded)
+    if gold_rounded and _one(gold_rounded, answer) == "correct":
         return "correct"
-    *before, last = split(answer, "=")
-    if "=" in gold:
-        last, before = answer, []
+    before, last = ([], answer) if "=" in gold else (split(answer, "=")[:-1], split(answer, "=")[-1])
     reason = _one(gold, last)
     if reason == "correct" and not all(_equal(gold, normal(member)) for member in before):
         return "wrong_value"
     return reason
 
 
+def _rounded(gold: str, gold_rounded: str, exact: str, rounded: str) -> str:
+    r"""Compare an answer that is rounded at its end; \approx3.14 alone is right only where a decimal is asked for."""
+    if gold_rounded and gold_rounded == rounded and exact in ("", gold):
+        return "correct"
+    decimal = re.fullmatch(r"-?\d*\.\d+", gold) and _one(gold, rounded) == "correct"
+    if exact == "" or unnamed(exact + "=0")[0]:
+        return "correct" if decimal else "wrong_value"
+    reason = _chain(gold, exact)
+    if reason == "correct" or decimal:
+        return "correct" if near(exact, rounded) else "wrong_value"
+    return reason
+
+
 def _equal(gold: str, answer: str) -> bool:
-    """Whether an expression has a value, carried out or not."""
-    return _one(gold, answer) in ("correct", "unreduced") or _parsed(gold, answer) == "correct"
-
-
-def _near(exact: str, rounded: str) -> bool:
-    """Whether a decimal is a value rounded or cut to its digits."""
-    if (near := number(rounded)) is None:
-        return False
-    places = len(rounded.partition(".")[2])
-    tolerance = Fraction(1, 10**places) if places else Fraction(1, 2)
-    if value := number(exact):
-        return abs(value[0] - near[0]) <= tolerance
-    if len(exact) > MAX_PARSED or too_big(exact) or UNDONE.search(exact) or not (read := _expression(exact)):
-        return False
-    try:
-        return bool(abs(read[0].evalf(30) - near[0]) <= tolerance)
-    except Exception:  # no real number, or whatever sympy raises at model text
-        return False
+    """Return whether an expression has the value, carried out or not."""
+    return _one(gold, answer) in ("correct", "unreduced") or same_expression(gold, answer) == "correct"
 
 
 def _numbers(wanted: tuple[Fraction, bool], given: tuple[Fraction, bool]) -> str:
@@ -252,126 +234,9 @@ def _one(gold: str, answer: str) -> str:
         return "correct" if gold.casefold() == answer.casefold() else "wrong_value"
     if re.search(r"\d_\{?\d", gold + " " + answer):  # another base: sympy would drop it
         return "wrong_value"
-    return _parsed(gold, answer)
+    return same_expression(gold, answer)
 
 
 def _words(text: str) -> bool:
     r"""Is it a word or a choice and no expression? "Evelyn", "No", "I"; not "xy", "2n", "\pi"."""
     return bool(re.fullmatch(r"[A-Z]|[A-Z][a-z]+|[A-Za-z' .-]*[A-Za-z]{3,}[A-Za-z' .-]*", text))
-
-
-def _parsed(gold: str, answer: str) -> str:
-    """What math-verify says of one expression, after all that sympy would choke on is turned away."""
-    if len(answer) > MAX_PARSED:
-        return "too_long"
-    if set(UNDONE.findall(answer)) - set(UNDONE.findall(gold)):
-        return "unevaluated"
-    if "'" in answer and "'" not in gold:  # math-verify drops them: y' would be y
-        return "unreadable"
-    if too_big(answer):
-        return "too_big"
-    wanted, given = _expression(gold), _expression(answer)
-    if not wanted or not given:
-        return "unreadable"
-    verifier, _ = _math_verify()
-    try:
-        same = verifier.verify(wanted, given, timeout_seconds=None) and not _differ(wanted[0], given[0])
-        same = same or _same_where_real(wanted[0], given[0])
-    except Exception:  # what sympy raises at model text is anybody's guess; a grader that raises would end the run
-        return "unreadable"
-    return "correct" if same else "wrong_value"
-
-
-def _differ(wanted, given) -> bool:
-    r"""What math-verify overlooks: tiny and huge numbers (10^{-20}\pi and 10^{-20}e), what stands left of an "="."""
-    equations = [getattr(one, "rel_op", "") == "==" for one in (wanted, given)]
-    if all(equations):  # 3y=6 is y=2, 3y=2 is not: the same curve up to a constant
-        ratio = ((wanted.lhs - wanted.rhs) / (given.lhs - given.rhs)).simplify()
-        return not ratio.is_number or ratio.is_zero is True
-    if any(equations):  # of which math-verify reads the right side
-        return True
-    if not (getattr(wanted, "is_number", False) and getattr(given, "is_number", False)):
-        return False
-    wanted, given = wanted.evalf(30), given.evalf(30)
-    if wanted.is_zero:
-        return not given.is_zero
-    gap = abs(given / wanted - 1)
-    return bool(gap.is_comparable and gap > RELATIVE)
-
-
-def _same_where_real(wanted, given) -> bool:
-    r"""Whether two expressions are equal for positive variables, and at points wherever one of them is real.
-
-    sympy compares over complex numbers, where \sqrt{1/n} is not 1/\sqrt{n} for negative n: there neither is real.
-    """
-    symbols = sorted(getattr(wanted, "free_symbols", ()), key=str)
-    if not symbols or set(symbols) != given.free_symbols or len(symbols) > MAX_SYMBOLS:
-        return False
-    if not (hasattr(wanted, "as_base_exp") and hasattr(given, "as_base_exp")):  # equations, sets
-        return False
-    for signs in itertools.product((1, -1), repeat=len(symbols)):  # all positive first: cheap for what is wrong
-        point = {symbol: sign * Fraction(7 + 2 * i, 5) for i, (symbol, sign) in enumerate(zip(symbols, signs))}
-        one, other = wanted.subs(point).evalf(30), given.subs(point).evalf(30)
-        if (one.is_real or other.is_real) and not abs(one - other) < RELATIVE * abs(one):
-            return False
-    positive = {symbol: type(symbol)(symbol.name, positive=True) for symbol in symbols}
-    return (wanted - given).subs(positive).simplify() == 0
-
-
-def too_big(text: str) -> bool:
-    r"""Whether sympy may not come back: deep nesting, long digit runs, powers of powers, big exponents and factorials.
-
-    >>> too_big("9^9^9^9"), too_big("(10^9)!"), too_big("2^{25}26!"), too_big("x^{n+1}"), too_big(r"\binom{x}{100}")
-    (True, True, False, False, True)
-    """
-    depth = deepest = 0
-    for bracket in re.findall(r"[(\[{]|[)\]}]", text):
-        depth += 1 if bracket in "([{" else -1
-        deepest = max(deepest, depth)
-    powers = [int(power) for power in re.findall(r"(?:\^|\*\*)\{?[+-]?(\d{1,9})", text)]
-    if (
-        deepest > MAX_NESTING
-        or re.search(rf"\d{{{MAX_DIGITS + 1}}}", text)
-        or re.search(r"\^ ?(?:\w|\\[A-Za-z]+|\{[^{}]*)\^|\*\*.*\*\*|\)\^\{?-?\d{3,}", text)  # towers, (…)^100
-        or max(powers, default=0) > MAX_POWER
-        or sum(power >= 100 for power in powers) > 2
-    ):
-        return True
-    if re.search(r"!|\\(?:binom|Gamma|zeta)(?![A-Za-z])", text) is None:
-        return False
-    integers = [int(n) for n in re.findall(r"\d+", text)]
-    return (
-        max(integers, default=0) > MAX_FACTORIAL
-        or re.search(r"!!|!\^|\^ ?\w!|\^\{[^{}]*!|[)}]! ?[)}]!", text) is not None
-        or ("^" in text and re.search(r"[)}]!|\\Gamma|\\zeta", text) is not None)
-        or (re.search(r"\\binom\{[^{}]*[A-Za-z]", text) is not None and max(integers, default=0) > MAX_SYMBOLIC)
-    )
-
-
-@functools.lru_cache(maxsize=1024)  # a group's responses share the problem's answer
-def _expression(text: str) -> list:
-    r"""math-verify's reading, LaTeX only (its plain-text reader is sympy's, which calls eval); [] if there is none.
-
-    Decimals become fractions: with floats it rounds to 6 places and takes 3.141593 for \pi.
-    """
-    verifier, reader = _math_verify()
-    text = re.sub(r"(\d*)\.(\d+)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}}", text)  # exact, no floats
-    return verifier.parse(f"${text}$", [reader], fallback_mode="no_fallback", parsing_timeout=None)
-
-
-@functools.cache
-def _math_verify() -> tuple:
-    """The library and how it reads: units, boxes and equations are normal()'s business."""
-    try:
-        import math_verify
-        from latex2sympy2_extended.math_normalization import NormalizationConfig
-    except ImportError as error:
-        raise UserError(
-            "an answer that is no number is compared by math-verify, which is not installed: pip install 'e3jax[math]'"
-        ) from error
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off
-    nothing_of_ours = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-    )
-    reader = math_verify.LatexExtractionConfig(boxed_match_priority=0, normalization_config=nothing_of_ours)
-    return math_verify, reader

@@ -38,7 +38,8 @@ AROUND = {"aligned", "align", "align*", "gathered", "gather", "gather*", "equati
 OTHER_NAMES = {
     "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "lt": "<", "gt": ">", "neq": r"\ne",
     "lbrace": r"\{", "rbrace": r"\}", "degree": "°", "ldots": "...", "dots": "...", "cdots": "...", "colon": ":",
-    "varnothing": r"\emptyset", "lor": " or ", "vee": " or ", "land": " and ", "R": r"\mathbb{R}", "reals": r"\mathbb{R}",
+    "varnothing": r"\emptyset", "lor": " or ", "vee": " or ", "land": " and ", "R": r"\mathbb{R}",
+    "reals": r"\mathbb{R}",
     "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "ast": "*", "lbrack": "[", "rbrack": "]",
     "smallsetminus": r"\setminus", "backslash": r"\setminus", "simeq": r"\approx", "approxeq": r"\approx",
     "thickapprox": r"\approx", "doteq": r"\approx", "pounds": "£", "euro": "€", "prime": "'", "textdegree": "°",
@@ -87,7 +88,7 @@ def _written(items: list[str]) -> str:
             out.append(" ")
         out.append(piece)
         if piece.strip():  # a group behind a command that no table has is its argument, and so is the one behind that
-            open_command = piece[0] == "\\" and piece[1:].isalpha() or (isinstance(token, Group) and piece[0] == "{")
+            open_command = piece[0] == "{" if isinstance(token, Group) else piece[0] == "\\" and piece[1:].isalpha()
     return "".join(out)
 
 

@@ -5,10 +5,10 @@ r"""Units behind a number: an allow-list, so that no word that changes the value
     read("ordered pairs")   # "pair"
     read("tenths")          # None: no unit, so it stays beside the number and the answer is no number
 
-What is on the list only says what was counted or measured. Left out on purpose: whatever multiplies (dozen, pair, score,
-hundred, lakh, k, K, M), divides (half, quarter, tenths), or is worth another amount of the unit that is likely meant
-(dime, nickel, decade, century, revolution), and everything that is not a name: "squared" without a unit before it,
-"factorial", "more", "below", "or", "not".
+What is on the list only says what was counted or measured. Left out on purpose: whatever multiplies (dozen, pair,
+score, hundred, lakh, k, K, M), divides (half, quarter, tenths), or is worth another amount of the unit that is likely
+meant (dime, nickel, decade, century, revolution), and everything that is not a name: "squared" without a unit before
+it, "factorial", "more", "below", "or", "not".
 """
 
 import functools
@@ -81,7 +81,7 @@ def _countable() -> set[str]:
 
 
 def read(words: str) -> str | None:
-    r"""The unit that these words name, in one spelling for all; "" for one that says nothing; None when it is none.
+    r"""Return the unit that these words name, in one spelling for all; "" for "units"; None when it is none.
 
     >>> read("sq. cm"), read("cm^2"), read("miles per hour"), read("mph"), read("square units"), read("dozen")
     ('cm^2', 'cm^2', 'h^-1 mi^1', 'h^-1 mi^1', '', None)
@@ -94,14 +94,14 @@ def read(words: str) -> str | None:
 
 
 def compatible(one: str | None, other: str | None) -> bool:
-    """Whether two answers with these units can be the same: a unit that is left out is no other unit."""
+    """Return whether two answers with these units can be the same: a unit that is left out is no other unit."""
     if not one or not other or one == other:
         return True
     return {one, other} in ({"°^1", "°C^1"}, {"°^1", "°F^1"})
 
 
 def _counted(words: str) -> str | None:
-    """ "distinct real roots" -> "root"."""
+    """Return the noun of "distinct real solutions" in the singular, None for other words."""
     *before, noun = words.lower().split() or [""]
     if before and before[-1] == "ordered" and noun.rstrip("s") in ORDERED.split():
         return noun.rstrip("s")
@@ -111,7 +111,7 @@ def _counted(words: str) -> str | None:
 
 
 def _measure(words: str) -> str | None:
-    """Products and quotients of MEASURES' units with their powers."""
+    """Return a product or quotient of MEASURES' units with their powers, None for other words."""
     words = words.replace("per cent", "percent")
     tokens = WORD.findall(words)
     if "".join(tokens) != words:
