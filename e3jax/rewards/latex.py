@@ -125,6 +125,8 @@ def _character(character: str) -> str:
     if kind == "<fraction" and "\u2044" in plain[:-1]:
         top, _, bottom = plain.partition("\u2044")
         return rf"\frac{{{top}}}{{{bottom}}}"
+    if kind == "<sub":
+        return f"_{plain}"
     if kind in ("<wide", "<font", "<narrow", "<noBreak", "<compat"):
         character = plain
     greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(character[:1], ""))
@@ -154,7 +156,7 @@ def _split_unit(text: str) -> tuple[str, str | None]:
         words = re.sub(r"\\frac\{ ?\\text\{([^{}]*)\} ?\}\{ ?\\text\{([^{}]*)\} ?\}", r"\1/\2", tail)
         words = re.sub(r"\\text\{([^{}]*)\}", r" \1", words).replace(r"\cdot", "·").strip()
         words = re.sub(r"\^\{(-?\d)\}", r"^\1", words)
-        unit = units.read(words) if value else None
+        unit = units.read(words, of_one=value == "1") if value else None
         if unit is None:
             continue
         plain = words[0].isalpha() and tail.lstrip()[0].isalpha()

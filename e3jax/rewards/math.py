@@ -65,10 +65,10 @@ def compare(gold: str, answer: str) -> str:
 
 def _measured(gold: Measured, answer: Measured, *, levels: int = MAX_LEVELS) -> str:
     """Compare two answers with their units: one may leave its unit out, but two units must be the same."""
-    if _squeezed(gold.whole) == _squeezed(answer.whole):
-        return "correct"
     if not units.compatible(gold.unit, answer.unit):
         return "wrong_value"
+    if _squeezed(gold.whole) == _squeezed(answer.whole):
+        return "correct"
     reason = _same(gold.value, answer.value, levels=levels)
     return reason if reason == "correct" else _choice(gold.value, answer.value) or reason
 
@@ -78,17 +78,17 @@ def _squeezed(text: str) -> str:
     return re.sub(r"(?<=[A-Za-z]) | (?=[A-Za-z])", "", text)
 
 
-def _choice(gold: str, answer: str) -> str:
+def _choice(gold: str, answer: str) -> str | None:
     """Compare lettered choices: by the letter where the gold answer has one, else by what stands behind it.
 
-    Return "" for what are none.
+    Return None for what are none.
     """
     (gold_letter, gold_text), (letter, text) = labelled(gold), labelled(answer)
     if gold_letter and (letter or gold_text):
-        return _same(gold_letter, letter, levels=1) if letter else _same(gold_text, answer, levels=1)
+        return _same(gold_letter, letter, levels=MAX_LEVELS) if letter else _same(gold_text, answer, levels=MAX_LEVELS)
     if letter and text and letter not in gold:
-        return _measured(measured(gold), measured(text), levels=1)
-    return ""
+        return _measured(measured(gold), measured(text), levels=MAX_LEVELS)
+    return None
 
 
 def _same(gold: str, answer: str, *, levels: int) -> str:
@@ -154,12 +154,12 @@ def _any_order(items: Sequence[str], given: Sequence[str], pair) -> str:
     return "correct"
 
 
-def _regions(gold: str, answer: str, *, levels: int) -> str:
-    """Compare sets of real numbers where at least one is an inequality or all reals; "" where none is."""
+def _regions(gold: str, answer: str, *, levels: int) -> str | None:
+    """Compare sets of real numbers where at least one is an inequality or all reals; None where none is."""
     (gold_name, gold_set), (name, given_set) = region(gold), region(answer)
     unread = (RELATION.search(gold) and not gold_set) or (RELATION.search(answer) and not given_set)
     if unread or not (gold_set or given_set):
-        return ""
+        return None
     if not gold_set:
         gold_name, gold_set = unnamed(gold)
     if not given_set:
@@ -169,8 +169,8 @@ def _regions(gold: str, answer: str, *, levels: int) -> str:
     return _same(gold_set, given_set, levels=levels)
 
 
-def _assignments(gold: str, answer: str, *, levels: int) -> str:
-    """Compare values of several variables, by their names or as a tuple; "" where neither answer names them."""
+def _assignments(gold: str, answer: str, *, levels: int) -> str | None:
+    """Compare values of several variables, by their names or as a tuple; None where neither answer names them."""
     wanted, given = assigned(gold), assigned(answer)
     if wanted and given:
         if set(wanted) != set(given):
@@ -184,7 +184,7 @@ def _assignments(gold: str, answer: str, *, levels: int) -> str:
         kind, items = parts(gold)
         if kind == "()" and len(items) == len(given):
             return _in_order(items, in_order(given), levels=levels)
-    return ""
+    return None
 
 
 def _chain(gold: str, answer: str) -> str:

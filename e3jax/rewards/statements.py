@@ -35,7 +35,7 @@ NO_NAMES = set(
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 # ---- names of one quantity: x, x_1, \lambda, AB, f(-2), P(X=2), E[X], |AB|, \cos A, \angle ABC, \frac{AB}{CD}
-INDEX = r"(?:'|_\w|_\{[^{}]*\}|\^\*)*"
+INDEX = r"(?:'|_\w|_\{[^{}]*\}|\^\*|\^\{\(\w+\)\})*"
 LETTER = rf"(?:\\(?:{GREEK})|[A-Za-z]|\\(?:overline|vec|hat|overrightarrow|mathbb|mathcal)\{{[A-Za-z_0-9]+\}})"
 POINTS = r"(?:[A-Z]{1,5}|[A-Za-z]{1,2})"
 SYMBOL = rf"(?:{POINTS}|{LETTER}){INDEX}"
@@ -49,7 +49,7 @@ ONE_NAME = re.compile(
             r"\\(?:sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|max|min|gcd|deg|det|dim|arg|Pr|Re|Im)"
             r"(?:\^2)?(?:_\{[^{}]*\})? ?(?:\\?[A-Za-z]+|\([^()=]*\)|\\angle ?[A-Z]+)",
             rf"\\?\|{SYMBOL}\\?\|",
-            r"\[[A-Z]{3,6}\]",
+            rf"\[[A-Z]{{3,6}}\]|\\l(?:floor|ceil) ?{SYMBOL}\\r(?:floor|ceil)",
             r"\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}",
             r"\\sigma\^2",
         )

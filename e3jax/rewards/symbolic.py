@@ -40,15 +40,15 @@ def same_expression(gold: str, answer: str) -> str:
     return "correct" if same else "wrong_value"
 
 
-def refused(answer: str, *, gold: str = "") -> str:
-    """Return why an expression is not given to math-verify, as a reason code; "" if it is."""
+def refused(answer: str, *, gold: str = "") -> str | None:
+    """Return why an expression is not given to math-verify, as a reason code; None if it is."""
     if len(answer) > MAX_PARSED:
         return "too_long"
     if set(UNDONE.findall(answer)) - set(UNDONE.findall(gold)):
         return "unevaluated"
     if "'" in answer and "'" not in gold:  # math-verify drops them: y' would be y
         return "unreadable"
-    return "too_big" if too_big(answer) else ""
+    return "too_big" if too_big(answer) else None
 
 
 def near(exact: str, rounded: str) -> bool:

@@ -133,6 +133,8 @@ def _piece(token: str, queue: list[str], open_command: bool) -> str:
     if name == "sqrt":
         return _root(queue)
     if name == "not":
+        while queue and queue[-1] == " ":
+            queue.pop()
         after = queue.pop() if queue and queue[-1] in ("=", r"\in") else ""
         return {"=": r"\ne", r"\in": r"\notin"}.get(after, token)
     return OTHER_NAMES.get(name, token)

@@ -36,26 +36,48 @@ cal calorie            | kcal                       | knot                      
 bit                    | pixel                      | baht                      | peso
 """
 COUNTED = """
-angle animal answer apple arrangement athlete ball banana bead bean bicycle bird block boat book bottle box boxes boy
-branch branches brick bus buses cake candidate candies candle candy car card cat cell chair child children chocolate
-choice circle cities city class classes coin color coloring column combination committee committees contestant cookie
-corner cow crayon customer dancer diagonal digit divisor dog doll dot duck edge egg element employee equation face
-factor families family fish floor flower friend frog function game gift girl goal grape graph group guest handshake
-horse house integer item jelly key kid knight lamp lap leaf leaves letter light line locker man marble mark match
-matches member men message method mice mouse mushroom number object orange ordering outcome page painting pancake
-participant partition passenger path pattern peach peaches pear pebble pen pencil people permutation person petal
-piece pizza plant plate player point polygon possibilities possibility post potato potatoes prize problem question
-rabbit rectangle region ring rock room rose rounds route row scholar seat segment sequence set shape sheep sheet shirt
-sibling side sister slice slices snack sock soldier solution song spot stamp star step sticker stone straw student
-subset sweet table tail task teacher team term ticket tile tourist toy train tree triangle value variable vertex
-vertices visitor vote voter wall way wheel win window woman women word worker
+actor agent airplane aisle album altitude angle animal answer ant apartment apple archer arrangement array article
+artist assignment assortment asymptote athlete attempt aunt bag bagel baker ball balloon banana barcode baseball
+basket basketball battery battle bead beaker bean bear bee beetle berry bicycle bill bird bisector blank block boat
+bolt book bookmark boot boss bottle bowl box boy bracelet branch brick bridge brother building bulb burger bus
+butterfly button cake call can candidate candle candy cap captain car card carrot case cashier cat cell chair chapter
+character chart chef cherry chicken chocolate choice chord circle citizen city class classmate clerk client club coat
+code coefficient coin collection color coloring column combination committee competitor computer cone configuration
+contestant cook cookie copy corner country county court cousin cow crate crayon crossing cube cupcake customer cut
+cycle dancer dentist descendant device diagonal digit disk distribution district divisor doctor dog doll dollhouse
+donut dot doughnut driver duck edge egg element elephant email employee engineer envelope equation event face factor
+family file fish flag flip floor flower folder football forest fork friend frog fruit function gallery game garden
+gift girl glass glove goal goat graduate grape graph group guest hamburger hammer handshake hat head hen hexagon hiker
+hill hole home horse house insect integer intersection interval island islander item jacket jar jelly joke judge
+kangaroo key kick kid kite knave knight lake lamp lap laptop lawyer lemon letter liar lie light line lineup lion
+locker log loser magazine mailbox manager mango mapping marble mark marker match matchstick medal meeting melon member
+menu message method mirror moment monkey monomial mountain move muffin mug mushroom musician nail necklace neighbor
+nephew network newspaper niece number numeral nurse nut object octagon office officer onion option orange orbital
+ordering outcome package page painting pairing pan pancake pant paragraph parallelogram parameter parcel parent park
+part participant partition passcode passenger password path patient pattern peach peanut pear pebble peg pen pencil
+pentagon permutation personality petal phone photo photograph picture pie piece pig pilot pirate pit pizza plan plane
+plant plate player plum poem point pole polygon polynomial possibility post pot potato pretzel printer prize problem
+program pupil pyramid quadrilateral question rabbit racer racket rectangle region representative resident result
+rhombus ribbon ring river road rock rod roll room root rose round route row run runner sailor sandwich scenario scheme
+scholar school scientist scooter screen screw sculpture seat seating secant segment selection sentence sequence set
+shape sheep sheet ship shirt shop sibling side singer sister situation slate slice snack snake sock soldier solution
+song sophomore specialist spider spoon spot spy square stamp star statue step stick sticker stone store strategy straw
+strawberry street strike string student subset swap sweater sweet swimmer switch table tail tangent task teacher team
+teammate term throw ticket tiger tile tiling tomato tool toothpick tour tourist town toy trail train trapezoid tree
+trial triangle tricycle trip truck tulip turkey turtle uncle value variable vector vehicle village villager visitor
+vote voter wagon waiter walk wall walnut watermelon way wheel win window winner wire witness word worker zebra
 """
-OF_ONE = "year day month week"  # "12 years old"
-ORDERED = "pair triple quadruple quintuple tuple"  # "6 ordered pairs" are 6, "6 pairs" may be 12
-QUALITIES = """
-different distinct possible positive real integer integral valid unique prime lattice whole natural red blue green
-yellow black white
-"""
+PLURALS = {
+    "child": "children", "person": "people", "man": "men", "woman": "women", "mouse": "mice", "leaf": "leaves",
+    "vertex": "vertices", "die": "dice", "goose": "geese", "fish": "fish", "sheep": "sheep",
+    "potato": "potatoes", "tomato": "tomatoes", "knife": "knives", "shelf": "shelves",
+}  # fmt: skip
+AGES = "year day month week"  # "12 years old"
+ORDERED = ("pairs", "triples", "quadruples", "quintuples", "tuples")  # "6 ordered pairs" are 6, "6 pairs" may be 12
+QUALITIES = set(
+    "different distinct possible positive real integer integral valid unique prime lattice whole natural red blue green"
+    " yellow black white total".split()
+)
 RATES = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}, "kmh": {"km": 1, "h": -1}}
 SCALES = {"celsius": "°C", "C": "°C", "fahrenheit": "°F", "F": "°F"}
 WORD = re.compile(r"[A-Za-z]+|[°%$€£¥₹¢]|\^-?\d|/|[ ~.·*-]")
@@ -75,13 +97,21 @@ def _spellings() -> dict[str, str]:
 
 
 @functools.cache
-def _countable() -> set[str]:
-    """Return COUNTED's words and their plurals."""
-    return {form for noun in COUNTED.split() for form in (noun, noun + "s")}
+def _plurals() -> dict[str, str]:
+    """Return the plurals of all that is counted, each with its singular."""
+    table = {plural: noun for noun, plural in PLURALS.items()}
+    for noun in COUNTED.split():
+        if re.search(r"[^aeiou]y$", noun):
+            table[noun[:-1] + "ies"] = noun
+        else:
+            table[noun + ("es" if re.search(r"(?:s|x|ch|sh)$", noun) else "s")] = noun
+    return table
 
 
-def read(words: str) -> str | None:
+def read(words: str, *, of_one: bool = False) -> str | None:
     r"""Return the unit that these words name, in one spelling for all; "" for "units"; None when it is none.
+
+    What is counted stands in the plural, but for `of_one`: "12 roots" and "1 root" are counted, "12 root" is not.
 
     >>> read("sq. cm"), read("cm^2"), read("miles per hour"), read("mph"), read("square units"), read("dozen")
     ('cm^2', 'cm^2', 'h^-1 mi^1', 'h^-1 mi^1', '', None)
@@ -89,7 +119,7 @@ def read(words: str) -> str | None:
     words = words.strip()
     if not words or len(words) > MAX_CHARS:
         return None
-    counted = _counted(words.rstrip("."))
+    counted = _counted(words.rstrip("."), of_one)
     return _measure(words) if counted is None else counted
 
 
@@ -100,14 +130,15 @@ def compatible(one: str | None, other: str | None) -> bool:
     return {one, other} in ({"°^1", "°C^1"}, {"°^1", "°F^1"})
 
 
-def _counted(words: str) -> str | None:
+def _counted(words: str, of_one: bool) -> str | None:
     """Return the noun of "distinct real solutions" in the singular, None for other words."""
     *before, noun = words.lower().split() or [""]
-    if before and before[-1] == "ordered" and noun.rstrip("s") in ORDERED.split():
-        return noun.rstrip("s")
-    if noun in _countable() and all(word in QUALITIES.split() for word in before):
-        return noun.rstrip("s")
-    return None
+    singular = _plurals().get(noun)
+    if of_one and (noun in COUNTED.split() or noun in PLURALS):
+        singular = noun
+    if before and before[-1] == "ordered" and noun in ORDERED:
+        return noun.removesuffix("s")
+    return singular if all(word in QUALITIES for word in before) else None
 
 
 def _measure(words: str) -> str | None:
@@ -135,7 +166,7 @@ def _measure(words: str) -> str | None:
         elif last == "°" and (token in SCALES or token.lower() in SCALES):
             del powers["°"]
             powers[SCALES.get(token) or SCALES[token.lower()]] = 1
-        elif token == "old" and last in OF_ONE.split():
+        elif token == "old" and last in AGES.split():
             continue
         elif token in RATES and not powers:
             powers.update(RATES[token])
