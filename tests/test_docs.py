@@ -296,14 +296,14 @@ def test_what_is_defined_is_logged_and_what_is_drawn_is_defined():
 
 
 def reasons_made() -> set[str]:
-    """Codes in the graders' calls of Grade and ExpressionError, and those that math.py returns."""
+    """Codes in the graders' calls of Grade and ExpressionError, and those that math.py and symbolic.py return."""
     made = {f"format_{fault}" for fault in FAULTS}
     for path in (ROOT / "e3jax/rewards").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
             given = {"Grade": 1, "ExpressionError": 0}.get(name)
             places = [] if given is None else node.args[given : given + 1]
-            if isinstance(node, ast.Return) and path.name == "math.py" and node.value is not None:
+            if isinstance(node, ast.Return) and path.name in ("math.py", "symbolic.py") and node.value is not None:
                 places = [node.value]
             for place in places:
                 both = (place.body, place.orelse) if isinstance(place, ast.IfExp) else (place,)

@@ -20,8 +20,9 @@ from e3jax.rewards import math
 from e3jax.rewards.extract import Grade, boxed_answer, last_boxed
 from e3jax.rewards.grade import grade_one
 from e3jax.rewards.latex import normal, number, parts
-from e3jax.rewards.math import compare, grade_text, too_big
+from e3jax.rewards.math import compare, grade_text
 from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.symbolic import too_big
 
 ROOT = Path(__file__).parent.parent
 REASONS = {
@@ -107,7 +108,7 @@ def test_numbers(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "x", "3+2", r"3\cdot2", "2^5", "5!", r"\sqrt{4}", "1 2", "1e5", "5x", r"5 \text{ million}", "5 dozen", "５",
+        "", "x", "3+2", r"3\cdot2", "2^5", "5!", r"\sqrt{4}", "1 2", "5x", r"5 \text{ million}", "5 dozen",
         r"\frac{1}{0}", "1:2", "(1,2)", "3 or 4", "1.2.3", "--3", "1,23", "٣", "2516_8", r"\pi", "7:55",
     ],
 )  # fmt: skip

@@ -15,6 +15,12 @@ PLACES = ("response", "after_thinking", "anywhere")
 # of models that plan (rewards/plan.py): in a well-formed execution; as E2C's own grader reads, which is unsound
 IN_PHASES = ("execution", "e2c_original")
 WHERE = PLACES + IN_PHASES
+MAX_BOXES = 16  # that may be one answer
+OPENING, BRACES = re.compile(r"\s*+\{"), re.compile(r"(?:\\.)++|\{++|\}++", re.DOTALL)
+BETWEEN = re.compile(  # what parts the boxes of one answer: ",", "and", "or", with mathematics' delimiters around them
+    r"[\s$]*+(?:\\[)\]])?+[\s$]*+(?:\\q?quad\s*+)?+(?:,|(?:,\s*+)?+(?:\\text\{\s*+)?+(?:and|or)\s*+\}?+)\s*+(?:\\q?quad)?+"
+    r"[\s$]*+(?:\\[(\[])?+[\s$]*+(?:[A-Za-z]\s*=\s*)?+"
+)
 
 
 class Grade(NamedTuple):
@@ -49,7 +55,8 @@ def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:
 
     `where`: "response" needs a </think> and takes the last \boxed of the whole response, inside the thinking too
     (the reference, ALGORITHMS A.4); "after_thinking" looks only behind the last </think>; "anywhere" needs no
-    </think>, for models that do not think. Why: "no_thinking", "no_answer". UserError for another `where`.
+    </think>, for models that do not think. Boxes that are one answer come together (boxes_together). Why:
+    "no_thinking", "no_answer". UserError for another `where`.
 
     >>> boxed_answer(r"a \boxed{1} </think> b", where="response")
     ('1', '')
@@ -61,8 +68,33 @@ def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:
     end = text.rfind(THINKING_ENDS)
     if where != "anywhere" and end < 0:
         return None, "no_thinking"
-    answer = last_boxed(text[end + len(THINKING_ENDS) :] if where == "after_thinking" else text)
+    answer = boxes_together(text[end + len(THINKING_ENDS) :] if where == "after_thinking" else text)
     return (answer, "") if answer else (None, "no_answer")
+
+
+def boxes_together(text: str) -> str | None:
+    r"""Return the last box, after those that only a comma, "and" or "or" parts from it: one answer in several boxes.
+
+    Nothing else joins boxes, so that of several attempts only the last counts, and of "\boxed{1} or \boxed{2}" neither
+    alone. Linear in len(text): MAX_BOXES are looked at.
+
+    >>> boxes_together(r"so $\boxed{(2,2)}$ and $\boxed{(6,2)}$."), boxes_together(r"\boxed{1}. No, \boxed{2}")
+    ('(2,2), (6,2)', '2')
+    """
+    command = r"\boxed" if r"\boxed" in text else r"\fbox"
+    start = text.rfind(command)
+    last = _box_at(text, start, command)
+    if last is None:
+        return None
+    boxes = [last[0]]
+    while start > 0 and len(boxes) < MAX_BOXES:
+        before = text.rfind(command, 0, start)
+        box = _box_at(text, before, command, start)
+        if box is None or not box[0] or not BETWEEN.fullmatch(text, box[1], start):
+            break
+        boxes.append(box[0])
+        start = before
+    return ", ".join(dict.fromkeys(boxes[::-1]))
 
 
 def last_boxed(text: str) -> str | None:
@@ -76,13 +108,24 @@ def last_boxed(text: str) -> str | None:
     True
     """
     command = r"\boxed" if r"\boxed" in text else r"\fbox"
-    start = text.rfind(command)
-    opening = re.compile(r"\s*\{").match(text, start + len(command)) if start >= 0 else None
+    box = _box_at(text, text.rfind(command), command)
+    return box[0] if box else None
+
+
+def _box_at(text: str, start: int, command: str, limit: int | None = None) -> tuple[str, int] | None:
+    """Return the stripped inside of the box that begins at `start`, and where it ends; None where none closes."""
+    limit = len(text) if limit is None else limit
+    opening = OPENING.match(text, start + len(command), limit) if start >= 0 else None
     if opening is None:
         return None
     depth = 1
-    for token in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, opening.end()):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0:
-            return text[opening.end() : token.start()].strip()
+    for run in BRACES.finditer(text, opening.end(), limit):
+        braces = run.end() - run.start()
+        if run[0][0] == "{":
+            depth += braces
+        elif run[0][0] == "}":
+            if braces >= depth:
+                end = run.start() + depth
+                return text[opening.end() : end - 1].strip(), end
+            depth -= braces
     return None

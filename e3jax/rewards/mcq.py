@@ -10,17 +10,18 @@ import re
 
 from e3jax.rewards.extract import THINKING_ENDS, Grade, boxed_answer
 from e3jax.rewards.latex import normal
+from e3jax.rewards.statements import labelled
 
 MAX_CHARS = 1000
 LAST_CHOICE = "J"  # MMLU-Pro's tenth
-BOXED = re.compile(r"\(?([A-Za-z])(?:[).:]|$)", re.ASCII)
+SMALL = re.compile(r"^\(?[a-j](?=[).:]|$)")
 SAID = re.compile(r"(?i:\banswer(?: is|:| is:)?)[ \n]{0,4}(?:\*\*)?\(?([A-Z])\b", re.ASCII)
 
 
 def grade_text(problem, text: str, *, where: str) -> Grade:
     """A response -> Grade; `problem.answer` is a capital letter, `where` as in extract.boxed_answer.
 
-    In the box: "C", "(C)", "c", "C. because", "\\text{C) …}"; two letters are none. Without
+    In the box: "C", "(C)", "c", "C. because", "\\text{C) …}"; two letters are none, "C) or D)" too. Without
     any box the last "answer is C" or "Answer: C" of the text after the thinking counts.
     """
     answer, why = boxed_answer(text, where=where)
@@ -31,8 +32,8 @@ def grade_text(problem, text: str, *, where: str) -> Grade:
         return _judge(problem, said)
     if len(answer) > MAX_CHARS:
         return Grade(0.0, "not_a_choice")
-    letter = BOXED.match(normal(answer))
-    return _judge(problem, letter[1].upper()) if letter else Grade(0.0, "not_a_choice")
+    letter, _ = labelled(SMALL.sub(lambda m: m[0].upper(), normal(answer), count=1))
+    return _judge(problem, letter) if letter else Grade(0.0, "not_a_choice")
 
 
 def _last_said(text: str) -> str | None:

@@ -29,8 +29,14 @@ def grade_text(problem, text: str, *, where: str) -> Grade:
     digits = re.sub(r"\{,\}|,\\!", ",", answer.strip("$ \n").replace("−", "-"))
     if not INTEGER.fullmatch(digits):
         return Grade(0.0, "not_an_integer")
-    right = int(digits.replace(",", "")) == int(problem.answer)
+    right = _plain(digits) == _plain(problem.answer)
     return Grade(float(right), "correct" if right else "wrong_value")
+
+
+def _plain(digits: str) -> str:
+    """Return an integer's digits without commas, plus and leading zeros; int() would refuse 4,301 of them."""
+    number = digits.replace(",", "").lstrip("+-").lstrip("0") or "0"
+    return "-" + number if digits.startswith("-") and number != "0" else number
 
 
 def grade_words(problem, text: str) -> Grade:

@@ -7,6 +7,8 @@ tasks/sets.py, prompts in tasks/prompts.py.
 """
 
 import re
+from decimal import Decimal
+from math import isfinite
 from typing import Any, NamedTuple
 
 QUESTIONS = ("problem", "question", "Problem", "Question")  # columns that hold it, by set (FACTS §6)
@@ -16,6 +18,7 @@ KEPT = (
     "id", "ID", "unique_id", "problem_idx", "year", "url", "subject", "level", "difficulty", "domain", "source",
     "category", "src", "problem_type", "problem_source", "pass_rate_72b_tir", "pass_rate", "reward", "data_source",
 )  # fmt: skip
+MOST_BITS = 14_000  # of an integer: Python writes out 4,300 digits
 # What training sets put behind the problem; ours comes from the config. The first is DeepScaleR-10K's, the second e3's.
 SUFFIXES = ("Let's reason step by step", "Let's think step by step and output the final answer within \\boxed{}")
 
@@ -101,10 +104,13 @@ def pick(row: dict[str, Any], names: tuple[str, ...]) -> Any:
 def gold(answer: Any) -> str:
     r"""The answer as graders read it: the inside of one \boxed{}, GSM8K's part behind "####", whole floats as integers.
 
-    Also without the leading zeros of AIME's three digits. ValueError when it is empty or no single text or number.
+    Floats are written out, without an exponent, and AIME's three digits without their leading zeros. ValueError when
+    the answer is empty or no single text or number.
 
     >>> gold(142.0), gold("25.0"), gold("025"), gold("\\boxed{\\frac{1}{2}}"), gold("3 * 4 = 12\n#### 1,012")
     ('142', '25', '25', '\\frac{1}{2}', '1012')
+    >>> gold(1e-05), gold(1e16), gold(-2.5e-07)
+    ('0.00001', '10000000000000000', '-0.00000025')
     """
     if isinstance(answer, list | tuple):
         if len(answer) != 1:
@@ -112,7 +118,9 @@ def gold(answer: Any) -> str:
         answer = answer[0]
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise ValueError(f"the answer is {answer!r}, neither text nor number")
-    text = str(answer)
+    if isinstance(answer, int) and answer.bit_length() > MOST_BITS:
+        raise ValueError(f"the answer is an integer of {answer.bit_length()} bits, too long to be written out")
+    text = f"{Decimal(repr(float(answer))):f}" if isinstance(answer, float) and isfinite(answer) else str(answer)
     if "####" in text:
         text = text.rpartition("####")[2].replace(",", "")
     text = unboxed(text.strip())
