@@ -34,7 +34,7 @@ FLUSH_EVERY_S = 30.0  # in a bucket
 AT_ONCE = 4096  # responses of one call: the sampler keeps 13 bytes for each of their tokens until all are drawn
 MOST_BYTES = 1 << 26  # of one response's tokens, 4 each: beyond it a line is damaged or a bomb
 PREFILL = 2048  # tokens of a prompt up to which as many rows are prefilled together as the config says
-LINE = {"part": str, "problem": int, "sample": int, "id": str, "done": bool, "tokens": str}
+LINE = {"part": str, "problem": int, "sample": int, "id": str, "done": bool, "tokens": str, "question?": str}
 SPACE = "Nothing that was drawn before is lost: make room, then give the same command again"
 
 
