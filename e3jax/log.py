@@ -29,7 +29,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from e3jax.errors import UserError
-from e3jax.runtime import from_main, is_main, processes
+from e3jax.lock import hold
+from e3jax.runtime import end_now, from_main, is_main, processes
 from e3jax.storage import append, is_bucket, patiently, place
 
 RECORDS = (
@@ -64,7 +65,8 @@ class RunLog:
         self.bucket, self.flushed = is_bucket(workdir), time.monotonic()
         self.beside = None
         self.texts, self.late = {}, set()  # of a bucket's records: their contents, and which are not written yet
-        changed = from_main(lambda: claim(self.workdir, config))
+        self.lock = None  # of process 0
+        changed = from_main(lambda: self.enter(config))
         if not (self.workdir / "config.json").exists():
             raise UserError(f"{self.workdir} is there for process 0 only: choose a --workdir that all hosts share")
         if not self.main:
@@ -85,6 +87,15 @@ class RunLog:
             run_id = hashlib.sha256(str(self.workdir).encode()).hexdigest()[:16]
             self.wandb = wandb_package.init(project=wandb, config=config, id=run_id, resume="allow")
 
+    def enter(self, config: dict) -> list[str]:
+        """Take the directory, which another job may have (e3jax/lock.py), and claim it for the config."""
+        self.lock = hold(self.workdir, say=self.say, lost=end_now)
+        try:
+            return claim(self.workdir, config)
+        except BaseException:
+            self.lock.release()
+            raise
+
     def tensorboard(self, **options):
         """A writer into RUN/tb; a bucket's files are written beside and copied at every flush."""
         from tensorboardX import SummaryWriter
@@ -97,6 +108,7 @@ class RunLog:
         """Add one JSON line to a file of the run directory; numbers that are not finite become null."""
         if not self.main:
             return
+        self.lock.check()
         text = json.dumps(finite(line)) + "\n"
         if self.bucket:
             self.texts[name] = self.texts.get(name, "") + text
@@ -109,6 +121,8 @@ class RunLog:
 
     def flush(self) -> None:
         """Write what a bucket has not got yet; before every checkpoint, so that none is ahead of its records."""
+        if self.lock:
+            self.lock.check()
         for name in sorted(self.late):
             path = self.workdir / name
             patiently(f"write {path}", lambda path=path, name=name: path.write_text(self.texts[name]), advice=SPACE)
@@ -229,12 +243,14 @@ class RunLog:
             patiently(f"write {self.workdir / 'DONE'}", lambda: (self.workdir / "DONE").write_text(now() + "\n"))
 
     def close(self) -> None:
-        """Flush records, TensorBoard and wandb."""
+        """Flush records, TensorBoard and wandb; give the directory back."""
         self.flush()
         if self.writer:
             self.writer.close()
         if self.wandb:
             self.wandb.finish()
+        if self.lock:
+            self.lock.release()
 
 
 class Phase:

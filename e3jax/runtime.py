@@ -32,6 +32,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from e3jax.errors import Stopped, UserError
+from e3jax.lock import release_all
 from e3jax.sharding import spec
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -266,6 +267,14 @@ def end_all(reason: str, code: int, *, broken: bool = False) -> NoReturn:
     leave(code)
 
 
+def end_now(message: str) -> NoReturn:
+    """End this job with one sentence, from any thread, whatever the others are at: bad input has exit status 2."""
+    if processes() > 1:
+        end_all(f"error: {message}", 2)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 def tell(reason: str) -> None:
     """Print it here, and give it to the other processes, which end because of it."""
     print(reason, file=sys.stderr, flush=True)
@@ -276,4 +285,5 @@ def tell(reason: str) -> None:
 def leave(code: int) -> NoReturn:
     """Exit, whatever the devices wait for; process 0, which serves the reason to the others, last."""
     time.sleep((5 if is_main() else 2) * POLL_S)
+    release_all(POLL_S)
     os._exit(code)
