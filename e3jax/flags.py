@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from e3jax.errors import Stopped, UserError
+from e3jax.lock import release_all
 from e3jax.log import flatten
 from e3jax.printable import printable
 from e3jax.runtime import end_all, finish, processes, start
@@ -93,7 +94,7 @@ def run_tool(main: Callable[[], None]) -> None:
 def guard(main: Callable, *arguments) -> None:
     """Call `main`; what a person can mend is one sentence, and stopping it (Ctrl-C, a closed pipe) is no error.
 
-    A process that fails ends the others: they may be waiting for it.
+    A process that fails ends the others: they may be waiting for it. A run directory is given back however it ends.
     """
     logging.set_verbosity(logging.FATAL)  # orbax tells every detail, and every error that we tell, with its stack
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # a broken checkpoint's every array, again
@@ -104,6 +105,7 @@ def guard(main: Callable, *arguments) -> None:
     except (KeyboardInterrupt, BrokenPipeError) as ended:  # at once: an orderly end while the device works may crash
         if processes() > 1:
             end_all("stopped by Ctrl-C or a closed pipe", 130)
+        release_all(2.0)
         os._exit(130 if isinstance(ended, KeyboardInterrupt) else 141)
     except Exception as error:
         if processes() == 1 and isinstance(error, OSError):  # a full disk, a place that cannot be written
@@ -111,6 +113,8 @@ def guard(main: Callable, *arguments) -> None:
         if processes() == 1:
             raise
         end_all(traceback.format_exc(), 1, broken=isinstance(error, jax.errors.JaxRuntimeError))
+    finally:
+        release_all(30.0)
 
 
 def keep_programs() -> None:

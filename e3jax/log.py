@@ -29,10 +29,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from e3jax.errors import UserError
+from e3jax.lock import hold
 from e3jax.printable import printable
 from e3jax.readers import read_json
 from e3jax.records import Records
-from e3jax.runtime import from_main, processes
+from e3jax.runtime import end_now, from_main, processes
 from e3jax.storage import patiently, read_whole, write_whole
 
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
@@ -59,7 +60,8 @@ class RunLog(Records):
         wide = None if sys.stderr.isatty() else 160  # of a log file: tables keep their names whole
         self.console = Console(file=sys.stderr, quiet=not self.main, markup=False, width=wide)
         self.writer = self.wandb = self.beside = None
-        changed = from_main(lambda: claim(self.workdir, config))
+        self.lock = None  # of process 0
+        changed = from_main(lambda: self.enter(config))
         if not (self.workdir / "config.json").exists():
             raise UserError(f"{self.workdir} is there for process 0 only: choose a --workdir that all hosts share")
         if not self.main:
@@ -78,6 +80,15 @@ class RunLog(Records):
             run_id = hashlib.sha256(str(self.workdir).encode()).hexdigest()[:16]
             self.wandb = wandb_package.init(project=wandb, config=config, id=run_id, resume="allow")
 
+    def enter(self, config: dict) -> list[str]:
+        """Take the directory, which another job may have (e3jax/lock.py), and claim it for the config."""
+        self.lock = hold(self.workdir, say=self.say, lost=end_now)
+        try:
+            return claim(self.workdir, config)
+        except BaseException:
+            self.lock.release()
+            raise
+
     def tensorboard(self, **options):
         """A writer into RUN/tb; a bucket's files are written beside and copied at every flush."""
         from tensorboardX import SummaryWriter
@@ -86,8 +97,16 @@ class RunLog(Records):
             self.beside = tempfile.TemporaryDirectory(prefix="e3jax-tb-")
         return SummaryWriter(str(self.beside.name if self.bucket else self.workdir / "tb"), **options)
 
+    def add(self, name: str, text: str) -> None:
+        """Add whole lines of any text, unless another job has taken the directory meanwhile."""
+        if self.main:
+            self.lock.check()
+        super().add(name, text)
+
     def flush(self) -> None:
         """Write what a bucket has not got yet; before every checkpoint, so that none is ahead of its records."""
+        if self.lock:
+            self.lock.check()
         super().flush()
         if self.writer:
             self.writer.flush()
@@ -164,12 +183,14 @@ class RunLog(Records):
             patiently(f"write {self.workdir / 'DONE'}", lambda: (self.workdir / "DONE").write_text(now() + "\n"))
 
     def close(self) -> None:
-        """Flush records, TensorBoard and wandb."""
+        """Flush records, TensorBoard and wandb; give the directory back."""
         self.flush()
         if self.writer:
             self.writer.close()
         if self.wandb:
             self.wandb.finish()
+        if self.lock:
+            self.lock.release()
 
 
 class Phase:

@@ -16,7 +16,6 @@ import functools
 import importlib.util
 import os
 import pickle
-import signal
 import socket
 import sys
 import threading
@@ -32,17 +31,18 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from e3jax.errors import Stopped, UserError
+from e3jax.lock import release_all
 from e3jax.sharding import spec
+from e3jax.sigterm import TERMINATED, await_sigterm, sigterm_pipe
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_S = 60  # JAX's own: ends, without a name, what DEAD_S did not end before
 POLL_S = 1.0  # how often a process says that it lives, and asks whether another one has failed
 DEAD_S = 30  # a process that has been silent for so long is dead, and the others end
 SILENT_S = 4  # the same after a collective broke: one of them has gone, the question is which
-GRACE_S = 25  # from SIGTERM to the end, whatever a step still has to do: a spot TPU is gone after 30
 FAILED, ALIVE = "e3jax/failed", "e3jax/alive"
 LISTENER = "listens for other processes"
-TERMINATED, BROKEN, OVER = (threading.Event() for _ in range(3))  # SIGTERM came; a collective failed; all is done
+BROKEN, OVER = threading.Event(), threading.Event()  # a collective failed; all is done
 
 
 def start() -> None:
@@ -67,7 +67,7 @@ def start() -> None:
         except ValueError as error:  # a TPU without Google's metadata, or a job of one task
             if "should be defined" not in str(error) and "must be defined" not in str(error):
                 raise
-    threading.Thread(target=await_sigterm, args=(sigterm_pipe(),), daemon=True).start()
+    threading.Thread(target=await_sigterm, args=(sigterm_pipe(), leave_late), daemon=True).start()
     if processes() > 1:
         threading.Thread(target=listen, name=LISTENER, daemon=True).start()
 
@@ -80,23 +80,10 @@ def finish() -> None:
             thread.join()
 
 
-def sigterm_pipe() -> int:
-    """Where the number of every signal can be read. A handler in Python would wait until a compilation is over."""
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    return read
-
-
-def await_sigterm(pipe: int) -> None:
-    """From SIGTERM on `stop_asked` answers True, and after GRACE_S the process ends wherever it is."""
-    while signal.SIGTERM not in os.read(pipe, 64):
-        pass
-    TERMINATED.set()
-    time.sleep(GRACE_S)
-    late = f"SIGTERM came {GRACE_S} s ago and the step is not done: the same command goes on from the newest checkpoint"
-    tell(f"{me()} leaves: {late}" if processes() > 1 else late)
+def leave_late(why: str) -> NoReturn:
+    """End this process in the midst of its work, with the last sentence on how SIGTERM's time was used."""
+    tell(f"{me()} leaves: {why}" if processes() > 1 else why)
+    release_all(POLL_S)
     os._exit(0)
 
 
@@ -266,6 +253,14 @@ def end_all(reason: str, code: int, *, broken: bool = False) -> NoReturn:
     leave(code)
 
 
+def end_now(message: str) -> NoReturn:
+    """End this job with one sentence, from any thread, whatever the others are at: bad input has exit status 2."""
+    if processes() > 1:
+        end_all(f"error: {message}", 2)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 def tell(reason: str) -> None:
     """Print it here, and give it to the other processes, which end because of it."""
     print(reason, file=sys.stderr, flush=True)
@@ -276,4 +271,5 @@ def tell(reason: str) -> None:
 def leave(code: int) -> NoReturn:
     """Exit, whatever the devices wait for; process 0, which serves the reason to the others, last."""
     time.sleep((5 if is_main() else 2) * POLL_S)
+    release_all(POLL_S)
     os._exit(code)

@@ -1,8 +1,10 @@
 """What is saved comes back bit for bit; what cannot be read is named and left alone; parameters can be taken alone."""
 
+import asyncio
 import logging
 import math
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 from e3jax import storage
 from e3jax.checkpoint.store import MARKERS, WRITING, Store, load_params
 from e3jax.errors import UserError
+from e3jax.sigterm import LATE
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
 
 
@@ -187,6 +190,51 @@ def test_a_write_that_fails_in_the_background_is_told_and_made_again(stage, stat
     store.close(4, blank(tx))
     assert kept(tmp_path) == [3, 4]
     assert any("was not written: DATA_LOSS" in line for line in said), said
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """An event: until it is set, no commit marker gets to the disk."""
+    from orbax.checkpoint._src.path import async_path
+
+    write, free = async_path.write_text, threading.Event()
+
+    async def held(path, *args, **kwargs):
+        if path.name == MARKERS[1]:
+            await asyncio.to_thread(free.wait, 60)
+        return await write(path, *args, **kwargs)
+
+    monkeypatch.setattr(async_path, "write_text", held)
+    yield free
+    free.set()
+
+
+def test_a_write_says_how_far_it_is_and_what_is_kept(stage, tx, tmp_path, said, monkeypatch, slow_disk):
+    """SIGTERM's last sentence is made of it: it called a checkpoint that was being written "the newest one"."""
+    monkeypatch.setattr("e3jax.checkpoint.store.TOLD_EVERY_S", 0.05)
+    store, state = stage(), blank(tx)
+    assert store.under_way() is None and store.took() == 0
+    store.save(1, state)
+    write = store.under_way()
+    assert write.name == f"checkpoint {tmp_path / 'stage/1'}" and write.size == sum(
+        x.nbytes for x in jax.tree.leaves(state)
+    )
+    assert store.kept() == "the beginning of stage stage, which has no complete checkpoint"
+    threading.Timer(0.4, slow_disk.set).start()
+    assert store.settled() is None  # there is time to save the step in hand too
+    assert store.kept() == f"checkpoint {tmp_path / 'stage/1'}" and 0.3 < store.took() < 60
+    assert any(line.startswith(f"waiting for checkpoint {tmp_path / 'stage/1'}, ") for line in said), said
+    slow_disk.clear()
+    store.save(2, state)
+    assert store.kept() == f"checkpoint {tmp_path / 'stage/1'}"
+    threading.Timer(0.2, slow_disk.set).start()
+    LATE.set()
+    try:
+        assert store.settled() == 2  # and none: this one is what is kept
+    finally:
+        LATE.clear()
+    store.close(2, state)
+    assert stage().kept() == f"checkpoint {tmp_path / 'stage/2'}"
 
 
 def test_parameters_alone(states, tmp_path):

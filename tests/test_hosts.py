@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,20 +39,25 @@ STAGE = (
 )  # fmt: skip
 
 
-def launch(workdirs: list[Path], devices: int, *flags: str) -> list[Command]:
-    """One process per workdir (all the same, as a rule) with so many simulated devices each."""
+def free_address() -> str:
+    """Where process 0 may listen."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    started = []
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def part(address: str, index: int, count: int) -> dict[str, str]:
+    """The environment of one of several processes."""
+    return {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index)}
+
+
+def launch(workdirs: list[Path], devices: int, *flags: str) -> list[Command]:
+    """One process per workdir (all the same, as a rule) with so many simulated devices each."""
+    address, started = free_address(), []
     for i, workdir in enumerate(workdirs):
         env = {"JAX_NUM_CPU_DEVICES": str(devices)}
         if len(workdirs) > 1:
-            env |= {
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": str(len(workdirs)),
-                "JAX_PROCESS_ID": str(i),
-            }
+            env |= part(address, i, len(workdirs))
         started.append(Command(workdir, *flags, env=env))
     return started
 
@@ -157,6 +163,43 @@ def test_a_process_that_dies_without_a_word_is_named(tmp_path):
     assert started[0].end() == 1 and time.monotonic() - start < 60
     assert f"process 0 of 2 ends, because process 1 of 2 (pid {pid} on " in started[0].said, started[0].said
     assert "died without a word" in started[0].said and "Traceback" not in started[0].said
+
+
+SAVING = """
+import os, sys
+import jax, numpy as np
+from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint._src.serialization import serialization
+from e3jax import runtime
+from e3jax.checkpoint.store import Store
+logging.set_verbosity(logging.FATAL)  # as e3jax/flags.py does
+runtime.start()
+async def full(*args, **kwargs):
+    raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+halves = NamedSharding(jax.make_mesh((2,), ("x",)), PartitionSpec("x"))
+state = {"w": jax.make_array_from_callback((8,), halves, lambda at: np.arange(8.0)[at])}
+store = Store(sys.argv[1], keep=2, keep_every=0, say=print)
+store.save(1, state)
+store.finish_writing()
+if jax.process_index() == 1:
+    serialization.async_serialize_from_host = full
+store.save(2, state)
+store.close(2, state)
+"""
+
+
+def test_a_write_that_fails_on_one_process_ends_all_with_its_reason(tmp_path):
+    """The others waited for 20 minutes, inside orbax, to hear that every part of the checkpoint is there."""
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    command = [sys.executable, "-c", SAVING, str(tmp_path / "stage")]
+    address, common = free_address(), os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    started = [subprocess.Popen(command, env=common | part(address, i, 2), **pipes) for i in range(2)]
+    for process in started:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode in (1, 2), said
+        assert f"process 1 of 2 failed: error: cannot write checkpoint {tmp_path}/stage/2: RESOURCE_EX" in said, said
+        assert f"The same command goes on from checkpoint {tmp_path}/stage/1" in said and "Traceback" not in said, said
 
 
 def test_hosts_lie_along_data(monkeypatch):

@@ -36,6 +36,14 @@ def killed_when(happened, workdir: Path, *flags: str, number=signal.SIGKILL, **o
     return command
 
 
+def refused(workdir: Path, running: Command) -> bool:
+    """Pause a run: a second command on its directory ends with one sentence. It ran, and made 17 lines of 9 steps."""
+    running.process.send_signal(signal.SIGSTOP)
+    second = Command(workdir, *FLAGS)
+    assert second.end() == 2 and "Traceback" not in second.said, second.said
+    return f"error: another job writes {workdir}: process {running.process.pid} on " in second.said
+
+
 def test_killed_in_every_stage_equals_straight(tmp_path):
     """Guards: noise re-used or skipped after a resume, a KL reference lost, metrics doubled or overwritten.
 
@@ -43,8 +51,9 @@ def test_killed_in_every_stage_equals_straight(tmp_path):
     """
     straight, killed = tmp_path / "a", tmp_path / "b"
     run_to_end(straight, *FLAGS)
-    killed_when(lambda c: c.logged("short", 1), killed, *FLAGS)
-    killed_when(lambda c: "base: SFT: " in c.said, killed, *FLAGS)
+    first = killed_when(lambda c: c.logged("short", 1) and refused(killed, c), killed, *FLAGS)
+    followed = killed_when(lambda c: "base: SFT: " in c.said, killed, *FLAGS)
+    assert f"was taken by process {first.process.pid} on " in followed.said, followed.said
     killed_when(lambda c: "base: pass@k, 4 numbers: " in c.said, killed, *FLAGS)
     stopped = killed_when(lambda c: c.logged("easy", 3), killed, *FLAGS, number=signal.SIGTERM)
     assert stopped.process.returncode == 0 and "stopped by SIGTERM: easy, step " in stopped.said, stopped.said

@@ -6,21 +6,29 @@ store.save(step + 1, state, rank=0.31)  # whatever mesh the checkpoint was writt
 store.close(step + 1, state)
 """
 
+import json
 import math
-from collections.abc import Callable, Sequence
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from e3jax.errors import UserError, first_line
-from e3jax.runtime import from_main, gather, processes
+from e3jax.runtime import end_now, from_main, gather, processes
+from e3jax.sigterm import LATE, TERMINATED, WRITERS, Write
 from e3jax.storage import is_bucket, patiently, place
 
 MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # orbax writes them last into a complete checkpoint
 WRITING = ".orbax-checkpoint-tmp"
+MEET_MS = 10_000  # for processes whose writes fail together, of one full disk
+TOLD_EVERY_S = 15.0  # how far a write is that the run waits for
 
 
 class Store:
@@ -38,11 +46,19 @@ class Store:
         kept = [policies.LatestN(keep), Highest(self.ranks)]
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
-        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
+        self.meet = ocp.multihost.get_barrier_sync_fn()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            async_options=ocp.options.AsyncOptions(barrier_sync_fn=self.meet_or_end),
+        )
         if is_bucket(directory):
             bound_retries()
         from_main(self.clear_interrupted)
         self.manager = ocp.CheckpointManager(self.directory, options=options)
+        self.good = max(self.manager.all_steps(), default=None)  # the newest step that is known to be complete
+        self.target, self.size, self.before = 0, 0, 0  # of the last write: its step, its bytes, those written before it
+        self.busy = False  # inside `save` or `close`, which may try again
+        WRITERS[:] = [self]
 
     def newest(self, like):
         """-> (step, state) of the newest checkpoint that can be read, or (0, like) where there is none yet.
@@ -66,6 +82,7 @@ class Store:
                 self.set_aside(str(unusable))
             if broken:
                 self.manager.reload()
+            self.good = step
             return step, state
         if broken:
             raise UserError(
@@ -85,8 +102,17 @@ class Store:
         Whether the write before it came to its end is found out, and told, here.
         """
         self.ranks[step] = rank
-        self.finish_writing()
-        self.try_for_a_minute(step, lambda: self.begin_writing(step, state))
+        with self.telling():
+            self.finish_writing()
+            self.try_for_a_minute(step, lambda: self.begin_writing(step, state))
+
+    def settled(self) -> int | None:
+        """After SIGTERM: wait for the write under way -> its step, where no time is left to begin another one."""
+        with self.telling():
+            self.finish_writing()
+        self.note_complete()
+        late, complete = zip(*gather((LATE.is_set(), self.good == self.target)))
+        return self.target if any(late) and all(complete) else None
 
     def close(self, step: int, state) -> None:
         """Wait until the checkpoint of `step` is there; where its write failed, write it again, for a minute."""
@@ -96,12 +122,64 @@ class Store:
                 self.begin_writing(step, state)
                 self.together(self.manager.wait_until_finished)
 
-        self.try_for_a_minute(step, certain)
-        self.manager.close()
+        with self.telling():
+            self.try_for_a_minute(step, certain)
+            self.manager.close()
+
+    def under_way(self) -> Write | None:
+        """The write that is not complete yet, and how much of it is there (of this process's part)."""
+        if not self.busy and not self.manager.is_saving_in_progress():
+            return None
+        written = bytes_written() - self.before if self.size else 0
+        return Write(f"checkpoint {self.directory / str(self.target)}", written, self.size)
+
+    def kept(self) -> str:
+        """The newest complete checkpoint, in words."""
+        self.note_complete()
+        if self.good is None:
+            return f"the beginning of stage {self.directory.name}, which has no complete checkpoint"
+        return f"checkpoint {self.directory / str(self.good)}"
+
+    def note_complete(self) -> None:
+        """Remember the last write as the newest good one, if it is: it came to its end in the background."""
+        last = self.directory / str(self.target)
+        if self.target and all((last / m).exists() for m in MARKERS):
+            self.good = self.target
+
+    def took(self) -> float:
+        """Seconds that the newest complete write took, in this run or an earlier one; 0 before the first."""
+        self.note_complete()
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            written = json.loads((self.directory / str(self.good) / MARKERS[0]).read_text())
+            return (written["commit_timestamp_nsecs"] - written["init_timestamp_nsecs"]) / 1e9
+        return 0.0
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Say how far a write is for which the run waits; after SIGTERM e3jax/sigterm.py does so more often."""
+        over, start = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            while not over.wait(TOLD_EVERY_S):
+                if not TERMINATED.is_set():
+                    self.say(f"waiting for {self.under_way()}, {time.monotonic() - start:.0f} s")
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
+            over.set()
+            thread.join()
 
     def begin_writing(self, step: int, state) -> None:
         """Copy the state to the host and write it in the background; a step that is there already is left alone."""
         if step not in self.manager.all_steps():
+            self.note_complete()
+            self.target, self.before = step, bytes_written()
+            self.size = sum(x.nbytes for x in jax.tree.leaves(state))
             self.together(lambda: self.manager.save(step, args=ocp.args.StandardSave(state)))
 
     def finish_writing(self) -> bool:
@@ -125,6 +203,22 @@ class Store:
             from_main(self.clear_interrupted)
             self.manager.reload()
             raise OSError(told[0]) from error
+
+    def meet_or_end(self, *, key: str, timeout_ms: int) -> None:
+        """Meet the other processes, for orbax. When this one's part of a write failed, only if theirs failed too.
+
+        Else they wait, for 20 minutes, to hear that all parts are there: all processes end instead, with the reason.
+        """
+        error = sys.exception()  # orbax meets the others on its way out of a failed write
+        if error is None:
+            return self.meet(key=key, timeout_ms=timeout_ms)
+        try:
+            return self.meet(key=key, timeout_ms=MEET_MS)
+        except jax.errors.JaxRuntimeError:
+            end_now(
+                f"cannot write checkpoint {self.directory / str(self.target)}: {short(error)}. The same command goes "
+                f"on from {self.kept()}"
+            )
 
     def try_for_a_minute(self, step: int, act: Callable[[], None]) -> None:
         """`patiently`, with what to do when it was of no avail."""
@@ -168,6 +262,12 @@ def bound_retries() -> None:
 
     for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
         context["gcs_request_retries"] = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
+
+
+def bytes_written() -> int:
+    """Bytes of all files and objects that tensorstore has written in this process, each counted when it is complete."""
+    counts = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/")
+    return sum(v["value"] for c in counts if c["name"].endswith("/bytes_written") for v in c["values"])
 
 
 class Highest(policies.PreservationPolicy):

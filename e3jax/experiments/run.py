@@ -26,12 +26,14 @@ from e3jax.errors import Stopped, UserError, all_errors, first_line, need
 from e3jax.eval import run as eval_run
 from e3jax.experiments import read
 from e3jax.flags import run_command
+from e3jax.lock import hold
 from e3jax.log import claim, now
 from e3jax.metrics.seeds import KINDS, judge, verdict
 from e3jax.printable import printable
 from e3jax.readers import read_json
 from e3jax.records import Records, read_lines
 from e3jax.report import paper, results
+from e3jax.runtime import end_now, from_main
 from e3jax.storage import place, read_whole, write_whole
 from e3jax.train import curriculum
 from e3jax.train.check import check
@@ -297,7 +299,7 @@ def main(c: ConfigDict, workdir: str) -> None:
     check_experiment(c)
     workdir = place(workdir)
     nodes = plan(c, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    from_main(lambda: hold(workdir, say=print, lost=end_now) and None)  # its records are beside those of its runs
     state_rule(workdir, c.rule, c.level)
     command = shlex.join(["python", "-m", "e3jax.experiments.run", *sys.argv[1:]])
     progress, failed = Progress(workdir, nodes, c.minutes.to_dict()), []

@@ -22,8 +22,14 @@ from e3jax.types import TrainState
 def save_or_stop(
     run: Run, store: Store, stage: str, step: int, steps: int, state: TrainState, *, rank: float = math.nan
 ) -> None:
-    """Start writing a checkpoint when it is time; where SIGTERM came, write this step's and raise Stopped."""
+    """Start writing a checkpoint when it is time; where SIGTERM came, write this step's and raise Stopped.
+
+    Where the write of an earlier step has used up the time that SIGTERM leaves, that one is what is kept.
+    """
     stop = stop_asked()
+    if stop and step < steps and (saved := store.settled()) is not None:
+        run.log.flush()
+        raise Stopped(f"{stage}, step {saved} of {steps} is saved, and no time was left to save step {step}")
     if step % run.checkpoint.every == 0 or step == steps or stop:
         run.log.flush()
         store.save(step, state, rank=rank)
