@@ -131,6 +131,7 @@ def test_a_changed_arm_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
         (lambda c: c.update(rule=({**c.rule[0], "plus": ("gpro",)},)), r"config.rule\[0\]=\['gpro'\]"),
         (lambda c: c.update(rule=({**c.rule[0], "measure": "x"},)), r"config.rule\[0\].measure='x'"),
         (lambda c: c.update(seeds=(0, 0)), "config.seeds"),
+        (lambda c: c.update(seeds=(0, 1 << 32)), "config.seeds=4294967296: use a whole number"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(change, words, monkeypatch):
