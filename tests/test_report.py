@@ -72,7 +72,7 @@ def run_dir(tmp_path):
         {**row, "budget": 384, "ratio": None, "satisfied": True, "chosen": False},
     ]
     choice = {"stage": "hard", "kappa": 1.2, "minimum": 60, "chosen": 192, "satisfied": True}
-    write_lines(tmp_path / "budget.jsonl", [{**choice, "rows": rows}])
+    write_lines(tmp_path / "budget.jsonl", [{**choice, "rows": rows}])  # without intervals and remarks: of older runs
     write_lines(tmp_path / "eval_samples.jsonl", [make_sample(i) for i in range(12)])
     return tmp_path
 
@@ -235,6 +235,21 @@ def test_sections_budget_table_and_rollouts(run_dir):
     assert "base</b> SFT, 100 steps, 1.0 min" in text and "easy</b> GRPO, 20 steps<" not in text
     assert "1 unreadable line skipped" in page.text and "lines skipped" not in page.text
     assert "Not logged: reward/all_zero" in page.text and "loss/ppo_kl" not in page.text
+
+
+def test_budget_table_has_intervals_and_what_to_know(run_dir):
+    """Nothing said that no budget satisfied Eq. 2, that nothing was solved, or that another was as likely."""
+    row = {"accuracy": 0.1, "accuracy_doubled": 0.17, "ratio": 1.7, "satisfied": False, "chosen": False}
+    rows = [{**row, "budget": 96, "interval": [1.1, 2.5]}, {**row, "budget": 192, "interval": [1.3, None]}]
+    nothing = {**row, "budget": 96, "accuracy": 0, "accuracy_doubled": 0, "ratio": None, "interval": [None, None]}
+    choice = {"kappa": 1.2, "minimum": 60, "chosen": 192, "satisfied": False}
+    lines = [{**choice, "stage": "hard", "rows": rows, "remarks": ["<Not> satisfied.", "Could have been 96."]}]
+    lines += [{**choice, "stage": "harder", "rows": [nothing], "remarks": []}]
+    write_lines(run_dir / "budget.jsonl", lines)
+    text, page = read(html.write_report(run_dir))
+    assert [r[3] for r in page.tables[-2][1:]] == ["1.70 [1.10, 2.50]", "1.70 [1.30, ∞]"]
+    assert page.tables[-1][1][3] == "n/a" and "no problem was solved at any B (0/0)" in page.text
+    assert "&lt;Not&gt; satisfied." in text and "Could have been 96." in page.text and "no B satisfies it" in page.text
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "eval.jsonl", "budget.jsonl", "eval_samples.jsonl"])

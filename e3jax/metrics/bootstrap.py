@@ -25,6 +25,12 @@ def ratio_difference(sums: np.ndarray) -> np.ndarray:
     return ratio(sums[..., :2]) - ratio(sums[..., 2:])
 
 
+def resampled(values_pc: np.ndarray) -> np.ndarray:
+    """Return the sums [R, C] of R = RESAMPLES draws of P of the problems [P, C], with replacement and a fixed seed."""
+    problems = len(values_pc)
+    return np.random.default_rng(0).multinomial(problems, [1 / problems] * problems, size=RESAMPLES) @ values_pc
+
+
 def interval(values_pc: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, level: float = 0.95):
     """[estimate, low, high] of statistic(Σ_p values [C]): percentile bootstrap over the P problems, fixed seed.
 
@@ -37,8 +43,7 @@ def interval(values_pc: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray
     values = np.asarray(values_pc, np.float64)
     if values.ndim != 2 or not len(values):
         raise ValueError(f"values must be [P, C], at least one problem; got shape {values.shape}")
-    drawn = np.random.default_rng(0).multinomial(len(values), [1 / len(values)] * len(values), size=RESAMPLES)
-    draws = statistic(drawn @ values)
+    draws = statistic(resampled(values))
     draws = draws[np.isfinite(draws)]
     estimate = float(statistic(values.sum(0)))
     if not draws.size or not np.isfinite(estimate):

@@ -230,9 +230,10 @@ BUDGET = {
     "chosen": "The stage's budget, tokens.",
     "satisfied": "Whether a budget kept J(2B) <= κ J(B); if none did, the largest was taken.",
     "rows": "For every budget B: `accuracy` J(B), `accuracy_doubled` J(2B), `ratio` of the two, `satisfied`, "
-    "`unsolved` (both are 0), `chosen`.",
+    "`unsolved` (both are 0), `chosen`, `interval` of the ratio (95 % over problems, paired; null: infinite).",
     "problems": "Problems it was measured on.",
     "samples": "Responses per problem.",
+    "remarks": "What a person has to know of the choice: no budget did, nothing was solved, another could as well.",
 }
 
 RATES = {
