@@ -46,7 +46,7 @@ FLUSH_EVERY_S = 30.0  # in a bucket
 # "promote.", "suppress.", "baselines": other sets of the same perplexities (curation/pools.py).
 LAYOUT = (
     "mesh.", "log.", "checkpoint.", "grader.", "faults.", "preset", "promote.", "suppress.", "baselines",
-    "at_once", "keep_responses",
+    "at_once", "keep_responses", "pass_at_k",
     "models", "model.attention", "model.remat", "model.chunk",
     "grpo.rows", "grpo.parity_alarm", "sampler.tensor", "sampler.slots", "sampler.block", "sampler.prefill_rows",
 )  # fmt: skip

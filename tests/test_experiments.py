@@ -143,6 +143,25 @@ def test_mistakes_are_named_before_anything_is_trained(change, words, monkeypatc
         run.plan(c, epath.Path("/w/x"))
 
 
+def test_a_copied_run_is_no_seed(tmp_path, monkeypatch):
+    """The directory of seed 0, copied to seed 1, made an interval of no width over "two seeds"."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    c = load("smoke")
+    nodes = [n for n in run.plan(c, epath.Path(tmp_path) / "x") if n.name == "grpo"]
+    for node in nodes:
+        node.directory.mkdir(parents=True)
+        (node.directory / "DONE").write_text("")
+        (node.directory / "metrics.jsonl").write_text(
+            '{"kind": "grpo", "stage": "rl", "step": 1, "time/step_s": 0.5}\n'
+        )
+    assert len(nodes) == 2
+    with pytest.raises(UserError, match=r"grpo/seed1 is a copy of .*grpo/seed0, not another seed: remove it"):
+        run.collect(c, nodes, epath.Path(tmp_path) / "x")
+    with (nodes[1].directory / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "grpo", "stage": "rl", "step": 2, "time/step_s": 0.5}\n')
+    assert set(run.collect(c, nodes, epath.Path(tmp_path) / "x")["grpo"]) == {0, 1}
+
+
 def records(lengths, accuracy):
     steps = [{"length/mean": x, "reward/mean": None} for x in lengths]
     waits = {"wait-1": {"accuracy": [0.4], "length": 100.0}, "wait-10": {"accuracy": [0.6], "length": 300.0}}

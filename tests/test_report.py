@@ -390,6 +390,25 @@ def test_comparison_groups_seeds_and_its_tables_say_so(run_dir, tmp_path_factory
     assert len(ids) == len(set(ids))
 
 
+def test_copies_of_a_run_are_no_seeds(run_dir, tmp_path_factory):
+    """A copy, under its own seed or another one, was a second seed: "2 seeds" and a band of no width."""
+    above = tmp_path_factory.mktemp("copies")
+    for name, seed in (("a", 0), ("again", 0), ("renamed", 1), ("other", 2)):
+        (above / name).mkdir()
+        for file in FILES:
+            (above / name / file).write_bytes((run_dir / file).read_bytes())
+        (above / name / "config.json").write_text(json.dumps({"seed": seed, "x": 1}))
+    with (above / "again/metrics.jsonl").open("a") as file:  # got further
+        file.write('\n{"stage": "easy", "kind": "grpo", "step": 99}\n')
+    rows = [json.loads(line) for line in (run_dir / "eval.jsonl").read_text().splitlines()]
+    write_lines(above / "other/eval.jsonl", rows[:1])
+    _, page = read(compare.write_comparison([above / name for name in ("a", "again", "renamed", "other")]))
+    assert page.tables[0][1][1:] == ["0, 1, 2", "again, renamed, other"]
+    assert "a is left out: it is the same run as again." in page.text
+    _, page = read(compare.write_comparison([above / name for name in ("a", "renamed")]))
+    assert page.tables[0][1][1:] == ["0", "a"] and "renamed is left out: it is the same run as a." in page.text
+
+
 def test_seed_band_by_hand():
     """Guards against a band over steps, or a seed that ended early counted as zero."""
     seeds = [

@@ -457,3 +457,6 @@ def test_bad_requests_are_refused(sharp):
         draw(model, params, [[5]], budget=2048)
     with pytest.raises(ValueError, match="empty"):
         draw(model, params, [[]])
+    for budget in (0, [3, 0], -1):  # each drew a token
+        with pytest.raises(ValueError, match=r"has a budget of (0|-1) tokens: give each response 1 or more"):
+            draw(model, params, [[5], [6]], samples=1, budget=budget)

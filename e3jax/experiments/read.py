@@ -12,6 +12,7 @@ A measure says where its number stands, in one of these forms:
     value(records, ("train", "length/mean", 10))        # NaN where the run has no such number
 """
 
+import hashlib
 import json
 import math
 from typing import NamedTuple
@@ -54,6 +55,13 @@ def read_run(run: epath.Path, *, label: str, forced: epath.Path) -> Records:
     steps = [x for x in lines(run / "metrics.jsonl") if x["kind"] == "grpo"]
     evals = {x["set"]: x for x in lines(run / "eval.jsonl")}  # the last stage's line wins
     return Records(steps, evals, {x["set"]: x for x in lines(forced / "eval.jsonl") if x["stage"] == label})
+
+
+def digest(run: epath.Path) -> str:
+    """Return a hash of what a run logged. Its lines have times, so that no other run has the same one."""
+    paths = [run / name for name in ("metrics.jsonl", "eval.jsonl")]
+    logged = b"".join(path.read_bytes() for path in paths if path.exists())
+    return hashlib.sha256(logged or str(run).encode()).hexdigest()
 
 
 def inside(tree, keys) -> float:

@@ -222,10 +222,13 @@ def force_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int, 
 
 
 def collect(c: ConfigDict, nodes: list[Node], workdir: epath.Path) -> dict:
-    """{arm: {seed: Records}} of finished runs."""
-    records = {}
+    """{arm: {seed: Records}} of finished runs; UserError for a copy of one under another seed, which is no seed."""
+    records, seen = {}, {}
     for n in nodes:
         if (n.directory / "DONE").exists():
+            twin = seen.setdefault(read.digest(n.directory), n.directory)
+            if twin != n.directory:
+                raise UserError(f"{n.directory} is a copy of {twin}, not another seed: remove it and run again")
             found = read.read_run(n.directory, label=n.name, forced=workdir / "eval" / f"seed{n.seed}")
             records.setdefault(n.name, {})[n.seed] = found
     return records

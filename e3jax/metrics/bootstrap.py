@@ -10,6 +10,7 @@ that were drawn, with the weight that each brings along.
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import gammaln, xlogy  # jax brings scipy
 
 RESAMPLES = 1000
 
@@ -50,3 +51,14 @@ def interval(values_pc: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray
         return [float("nan")] * 3
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return [estimate, float(low), float(high)]
+
+
+def chances(n: int, p: float) -> np.ndarray:
+    """Return the probabilities [n + 1] of Binomial(n, p).
+
+    >>> chances(2, 0.5).round(12)
+    array([0.25, 0.5 , 0.25])
+    """
+    v = np.arange(n + 1)
+    ways = gammaln(n + 1) - gammaln(v + 1) - gammaln(n - v + 1)
+    return np.exp(ways + xlogy(v, p) + xlogy(n - v, 1 - p))

@@ -147,6 +147,7 @@ EVAL = {
     "accuracy.…": "pass@1 at this budget: correct, ended by itself, and at most so many tokens.",
     "accuracy_cut.…": "The same of the first so many tokens, graded as they stand (App. B).",
     "pass_at_k.…": "Unbiased pass@k at pass_at_k_budget.",
+    "pass_at_k_bootstrap.…": "The same drawn with replacement, as e3's Table 1, which is lower (eval.run).",
     "pass_at_k_budget": "Tokens.",
     "maj_at_k.…": "Accuracy of the majority of k answers, exact over all choices of k, ties shared; intervals over "
     "problems alone.",
