@@ -65,7 +65,7 @@ def get_config(argument: str = "stage=sft"):
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
     c.model.chunk = 512 * chips
-    c.optim.beta2 = 0.95  # B.2: .9, .95
+    c.optim.beta2 = 0.999 if rl else 0.95  # B.2: .9, .95; B.4 names none: verl's default, torch's AdamW as it comes
     c.optim.weight_decay = 0.01  # B.2
     c.optim.grad_clip = 1.0  # B.2
 

@@ -71,6 +71,7 @@ def get_config(argument: str = "stage=1"):
     c.grpo.loss.kl_coef = 0.001  # T8
     c.grpo.loss.entropy_coef = 0.001 if second else 0.002  # T8, MAIN and the run's name; RELEASE has 0 in stage 1
     c.optim.weight_decay = 0.01  # A.5
+    c.optim.beta2 = 0.999  # e3's code: torch's AdamW as it comes
     c.optim.grad_clip = 1.0  # A.5
 
     c.sampler.tensor = SAMPLING_TENSOR[size]  # matrices of the sampling layout are split over so many chips

@@ -74,6 +74,7 @@ def get_config(argument: str = ""):
         # C.6: DeepScaleR-10K, 20 epochs of 9,998
         c.stages.rl = grpo_stage(set="deepscaler_10k.parquet", budget=budget, steps=20 * (9998 // 64), lr=2e-6)
         c.optim.weight_decay = 0.01  # verl's default (FACTS 1.1); C.6 names none
+        c.optim.beta2 = 0.999  # verl's default, torch's AdamW as it comes; C.6 names none
     c.grpo.prompts, c.grpo.group_size, c.grpo.minibatches = 64, 8, 1  # C.6: on-policy
     c.grpo.temperature = 0.85  # C.6
     c.grpo.rows = chips

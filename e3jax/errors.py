@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+SEEDS = 1 << 31  # seeds are smaller than this
+
 
 class UserError(ValueError):
     """Something the person at the command line can mend; the message says what, its value, and how."""
@@ -47,6 +49,12 @@ def all_errors() -> Iterator[None]:
         REFUSED.reset(token)
     if outer is None and refused:
         raise UserError("\n".join(refused.values()))
+
+
+def need_seed(seed, field: str = "seed") -> None:
+    """Raise UserError unless `seed` is a whole number of 31 bits: JAX keeps 32 and drops the others silently."""
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    need(whole and 0 <= seed < SEEDS, field, seed, f"use a whole number from 0 to {SEEDS - 1}")
 
 
 class Stopped(Exception):

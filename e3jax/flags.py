@@ -19,7 +19,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from e3jax.errors import Stopped, UserError
+from e3jax.errors import Stopped, UserError, need_seed
 from e3jax.lock import release_all
 from e3jax.log import flatten
 from e3jax.printable import printable
@@ -55,6 +55,8 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
         guard(run, config.value, workdir.value)
 
     def run(config, workdir):
+        if "seed" in config:
+            need_seed(config.seed)
         start()
         if processes() > 1:
             faulthandler.disable()  # absl's: when process 0 dies JAX aborts with a reason, to be found in the log

@@ -45,7 +45,7 @@ CELL_EVERY_S = 0.5  # in a notebook, where the line is written over
 # "promote.", "suppress.", "baselines": other sets of the same perplexities (curation/pools.py).
 LAYOUT = (
     "mesh.", "log.", "checkpoint.", "grader.", "faults.", "preset", "promote.", "suppress.", "baselines",
-    "at_once", "keep_responses", "only", "eval.only", "set.problems",
+    "at_once", "keep_responses", "only", "eval.only", "set.problems", "pass_at_k",
     "models", "model.attention", "model.remat", "model.chunk",
     "grpo.rows", "grpo.parity_alarm", "sampler.tensor", "sampler.slots", "sampler.block", "sampler.prefill_rows",
 )  # fmt: skip

@@ -137,7 +137,17 @@ class HubTokenizer:
     def apply_chat(
         self, messages: Sequence[dict[str, str]], *, thinking: bool, tokenize: bool, go_on: bool = False
     ) -> list[int] | str:
-        """The chat template's tokens or text, up to where the assistant speaks, or goes on with the last message."""
+        """The chat template's tokens or text, up to where the assistant speaks, or goes on with the last message.
+
+        A last message that begins with a thought is continued as it is written: Qwen3's template would put an empty
+        thought before it, and R1's leaves thoughts out.
+        """
+        if go_on and messages and begins_thought(messages[-1]):
+            text = self.apply_chat(messages[:-1], thinking=True, tokenize=False)
+            begun = text.rstrip()  # of templates that open the thought themselves
+            text = begun.removesuffix("<think>") if begun.endswith("<think>") else text
+            text += messages[-1]["content"]
+            return self.encode(text) if tokenize else text
         if not self.has_chat:
             raise UserError(f"the tokenizer of {self.hub.name_or_path!r} has no chat template: use raw prompts (--raw)")
         try:
@@ -220,6 +230,17 @@ def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[st
         out.append(now[len(before) :])
         start, read = read, i + 1
     return out
+
+
+def begins_thought(message: dict[str, str]) -> bool:
+    """Whether a chat message is the assistant's and opens with "<think>".
+
+    >>> begins_thought({"role": "assistant", "content": "<think>\nx"}), begins_thought({"role": "user", "content": "x"})
+    (True, False)
+    """
+    if not {"role", "content"} <= message.keys() or message["role"] != "assistant":
+        return False
+    return isinstance(message["content"], str) and message["content"].lstrip().startswith("<think>")
 
 
 def no_tokenizer(name: str, why: str) -> UserError:

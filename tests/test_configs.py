@@ -234,6 +234,7 @@ def test_e3_math_refuses_unknown_arguments(argument):
         (lambda c: c.eval.update(budgets=()), "config.eval.budgets"),
         (lambda c: c.eval.sets.update({"9": (9,)}), "config.eval.sets"),
         (lambda c: c.model.update(preset="huge"), "qwen3-0.6b"),
+        (lambda c: c.update(seed=1 << 31), "config.seed=2147483648: use a whole number from 0 to 2147483647"),
     ],
 )
 def test_impossible_configs_are_named(change, words, monkeypatch):
@@ -278,6 +279,7 @@ def test_command_line_errors_are_sentences(tmp_path):
         (f"--workdir={tmp_path / 'used'}",): "holds a run of another config",
         ("--config=configs/absent.py",): "configs/absent.py",
         ("seed=3",): "not a flag",
+        ("--config.seed=4294967301",): "config.seed=4294967301: use a whole number from 0 to 2147483647",
     }
     started = {}
     for flags in cases:

@@ -1,11 +1,17 @@
 """Eq. 2 against cases worked on paper."""
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from e3jax.curriculum.budget import choose_budget
+from benchmarks.budget_rule import CURVES, measured, share_right
+from configs import common, smoke
+from e3jax.curriculum.budget import choose_budget, could_have_been, ratio_interval, remarks
+from e3jax.sharding import make_mesh
+from e3jax.train import curriculum
 
 #        J:  ratios J(2B)/J(B): 256: 2.0, 512: 1.5, 1024: 1.1, 2048: 1.0
 CURVE = {256: 0.2, 512: 0.4, 1024: 0.6, 2048: 0.66, 4096: 0.66}
@@ -112,3 +118,87 @@ def test_accuracy_in_percent_raises():
     for wrong in (60.0, math.nan, -0.1):
         with pytest.raises(ValueError, match="1024 tokens"):
             choose_budget({**CURVE, 1024: wrong}, budgets=BUDGETS, minimum=1, kappa=1.2)
+
+
+def resamples(curve, problems, samples):
+    """J at 1, 2, 4, 8 from one measurement, and its resamples over problems."""
+    rng = np.random.default_rng(3)
+    found = measured(curve, problems=problems, samples=samples, draws=1001, rng=rng)
+    return dict(zip((1, 2, 4, 8), found[0])), dict(zip((1, 2, 4, 8), found[1:].T))
+
+
+def test_interval_of_the_ratio():
+    """Paired, by hand: ratios 1, 1.5 and 2 are the resamples; an infinite one stays, 0/0 is left out."""
+    assert ratio_interval([0.2, 0.2, 0.2], [0.2, 0.3, 0.4]) == [1.0, 2.0]
+    assert ratio_interval([0.2, 0.0, 0.0], [0.2, 0.1, 0.0]) == [1.0, math.inf]
+    assert all(map(math.isnan, ratio_interval([0.0, 0.0], [0.0, 0.0])))
+    accuracy, draws = resamples((0.15, 0.17, 0.18, 0.185), 256, 4)
+    _, table = choose_budget(accuracy, budgets=[1, 2, 4], minimum=0, kappa=1.2, draws=draws)
+    for row in table:
+        assert row["interval"][0] <= row["ratio"] <= row["interval"][1]
+    assert "interval" not in choose_budget(accuracy, budgets=[1, 2, 4], minimum=0, kappa=1.2)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "minimum", "words"),
+    [
+        ({1: 0.1, 2: 0.2, 4: 0.4}, 0, ["No budget satisfies Eq. 2 (J(2B) <= 1.2 J(B)), so the largest, 2, was taken"]),
+        ({1: 0.4, 2: 0.4, 4: 0.4}, 3, ["Every budget is below B0 = 3 tokens"]),
+        ({1: 0.0, 2: 0.0, 4: 0.0}, 0, ["No problem was solved at any budget up to 4 tokens (0/0)"]),
+        ({1: 0.0, 2: 0.0, 4: 0.1}, 0, ["No problem was solved at 1 or 2 tokens, which satisfies Eq. 2 with 0/0"]),
+        ({1: 0.4, 2: 0.4, 4: 0.4}, 0, []),
+        ({1: 0.2, 2: 0.4, 4: 0.4}, 0, []),
+    ],
+)
+def test_remarks(accuracy, minimum, words):
+    """A budget that the rule never approved, and 0/0, were taken without a word."""
+    _, table = choose_budget(accuracy, budgets=[1, 2], minimum=minimum, kappa=1.2)
+    said = remarks(table, minimum=minimum, kappa=1.2)
+    assert len(said) == len(words) and all(text.startswith(start) for text, start in zip(said, words)), said
+
+
+def test_a_choice_within_the_noise_says_what_else_it_could_have_been():
+    """κ in the interval of a ratio that decided: the chosen budget's: the next longer; a refused one's: itself."""
+    noise = np.array([-0.03, 0.0, 0.03])
+    for accuracy, others, of in (
+        ({1: 0.30, 2: 0.35, 4: 0.36}, [2], [1]),  # 1 is chosen, its ratio 1.17 [1.07, 1.27]
+        ({1: 0.30, 2: 0.37, 4: 0.38}, [1], [1]),  # 1 is refused at 1.23 [1.13, 1.33]
+        ({1: 0.30, 2: 0.37, 4: 0.44}, [1, 4], [1, 2]),  # … and 2 is chosen at 1.19 [1.11, 1.27]
+    ):
+        draws = {tokens: j + noise * (tokens // 2 in of) for tokens, j in accuracy.items()} | {8: np.full(3, 0.44)}
+        _, table = choose_budget({**accuracy, 8: 0.44}, budgets=[1, 2, 4], minimum=0, kappa=1.2, draws=draws)
+        assert could_have_been(table, minimum=0, kappa=1.2) == others
+        (said,) = remarks(table, minimum=0, kappa=1.2)
+        assert said.startswith(f"The choice could as well have been {' or '.join(map(str, others))}: κ = 1.2 lies")
+    _, table = choose_budget({**accuracy, 8: 0.44}, budgets=[1, 2, 4], minimum=2, kappa=1.2, draws=draws)
+    assert could_have_been(table, minimum=2, kappa=1.2) == [4]  # 1 is no candidate
+
+
+def test_the_defaults_make_the_right_choice_likely():
+    """With 256 responses a too large budget was chosen in 15 % of draws of a flat curve."""
+    rule = common.base_config().budget_rule
+    for curve in CURVES.values():
+        assert share_right(curve, problems=rule.problems, samples=rule.samples, kappa=rule.kappa, draws=500) > 0.94
+    flat = next(iter(CURVES.values()))
+    assert 0.82 < share_right(flat, problems=256, samples=1, draws=1000) < 0.90
+
+
+def test_a_stages_own_settings_reach_eq_2(monkeypatch):
+    """J was measured at the common temperature, whatever temperature the stage trains at."""
+    config = smoke.get_config()
+    config.order, config.stages.hard.temperature, config.stages.hard.prompts = ("hard",), 0.7, 8
+    seen = {}
+
+    def asked(*_, **settings):
+        seen.update(settings)
+        raise InterruptedError
+
+    run = SimpleNamespace(
+        mesh=make_mesh(data=1, fsdp=-1, tensor=1), grader=nullcontext(), form="calculator", draw_from=lambda *_, **__: 0
+    )
+    monkeypatch.setattr(curriculum, "make_run", lambda *_: run)
+    monkeypatch.setattr(curriculum, "initial_params", lambda *_, **__: None)
+    monkeypatch.setattr(curriculum, "automatic_budget", asked)
+    with pytest.raises(InterruptedError):
+        curriculum.main(config, "")
+    assert seen["temperature"] == 0.7 and seen["first_problem"] == 0

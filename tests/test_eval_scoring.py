@@ -63,6 +63,8 @@ def test_summary_by_hand():
     np.testing.assert_allclose(means["accuracy"], [0, 1 / 4, 2 / 4])
     np.testing.assert_allclose(means["accuracy_cut"], [2 / 4, 3 / 4, 3 / 4])
     np.testing.assert_allclose(means["pass_at_k"], [1 / 2, 5 / 6, 1])
+    bootstrapped = [x[0] for x in line["pass_at_k_bootstrap"].values()]  # 2 of 4 right, with replacement
+    np.testing.assert_allclose(bootstrapped, [1 / 2, 3 / 4, 15 / 16])
     np.testing.assert_allclose(means["maj_at_k"], [1 / 2, (1 + 2 + 2 / 2) / 6, 1])
     for low_high in line["accuracy"].values():
         assert low_high[1] <= low_high[0] <= low_high[2]
@@ -102,6 +104,10 @@ def test_tables_have_the_papers_form():
     assert three[1] == ["Qwen3-1.7B", "AIME25", "0.0", "50.0", "25.0", "75.0", "50.0", "75.0"]
     assert r"| e3<&\|> | 60.0 |" in tables.markdown(one)
     assert tables.comma_separated(three).splitlines()[1] == "Qwen3-1.7B,AIME25,0.0,50.0,25.0,75.0,50.0,75.0"
+    drawn = tables.table_1(eval_lines(), tables.PASS_AT_K["bootstrap"])
+    assert drawn[0][2] == "AIME25 bootstrapped pass@2" and drawn[1][2] == "75.0"
+    old = [{k: v for k, v in line.items() if k != "pass_at_k_bootstrap"} for line in eval_lines()]
+    assert tables.table_1(old, "pass_at_k_bootstrap") == [["model"]]
     fewer = eval_lines()
     del fewer[3]["pass_at_k"]["2"], fewer[2]  # a set with fewer samples; a model without one of the sets
     assert tables.table_1(fewer)[2] == ["e3<&|>", "", "", "60.0", ""]

@@ -131,6 +131,7 @@ def test_a_changed_arm_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
         (lambda c: c.update(rule=({**c.rule[0], "plus": ("gpro",)},)), r"config.rule\[0\]=\['gpro'\]"),
         (lambda c: c.update(rule=({**c.rule[0], "measure": "x"},)), r"config.rule\[0\].measure='x'"),
         (lambda c: c.update(seeds=(0, 0)), "config.seeds"),
+        (lambda c: c.update(seeds=(0, 1 << 32)), "config.seeds=4294967296: use a whole number"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(change, words, monkeypatch):
@@ -140,6 +141,25 @@ def test_mistakes_are_named_before_anything_is_trained(change, words, monkeypatc
     with pytest.raises(UserError, match=words):
         run.check_experiment(c)
         run.plan(c, epath.Path("/w/x"))
+
+
+def test_a_copied_run_is_no_seed(tmp_path, monkeypatch):
+    """The directory of seed 0, copied to seed 1, made an interval of no width over "two seeds"."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    c = load("smoke")
+    nodes = [n for n in run.plan(c, epath.Path(tmp_path) / "x") if n.name == "grpo"]
+    for node in nodes:
+        node.directory.mkdir(parents=True)
+        (node.directory / "DONE").write_text("")
+        (node.directory / "metrics.jsonl").write_text(
+            '{"kind": "grpo", "stage": "rl", "step": 1, "time/step_s": 0.5}\n'
+        )
+    assert len(nodes) == 2
+    with pytest.raises(UserError, match=r"grpo/seed1 is a copy of .*grpo/seed0, not another seed: remove it"):
+        run.collect(c, nodes, epath.Path(tmp_path) / "x")
+    with (nodes[1].directory / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "grpo", "stage": "rl", "step": 2, "time/step_s": 0.5}\n')
+    assert set(run.collect(c, nodes, epath.Path(tmp_path) / "x")["grpo"]) == {0, 1}
 
 
 def records(lengths, accuracy):

@@ -1,7 +1,9 @@
 """maj@k against enumeration of every subset."""
 
 from collections import Counter
+from fractions import Fraction
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pytest
@@ -43,6 +45,21 @@ def test_large_counts():
     first, second = (drawn == 1).sum(1), (drawn == 2).sum(1)
     want = ((first > second) + 0.5 * ((first == second) & (first > 0))).mean()
     np.testing.assert_allclose(majority_at_k(right=30, wrong=[25], without=73, ks=[16]), want, atol=0.015)
+
+
+def test_thousands_of_samples_against_exact_counts():
+    """C(4096, 1000) is no float: counting subsets ended in an OverflowError. Against one wrong answer the right one's
+    votes are hypergeometric."""
+    right, wrong, k = 2100, 1996, 1000
+    ways = [
+        comb(right, votes) * comb(wrong, k - votes) * (1 + (2 * votes > k) - (2 * votes < k)) for votes in range(k + 1)
+    ]
+    want = float(Fraction(sum(ways), 2 * comb(4096, k)))  # a win counts 1, a tie 1/2
+    got = majority_at_k(right=right, wrong=[wrong], without=0, ks=[1, k, 4096])
+    np.testing.assert_allclose(got, [right / 4096, want, 1.0], rtol=1e-10)
+    scattered = majority_at_k(right=1000, wrong=[1] * 3096, without=0, ks=[2, 64])
+    np.testing.assert_allclose(scattered[0], 1000 / 4096, rtol=1e-10)  # two samples are no majority
+    assert 0.99 < scattered[1] < 1
 
 
 def test_k_beyond_the_samples_raises():

@@ -1,11 +1,11 @@
 """pass@k against enumeration of every subset; the bootstrap against its closed form."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 
-from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k, two_level_interval
+from e3jax.metrics.pass_at_k import bootstrap_interval, bootstrap_pass_at_k, pass_at_k, two_level_interval
 
 
 def test_equals_the_share_of_subsets_that_hold_a_correct_sample():
@@ -87,3 +87,27 @@ def test_two_level_interval_of_one_problem_is_that_of_its_samples():
     np.testing.assert_allclose([low, high], [0.40, 0.60], atol=0.011)
     with pytest.raises(ValueError, match=r"\[P\]"):
         two_level_interval(4, [], 1, level=0.95, resamples=10, rng=np.random.default_rng(0))
+
+
+def test_the_bootstrapped_estimate_is_that_of_draws_with_replacement():
+    """e3's Table 1 draws with replacement; all tuples of k samples, for every n <= 5. Equal for k = 1, lower above."""
+    for n in range(1, 6):
+        for c in range(n + 1):
+            correct = [i < c for i in range(n)]
+            for k in range(1, n + 1):
+                want = np.mean([any(drawn) for drawn in product(correct, repeat=k)])
+                got = bootstrap_pass_at_k(n, c, k)
+                np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
+                assert got <= pass_at_k(n, c, k) + 1e-15
+    with pytest.raises(ValueError, match="smallest is 4"):
+        bootstrap_pass_at_k([8, 4], 1, 5)
+
+
+def test_interval_of_the_bootstrapped_estimate():
+    """It lies around its own estimate, and for k = 1 it is the unbiased one's."""
+    c, how = np.array([0, 3, 16, 1, 9, 16]), dict(level=0.95, resamples=2000)
+    one = [two_level_interval(16, c, 1, rng=np.random.default_rng(0), estimator=e, **how) for e in
+           (pass_at_k, bootstrap_pass_at_k)]  # fmt: skip
+    np.testing.assert_allclose(*one, rtol=1e-9)
+    low, high = two_level_interval(16, c, 8, rng=np.random.default_rng(0), estimator=bootstrap_pass_at_k, **how)
+    assert low < bootstrap_pass_at_k(16, c, 8).mean() < high

@@ -30,6 +30,19 @@ def test_one_seed_shows_nothing():
     assert row["values"] == {} and math.isnan(row["mean"]) and row["outcome"] == "open"
 
 
+def test_copies_of_one_run_show_nothing():
+    """Three identical runs had an interval of no width, and every rule held. Equal differences of runs that differ are
+    a result."""
+    same = {"length": {"grpo": dict.fromkeys(range(3), 70.0), "mask": dict.fromkeys(range(3), 60.0)}}
+    for kind in ("above", "within"):
+        row = judge({**LONGER, "kind": kind, "margin": 20.0 * (kind == "within")}, same, seeds=(0, 1, 2), level=0.95)
+        assert row["outcome"] == "open" and math.isnan(row["low"]) and math.isnan(row["high"]) and row["mean"] == 10.0
+        assert row["why"].startswith("all 3 seeds have the very same numbers: copies of one run")
+    shifted = {"length": {"grpo": {0: 70.0, 1: 71.0}, "mask": {0: 60.0, 1: 61.0}}}
+    row = judge(LONGER, shifted, seeds=(0, 1), level=0.95)
+    assert row["outcome"] == "yes" and "why" not in row
+
+
 def test_pairing_is_by_seed():
     """Guards an unpaired difference, which would take the other arms' spread for noise; and a seed of one arm only."""
     row = judge(LONGER, VALUES, seeds=(0, 1, 2, 3), level=0.95)

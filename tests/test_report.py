@@ -72,7 +72,7 @@ def run_dir(tmp_path):
         {**row, "budget": 384, "ratio": None, "satisfied": True, "chosen": False},
     ]
     choice = {"stage": "hard", "kappa": 1.2, "minimum": 60, "chosen": 192, "satisfied": True}
-    write_lines(tmp_path / "budget.jsonl", [{**choice, "rows": rows}])
+    write_lines(tmp_path / "budget.jsonl", [{**choice, "rows": rows}])  # without intervals and remarks: of older runs
     write_lines(tmp_path / "eval_samples.jsonl", [make_sample(i) for i in range(12)])
     return tmp_path
 
@@ -237,6 +237,21 @@ def test_sections_budget_table_and_rollouts(run_dir):
     assert "Not logged: reward/all_zero" in page.text and "loss/ppo_kl" not in page.text
 
 
+def test_budget_table_has_intervals_and_what_to_know(run_dir):
+    """Nothing said that no budget satisfied Eq. 2, that nothing was solved, or that another was as likely."""
+    row = {"accuracy": 0.1, "accuracy_doubled": 0.17, "ratio": 1.7, "satisfied": False, "chosen": False}
+    rows = [{**row, "budget": 96, "interval": [1.1, 2.5]}, {**row, "budget": 192, "interval": [1.3, None]}]
+    nothing = {**row, "budget": 96, "accuracy": 0, "accuracy_doubled": 0, "ratio": None, "interval": [None, None]}
+    choice = {"kappa": 1.2, "minimum": 60, "chosen": 192, "satisfied": False}
+    lines = [{**choice, "stage": "hard", "rows": rows, "remarks": ["<Not> satisfied.", "Could have been 96."]}]
+    lines += [{**choice, "stage": "harder", "rows": [nothing], "remarks": []}]
+    write_lines(run_dir / "budget.jsonl", lines)
+    text, page = read(html.write_report(run_dir))
+    assert [r[3] for r in page.tables[-2][1:]] == ["1.70 [1.10, 2.50]", "1.70 [1.30, ∞]"]
+    assert page.tables[-1][1][3] == "n/a" and "no problem was solved at any B (0/0)" in page.text
+    assert "&lt;Not&gt; satisfied." in text and "Could have been 96." in page.text and "no B satisfies it" in page.text
+
+
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "eval.jsonl", "budget.jsonl", "eval_samples.jsonl"])
 def test_any_file_alone_or_missing(run_dir, tmp_path_factory, name):
     """Guards against a report that needs a finished run: any file may be missing, or alone."""
@@ -373,6 +388,25 @@ def test_comparison_groups_seeds_and_its_tables_say_so(run_dir, tmp_path_factory
     assert text.count("<figure>") > 6 and HOSTILE not in text
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
+
+
+def test_copies_of_a_run_are_no_seeds(run_dir, tmp_path_factory):
+    """A copy, under its own seed or another one, was a second seed: "2 seeds" and a band of no width."""
+    above = tmp_path_factory.mktemp("copies")
+    for name, seed in (("a", 0), ("again", 0), ("renamed", 1), ("other", 2)):
+        (above / name).mkdir()
+        for file in FILES:
+            (above / name / file).write_bytes((run_dir / file).read_bytes())
+        (above / name / "config.json").write_text(json.dumps({"seed": seed, "x": 1}))
+    with (above / "again/metrics.jsonl").open("a") as file:  # got further
+        file.write('\n{"stage": "easy", "kind": "grpo", "step": 99}\n')
+    rows = [json.loads(line) for line in (run_dir / "eval.jsonl").read_text().splitlines()]
+    write_lines(above / "other/eval.jsonl", rows[:1])
+    _, page = read(compare.write_comparison([above / name for name in ("a", "again", "renamed", "other")]))
+    assert page.tables[0][1][1:] == ["0, 1, 2", "again, renamed, other"]
+    assert "a is left out: it is the same run as again." in page.text
+    _, page = read(compare.write_comparison([above / name for name in ("a", "renamed")]))
+    assert page.tables[0][1][1:] == ["0", "a"] and "renamed is left out: it is the same run as a." in page.text
 
 
 def test_seed_band_by_hand():

@@ -95,6 +95,24 @@ def test_truncation_by_hand():
     np.testing.assert_allclose(logp, np.log([0.3]), rtol=1e-6)  # renormalised it would be log .375
 
 
+@pytest.mark.parametrize("logits", [[1.0, 2.0, 3.0, 3.0], [-0.0, 0.0, 0.0, -1.0], [5.0] * 600, [2.0, 9.0, 9.0, 9.0]])
+def test_equal_logits_are_cut_in_the_order_of_tokens(logits):
+    """Ties with the smallest kept stayed: temperature 0 and top_k 1 gave tokens 2 and 3 of (1, 2, 3, 3)."""
+    row, u = jnp.array([logits]), jnp.array([0.999999])
+    greedy = choose(row, u, temperature=0.0, top_k=0, top_p=1.0)[0]
+    for cut in (dict(top_k=1, top_p=1.0), dict(top_k=0, top_p=1e-6), dict(top_k=3, top_p=1e-6)):
+        for temperature in (0.6, 1.0):
+            assert choose(row, u, temperature=temperature, **cut)[0].tolist() == greedy.tolist()
+    for k in (1, 2, 3):
+        kept = jnp.isfinite(truncate(row, top_k=k, top_p=1.0))[0]
+        assert np.flatnonzero(kept).tolist() == sorted(np.argsort(-np.array(logits), kind="stable")[:k].tolist())
+
+
+def test_half_of_four_equal_tokens_is_the_first_two():
+    """A nucleus of equal tokens reaches its mass with some of them."""
+    assert jnp.isfinite(truncate(jnp.zeros((1, 4)), top_k=0, top_p=0.5))[0].tolist() == [True, True, False, False]
+
+
 # ---- the whole sampler
 
 
@@ -454,3 +472,6 @@ def test_bad_requests_are_refused(sharp):
         draw(model, params, [[5]], budget=2048)
     with pytest.raises(ValueError, match="empty"):
         draw(model, params, [[]])
+    for budget in (0, [3, 0], -1):  # each drew a token
+        with pytest.raises(ValueError, match=r"has a budget of (0|-1) tokens: give each response 1 or more"):
+            draw(model, params, [[5], [6]], samples=1, budget=budget)

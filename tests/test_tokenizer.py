@@ -137,6 +137,46 @@ def test_chat_equals_what_is_written_here(qwen3, messages, thinking, text):
     assert tokens.count(qwen3.id("<|im_start|>")) == text.count("<|im_start|>")
 
 
+THOUGHTS = {  # what a template makes of the last assistant's message, and of the place where the assistant speaks
+    "Qwen3": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% if '</think>' not in "
+        "m.content %}<think>\n\n</think>\n\n{% endif %}{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n"
+        "{% endif %}{% endif %}"
+    ),
+    "R1": (  # leaves out thoughts, and opens one itself
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    ),
+}
+BEGUN = ["<think>\nx", "<think>", "\n<think>\nx\n", "<think>\nx\n</think>\n\n4 is", "<think>a</think>b"]
+
+
+@pytest.mark.parametrize("template", THOUGHTS)
+def test_a_thought_that_was_begun_is_continued(tmp_path, template):
+    """lm-eval's gen_prefix: "<think>\\nx" became an empty thought and then another one."""
+    pytest.importorskip("transformers", reason="real tokenizers need pip install -e '.[hf]'")
+    WordTokenizer(WORDS).save(tmp_path)
+    tokenizer = HubTokenizer(str(tmp_path))
+    tokenizer.hub.chat_template = THOUGHTS[template]
+    question = {"role": "user", "content": "a"}
+    for content, thinking in product(BEGUN, (True, False)):
+        messages = [question, {"role": "assistant", "content": content}]
+        text = tokenizer.apply_chat(messages, thinking=thinking, tokenize=False, go_on=True)
+        assert text == f"<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n{content}"
+    plain = [question, {"role": "assistant", "content": "4 is"}]
+    text = tokenizer.apply_chat(plain, thinking=True, tokenize=False, go_on=True)
+    assert text.endswith("assistant\n<think>\n\n</think>\n\n4 is" if template == "Qwen3" else "assistant\n4 is")
+
+
+def test_qwen3_continues_a_thought(qwen3):
+    """The real template, as tokens and as text."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>\nx"}]
+    text = qwen3.apply_chat(messages, thinking=False, tokenize=False, go_on=True)
+    assert text == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n<think>\nx"
+    assert qwen3.apply_chat(messages, thinking=True, tokenize=True, go_on=True) == qwen3.encode(text)
+
+
 def test_chat_does_not_change_with_the_day(qwen3):
     """Llama-3.2's template writes today's date: the sampler's prompts would differ from yesterday's."""
     tokenizer = HubTokenizer(str(QWEN3))

@@ -26,7 +26,7 @@ from absl import flags
 from rich.console import Console
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
-from e3jax.errors import UserError, first_line
+from e3jax.errors import SEEDS, UserError, first_line
 from e3jax.eval.likelihood import log_likelihoods
 from e3jax.flags import run_tool
 from e3jax.printable import printable
@@ -342,5 +342,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("max_length", None, "tokens of context and continuation; the model's length", lower_bound=2)
     flags.DEFINE_integer("tokens", 8192, "tokens per device in one forward pass, about", lower_bound=1)
     flags.DEFINE_integer("slots", 32, "responses at once, each with a cache of prompt + budget", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "of sampled responses", 0, 2**32 - 1)
+    flags.DEFINE_integer("seed", 0, "of sampled responses", 0, SEEDS - 1)
     run_tool(main)

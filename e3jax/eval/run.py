@@ -237,6 +237,8 @@ def check(c: ConfigDict) -> None:
     for name in ("answer", "thinking", "extension"):
         need(f[name] >= 1, f"forcing.{name}", f[name], "use 1 or more")
     need(c.chat in ("template", "plain"), "chat", c.chat, "use 'template' or 'plain'")
+    choices = ", ".join(map(repr, tables.PASS_AT_K))
+    need(c.pass_at_k in tables.PASS_AT_K, "pass_at_k", c.pass_at_k, f"use one of {choices}")
 
 
 @all_errors()
@@ -284,11 +286,12 @@ def check_sampling(c: ConfigDict) -> None:
     need(c.grader.workers >= 1, "grader.workers", c.grader.workers, "use 1 or more")
 
 
-def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) -> None:
+def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int, pass_at_k: str) -> None:
     """Tables on the terminal and as files, and an extrapolation figure per set (Fig. 8)."""
+    measure = tables.PASS_AT_K[pass_at_k]
     lines = sorted((x for x in lines if x["stage"] in order), key=lambda x: order.index(x["stage"]))
     grids = {
-        "table1": tables.table_1(lines), "majority": tables.table_1(lines, "maj_at_k"),
+        "table1": tables.table_1(lines, measure), "majority": tables.table_1(lines, "maj_at_k"),
         "table3": tables.table_3(lines), "forced": tables.table_forced(lines),
     }  # fmt: skip
     files = {}
@@ -297,10 +300,10 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int) ->
             files |= {f"{name}.md": tables.markdown(grid), f"{name}.csv": tables.comma_separated(grid)}
     for name in sorted({line["set"] for line in lines}):
         own = [line for line in lines if line["set"] == name]
-        for measure, word in (("pass_at_k", "pass@k"), ("maj_at_k", "maj@k")):  # sets side by side would be too wide
-            header, *rows = tables.table_1(own, measure)
+        for of in (measure, "maj_at_k"):  # sets side by side would be too wide
+            header, *rows = tables.table_1(own, of)
             grid = [[column.removeprefix(f"{name} ") for column in header], *rows]
-            log.console.print(tables.terminal(grid, f"{name}: {word} [%] at the longest budget"))
+            log.console.print(tables.terminal(grid, f"{name}: {of.replace('_at_', '@', 1)} [%] at the longest budget"))
         files[f"extrapolation-{name}.svg"] = extrapolation_file(own, order=order, title=name, train_budget=train_budget)
     log.console.print(tables.terminal(grids["table3"], "accuracy [%] by test budget [tokens] (Table 3)"))
     if len(grids["forced"]) > 1:
@@ -376,7 +379,7 @@ def main(config: ConfigDict, workdir: str) -> None:
                 pass_ks=[k for k in config.pass_ks if k <= samples], forcing=forcing,
                 about=limits | {"scored": what_was_scored(problems[bench.name], samples)},
             )  # fmt: skip
-    show(log, log.read("eval.jsonl"), list(dict(config.models)), config.train_budget)
+    show(log, log.read("eval.jsonl"), list(dict(config.models)), config.train_budget, config.pass_at_k)
     log.done()
     log.close()
     barrier("end")

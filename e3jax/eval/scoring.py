@@ -23,7 +23,7 @@ from e3jax.eval.rollouts import Grader
 from e3jax.metrics.exploration import verifications_code, verifications_paper
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.majority import majority_at_k
-from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k, two_level_interval
+from e3jax.metrics.pass_at_k import bootstrap_interval, bootstrap_pass_at_k, pass_at_k, two_level_interval
 from e3jax.phases import begins_plan, split_text
 from e3jax.rewards.countdown_plans import read_execution
 from e3jax.rewards.extract import IN_PHASES, boxed_answer, last_answer
@@ -121,11 +121,11 @@ def finished_gb(c: ProblemCounts, budgets: Sequence[int]) -> np.ndarray:
     return accuracy_at_budgets(*args, budgets) > 0
 
 
-def with_interval(num_samples: int, correct_p: np.ndarray, k: int) -> list[float]:
+def with_interval(num_samples: int, correct_p: np.ndarray, k: int, estimator: Callable = pass_at_k) -> list[float]:
     """[mean pass@k, low, high]: 95 %, over problems and samples; the resampling seed is fixed."""
-    rng = np.random.default_rng(0)
-    low, high = two_level_interval(num_samples, correct_p, k, level=0.95, resamples=RESAMPLES, rng=rng)
-    return [float(pass_at_k(num_samples, correct_p, k).mean()), low, high]
+    how = {"level": 0.95, "resamples": RESAMPLES, "rng": np.random.default_rng(0)}
+    low, high = two_level_interval(num_samples, correct_p, k, estimator=estimator, **how)
+    return [float(estimator(num_samples, correct_p, k).mean()), low, high]
 
 
 def majorities(c: ProblemCounts, ks: Sequence[int]) -> np.ndarray:
@@ -149,6 +149,9 @@ def summary(counts: Sequence[ProblemCounts], *, budgets: Sequence[int], pass_ks:
     length, done = (np.concatenate([getattr(c, name) for c in counts]) for name in ("length_g", "done_g"))
     paper, code = np.mean([c.verifications for c in counts], axis=0)
 
+    def solved(k: int, estimator: Callable) -> list[float]:
+        return with_interval(n, finished_pb[:, last], k, estimator)
+
     def of_problems(values_p):
         low, high = bootstrap_interval(values_p, level=0.95, resamples=RESAMPLES, rng=np.random.default_rng(0))
         return [float(values_p.mean()), low, high]
@@ -159,7 +162,8 @@ def summary(counts: Sequence[ProblemCounts], *, budgets: Sequence[int], pass_ks:
         "budgets": list(budgets),
         "accuracy": {str(b): with_interval(n, finished_pb[:, i], 1) for i, b in enumerate(budgets)},
         "accuracy_cut": {str(b): with_interval(n, cut_pb[:, i], 1) for i, b in enumerate(budgets)},
-        "pass_at_k": {str(k): with_interval(n, finished_pb[:, last], k) for k in pass_ks},
+        "pass_at_k": {str(k): solved(k, pass_at_k) for k in pass_ks},
+        "pass_at_k_bootstrap": {str(k): solved(k, bootstrap_pass_at_k) for k in pass_ks},
         "pass_at_k_budget": budgets[last],
         "maj_at_k": {str(k): of_problems(majority_pk[:, i]) for i, k in enumerate(pass_ks)},
         "explore": {

@@ -16,6 +16,7 @@ from rich.text import Text
 from e3jax.printable import printable
 
 Grid = list[list[str]]
+PASS_AT_K = {"unbiased": "pass_at_k", "bootstrap": "pass_at_k_bootstrap"}  # config.pass_at_k -> key of eval.jsonl
 
 
 def percent(interval: Sequence[float]) -> str:
@@ -36,9 +37,14 @@ def by_model(lines: Sequence[dict]) -> dict[str, dict[str, dict]]:
 
 
 def table_1(lines: Sequence[dict], measure: str = "pass_at_k") -> Grid:
-    """A row a model, a column a set and k: e3's Table 1; `measure` "maj_at_k" gives majority votes in the same form."""
+    """A row a model, a column a set and k: e3's Table 1.
+
+    `measure` "pass_at_k_bootstrap" is as e3 estimates pass@k, "maj_at_k" gives majority votes in the same form. Lines
+    of older evaluations that lack it are left out.
+    """
+    lines = [line for line in lines if measure in line]
     columns = sorted({(line["set"], int(k)) for line in lines for k in line[measure]})
-    word = measure.split("_")[0]
+    word = {"pass_at_k": "pass", "pass_at_k_bootstrap": "bootstrapped pass", "maj_at_k": "maj"}[measure]
     grid = [["model", *(f"{name} {word}@{k}" for name, k in columns)]]
     for model, sets in by_model(lines).items():
         cells = (sets[s][measure].get(str(k)) if s in sets else None for s, k in columns)

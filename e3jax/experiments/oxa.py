@@ -21,7 +21,7 @@ from absl import flags
 from etils import epath
 
 from e3jax.curation import pools
-from e3jax.errors import UserError
+from e3jax.errors import UserError, need_seed
 from e3jax.flags import run_tool
 from e3jax.metrics.seeds import judge
 from e3jax.records import finite, read_lines
@@ -92,8 +92,10 @@ def main() -> None:
     """All seeds, then the numbers of those that are complete."""
     f = flags.FLAGS
     seeds = [int(s) for s in f.seeds if s.isdigit()]
-    if len(seeds) != len(f.seeds) or not seeds:
-        raise UserError(f"--seeds={','.join(f.seeds)}: numbers, with commas between")
+    if len(seeds) != len(f.seeds) or not seeds or len(set(seeds)) != len(seeds):
+        raise UserError(f"--seeds={','.join(f.seeds)}: numbers, with commas between, each once")
+    for seed in seeds:
+        need_seed(seed, "seeds")
     for seed in seeds:
         run_seed(f.config, f.data, f.workdir, seed, ARMS)
     there = place(f.workdir)

@@ -12,6 +12,7 @@ A measure says where its number stands, in one of these forms:
     value(records, ("train", "length/mean", 10))        # NaN where the run has no such number
 """
 
+import hashlib
 import math
 from typing import NamedTuple
 
@@ -53,6 +54,13 @@ def read_run(run: epath.Path, *, label: str, forced: epath.Path) -> Records:
     evals = {x["set"]: x for x in read_lines(run / "eval.jsonl", evaluated)}  # the last stage's line wins
     made_longer = read_lines(forced / "eval.jsonl", evaluated | FORCED)
     return Records(steps, evals, {x["set"]: x for x in made_longer if x["stage"] == label})
+
+
+def digest(run: epath.Path) -> str:
+    """Return a hash of what a run logged. Its lines have times, so that no other run has the same one."""
+    paths = [run / name for name in ("metrics.jsonl", "eval.jsonl")]
+    logged = b"".join(path.read_bytes() for path in paths if path.exists())
+    return hashlib.sha256(logged or str(run).encode()).hexdigest()
 
 
 def inside(tree, keys) -> float:

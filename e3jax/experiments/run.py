@@ -22,7 +22,7 @@ from typing import NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
-from e3jax.errors import Stopped, UserError, all_errors, first_line, need
+from e3jax.errors import Stopped, UserError, all_errors, first_line, need, need_seed
 from e3jax.eval import run as eval_run
 from e3jax.experiments import read
 from e3jax.flags import run_command
@@ -106,6 +106,8 @@ def root_of(c: ConfigDict, arm: str) -> str:
 def check_experiment(c: ConfigDict) -> None:
     """Seeds, measures and rule make sense before hours are spent."""
     need(len(c.seeds) > 0 and len(set(c.seeds)) == len(c.seeds), "seeds", tuple(c.seeds), "each once, at least one")
+    for seed in c.seeds:
+        need_seed(seed, "seeds")
     need(len(c.rule) > 0, "rule", c.rule, "state at least one")
     arms = {*c.bases, *c.arms, *(("chosen", "half", "double") if c.choice else ())}
     for name, measure in c.measures.items():
@@ -235,10 +237,13 @@ def force_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int, 
 
 
 def collect(c: ConfigDict, nodes: list[Node], workdir: epath.Path) -> dict:
-    """{arm: {seed: Records}} of finished runs."""
-    records = {}
+    """{arm: {seed: Records}} of finished runs; UserError for a copy of one under another seed, which is no seed."""
+    records, seen = {}, {}
     for n in nodes:
         if (n.directory / "DONE").exists():
+            twin = seen.setdefault(read.digest(n.directory), n.directory)
+            if twin != n.directory:
+                raise UserError(f"{n.directory} is a copy of {twin}, not another seed: remove it and run again")
             found = read.read_run(n.directory, label=n.name, forced=workdir / "eval" / f"seed{n.seed}")
             records.setdefault(n.name, {})[n.seed] = found
     return records

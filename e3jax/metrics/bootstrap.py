@@ -10,6 +10,7 @@ that were drawn, with the weight that each brings along.
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import gammaln, xlogy  # jax brings scipy
 
 RESAMPLES = 1000
 
@@ -25,6 +26,12 @@ def ratio_difference(sums: np.ndarray) -> np.ndarray:
     return ratio(sums[..., :2]) - ratio(sums[..., 2:])
 
 
+def resampled(values_pc: np.ndarray) -> np.ndarray:
+    """Return the sums [R, C] of R = RESAMPLES draws of P of the problems [P, C], with replacement and a fixed seed."""
+    problems = len(values_pc)
+    return np.random.default_rng(0).multinomial(problems, [1 / problems] * problems, size=RESAMPLES) @ values_pc
+
+
 def interval(values_pc: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, level: float = 0.95):
     """[estimate, low, high] of statistic(Σ_p values [C]): percentile bootstrap over the P problems, fixed seed.
 
@@ -37,11 +44,21 @@ def interval(values_pc: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray
     values = np.asarray(values_pc, np.float64)
     if values.ndim != 2 or not len(values):
         raise ValueError(f"values must be [P, C], at least one problem; got shape {values.shape}")
-    drawn = np.random.default_rng(0).multinomial(len(values), [1 / len(values)] * len(values), size=RESAMPLES)
-    draws = statistic(drawn @ values)
+    draws = statistic(resampled(values))
     draws = draws[np.isfinite(draws)]
     estimate = float(statistic(values.sum(0)))
     if not draws.size or not np.isfinite(estimate):
         return [float("nan")] * 3
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return [estimate, float(low), float(high)]
+
+
+def chances(n: int, p: float) -> np.ndarray:
+    """Return the probabilities [n + 1] of Binomial(n, p).
+
+    >>> chances(2, 0.5).round(12)
+    array([0.25, 0.5 , 0.25])
+    """
+    v = np.arange(n + 1)
+    ways = gammaln(n + 1) - gammaln(v + 1) - gammaln(n - v + 1)
+    return np.exp(ways + xlogy(v, p) + xlogy(n - v, 1 - p))

@@ -152,6 +152,7 @@ EVAL = {
     "accuracy.…": "pass@1 at this budget: correct, ended by itself, and at most so many tokens.",
     "accuracy_cut.…": "The same of the first so many tokens, graded as they stand (App. B).",
     "pass_at_k.…": "Unbiased pass@k at pass_at_k_budget.",
+    "pass_at_k_bootstrap.…": "The same drawn with replacement, as e3's Table 1, which is lower (eval.run).",
     "pass_at_k_budget": "Tokens.",
     "maj_at_k.…": "Accuracy of the majority of k answers, exact over all choices of k, ties shared; intervals over "
     "problems alone.",
@@ -239,9 +240,10 @@ BUDGET = {
     "chosen": "The stage's budget, tokens.",
     "satisfied": "Whether a budget kept J(2B) <= κ J(B); if none did, the largest was taken.",
     "rows": "For every budget B: `accuracy` J(B), `accuracy_doubled` J(2B), `ratio` of the two, `satisfied`, "
-    "`unsolved` (both are 0), `chosen`.",
+    "`unsolved` (both are 0), `chosen`, `interval` of the ratio (95 % over problems, paired; null: infinite).",
     "problems": "Problems it was measured on.",
     "samples": "Responses per problem.",
+    "remarks": "What a person has to know of the choice: no budget did, nothing was solved, another could as well.",
 }
 
 RATES = {

@@ -1,18 +1,21 @@
-"""pass@k without bias, and an interval for a benchmark's mean.
+"""pass@k without bias, the bootstrapped one of e3's tables, and an interval for a benchmark's mean.
 
 The chance that k of a problem's n samples, drawn without replacement, hold a correct one, given
 that c of the n are correct (Chen et al. 2021, Eq. 1):
 
     pass@k = 1 − C(n − c, k) / C(n, k) = 1 − Π_{j<k} (n − c − j) / (n − j)
 
-Averaged over problems it estimates 1 − (1 − p)^k without bias. verl's best@k resamples with
-replacement and is biased low: do not put the two in one table. Its error is that of the problems
-(30 in AIME) before that of the samples, so intervals resample problems; `two_level_interval` resamples samples too.
+Averaged over problems it estimates 1 − (1 − p)^k without bias. e3's Table 1 and verl's best@k resample with
+replacement, which is biased low (`bootstrap_pass_at_k`): do not put the two in one table. The error is that of the
+problems (30 in AIME) before that of the samples, so intervals resample problems; `two_level_interval` resamples samples
+too.
 
 Usage: `pass_at_k(num_samples, num_correct, 8).mean()`.
 """
 
 import numpy as np
+
+from e3jax.metrics.bootstrap import chances
 
 
 def pass_at_k(num_samples, num_correct, k):
@@ -24,15 +27,33 @@ def pass_at_k(num_samples, num_correct, k):
     >>> pass_at_k(4, [0, 1, 4], 2)
     array([0. , 0.5, 1. ])
     """
+    n, c = _counts(num_samples, num_correct, k)
+    drawn = np.arange(k)
+    # Draw j is wrong again with this chance; n − c < k meets a factor of 0, and pass@k is 1.
+    wrong = ((n - c)[..., None] - drawn) / (n[..., None] - drawn)
+    return 1.0 - wrong.prod(axis=-1)
+
+
+def bootstrap_pass_at_k(num_samples, num_correct, k):
+    """1 − (1 − c/n)^k: the chance that k samples drawn with replacement hold a correct one; arguments as `pass_at_k`.
+
+    What e3's "bootstrapped estimate" (128 rollouts, §6.2) and verl's 1,000 resamples tend to with more resamples. It is
+    below the unbiased estimate for k > 1, most where c is small: at c = 1, n = 128, k = 32 it is .222, not .25.
+
+    >>> bootstrap_pass_at_k(128, [0, 1, 128], 32).round(3)
+    array([0.   , 0.222, 1.   ])
+    """
+    n, c = _counts(num_samples, num_correct, k)
+    return 1.0 - (1.0 - c / n) ** k
+
+
+def _counts(num_samples, num_correct, k):
     n, c = np.broadcast_arrays(np.asarray(num_samples), np.asarray(num_correct))
     if k < 1 or (k > n).any():
         raise ValueError(f"k={k} needs 1 <= k <= num_samples, whose smallest is {n.min()}")
     if ((c < 0) | (c > n)).any():
         raise ValueError(f"num_correct must be in 0..num_samples; got {c} of {n}")
-    drawn = np.arange(k)
-    # Draw j is wrong again with this chance; n − c < k meets a factor of 0, and pass@k is 1.
-    wrong = ((n - c)[..., None] - drawn) / (n[..., None] - drawn)
-    return 1.0 - wrong.prod(axis=-1)
+    return n, c
 
 
 def bootstrap_interval(values_p, *, level, resamples, rng):
@@ -51,13 +72,14 @@ def bootstrap_interval(values_p, *, level, resamples, rng):
     return float(low), float(high)
 
 
-def two_level_interval(num_samples, num_correct_p, k, *, level, resamples, rng):
+def two_level_interval(num_samples, num_correct_p, k, *, level, resamples, rng, estimator=pass_at_k):
     """(low, high) of mean pass@k, by resampling problems, and in each of them its samples, with replacement.
 
     A resampled problem has c* ~ Binomial(n, c / n) correct samples, hence pass@k on average 1 − (1 − c/n)^k: less than
     the estimate, which draws without replacement. So the quantiles are taken of the deviations from that mean and
     put around the estimate (kept in [0, 1]). Problems already vary with their samples' noise, so the second level makes
     the interval a little wide, by about 1/n of the samples' variance. `num_samples` is one number, the other [P].
+    `estimator` may be `bootstrap_pass_at_k`, whose mean over c* is a sum over its values.
 
     >>> two_level_interval(8, [0, 8, 8, 0], 1, level=0.95, resamples=1000, rng=np.random.default_rng(0))
     (0.0, 1.0)
@@ -67,8 +89,10 @@ def two_level_interval(num_samples, num_correct_p, k, *, level, resamples, rng):
         raise ValueError(f"num_correct must be [P], at least one problem; got shape {c.shape}")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    of_count = pass_at_k(num_samples, np.arange(num_samples + 1), k)
-    estimate, centre = pass_at_k(num_samples, c, k).mean(), (1 - (1 - c / num_samples) ** k).mean()
+    of_count = estimator(num_samples, np.arange(num_samples + 1), k)
+    estimate, centre = estimator(num_samples, c, k).mean(), (1 - (1 - c / num_samples) ** k).mean()
+    if estimator is not pass_at_k:
+        centre = np.mean([chances(num_samples, x / num_samples) @ of_count for x in c])
     drawn = c[rng.integers(c.size, size=(resamples, c.size))]
     means = of_count[rng.binomial(num_samples, drawn / num_samples)].mean(axis=1)
     low, high = estimate + np.quantile(means - centre, [(1 - level) / 2, (1 + level) / 2])

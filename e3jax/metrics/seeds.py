@@ -11,7 +11,8 @@ pairing:
     verdict([row["outcome"]])                                        # "reproduced"
 
 Outcomes of kind "above":  "yes" the interval lies above `margin`; "no" below −margin; else "open". Of "within": "yes"
-inside ±margin; "no" outside of it; else "open".
+inside ±margin; "no" outside of it; else "open". Seeds whose arms all have the very same numbers are copies of one run,
+or a measure that cannot vary: without two distinct ones there is no interval, the outcome is "open" and `why` says so.
 """
 
 import math
@@ -21,6 +22,7 @@ import numpy as np
 from scipy.special import stdtrit  # a quantile of Student's t; jax brings scipy
 
 KINDS = ("above", "within")
+ALIKE = "all {} seeds have the very same numbers: copies of one run, or nothing that varies, and no interval"
 
 
 def paired_interval(values: Sequence[float], *, level: float) -> tuple[float, float, float]:
@@ -70,12 +72,20 @@ def outcome(low: float, high: float, *, kind: str, margin: float) -> str:
 
 
 def judge(statement: dict, values: dict, *, seeds: Sequence[int], level: float) -> dict:
-    """A statement with its numbers: `values` per seed, `mean`, `low`, `high` (NaN: too few seeds), `outcome`."""
-    per_seed = contrast(values[statement["measure"]], plus=statement["plus"], minus=statement["minus"], seeds=seeds)
+    """A statement with its numbers: `values` per seed, `mean`, `low`, `high` (NaN: too few seeds), `outcome`.
+
+    `why` is there when seeds are no seeds: fewer than two of them have numbers of their own.
+    """
+    arms = values[statement["measure"]]
+    per_seed = contrast(arms, plus=statement["plus"], minus=statement["minus"], seeds=seeds)
     known = list(per_seed.values())
     mean, low, high = paired_interval(known, level=level) if known else (math.nan,) * 3
+    distinct = {tuple(arms[arm][s] for arm in (*statement["plus"], *statement["minus"])) for s in per_seed}
+    alike = len(distinct) == 1 < len(known)
+    low, high = (math.nan, math.nan) if alike else (low, high)
     said = outcome(low, high, kind=statement["kind"], margin=statement["margin"])
-    return {**statement, "values": per_seed, "mean": mean, "low": low, "high": high, "outcome": said}
+    row = {**statement, "values": per_seed, "mean": mean, "low": low, "high": high, "outcome": said}
+    return row | {"why": ALIKE.format(len(known))} if alike else row
 
 
 def verdict(outcomes: Sequence[str]) -> str:

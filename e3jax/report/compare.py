@@ -65,8 +65,7 @@ def group_runs(named: Sequence[tuple[str, Run]]) -> list[Group]:
     """Groups in the order of their first run; labels say which fields of the config set them apart."""
     groups: dict[Any, list[tuple[str, Run]]] = {}
     for name, run in named:
-        fields = flatten(run.config) if isinstance(run.config, dict) else {"": name}
-        what = {k: repr(v) for k, v in fields.items() if k != "seed" and not k.startswith(LAYOUT)}
+        what = settings(run.config if isinstance(run.config, dict) else {"": name})
         groups.setdefault(tuple(sorted(what.items())), []).append((name, run))
     apart = set.union(*map(set, groups)) - set.intersection(*map(set, groups))
     labels = []
@@ -75,6 +74,40 @@ def group_runs(named: Sequence[tuple[str, Run]]) -> list[Group]:
         label = label if 0 < len(label) <= LONGEST else members[0][0]
         labels.append(label if label not in labels else f"{label} ({members[0][0]})")
     return [Group(label, [n for n, _ in m], [r for _, r in m]) for label, m in zip(labels, groups.values())]
+
+
+def without_copies(named: Sequence[tuple[str, Run]]) -> tuple[list[tuple[str, Run]], list[str]]:
+    """Return the runs, each once, and a sentence on every one that is left out because it is no other seed.
+
+    Two runs of one config and seed are one run: the one that got further stays, or the first. So are runs of two seeds
+    with the very same records, which have times in them.
+    """
+    kept, notes = [], []
+    for name, run in named:
+        twin = next((i for i, (_, other) in enumerate(kept) if same_run(run, other)), None)
+        if twin is None:
+            kept.append((name, run))
+            continue
+        other, before = kept[twin]
+        further = len(run.metrics) + len(run.evals) > len(before.metrics) + len(before.evals)
+        kept[twin] = (name, run) if further else (other, before)
+        notes.append(f"{other if further else name} is left out: it is the same run as {name if further else other}.")
+    return kept, notes
+
+
+def same_run(run: Run, other: Run) -> bool:
+    """Whether two directories of one config hold one run: of the same seed, or with the same records of any seed."""
+    if not all(isinstance(r.config, dict) and "seed" in r.config for r in (run, other)):
+        return False
+    if settings(run.config) != settings(other.config):
+        return False
+    copied = bool(run.metrics) and run.metrics == other.metrics and run.evals == other.evals
+    return copied or run.config["seed"] == other.config["seed"]
+
+
+def settings(config: dict) -> dict[str, str]:
+    """Return what makes two runs comparable: the fields of a config but for its seed and layout."""
+    return {k: repr(v) for k, v in flatten(config).items() if k != "seed" and not k.startswith(LAYOUT)}
 
 
 def table_cells(groups: Sequence[Group], measure: str) -> list[Cell]:
@@ -147,8 +180,8 @@ def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:
     places = [place(run_dir) for run_dir in run_dirs]
     above = os.path.commonpath([os.fspath(p.parent) for p in places])
     names = [os.path.relpath(os.fspath(p), above) for p in places]
-    runs = [load_run(p) for p in places]
-    groups = group_runs(list(zip(names, runs)))
+    named, copies = without_copies(list(zip(names, map(load_run, places))))
+    groups = group_runs(named)
     colours = {group.label: (1 + i) % len(figures.COLOURS) for i, group in enumerate(groups)}
     files, sections = {}, {}
     for measure, (_, title) in MEASURES.items():
@@ -165,11 +198,12 @@ def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:
         [_key(g.label, colours), escaped(", ".join(_seed(run) for run in g.runs)), escaped(", ".join(g.names))]
         for g in groups
     ]
-    notes = "".join(f"<p class='note'>{escaped(f'{n}: {x}')}</p>" for n, r in zip(names, runs) for x in r.notes)
+    said = [*copies, *(f"{name}: {note}" for name, run in named for note in run.notes)]
+    notes = "".join(f"<p class='note'>{escaped(text)}</p>" for text in said)
     body = table_html(head, listed, set()) + "".join(
         f"<section><h2>{escaped(key)}</h2>{text}</section>" for key, text in sections.items() if text
     )
-    header = f"<h1>{len(runs)} runs compared</h1>{notes}"
+    header = f"<h1>{len(named)} runs compared</h1>{notes}"
     return {"report.html": page("comparison", header, body, COPY)} | files
 
 

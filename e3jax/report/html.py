@@ -231,17 +231,32 @@ def _budgets(choices: list[dict]) -> str:
         cells = []
         for row in choice["rows"]:
             j, doubled = (_percent(read_number(row, k)) for k in ("accuracy", "accuracy_doubled"))
-            ratio = _format(read_number(row, "ratio"), "{:.2f}")
             satisfied = "yes" if row["satisfied"] else "no"
-            cells.append([escaped(row["budget"]), j, doubled, ratio, satisfied])
+            cells.append([escaped(row["budget"]), j, doubled, _ratio(row), satisfied])
         marked = {i for i, row in enumerate(choice["rows"]) if row["chosen"]}
         head = ["B (tokens)", "J(B)", "J(2B)", "J(2B) / J(B)", f"≤ κ = {escaped(choice['kappa'])}"]
         why = "the smallest that satisfies the rule" if choice["satisfied"] else "no B satisfies it"
+        if all(read_number(row, "accuracy_doubled") == 0 for row in choice["rows"]):
+            why = "no problem was solved at any B (0/0)"
         counts = [f"{choice[key]} {key}" for key in ("problems", "samples") if key in choice]
         text = f"Chosen: {choice['chosen']} tokens, {why}. B0 = {choice['minimum']:.0f} tokens. "
         out.append(f"<h3>{escaped(choice['stage'])}</h3>{table_html(head, cells, marked)}")
         out.append(f"<p class='key'>{escaped(text + ', '.join(counts))}</p>")
+        out += [f"<p class='key'>{escaped(remark)}</p>" for remark in _list(choice, "remarks")]
     return "".join(out)
+
+
+def _ratio(row: dict) -> str:
+    """J(2B) / J(B) with its interval, if the record has one; JSON has null for an infinite end."""
+    text = _format(read_number(row, "ratio"), "{:.2f}")
+    low, high = [*_list(row, "interval"), None, None][:2]
+    if not isinstance(low, float):
+        return text
+    return f"{text} [{low:.2f}, {f'{high:.2f}' if isinstance(high, float) else '∞'}]"
+
+
+def _list(row: dict, key: str) -> list:
+    return row[key] if key in row and isinstance(row[key], list) else []
 
 
 def _rollouts(samples: list[dict]) -> str:

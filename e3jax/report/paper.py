@@ -49,7 +49,8 @@ def statement_cells(row: dict, results: dict) -> list[str]:
     wanted = f"> {limit}" if row["kind"] == "above" else f"within ±{limit}"
     of = f"{' + '.join(row['plus'])}{''.join(f' − {arm}' for arm in row['minus'])}"
     unit = " (points)" if percent else ""
-    return [row["says"], f"{row['measure']}{unit}: {of}", wanted, show[0], f"{show[1]} … {show[2]}", seeds,
+    says = f"{row['says']} ({row['why']})" if "why" in row else row["says"]
+    return [says, f"{row['measure']}{unit}: {of}", wanted, show[0], f"{show[1]} … {show[2]}", seeds,
             OUTCOME[row["outcome"]]]  # fmt: skip
 
 

@@ -15,18 +15,28 @@ def truncate(logit_jv: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
     """Set to -inf all but the `top_k` largest (0: off), then all but the nucleus of mass `top_p` (1: off).
 
     Nucleus (Holtzman et al. 2020): the smallest set of largest probabilities whose sum reaches top_p; the
-    token that crosses the threshold stays, so at least one token does. Ties with the smallest kept stay too.
+    token that crosses the threshold stays, so at least one token does. Of equal logits the lower token comes first,
+    as in argmax: exactly `top_k` tokens stay, and top_k=1 or a tiny top_p draws the same token as temperature 0.
     """
     if top_k:
-        kth = jax.lax.top_k(logit_jv, min(top_k, logit_jv.shape[-1]))[0][:, -1:]
-        logit_jv = jnp.where(logit_jv < kth, -jnp.inf, logit_jv)
+        top_k = min(top_k, logit_jv.shape[-1])
+        logit_jv = keep_first(logit_jv, jax.lax.top_k(logit_jv, top_k)[0][:, -1:], top_k)
     if top_p < 1:
         descending = -jnp.sort(-logit_jv, axis=-1)
         p = jax.nn.softmax(descending, axis=-1)
-        before = jnp.cumsum(p, axis=-1) - p  # mass of the strictly larger ones
-        least = jnp.min(jnp.where(before < top_p, descending, jnp.inf), axis=-1, keepdims=True)
-        logit_jv = jnp.where(logit_jv < least, -jnp.inf, logit_jv)
+        inside = jnp.cumsum(p, axis=-1) - p < top_p  # mass of those that come first
+        place = jax.lax.broadcasted_iota(jnp.int32, inside.shape, 1)
+        last_j1 = jnp.max(jnp.where(inside, place, 0), axis=-1, keepdims=True)
+        logit_jv = keep_first(logit_jv, jnp.take_along_axis(descending, last_j1, axis=-1), last_j1 + 1)
     return logit_jv
+
+
+def keep_first(logit_jv: jax.Array, least_j1: jax.Array, count: jax.Array | int) -> jax.Array:
+    """Set to -inf all but the first `count` of descending order, the last of which has the logit `least_j1`."""
+    above_jv, equal_jv = logit_jv > least_j1, logit_jv == least_j1
+    room_j1 = count - above_jv.sum(axis=-1, keepdims=True)
+    kept_jv = above_jv | (equal_jv & (jnp.cumsum(equal_jv, axis=-1, dtype=jnp.int32) <= room_j1))
+    return jnp.where(kept_jv, logit_jv, -jnp.inf)
 
 
 def choose(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.errors import UserError
 from e3jax.models.pages import MERGED, PAGE, Pages
 from e3jax.models.qwen3 import Qwen3, cast_matrices, unstack
 from e3jax.runtime import fetch, put
@@ -72,8 +73,15 @@ def widened(r: Rollouts, width: int, pad: int) -> Rollouts:
 
 
 def limits(r: Rollouts, budget, owner: np.ndarray, *, most: int) -> np.ndarray:
-    """Length at which its budget ends each response [B]; ValueError for an empty prompt or more than `most` tokens."""
-    limit = r.prompt_len + np.broadcast_to(budget, len(owner)).astype(np.int32)
+    """Length at which its budget ends each response [B].
+
+    ValueError for an empty prompt, a budget below 1 (a token would be drawn all the same) or more than `most` tokens.
+    """
+    budget_b = np.broadcast_to(budget, len(owner)).astype(np.int32)
+    limit = r.prompt_len + budget_b
+    if budget_b.min() < 1:
+        at = int(budget_b.argmin())
+        raise UserError(f"prompt {owner[at]} has a budget of {budget_b[at]} tokens: give each response 1 or more")
     if r.prompt_len.min() < 1:
         raise ValueError(f"prompt {owner[r.prompt_len.argmin()]} is empty: give it at least a begin token")
     if limit.max() > most:
@@ -128,7 +136,7 @@ def sample(
     first_token_s (seconds), occupancy (share of slots at work until no request waits, NaN when none ever waited) and
     prefilled (prompt tokens).
     Of `slots` and `prefill_rows` no more are used than there are responses and prompts; on every device alike many.
-    Raises when a prompt is empty or prompt + budget exceeds the model's length.
+    Raises when a prompt is empty, a budget below 1, or prompt + budget exceeds the model's length.
     """
     start = time.monotonic()
     stop = tuple((s,) if isinstance(s, int | np.integer) else tuple(s) for s in stop)

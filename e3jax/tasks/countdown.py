@@ -4,21 +4,19 @@ Two families. `paper_problem` is e3's (ALGORITHMS A.2, `generate_countdown_unbia
 reference): random expressions over 0..99, kept if their value is an integer in 0..999.
 `calculator_problem` is ours, for models of 0.2M parameters: numbers 1..10, read strictly left to
 right as on a pocket calculator, so that one attempt is k - 1 small sums, easy to check and hard
-to guess. Answers are graded in rewards/countdown.py; the exact solver is here.
+to guess. Train and test of either share no instance (`instance_split`). Answers are graded in
+rewards/countdown.py; the exact solver is here.
 
     problem = calculator_problem(0, 7, numbers=3, split="train")  # "7 5 2 ?24"
 """
 
-import hashlib
 import operator
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import combinations, permutations, product
 
-import numpy as np
-
-from e3jax.tasks.problem import Problem
+from e3jax.tasks.problem import Problem, draws_of, split_of
 
 PROMPT = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant "
@@ -50,17 +48,19 @@ def prompt(numbers: Numbers, target: int) -> str:
     return PROMPT.format(numbers=list(numbers), target=target)
 
 
-def paper_problem(seed: int, index: int, *, numbers: int) -> Problem:
-    """Problem `index` of e3's Countdown with n = `numbers` numbers (ALGORITHMS A.2).
+def paper_problem(seed: int, index: int, *, numbers: int, split: str = "train") -> Problem:
+    """Return problem `index` of e3's Countdown with n = `numbers` numbers (ALGORITHMS A.2), of one split.
 
     Operands uniform in 0..99 and operations uniform in + - * /; for n >= 3, with probability 1/2,
-    parentheses around two adjacent operands; drawn again until the value is an integer in 0..999.
-    The numbers are shown in the order of that expression, as in the reference: no permutation is
-    ever needed to solve it. Raises ValueError for n < 2.
+    parentheses around two adjacent operands; drawn again until the value is an integer in 0..999
+    and the instance belongs to `split` (`instance_split`). The numbers are shown in the order of
+    that expression, as in the reference: no permutation is ever needed to solve it. On one core a
+    problem of 3, 6, 12 numbers takes .5, 1.5, 45 ms in "train" and 2.5, 7, 290 ms in "test".
+    Raises ValueError for n < 2 and for another split or seed.
     """
     if numbers < 2:
         raise ValueError(f"numbers={numbers}: Countdown needs at least 2")
-    rng = np.random.default_rng([seed, numbers, index])
+    rng = draws_of(seed, numbers, index, split=split)
     while True:
         operands = rng.integers(0, 100, size=numbers).tolist()
         ops = ["+-*/"[i] for i in rng.integers(4, size=numbers - 1)]
@@ -68,17 +68,28 @@ def paper_problem(seed: int, index: int, *, numbers: int) -> Problem:
         if numbers >= 3 and rng.random() < 0.5:
             pair = int(rng.integers(numbers - 1))  # the operation inside the parentheses
         value = _value(operands, ops, pair)
-        if value is not None and value.denominator == 1 and 0 <= value <= 999:
+        if value is None or value.denominator != 1 or not 0 <= value <= 999:
+            continue
+        given, target = tuple(operands), int(value)
+        if instance_split(given, target) == split:
             break
-    given, target = tuple(operands), int(value)
     return Problem(
-        id=f"countdown-paper-{numbers}-{seed}-{index}",
+        id=f"countdown-paper-{split}-{numbers}-{seed}-{index}",
         task="countdown",
         question=prompt(given, target),
         answer=str(target),
         difficulty=f"{numbers} numbers",
         meta={"form": "paper", "numbers": given, "target": target},
     )
+
+
+def instance_split(numbers: Numbers, target: int) -> str:
+    """Return the split of an instance of either form: its numbers, in whatever order, and its target.
+
+    The same numbers with another target are another instance and may be in the other split (docs/recipes/countdown.md
+    says how often they are).
+    """
+    return split_of(*sorted(numbers), target)
 
 
 def _value(operands: list[int], ops: list[str], pair: int | None) -> Fraction | None:
@@ -201,15 +212,12 @@ def calculator_problem(seed: int, index: int, *, numbers: int, split: str) -> Pr
     """Problem `index` of calculator Countdown with k = `numbers` numbers, of one split.
 
     k numbers uniform in 1..10, then a target uniform over those that `calculator_reachable` lists,
-    drawn again until the instance (sorted numbers, target) belongs to `split`: a hash sends one
-    eighth of all instances to "test", whatever the seed. The question is "7 5 2 ?24".
-    Raises ValueError for k outside 2..6 and for another split.
+    drawn again until the instance belongs to `split` (`instance_split`). The question is "7 5 2 ?24".
+    Raises ValueError for k outside 2..6 and for another split or seed.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split={split!r}: use 'train' or 'test'")
     if not 2 <= numbers <= 6:
         raise ValueError(f"numbers={numbers}: calculator Countdown is made for 2..6")
-    rng = np.random.default_rng([seed, numbers, index, int(split == "test")])
+    rng = draws_of(seed, numbers, index, split=split)
     while True:
         given = tuple(rng.integers(1, 11, size=numbers).tolist())
         targets = _calculator_targets(tuple(sorted(given)))
@@ -276,9 +284,4 @@ def calculator_reachable(sorted_numbers: Numbers) -> dict[int, tuple[Solution, .
 @cache  # at most 99 pairs for each of the 7,997 multisets of 2 to 6 numbers
 def _calculator_targets(sorted_numbers: Numbers) -> tuple[tuple[int, str], ...]:
     """The reachable targets, each with the split that its instance belongs to."""
-    targets = []
-    for target in calculator_reachable(sorted_numbers):
-        key = " ".join(map(str, (*sorted_numbers, target)))
-        eighth = hashlib.sha256(key.encode()).digest()[0] % 8
-        targets.append((target, "test" if eighth == 0 else "train"))
-    return tuple(targets)
+    return tuple((target, instance_split(sorted_numbers, target)) for target in calculator_reachable(sorted_numbers))

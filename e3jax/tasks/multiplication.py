@@ -6,12 +6,8 @@ MULT and MULT-V are the same problems for two base models (ALGORITHMS A.2): MULT
 with the prompt "multiply-check", which asks for checks. Graded in rewards/multiplication.py.
 """
 
-import hashlib
-
-import numpy as np
-
 from e3jax.errors import UserError
-from e3jax.tasks.problem import Problem
+from e3jax.tasks.problem import Problem, draws_of, split_of
 from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
 
 
@@ -21,7 +17,7 @@ def multiplication_problem(
 ) -> Problem:  # fmt: skip
     """a uniform over the numbers of digits[0] digits, b over those of digits[1], until (a, b) belongs to `split`.
 
-    A hash of the two numbers, in either order, sends one eighth of all products to "test", whatever the seed.
+    a x b and b x a are one product, and are in one split (`split_of`).
     `prompt`, `chat`, `where` as in tasks/sets.py; a model that was not taught to think needs where="anywhere".
     UserError for digits outside 1..18 and for another split.
     """
@@ -53,13 +49,10 @@ def products_problem(seed: int, index: int, *, digits: tuple[int, int], split: s
 
 def factors(seed: int, index: int, *, digits: tuple[int, int], split: str) -> tuple[int, int]:
     """The two numbers of product `index`."""
-    if split not in ("train", "test"):
-        raise UserError(f"split={split!r}: use 'train' or 'test'")
     if len(digits) != 2 or not all(1 <= d <= 18 for d in digits):
         raise UserError(f"digits={tuple(digits)}: two counts of digits, 1 to 18 each")
-    rng = np.random.default_rng([seed, *digits, index, int(split == "test")])
+    rng = draws_of(seed, *digits, index, split=split)
     while True:
         a, b = (int(rng.integers(10 ** (d - 1), 10**d)) for d in digits)
-        key = " ".join(map(str, sorted((a, b))))
-        if ("test" if hashlib.sha256(key.encode()).digest()[0] % 8 == 0 else "train") == split:
+        if split_of(*sorted((a, b))) == split:
             return a, b

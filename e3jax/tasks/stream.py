@@ -20,12 +20,13 @@ from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import Chat, qwen3_chat
 from e3jax.tasks.sets import load_set
 
-TEST_SEED = 1 << 31  # paper problems of the test split come from seeds no training run uses
 # config.task.form -> the field of a stage that says which problems: of a form's generator, or of a set
 FIELDS = {
     "calculator": "numbers", "plans": "numbers", "paper": "numbers", "math": "set", "multiplication": "digits",
     "products": "digits",
 }  # fmt: skip
+
+COUNTDOWN = {"calculator": calculator_problem, "plans": plans_problem, "paper": paper_problem}
 
 Stream = Callable[[int, int], list[Problem]]  # start, count -> problems
 
@@ -43,7 +44,7 @@ def open_stream(
     in tasks/sets.py. Of a set, problems whose whole text does not pass `fits` are left out, with a line on stderr
     that says how many `tokens` the longest has.
     """
-    if form in ("calculator", "plans", "paper"):
+    if form in COUNTDOWN:
         return lambda start, count: problems_at(
             form=form, numbers=source, seed=seed, split=split, start=start, count=count
         )
@@ -66,13 +67,10 @@ def problems_at(*, form: str, numbers: Sequence[int], seed: int, split: str, sta
 
     `form` is "calculator", "plans" (the same to be planned first; tiny models) or "paper" (real tokenizers).
     """
-    if form in ("calculator", "plans"):
-        make = calculator_problem if form == "calculator" else plans_problem
-        return [make(seed, i, numbers=numbers[i % len(numbers)], split=split) for i in range(start, start + count)]
-    if form == "paper":
-        shift = TEST_SEED if split == "test" else 0
-        return [paper_problem(seed + shift, i, numbers=numbers[i % len(numbers)]) for i in range(start, start + count)]
-    raise ValueError(f"task.form={form!r}: use 'calculator', 'plans' or 'paper'")
+    if form not in COUNTDOWN:
+        raise ValueError(f"task.form={form!r}: use {', '.join(map(repr, COUNTDOWN))}")
+    make = COUNTDOWN[form]
+    return [make(seed, i, numbers=numbers[i % len(numbers)], split=split) for i in range(start, start + count)]
 
 
 def at(i: int, size: int, seed: int) -> int:

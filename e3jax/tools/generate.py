@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
-from e3jax.errors import UserError
+from e3jax.errors import SEEDS, UserError
 from e3jax.flags import run_tool
 from e3jax.printable import printable
 from e3jax.sampler.slots import sample
@@ -266,7 +266,7 @@ if __name__ == "__main__":
     flags.DEFINE_float("temperature", 0.6, "of sampling; 0: always the likeliest token", lower_bound=0.0)
     flags.DEFINE_float("top_p", 0.95, "sample from the likeliest tokens of this mass; 1: all", 1e-6, 1.0)
     flags.DEFINE_integer("top_k", 20, "sample from this many likeliest tokens; 0: all", lower_bound=0)
-    flags.DEFINE_integer("seed", 0, "same seed, same responses", 0, 2**32 - 1)
+    flags.DEFINE_integer("seed", 0, "same seed, same responses", 0, SEEDS - 1)
     flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "of weights; default float32 on CPU, else bfloat16")
     flags.DEFINE_integer("slots", 32, "responses at once, each with a cache of prompt + budget", lower_bound=1)
     run_tool(main)

@@ -13,7 +13,7 @@ import json
 from absl import flags
 from etils import epath
 
-from e3jax.errors import UserError
+from e3jax.errors import SEEDS, UserError
 from e3jax.flags import run_tool
 from e3jax.printable import printable
 from e3jax.storage import patiently, place
@@ -53,6 +53,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("set", None, "name of a set (tasks/sets.py), hub id or path", required=True)
     flags.DEFINE_string("to", None, "FILE.jsonl or a directory to be made; gs:// too", required=True)
     flags.DEFINE_string("split", "", "of a hub set; empty: the set's usual one")
-    flags.DEFINE_integer("seed", 0, "of the order of choices", 0)
+    flags.DEFINE_integer("seed", 0, "of the order of choices", 0, SEEDS - 1)
     flags.DEFINE_integer("limit", 0, "rows to read at most; 0: all", 0)
     run_tool(main)

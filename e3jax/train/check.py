@@ -4,7 +4,7 @@ import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
-from e3jax.errors import UserError, all_errors, need
+from e3jax.errors import UserError, all_errors, need, need_seed
 from e3jax.losses.e2c import MISSING
 from e3jax.losses.grpo import GRADIENTS
 from e3jax.models.attention import KERNELS, resolve_kernel
@@ -85,7 +85,7 @@ def check_attention(c: ConfigDict) -> None:
 @all_errors()
 def check_counts(c: ConfigDict) -> None:
     """Counts are at least one, lists are not empty."""
-    need(c.seed >= 0, "seed", c.seed, "use 0 or more")
+    need_seed(c.seed)
     fields = {
         "model": ("chunk",), "mesh": ("data", "tensor"), "sampler": ("tensor", "slots", "block", "prefill_rows"),
         "budget_rule": ("problems", "samples"),

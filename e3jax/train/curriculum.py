@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from e3jax.checkpoint.pretrained import load_params, same_model
-from e3jax.curriculum.budget import choose_budget
+from e3jax.curriculum.budget import choose_budget, remarks
 from e3jax.eval.harness import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
+from e3jax.metrics.bootstrap import resampled
+from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.printable import printable
 from e3jax.report.browser import write_samples
@@ -53,7 +55,7 @@ def automatic_budget(
     run: Run, params, *, stage: str, stage_index: int, draw: Stream, first_problem: int,
     incoming_budget: int | None, budgets, kappa: float, problems: int, samples: int, temperature: float, sampler: dict,
 ) -> int:  # fmt: skip
-    """Eq. 2 on `problems` training problems of the stage; asked once, then read from budget.jsonl."""
+    """Choose by Eq. 2 on `problems` training problems of the stage; asked once, then read from budget.jsonl."""
     for line in run.log.read("budget.jsonl"):
         if line["stage"] == stage:
             return line["chosen"]
@@ -66,18 +68,27 @@ def automatic_budget(
             on_finished=unless_stopped(phase.advance, f"{stage}, before its first step"),
         )  # fmt: skip
     accuracy = {b: line["accuracy"][str(b)][0] for b in grid}
+    score_pg, length_pg, done_pg = (
+        x.reshape(-1, samples) for x in (graded.score_b, graded.response_len_b, graded.rollouts.done)
+    )
+    draws = resampled(accuracy_at_budgets(score_pg, length_pg, done_pg, grid)) / len(score_pg)
     # B0 (e3 §6.1): mean response length of the incoming model on these problems, at the budget it comes from; a
     # model that never gives up would otherwise fill whatever limit it is measured with
     minimum = float(np.minimum(graded.response_len_b, incoming_budget or max(budgets)).mean())
-    chosen, rows = choose_budget(accuracy, budgets=budgets, minimum=minimum, kappa=kappa)
+    chosen, rows = choose_budget(
+        accuracy, budgets=budgets, minimum=minimum, kappa=kappa, draws=dict(zip(grid, draws.T))
+    )
     satisfied = any(row["chosen"] and row["satisfied"] for row in rows)
+    said = remarks(rows, minimum=minimum, kappa=kappa)
     run.log.append(
         "budget.jsonl",
         {"stage": stage, "kappa": kappa, "minimum": minimum, "chosen": chosen, "satisfied": satisfied, "rows": rows,
-         "problems": problems, "samples": samples},
+         "problems": problems, "samples": samples, "remarks": said},
     )  # fmt: skip
     run.log.flush()
     run.log.say(f"{stage}: Eq. 2 chose a budget of {chosen} tokens (kappa {kappa})")
+    for remark in said:
+        run.log.say(f"{stage}: {remark}")
     return chosen
 
 
@@ -158,16 +169,16 @@ def main(config: ConfigDict, workdir: str) -> None:
                 params = oxa.train(run, params, **where, **stage, optim=config.optim.to_dict())
             else:
                 draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
-                asked = stage.pop("budget")
+                asked, stage = stage.pop("budget"), rl | stage  # a stage's own temperature is Eq. 2's too
                 if asked == "auto":
                     asked = automatic_budget(
                         run, params, stage=name, stage_index=index, draw=draw,
-                        first_problem=first_step * rl["prompts"], incoming_budget=budget,
-                        temperature=rl["temperature"], sampler=sampler, **config.budget_rule,
+                        first_problem=first_step * stage["prompts"], incoming_budget=budget,
+                        temperature=stage["temperature"], sampler=sampler, **config.budget_rule,
                     )  # fmt: skip
                 budget = asked
                 params = grpo.train(
-                    run, params, **where, **(rl | stage), draw=draw, budget=budget, optim=config.optim.to_dict(),
+                    run, params, **where, **stage, draw=draw, budget=budget, optim=config.optim.to_dict(),
                     sampler=sampler,
                 )  # fmt: skip
             if evaluated:
