@@ -174,12 +174,11 @@ def random_model(name: str, *, remat: str, params_dtype: str):
     import jax.numpy as jnp
     import ours
 
-    from e3jax.models.attention import resolve_kernel
     from e3jax.models.qwen3 import Qwen3, cast_matrices, init_params
     from e3jax.sharding import make_mesh
 
     mesh = make_mesh(data=1, fsdp=-1, tensor=1)
-    model = Qwen3(preset_of(name), dtype=jnp.dtype("bfloat16"), remat=remat, kernel=resolve_kernel("auto"))
+    model = Qwen3(preset_of(name), dtype=jnp.dtype("bfloat16"), remat=remat, kernel="auto")
     with jax.set_mesh(mesh):
         params = jax.jit(lambda: cast_matrices(init_params(model, jax.random.key(0)), params_dtype))()
     return ours.Ours(model, params, mesh)

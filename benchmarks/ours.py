@@ -13,7 +13,6 @@ import numpy as np
 
 from e3jax.checkpoint.hf import load_hf
 from e3jax.checkpoint.hf_config import read_config
-from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3, abstract_params, unembedding
 from e3jax.sampler.layout import sampling
 from e3jax.sampler.slots import sample
@@ -37,7 +36,7 @@ class Ours(NamedTuple):
 def load(directory, *, remat: str = "full", dtype: str = "float32", params_dtype: str = "float32") -> Ours:
     """From safetensors; `remat` matters to the update only."""
     mesh = make_mesh(data=1, fsdp=-1, tensor=1)
-    model = Qwen3(read_config(directory), dtype=jnp.dtype(dtype), remat=remat, kernel=resolve_kernel("auto"))
+    model = Qwen3(read_config(directory), dtype=jnp.dtype(dtype), remat=remat, kernel="auto")
     return Ours(model, load_hf(directory, abstract_params(model, mesh, dtype=params_dtype)), mesh)
 
 

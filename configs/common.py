@@ -42,7 +42,7 @@ def base_config() -> ConfigDict:
     c.model = ConfigDict()
     c.model.preset = "tiny"  # models/presets.py, or a directory or hub id whose config.json says it
     c.model.dtype = "float32"  # of matmuls and cache; "bfloat16" on accelerators. Masters are float32
-    c.model.attention = "auto"  # "splash" on TPU, "cudnn" on GPU, "xla" elsewhere (models/attention.py)
+    c.model.attention = "auto"  # "splash" on TPU, "cudnn" on GPU in bfloat16, "xla" elsewhere (models/attention.py)
     # "none" | "matmuls" (keep what products with weights made) | "attention" (one T x D array a layer) | "full"
     c.model.remat = "full"  # recompute blocks in the backward pass; on this CPU also faster than storing (LOG)
     c.model.chunk = 8192  # tokens whose logits exist at once

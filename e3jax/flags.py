@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -23,7 +24,10 @@ from e3jax.errors import Stopped, UserError, need_seed
 from e3jax.lock import release_all
 from e3jax.log import flatten
 from e3jax.printable import printable
-from e3jax.runtime import end_all, finish, processes, start
+from e3jax.runtime import end_all, finish, has_tpu, processes, start
+
+# What libtpu would otherwise ask Google's servers for: only that there is an answer matters.
+NO_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
 
 
 def run_command(main: Callable[[ConfigDict, str], None]) -> None:
@@ -35,6 +39,7 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
     flags.mark_flags_as_required(["config", "workdir"])
 
     def parse(argv):
+        find_configs(argv)
         try:
             return flags.FLAGS(argv)
         except (AttributeError, KeyError):
@@ -73,6 +78,7 @@ def run_tool(main: Callable[[], None]) -> None:
     """Parse the flags that were defined and call main()."""
 
     def parse(argv):
+        find_configs(argv)
         try:
             return flags.FLAGS(argv)
         except (AttributeError, KeyError):  # of a tool that takes a config
@@ -98,6 +104,7 @@ def guard(main: Callable, *arguments) -> None:
 
     A process that fails ends the others: they may be waiting for it. A run directory is given back however it ends.
     """
+    pass_over_tpu()
     logging.set_verbosity(logging.FATAL)  # orbax tells every detail, and every error that we tell, with its stack
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # a broken checkpoint's every array, again
     try:
@@ -117,6 +124,17 @@ def guard(main: Callable, *arguments) -> None:
         end_all(traceback.format_exc(), 1, broken=isinstance(error, jax.errors.JaxRuntimeError))
     finally:
         release_all(30.0)
+
+
+def pass_over_tpu() -> None:
+    """Where libtpu is installed and no TPU is there, keep it from looking for one and complaining on stderr.
+
+    JAX tries a TPU first wherever libtpu is installed. With these answers it fails at once and without a word; what was
+    set by hand stays, and so does every message of a machine with a TPU.
+    """
+    if not has_tpu() and not jax.config.jax_platforms:
+        for name, value in NO_TPU.items():
+            os.environ.setdefault(name, value)
 
 
 def keep_programs() -> None:
@@ -142,12 +160,35 @@ def sentence(error: Exception) -> str:
     return str(error).rsplit(f"{UserError.__module__}.{UserError.__name__}: ", 1)[-1]
 
 
+def config_file(argv: list[str]) -> tuple[str, str]:
+    """The file and the argument of --config=FILE[:ARGUMENT] or --config FILE[:ARGUMENT]; "" where there is none.
+
+    >>> config_file(["command", "--config=configs/e3_math.py:stage=2", "--workdir=runs/x"])
+    ('configs/e3_math.py', 'stage=2')
+    """
+    given = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(argv))
+    path, _, argument = given[1].partition(":") if given else ("", "", "")
+    return path, argument
+
+
+def find_configs(argv: list[str]) -> None:
+    """Let a config import its neighbours (`from configs.common import …`) in whatever directory the command runs.
+
+    The nearest folder above the config that holds `configs/` goes onto sys.path; for a config that lies elsewhere, the
+    clone that e3jax itself was installed from.
+    """
+    path, _ = config_file(argv)
+    for folder in (*Path(path).resolve().parents, Path(__file__).resolve().parents[1]) if path else ():
+        if (folder / "configs" / "common.py").exists():
+            sys.path.insert(0, str(folder))
+            return
+
+
 def unknown_field(argv: list[str]) -> str | None:
     """Name every override of a field that the config file lacks, each with the nearest field, on a line of its own."""
-    given = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(argv))  # --config=FILE or --config FILE
-    if given is None:
+    path, argument = config_file(argv)
+    if not path:
         return None
-    path, _, argument = given[1].partition(":")
     module = runpy.run_path(path)
     known = list(flatten((module["get_config"](argument) if argument else module["get_config"]()).to_dict()))
     lines = []

@@ -107,9 +107,13 @@ def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int]
 def on_cluster() -> bool:
     """Whether JAX has a launcher's or a TPU pod's environment to find its processes in."""
     tasks = any(int(os.environ.get(name, "1")) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    chips = any(any(Path("/dev").glob(pattern)) for pattern in ("accel*", "vfio/[0-9]*"))
-    tpu = chips and importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
+    tpu = has_tpu() and importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
     return tasks or bool(tpu)
+
+
+def has_tpu() -> bool:
+    """Whether the kernel shows a TPU's device files."""
+    return any(any(Path("/dev").glob(pattern)) for pattern in ("accel*", "vfio/[0-9]*"))
 
 
 def processes() -> int:

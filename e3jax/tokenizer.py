@@ -8,6 +8,7 @@ Both offer encode, decode, save, eos, pad and vocab_size; special tokens are rea
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -82,6 +83,7 @@ class HubTokenizer:
     """
 
     def __init__(self, name: str):
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that models need PyTorch, on stderr
         try:
             from transformers import AutoTokenizer  # heavy, and not needed for tiny models
         except ImportError as error:

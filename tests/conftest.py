@@ -67,6 +67,23 @@ def tiny():
     return model, init_params(model, jax.random.key(0))
 
 
+SHARED = Path(__file__).resolve().parents[2] / "shared/data"  # real data beside the clone, which most clones lack
+
+
+@pytest.fixture(scope="session", params=["small", "real"])
+def qwen3_files(request, tmp_path_factory):
+    """The directory of a tokenizer with Qwen3's special tokens and chat format: a small one made here, and Qwen3's own
+    where it is."""
+    from tiny_text import write_qwen3_like
+
+    pytest.importorskip("transformers", reason="real tokenizers need pip install -e '.[hf]'")
+    if request.param == "small":
+        return write_qwen3_like(tmp_path_factory.mktemp("qwen3-like"))
+    if not (SHARED / "qwen3-tokenizer").exists():
+        pytest.skip(f"{SHARED}/qwen3-tokenizer is absent: Qwen3's own tokenizer beside the small one")
+    return SHARED / "qwen3-tokenizer"
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tiny, tmp_path_factory):
     """A directory with the tiny model and calculator Countdown's words."""

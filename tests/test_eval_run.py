@@ -134,17 +134,14 @@ def test_arguments_name_checkpoints():
         models_of("a=x,b")
 
 
-def test_prompts_of_mathematics_are_one_user_turn(tmp_path):
-    """A set from a file, e3's words, Qwen3's own template: the tokens of its chat, thinking on by default (A.3)."""
-    directory = ROOT.parent / "shared/data/qwen3-tokenizer"
-    if not directory.exists():
-        pytest.skip("needs ../shared/data/qwen3-tokenizer")
+def test_prompts_of_mathematics_are_one_user_turn(tmp_path, qwen3_files):
+    """A set from a file, e3's words, Qwen3's template: the tokens of its chat, thinking on by default (A.3)."""
     (tmp_path / "two.jsonl").write_text(
         '{"problem": "1+1?", "answer": 2}\n{"problem": "Is $x$ odd?", "answer": "No"}\n'
     )
     spec = importlib.import_module("configs.eval_math").one_set(str(tmp_path / "two.jsonl"), samples=1).to_dict()
     assert spec.pop("samples") == 1
-    problems, tokenizer = load_problems(**spec, seed=0), HubTokenizer(str(directory))
+    problems, tokenizer = load_problems(**spec, seed=0), HubTokenizer(str(qwen3_files))
     words = "1+1? Let's think step by step and output the final answer within \\boxed{}."
     assert problems[0].question == words and problems[0].meta["where"] == "response" and len(problems) == 2
     for thinking in (True, False):

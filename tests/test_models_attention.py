@@ -5,6 +5,8 @@ Splash runs in interpret mode here and compiles for a TPU in tests/test_tpu_comp
 """
 
 import functools
+import importlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,11 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.models import attention
-from e3jax.models.attention import per_shard, resolve_kernel, self_attention
+from e3jax.models.attention import KERNELS, per_shard, resolve_kernel, self_attention
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sharding import make_mesh, spec
+from e3jax.train.check import check_attention
 
 splash = functools.partial(self_attention, kernel="splash_interpret")
 xla = functools.partial(self_attention, kernel="xla")
@@ -176,11 +179,45 @@ def test_cudnn_refuses_float32():
         jax.eval_shape(functools.partial(self_attention, kernel="cudnn"), q, q, q)
 
 
-def test_auto_follows_the_backend(monkeypatch):
-    """A kernel of another platform fails only at lowering, after the weights were loaded."""
-    for backend, kernel in {"tpu": "splash", "gpu": "cudnn", "cpu": "xla"}.items():
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert resolve_kernel("auto") == kernel
-    assert resolve_kernel("splash_interpret") == "splash_interpret"
+def a_device(monkeypatch, platform: str, capability: str = "") -> None:
+    """What JAX says of its default device."""
+    device = SimpleNamespace(platform=platform, compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+
+
+def test_auto_takes_what_runs(monkeypatch):
+    """On GPUs it was cuDNN whatever the arrays: float32, which is the quickstart's, was refused, H = 80 within JAX."""
     with pytest.raises(ValueError, match="'flash' is unknown; known: auto, xla, splash"):
-        resolve_kernel("flash")
+        resolve_kernel("flash", dtype="float32", head_width=64)
+    arrays = {
+        "usual": dict(dtype="bfloat16", head_width=128), "quickstart": dict(dtype="float32", head_width=32),
+        "wide": dict(dtype="bfloat16", head_width=256), "rugged": dict(dtype="bfloat16", head_width=100),
+        "odd": dict(dtype="bfloat16", head_width=64, length=33),
+    }  # fmt: skip
+    taken = {
+        ("cpu", ""): set(), ("gpu", "gfx942"): set(), ("gpu", "7.5"): set(), ("gpu", "8.0"): {"usual"},
+        ("gpu", "9.0"): {"usual", "wide"}, ("gpu", "10.3"): {"usual", "wide"},
+    }  # fmt: skip
+    for device, names in taken.items():
+        a_device(monkeypatch, *device)
+        for name, values in arrays.items():
+            assert resolve_kernel("auto", **values) == ("cudnn" if name in names else "xla"), (device, name)
+    a_device(monkeypatch, "tpu")
+    assert {resolve_kernel("auto", **values) for values in arrays.values()} == {"splash"}
+    assert {resolve_kernel(name, **arrays["quickstart"]) for name in KERNELS} == set(KERNELS)
+
+
+def test_float32_on_a_gpu_is_not_refused(monkeypatch):
+    """Neither by the config's check nor within the model; with attention="cudnn" the sentence stays."""
+    a_device(monkeypatch, "gpu", "9.0")
+    config = importlib.import_module("configs.quickstart").get_config()
+    check_attention(config)
+    token = jnp.ones((1, 33), jnp.int32)
+    model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel=config.model.attention)
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    jaxpr = jax.make_jaxpr(lambda params: model.apply({"params": params}, token, token, segment_bt=token))(params)
+    assert "dot_product_attention" not in str(jaxpr)
+    config.model.attention = "cudnn"
+    with pytest.raises(UserError, match=r"model\.dtype.*cuDNN, which wants 'bfloat16'"):
+        check_attention(config)

@@ -1,5 +1,8 @@
 """Attention over pages: the GPU's kernels, interpreted on this CPU, against the loops in plain XLA."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,8 @@ import pytest
 
 from e3jax.models import pages_triton
 from e3jax.models.pages import Pages, Piece, attend_pages, axes_of
+from e3jax.models.presets import preset
+from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.runtime import put
 from e3jax.sampler.book import Book
 from e3jax.sharding import make_mesh
@@ -92,8 +97,27 @@ def test_what_the_kernels_can_read():
 
     assert not pages_triton.available()  # no GPU here
     for head_width, wide_enough in {64: True, 128: True, 80: False, 8: False}.items():
-        assert pages_triton.fits(head_width, pool(8, jnp.bfloat16)) == wide_enough
-    assert pages_triton.fits(128, pool(1024, jnp.int8)) and pages_triton.fits(128, pool(4096, jnp.int8))
-    assert not pages_triton.fits(128, pool(2048, jnp.int8))
-    assert all(pages_triton.fits(128, pool(1 << n, jnp.bfloat16)) for n in range(16))
+        assert pages_triton.fits(head_width, "bfloat16", pool(8, jnp.bfloat16)) == wide_enough
+    assert [pages_triton.fits(256, dtype, pool(8, dtype)) for dtype in (jnp.bfloat16, jnp.float32)] == [True, False]
+    at_128 = partial(pages_triton.fits, 128, "bfloat16")
+    assert at_128(pool(1024, jnp.int8)) and at_128(pool(4096, jnp.int8))
+    assert not at_128(pool(2048, jnp.int8))
+    assert all(at_128(pool(1 << n, jnp.bfloat16)) for n in range(16))
     assert [pages_triton.rows_of(r) for r in (1, 2, 3, 6, 8)] == [1, 2, 4, 8, 8]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("kernel", ["auto", "xla"])
+def test_decoding_on_a_gpu_has_its_kernels_in_every_dtype(monkeypatch, dtype, kernel):
+    """A model in float32 had to be attention="xla", and that took the slow loops in decoding too. Nothing runs here:
+    the program that is made for a GPU is looked at."""
+    gpu = SimpleNamespace(platform="gpu", compute_capability="8.0")
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+    model = Qwen3(preset("tiny"), dtype=dtype, remat="none", kernel=kernel)
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    *_, cache, _, position = a_cache(dtype, heads=2, kv_heads=1)
+
+    def decode(params):
+        return model.apply({"params": params}, position[:, None] * 0, position[:, None], cache=cache)
+
+    assert ("name=softmax_of_pages" in str(jax.make_jaxpr(decode)(params))) == (kernel == "auto")

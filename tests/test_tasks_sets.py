@@ -16,7 +16,9 @@ from e3jax.tools.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared/data"
-real = pytest.mark.skipif(not DATA.exists(), reason=f"no {DATA}: real problems and the Qwen3 tokenizer lie there")
+real = pytest.mark.skipif(
+    not DATA.exists(), reason=f"no {DATA}: real problems lie there, beside those of the test below"
+)
 GOOD = [{"problem": f"What is {i}+1?", "answer": str(i + 1)} for i in range(30)]
 
 
@@ -281,12 +283,37 @@ def test_real_sets(name, rows, capsys):
         assert p.question == tokenizer.chat_text(words, thinking=True)
 
 
-@real
-def test_chat_without_thinking():
+def test_rows_of_the_real_sets_schemas(tmp_path, qwen3_files):
+    """What test_real_sets sees in the originals, on rows of our own: verl's instruction, AIME's zeros, AMC's points.
+
+    Every prompt is, token by token, the tokenizer's own chat.
+    """
+    from e3jax.tokenizer import HubTokenizer
+
+    tokenizer = HubTokenizer(str(qwen3_files))
+    verl = {"prompt": [{"content": "How many $x$ solve $x^2=4$? \nLet's reason step by step. Enclose the reasoning.",
+                        "role": "user"}], "reward_model": {"ground_truth": "2", "style": "rule"},
+            "extra_info": {"index": 0, "split": "train"}}  # fmt: skip
+    rows = {
+        "deepscaler.parquet": ([verl], "How many $x$ solve $x^2=4$?", "2"),
+        "aime.json": ([{"id": 0, "problem": "Find $5^2$, é 你好.", "answer": "025", "year": 2024}], None, "25"),
+        "amc.json": ([{"problem": "Is it \\[142\\]?", "answer": 142.0, "difficulty": 2.0}], None, "142"),
+        "hmmt.json": ([{"problem_idx": 1, "problem": "A half", "answer": "\\frac{1}{2}", "problem_type": ["Algebra"]}],
+                      None, "\\frac{1}{2}"),
+    }  # fmt: skip
+    for name, (written, text, answer) in rows.items():
+        (p,) = load_set(write(tmp_path / name, written), prompt="e3")
+        assert (p.meta["problem"], p.answer) == (text or written[0]["problem"], answer)
+        words = f"{p.meta['problem']} Let's think step by step and output the final answer within \\boxed{{}}."
+        assert tokenizer.encode(p.question) == tokenizer.chat([{"role": "user", "content": words}], thinking=True)
+        assert p.question == tokenizer.chat_text(words, thinking=True)
+
+
+def test_chat_without_thinking(qwen3_files):
     """Qwen3's enable_thinking=False, through the tokenizer's own template."""
     from e3jax.tokenizer import HubTokenizer
 
-    tokenizer = HubTokenizer(str(DATA / "qwen3-tokenizer"))
+    tokenizer = HubTokenizer(str(qwen3_files))
     text = tokenizer.chat_text("x", thinking=False)
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert tokenizer.encode(text) == tokenizer.chat([{"role": "user", "content": "x"}], thinking=False)

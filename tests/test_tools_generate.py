@@ -22,7 +22,6 @@ from e3jax.tools import generate
 from e3jax.tools.prompts import make_prompt, read_prompts
 
 ROOT = Path(__file__).parent.parent
-QWEN3 = ROOT.parent / "shared/data/qwen3-tokenizer"
 STOP = (1, WordTokenizer(WORDS).index["?46"])  # EOS, and a word that generation_config.json names beside it
 DEFAULTS = dict(
     prompt=None, prompts=None, system="", raw=False, thinking=True, samples=1, budget=None, dtype="", slots=8, seed=0,
@@ -271,11 +270,9 @@ def test_a_terminal_streams_one_and_lists_many(directory, monkeypatch):
     assert shown == ["stream", "show_all", "write_lines"]
 
 
-def test_characters_come_whole():
+def test_characters_come_whole(qwen3_files):
     """One byte-pair token may be a third of a character; shown at once it is \ufffd and never mended."""
-    if not QWEN3.exists():
-        pytest.skip(f"needs the Qwen3 tokenizer at {QWEN3}")
-    tokenizer = HubTokenizer(str(QWEN3))
+    tokenizer = HubTokenizer(str(qwen3_files))
     text = "naïve 你好，𠮷𠮷 🤔🏳️‍🌈 é ᚠᛇᚻ\n\nok"
     tokens = tokenizer.encode(text)
     alone = [tokenizer.decode([t]) for t in tokens]

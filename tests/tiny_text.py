@@ -1,4 +1,5 @@
-"""A byte-level BPE tokenizer with a few merges, so that a boundary inside a word can be hidden by a merge."""
+"""Byte-level BPE tokenizers with a few merges, so that a boundary inside a word can be hidden by a merge: a plain one,
+and one that stands in for Qwen3's, with its special tokens, ends and chat format."""
 
 import json
 from pathlib import Path
@@ -36,3 +37,53 @@ def write_tokenizer(directory: Path, *, begin: bool) -> int:
         config["bos_token"] = "<|begin|>"
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
     return tokenizer.get_vocab_size()
+
+
+# Turns as Qwen3 writes them, in our own words: thoughts of turns before the last question are left out, and
+# enable_thinking=False closes an empty thought. Without a message or a content it fails.
+CHAT = """
+{%- set question = namespace(at=-1) %}
+{%- for m in messages if m.role == "user" %}{% set question.at = messages.index(m) %}{% endfor %}
+{%- for m in messages %}
+    {%- set text = m.content + "" %}
+    {%- if m.role == "assistant" and "</think>" in text and loop.index0 < question.at %}
+        {%- set text = text.split("</think>")[-1].lstrip("\n") %}
+    {%- endif %}
+    {{- "<|im_start|>" + m.role + "\n" + text + "<|im_end|>\n" }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "<|im_start|>assistant\n" }}
+    {%- if enable_thinking is defined and not enable_thinking %}{{ "<think>\n\n</think>\n\n" }}{% endif %}
+{%- endif %}"""
+LINES = (
+    "Let's think step by step and output the final answer within \\boxed{}.", "What is the answer? The answer is 7.",
+    "user system assistant", "Put your final answer within \\boxed{}.\n\n", "Considering the limited time by the user",
+)  # fmt: skip
+
+
+def write_qwen3_like(directory: Path) -> Path:
+    """The files of a tokenizer that behaves as Qwen3's does, with a few hundred tokens of its own."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+    tokenizer.decoder = decoders.ByteLevel()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=BYTES + 100, min_frequency=1, show_progress=False, initial_alphabet=letters
+    )  # fmt: skip
+    tokenizer.train_from_iterator(LINES, trainer)
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in ("<think>", "</think>")])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    (directory / "chat_template.jinja").write_text(CHAT)
+    return directory

@@ -23,7 +23,6 @@ from e3jax.checkpoint import store
 from e3jax.checkpoint.hf import INDEX, SINGLE, load_hf
 from e3jax.checkpoint.hf_config import read_config, to_hub
 from e3jax.errors import UserError, first_line
-from e3jax.models.attention import resolve_kernel
 from e3jax.models.presets import ModelConfig, preset, presets
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.readers import fault, read_bytes, read_json
@@ -46,7 +45,7 @@ def load_pretrained(name: str, *, dtype: str, mesh: jax.sharding.Mesh) -> Pretra
     weights = local_directory(name)
     config = read_config(description_of(weights))
     tokenizer = load_tokenizer(weights, config)
-    model = Qwen3(config, dtype=jax.numpy.dtype(dtype), remat="none", kernel=resolve_kernel("auto"))
+    model = Qwen3(config, dtype=jax.numpy.dtype(dtype), remat="none", kernel="auto")
     return Pretrained(model, load_params(weights, abstract_params(model, mesh, dtype=dtype)), tokenizer)
 
 

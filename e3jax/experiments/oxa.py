@@ -14,6 +14,7 @@ The rule, written before the first run. Each question is a difference, full − 
 
 import json
 import runpy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def main() -> None:
     for seed in seeds:
         need_seed(seed, "seeds")
     for seed in seeds:
-        run_seed(f.config, f.data, f.workdir, seed, ARMS)
+        run_seed(f.config, f.data or str(Path(f.config).with_name("oxa_data.py")), f.workdir, seed, ARMS)
     there = place(f.workdir)
     runs = [read_run(there / f"seed-{s}" / arm, arm=arm, seed=s) for s in seeds for arm in ARMS]
     base = {s: read_run(there / f"seed-{s}" / "base", arm="base", seed=s)["pass_at_k"]["base"] for s in seeds}
@@ -114,7 +115,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("config", None, "configs/oxa_countdown.py", required=True)
-    flags.DEFINE_string("data", "configs/oxa_data.py", "config of the sets")
+    flags.DEFINE_string("data", "", "config of the sets; without it oxa_data.py beside --config")
     flags.DEFINE_string("workdir", None, "directory of the experiment", required=True)
     flags.DEFINE_list("seeds", ["0"], "numbers, with commas between")
     run_tool(main)

@@ -1,6 +1,6 @@
 """Grouped-query attention, softmax(q·k/√H + mask)·v: in plain XLA, the reference, and by two faster kernels.
 
-    kernel              runs on        scores in memory       dtype
+    kernel              runs on        scores in memory       dtype   ("auto": `resolve_kernel`)
     "xla"               everything     [B, N, 192, 192]      any
     "splash"            TPU (Pallas)   none                   bfloat16, float32
     "splash_interpret"  CPU, slowly    none                   the same kernel, for tests
@@ -22,6 +22,7 @@ MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, a page w
 SAVED = "attention"  # the name under which its output (and splash's row sums) may be kept for the backward pass
 TILE = 192  # queries and keys that "xla" takes at once: scores that stay in a CPU's cache (128 and 384 are slower)
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
+CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 # Splash works on square tiles of the T x T scores: large ones feed the matrix unit, small ones pad a short T less.
 # At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
 # takes. Not timed: no TPU was at hand.
@@ -54,17 +55,31 @@ def attend(q_btnh, k_bksh, v_bksh, mask_bts, k_scale=None, v_scale=None) -> jax.
     return jnp.moveaxis(out.astype(q.dtype).reshape(b, k, n // k, t, h), 3, 1).reshape(b, t, n, h)
 
 
-def resolve_kernel(name: str) -> str:
-    """A kernel's name; "auto" is the fast one of the default backend: splash on TPU, cudnn on GPU, xla elsewhere.
+def resolve_kernel(name: str, *, dtype, head_width: int, length: int = 0) -> str:
+    """A kernel's name; "auto" is the fast one of the default backend that takes these arrays: splash on TPU, cudnn on
+    an NVIDIA GPU, xla elsewhere and for what cuDNN refuses: float32, some widths, packed rows of an odd `length`, a GPU
+    before Ampere.
 
-    >>> resolve_kernel("splash")
+    >>> resolve_kernel("splash", dtype="float32", head_width=64)
     'splash'
     """
-    if name == "auto":
-        return {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
-    if name not in KERNELS:
+    if name not in ("auto", *KERNELS):
         raise UserError(f"attention kernel {name!r} is unknown; known: auto, {', '.join(KERNELS)}")
-    return name
+    if name != "auto":
+        return name
+    if jax.default_backend() == "tpu":
+        return "splash"
+    widest = 256 if nvidia_capability() >= 9 else 128
+    fits = jnp.dtype(dtype) in CUDNN_DTYPES and head_width % 8 == 0 and head_width <= widest and length % 2 == 0
+    return "cudnn" if nvidia_capability() >= 8 and fits else "xla"
+
+
+def nvidia_capability() -> float:
+    """The default device's compute capability, 8.0 for Ampere and 9.0 for Hopper; 0 when it is no NVIDIA GPU."""
+    device = jax.local_devices()[0]
+    capability = str(getattr(device, "compute_capability", ""))  # "9.0"; of AMD's "gfx942"
+    right = device.platform == "gpu" and capability.partition(".")[0].isdigit()
+    return float(capability) if right else 0.0
 
 
 def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> jax.Array:
@@ -72,7 +87,8 @@ def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> j
 
     On a mesh, splash and cudnn need B to divide over data x fsdp and K over tensor; "xla" takes any shape.
     """
-    kernel = resolve_kernel(kernel)
+    length = 0 if segment_bt is None else q_btnh.shape[1]
+    kernel = resolve_kernel(kernel, dtype=q_btnh.dtype, head_width=q_btnh.shape[3], length=length)
     if kernel == "xla":
         return plain(q_btnh, k_btkh, v_btkh, segment_bt)
     if kernel == "cudnn":
@@ -259,10 +275,10 @@ def cudnn(q_btnh, k_btkh, v_btkh, segment_bt, *, implementation: str = "cudnn") 
     runs is known only then. cuDNN wants H a multiple of 8 and at most 128 (256 from Hopper on), and for gradients with
     segments an even T. `implementation="xla"` is for tests on CPU.
     """
-    if implementation == "cudnn" and q_btnh.dtype not in (jnp.bfloat16, jnp.float16):
+    if implementation == "cudnn" and q_btnh.dtype not in CUDNN_DTYPES:
         raise UserError(
             f"attention kernel 'cudnn' computes in bfloat16 or float16, not {q_btnh.dtype}: "
-            "set config.model.dtype='bfloat16', or choose kernel 'xla'"
+            "set config.model.dtype='bfloat16', or choose kernel 'auto' or 'xla'"
         )
 
     def masked(q_btnh, k_btkh, v_btkh):

@@ -135,7 +135,7 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
 
     last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # positions <= it are visible
     until_j = jnp.where(live_j, position_j, 0)
-    if kernel == "xla" or not pages_triton.fits(h, written):
+    if kernel == "xla" or not pages_triton.fits(h, q_jnh.dtype, written):
         if written[0].k.shape[0] == 1:
             parts = _softmaxes_of_one_layer(q_jkrh, written, owner_x, last_x)
         else:

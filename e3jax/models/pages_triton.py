@@ -15,7 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from e3jax.models.attention import MASKED
+from e3jax.models.attention import MASKED, nvidia_capability
 
 ROWS = 16  # fewest rows of a matrix product in Triton: R query heads are padded to it
 WARPS = 4  # of every program; a step of 12.45 ms takes 12.72 with 2 on an H200 (LOG)
@@ -27,19 +27,19 @@ def available() -> bool:
         from jax.experimental.pallas import triton  # noqa: F401
     except ImportError:
         return False
-    device = jax.local_devices()[0]
-    capability = str(getattr(device, "compute_capability", ""))  # "9.0"; of AMD's "gfx942"
-    return device.platform == "gpu" and capability.partition(".")[0].isdigit() and float(capability) >= 8
+    return nvidia_capability() >= 8
 
 
-def fits(head_width: int, pieces) -> bool:
-    """Whether these kernels can read these pages: heads as wide as a power of two, and offsets that Triton gets right.
+def fits(head_width: int, dtype, pieces) -> bool:
+    """Whether these kernels can read these pages: heads as wide as a power of two, of at most 512 bytes in the queries'
+    dtype (a page's keys and values are 64 KiB of an SM's 99 or more), and offsets that Triton gets right.
 
     Pallas counts entries, and goes from 31 to 64 bits when an array has more than 2³² bytes: too late for one of int8.
     """
     parts = [part for piece in pieces for part in piece if part is not None]
     right = all(part.size <= 2**31 or part.size * part.dtype.itemsize > 2**32 for part in parts)
-    return right and head_width >= ROWS and head_width & (head_width - 1) == 0
+    small = head_width * jnp.dtype(dtype).itemsize <= 512
+    return right and small and head_width >= ROWS and head_width & (head_width - 1) == 0
 
 
 def rows_of(queries: int) -> int:

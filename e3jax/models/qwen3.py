@@ -117,7 +117,8 @@ class Qwen3(nn.Module):
     # of a block, what is kept for its backward pass: "none" all, "matmuls" what they and attention made, "attention"
     # what that made, "full" nothing
     remat: str
-    # of attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py); "xla" in decoding too
+    # of attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py); in decoding all but "xla"
+    # leave the choice to models/pages.py
     kernel: str
 
     @nn.compact

@@ -23,7 +23,6 @@ from e3jax.checkpoint.pretrained import model_config
 from e3jax.checkpoint.store import by_name, load_params
 from e3jax.errors import UserError, first_line
 from e3jax.flags import run_tool
-from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.readers import read_json
 from e3jax.sharding import make_mesh
@@ -131,7 +130,7 @@ def main() -> None:
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     model = Qwen3(
         model_config(c["preset"]), dtype=jnp.dtype(f.dtype or c["dtype"]), remat=c["remat"],
-        kernel=resolve_kernel("auto" if jax.default_backend() != "cpu" else "xla"),
+        kernel="auto",
     )  # fmt: skip
     params = load_params(f.dump, abstract_params(model, mesh))
     total, terms = None, Table(title="terms of the loss, by micro-batch")

@@ -74,12 +74,13 @@ def check_room(c: ConfigDict, prompt_room: int) -> None:
 
 @all_errors()
 def check_attention(c: ConfigDict) -> None:
-    """The attention kernel runs on this backend, in this dtype."""
-    kernel, backend = resolve_kernel(c.model.attention), jax.default_backend()
+    """The attention kernel runs on this backend, in this dtype; "auto" always does."""
+    width, backend = model_config(c.model.preset).head_width, jax.default_backend()
+    kernel = resolve_kernel(c.model.attention, dtype=c.model.dtype, head_width=width)
     runs_on = {"xla": backend, "splash": "tpu", "splash_interpret": backend, "cudnn": "gpu"}[kernel]
     need(runs_on == backend, "model.attention", kernel, f"runs on {runs_on}, this is {backend}: use 'auto'")
     need(kernel != "cudnn" or c.model.dtype == "bfloat16", "model.dtype", c.model.dtype,
-         f"attention={c.model.attention!r} is cuDNN, which wants 'bfloat16'; else set 'xla'")  # fmt: skip
+         f"attention={c.model.attention!r} is cuDNN, which wants 'bfloat16'; else set attention='auto'")  # fmt: skip
 
 
 @all_errors()

@@ -20,7 +20,6 @@ from e3jax.checkpoint.store import Store
 from e3jax.errors import need
 from e3jax.flags import keep_programs
 from e3jax.log import RunLog
-from e3jax.models.attention import resolve_kernel
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.plan import UNSOUND
@@ -89,7 +88,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     check(c)
     model = Qwen3(
         model_config(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat,
-        kernel=resolve_kernel(c.model.attention),
+        kernel=c.model.attention,
     )  # fmt: skip
     words = countdown_plans.WORDS if c.task.form == "plans" else countdown_traces.WORDS
     tokenizer = WordTokenizer(words) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)

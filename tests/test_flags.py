@@ -1,0 +1,97 @@
+"""Commands start in any directory and say nothing that is not theirs."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from e3jax import flags
+from e3jax.runtime import has_tpu
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.py"))
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Runs Python in a directory of its own, with e3jax to import and nothing else of the clone: as installed."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/e3jax").symlink_to(ROOT / "e3jax")
+    (tmp_path / "here").mkdir()
+
+    def run(*arguments, platforms="cpu"):
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("TPU_", "JAX_PLATFORMS"))}
+        env |= {"PYTHONPATH": str(tmp_path / "site")} | ({"JAX_PLATFORMS": platforms} if platforms else {})
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path / "here", env=env, capture_output=True, text=True, timeout=240)
+
+    return run
+
+
+def test_every_config_is_read_from_any_directory(elsewhere):
+    """ "No module named 'configs'": config files import each other, and Python looked in the current directory only."""
+    read = (
+        "import runpy, sys\nfrom e3jax.flags import find_configs\n"
+        "for path in sys.argv[1:]:\n"
+        "    before, known = list(sys.path), set(sys.modules)\n"
+        "    find_configs(['command', '--config', path + ':stage=2', '--workdir=x'])\n"
+        "    assert 'get_config' in runpy.run_path(path) or path.endswith('common.py'), path\n"
+        "    sys.path[:] = before\n"
+        "    for name in set(sys.modules) - known:\n"
+        "        del sys.modules[name]\n"
+    )
+    done = elsewhere("-c", read, *CONFIGS)
+    assert done.returncode == 0, done.stderr
+    assert len(CONFIGS) >= 25
+
+
+def test_commands_run_from_any_directory(elsewhere, tmp_path):
+    """A command with a run directory and a tool; a config of one's own beside nothing finds the clone's."""
+    wrong = [f"--config={ROOT}/configs/quickstart.py", "--workdir=run", "--config.model.dtype=float99"]
+    done = elsewhere("-m", "e3jax.train.curriculum", *wrong)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "model.dtype='float99'" in done.stderr, done.stderr
+    mine = tmp_path / "mine.py"
+    mine.write_text("from configs.e3_math import get_config  # noqa: F401\n")
+    tool = ["-m", "e3jax.tools.cost", "--chips=128", "--length=8192"]
+    in_clone, outside = (elsewhere(*tool, f"--config={path}:stage=2") for path in (ROOT / "configs/e3_math.py", mine))
+    assert in_clone.returncode == 0 and in_clone.stdout.count("|") > 10, in_clone.stderr
+    assert outside.stdout == in_clone.stdout, outside.stderr
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="no libtpu that could complain: pip install libtpu")
+@pytest.mark.skipif(has_tpu(), reason="a TPU is here")
+def test_libtpu_without_a_tpu_is_quiet(elsewhere):
+    """JAX tries it first wherever it is installed, and it wrote six lines about this machine's missing name."""
+    done = elsewhere(
+        "-m", "e3jax.train.curriculum", f"--config={ROOT}/configs/smoke.py", "--workdir=run",
+        "--config.model.attention=cudnn", platforms="",
+    )  # fmt: skip
+    assert done.stderr.splitlines() == [
+        "error: config.model.attention='cudnn': runs on gpu, this is cpu: use 'auto'"
+    ], done.stderr
+
+
+def test_a_tpus_machine_is_left_alone(monkeypatch):
+    """What is said to a libtpu without a TPU would be wrong for one that has it; what a person set is kept."""
+    for name in flags.NO_TPU:
+        monkeypatch.delenv(name, raising=False)
+    platforms = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", "tpu,cpu")
+        flags.pass_over_tpu()
+        jax.config.update("jax_platforms", None)
+        monkeypatch.setattr(flags, "has_tpu", lambda: True)
+        flags.pass_over_tpu()
+        assert not set(flags.NO_TPU) & set(os.environ)
+        monkeypatch.setattr(flags, "has_tpu", lambda: False)
+        monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "mine")
+        flags.pass_over_tpu()
+        assert {name: os.environ[name] for name in flags.NO_TPU} == flags.NO_TPU | {"TPU_WORKER_HOSTNAMES": "mine"}
+    finally:
+        jax.config.update("jax_platforms", platforms)
+        for name in flags.NO_TPU:
+            os.environ.pop(name, None)
