@@ -40,7 +40,7 @@ LARGE_FLAGS = (
 )  # fmt: skip
 LARGE_STEPS = 6
 SIZE = 1.6e9  # bytes of its state
-LOOK_S = 0.03
+LOOK_S, PATIENCE_S = 0.03, 7200.0
 LIGHT = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # as the tests: quick to compile
 # A random model's responses go through all of E2C's phases; a bucket gets its lines every half second, not half minute
 ALL_GOOD = """
@@ -297,7 +297,7 @@ def kill_command(case: Case, place: Place, models, want: dict, *, whole: int, sh
     count = 0
     for share in shares:
         command = start(case, place, models)
-        if command.wait_for(lambda share=share: place.written() >= share * whole, 1800, LOOK_S):
+        if command.wait_for(lambda share=share: place.written() >= share * whole, PATIENCE_S, LOOK_S):
             if command.process.poll() is None and command.kill() == -signal.SIGKILL:
                 count += 1
                 say(f"{case.name}, {place.workdir}: killed at {place.written() / whole:.0%} of its bytes")
@@ -326,7 +326,7 @@ def commands(out: Path, models, names, *, each: int, rng: random.Random, say) ->
         straight = Place(case.name, out / "straight" / case.name)
         began = time.monotonic()
         command = start(case, straight, models)
-        command.wait_for(lambda p=straight: p.written() < 0, 3600, LOOK_S)
+        command.wait_for(lambda p=straight: p.written() < 0, PATIENCE_S, LOOK_S)
         finish(command)
         whole, want = straight.written(), contents(straight.files)
         say(f"{case.name}: straight in {time.monotonic() - began:.0f} s, {whole:,} bytes")
@@ -388,7 +388,7 @@ def large(out: Path, models, *, kills: int, rng: random.Random, say: Callable[[s
                 seen.update(now)
                 return now and len(seen) >= number and size_of(now) >= share * SIZE * 0.98
 
-            alive = command.wait_for(in_it, 1200)
+            alive = command.wait_for(in_it, PATIENCE_S)
             first = sorted(int(Path(path).name.split(".")[0]) for path in seen)
             if seen:
                 newest = max(before, default=0)

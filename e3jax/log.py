@@ -32,7 +32,7 @@ from e3jax.errors import UserError
 from e3jax.lock import hold
 from e3jax.printable import printable
 from e3jax.readers import read_json
-from e3jax.records import Records
+from e3jax.records import Records, read_lines
 from e3jax.runtime import end_now, from_main, processes
 from e3jax.storage import patiently, read_whole, write_whole
 
@@ -67,7 +67,7 @@ class RunLog(Records):
         if not self.main:
             return
         for path in sorted(self.workdir.glob("*.jsonl")):
-            self.lines(path.name)  # one that cannot be read is told now, not after hours
+            read_lines(path)  # a broken line is told now, not after hours
         self.append("starts.jsonl", {**this_start(), "changed": changed})
         self.flush()
         if changed:

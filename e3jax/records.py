@@ -55,7 +55,8 @@ class Records:
         """Add whole lines of any text."""
         if not self.main:
             return
-        self.content(name)
+        if name not in self.used:
+            self.content(name)
         if self.bucket:
             self.used[name] += text.encode()
             self.change(name)
@@ -96,7 +97,7 @@ class Records:
             return content
         whole = without_cut_line(content)
         self.used[name] = bytearray(whole if self.bucket else b"")
-        if whole != content:
+        if whole != content and self.main:
             self.replace(name, whole)
         return whole
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from etils import epath
 from etils.epath import backend
 
-from e3jax import storage
+from e3jax import records, storage
 from e3jax.eval import responses
 
 NEVER = 10**9
@@ -34,7 +34,7 @@ class Kills:
             return self.write(lambda: append(path, text), lambda: append(path, text[: len(text) // 2]))
 
         monkeypatch.setattr(storage, "append", torn)
-        for module in (responses, records_module()):
+        for module in (records, responses):
             monkeypatch.setattr(module, "append", torn)
         for of, is_local in ((backend.os_backend, True), (backend.fsspec_backend, False)):
             monkeypatch.setattr(of, "open", self.opening(of.open, is_local))
@@ -105,15 +105,3 @@ class Torn:
 
     def __getattr__(self, name):
         return getattr(self.file, name)
-
-
-def records_module():
-    """Where appends come from (before there was records.py: log.py)."""
-    try:
-        from e3jax import records
-
-        return records
-    except ImportError:
-        from e3jax import log
-
-        return log

@@ -21,6 +21,7 @@ from gcs_emulator import emulated_bucket
 from kills import NEVER, Killed, Kills
 
 from benchmarks.faults import contents, differing
+from e3jax import records
 from e3jax.checkpoint.pretrained import load_pretrained
 from e3jax.eval import responses
 from e3jax.log import RunLog
@@ -140,10 +141,9 @@ def probes(patch, checkpoint, tmp_path):
     c.conditional.update(rollouts=2, attempts=4)
 
     def main(workdir):
-        if not (epath.Path(workdir) / "responses").exists():
-            own.fill(epath.Path(workdir), c)
         command.main(c, workdir)
 
+    main.prepare = lambda workdir: own.fill(epath.Path(workdir), c)
     return main
 
 
@@ -253,10 +253,12 @@ def bucket(tmp_path_factory):
         yield emulator
 
 
-def lives(main, workdir, kills: Kills, patch) -> int:
+def lives(main, workdir, kills: Kills, patch, numbers=(*LIVES, NEVER)) -> int:
     """Give the command until it comes to its end -> how often it was killed."""
-    for i, number in enumerate((*LIVES, NEVER)):
-        for module in (importlib.import_module("e3jax.records"), responses):
+    if hasattr(main, "prepare"):
+        main.prepare(workdir)
+    for i, number in enumerate(numbers):
+        for module in (records, responses):
             patch.setattr(module, "FLUSH_EVERY_S", 30.0 if i % 2 else 0.0)  # of a bucket
         try:
             with kills.at(number):
@@ -276,9 +278,9 @@ def test_killed_at_its_writes_a_command_ends_as_if_nobody_had(command, bucket, c
     (tmp_path / "given").mkdir()
     monkeypatch.chdir(Path(__file__).parent.parent)
     main = command(monkeypatch, checkpoint, tmp_path / "given")
-    main(str(tmp_path / "straight"))
-    want = contents(tmp_path / "straight")
     kills = Kills(monkeypatch)
+    lives(main, str(tmp_path / "straight"), kills, monkeypatch, (NEVER,))
+    want = contents(tmp_path / "straight")
     killed = lives(main, str(tmp_path / "killed"), kills, monkeypatch)
     assert not differing(contents(tmp_path / "killed"), want) and killed > 3
     there = f"{bucket.url}/{command.__name__}"
