@@ -27,6 +27,7 @@ STARTS = (
     "but hold on",
 )
 EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # ALGORITHMS A.7
+BEFORE_SENTENCE = re.compile(r"(?:\A|[.!?\n])[\s.!?]*")  # takes all that it meets: linear in runs of newlines, too
 
 
 class Span(NamedTuple):
@@ -50,7 +51,7 @@ def verification_starts(text: str) -> list[int]:
     >>> verification_starts("3+4=7. Wait, that is 7. But wait!")
     [7, 24]
     """
-    firsts = (m.start(1) for m in re.finditer(r"(?:^|[.!?\n])\s*([^\s.!?])", text))
+    firsts = (m.end() for m in BEFORE_SENTENCE.finditer(text))
     return [i for i in firsts if text[i : i + 30].lower().startswith(STARTS)]
 
 
@@ -69,7 +70,7 @@ def verifications_code(text: str) -> int:
     >>> verifications_code("an approximation\\nbut we waited\\nfine")
     2
     """
-    lines = [line.strip().lower() for line in text.split("\n")]
+    lines = [line.strip().lower() for line in text.split("\n") if line]
     return sum("wait" in s or "approximation" in s or s.startswith(STARTS) for s in lines)
 
 
@@ -80,7 +81,7 @@ def attempts_text(text: str) -> list[str]:
 
 def attempt_key(attempt: str) -> str:
     """What makes two attempts the same: the first equation of each line (ALGORITHMS A.7, unique attempts)."""
-    found = (EQUATION.search(line) for line in attempt.split("\n"))
+    found = (EQUATION.search(line) for line in attempt.split("\n") if line)
     return "\n".join(m.group(0) for m in found if m)
 
 
@@ -94,9 +95,13 @@ def repetition(text: str, *, tail: int = 100) -> int:
     """
     if len(text) < 50:
         return 0
-    end, count, at = text[-tail:], 0, -1
-    while (at := text.find(end, at + 1)) >= 0:
+    end, count = text[-tail:], 0
+    period = next(n for n in range(1, len(end) + 1) if end.startswith(end[n:]))  # copies are at least as far apart
+    at, rest = text.find(end), end[-period:]
+    while at >= 0:
         count += 1
+        next_one = text.startswith(rest, at + len(end))  # nothing to search for: the copies overlap
+        at = at + period if next_one else text.find(end, at + period)
     return count - 1
 
 
@@ -104,7 +109,7 @@ def attempt_keys(problem: Problem, text: str) -> list[str]:
     """What a response tried, in order: its proposals, or its paragraphs' equations (those without one left out)."""
     if is_parsed(problem):
         return [a.proposal for a in parse(text, problem)[0]]
-    return [key for key in map(attempt_key, attempts_text(text)) if key]
+    return [key for key in map(attempt_key, filter(None, attempts_text(text))) if key]
 
 
 def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
@@ -119,12 +124,13 @@ def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
     """
     thinking = text.partition(close)[0]
     if is_calculator(problem):
-        spans, at = [], 0
-        for a in parse(thinking, problem)[0]:
-            at = thinking.index(a.text, at)
-            chosen = len(a.proposal) + (2 if a.text[len(a.proposal) :].startswith(" =") else 0)
-            spans.append(Span(at, at + chosen, at + len(a.text), a.verdict, a.truth))
-            at += len(a.text)
+        spans, words = [], re.finditer(r"\S+", thinking)
+        for a in parse(thinking, problem)[0]:  # attempts follow one another, whatever blanks are between their words
+            own = [next(words) for _ in a.text.split()]
+            chosen = len(a.proposal.split())
+            chosen += chosen > 0 and own[chosen][0] == "="
+            start = own[0].start()
+            spans.append(Span(start, own[chosen - 1].end() if chosen else start, own[-1].end(), a.verdict, a.truth))
         return spans
     if problem.task == "countdown":
         cuts = [0, *(m.end() for m in re.finditer("\n\n", thinking)), len(thinking)]

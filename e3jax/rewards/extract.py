@@ -5,6 +5,7 @@ boxed_answer(r"<think>…</think> so \boxed{\frac{1}{2}}", where="response")  # 
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from e3jax.errors import UserError
@@ -15,6 +16,7 @@ PLACES = ("response", "after_thinking", "anywhere")
 # of models that plan (rewards/plan.py): in a well-formed execution; as E2C's own grader reads, which is unsound
 IN_PHASES = ("execution", "e2c_original")
 WHERE = PLACES + IN_PHASES
+MOST_DIGITS = 640  # of an integer in a text; int() refuses 4,301, and can be set to refuse from 641 on
 
 
 class Grade(NamedTuple):
@@ -42,6 +44,15 @@ def last_answer(text: str, *, last_line_only: bool = False) -> str | None:
         return None
     start += len(OPEN)
     return text[start : text.index(CLOSE, start)].strip()
+
+
+def integers(words: Sequence[str]) -> list[int] | None:
+    """The words as integers; None if one of them is something else than digits, or has more than MOST_DIGITS.
+
+    >>> integers(["7", "012"]), integers(["7", "-5"]), integers(["²"]), integers(["9" * 641])
+    ([7, 12], None, None, None)
+    """
+    return [int(w) for w in words] if all(w.isdecimal() and len(w) <= MOST_DIGITS for w in words) else None
 
 
 def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:

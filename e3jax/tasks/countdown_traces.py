@@ -46,7 +46,9 @@ def solves(proposal: str, problem: Problem) -> bool:
     """Exact truth of a proposal such as "7 + 5 * 2", as the grader sees it; anything malformed is no solution."""
     words = proposal.split()
     numbers, ops = words[::2], tuple(words[1::2])
-    if len(words) % 2 == 0 or not set(numbers) <= set(NUMBERS) or not set(ops) <= {"+", "-", "*"}:
+    if len(words) != 2 * len(problem.meta["numbers"]) - 1:
+        return False
+    if not set(numbers) <= set(NUMBERS) or not set(ops) <= {"+", "-", "*"}:
         return False
     order = [int(n) for n in numbers]
     if sorted(order) != sorted(problem.meta["numbers"]):
