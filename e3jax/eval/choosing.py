@@ -27,7 +27,7 @@ from e3jax.sampler.slots import padded
 from e3jax.tasks.plan_prompts import fill, numbered
 
 JUDGES = ("words", "likelihood", "prompted")
-MOST_COMPARED = 20_000  # characters of two texts whose common subsequence is looked for: quadratic
+MOST_COMPARED = 10_000  # characters of two texts whose common subsequence is looked for: quadratic
 Pool = dict[int, list[Plan]]
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax.rewards.extract import last_answer
+from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.traces import is_parsed, parse
 
@@ -27,7 +28,8 @@ STARTS = (
     "but hold on",
 )
 EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # ALGORITHMS A.7
-BEFORE_SENTENCE = re.compile(r"(?:\A|[.!?\n])[\s.!?]*")  # takes all that it meets: linear in runs of newlines, too
+# what lies between sentences, and a phrase if one follows; it never fails, so that runs of newlines are read once
+SENTENCE = re.compile(rf"(?:\A|[.!?\n])[\s.!?]*((?ai:{'|'.join(STARTS)}))?")
 
 
 class Span(NamedTuple):
@@ -51,8 +53,7 @@ def verification_starts(text: str) -> list[int]:
     >>> verification_starts("3+4=7. Wait, that is 7. But wait!")
     [7, 24]
     """
-    firsts = (m.end() for m in BEFORE_SENTENCE.finditer(text))
-    return [i for i in firsts if text[i : i + 30].lower().startswith(STARTS)]
+    return [m.start(1) for m in SENTENCE.finditer(text) if m[1]]
 
 
 def verifications_paper(text: str) -> int:
@@ -100,8 +101,10 @@ def repetition(text: str, *, tail: int = 100) -> int:
     at, rest = text.find(end), end[-period:]
     while at >= 0:
         count += 1
-        next_one = text.startswith(rest, at + len(end))  # nothing to search for: the copies overlap
-        at = at + period if next_one else text.find(end, at + period)
+        for more in (64, 1):  # what follows makes so many more copies that overlap: nothing to search for
+            while text.startswith(more * rest, at + len(end)):
+                count, at = count + more, at + more * period
+        at = text.find(end, at + period)
     return count - 1
 
 
@@ -169,10 +172,12 @@ def equations(problem: Problem, text: str) -> int:
     >>> equations(calculator_problem(0, 0, numbers=3, split="train"), "7 + 5 * 2 = 12 24 ?24 0 yes")
     2
     """
-    if not is_calculator(problem):
-        return len(EQUATION.findall(text))
-    shown = (a.text.partition("=")[2].partition("?")[0] for a in parse(text, problem)[0])
-    return sum(len(words.split()) for words in shown)
+    return displays(parse(text, problem)[0]) if is_calculator(problem) else len(EQUATION.findall(text))
+
+
+def displays(attempts: Sequence[Attempt]) -> int:
+    """Displays that a calculator's attempts show."""
+    return sum(len(a.text.partition("=")[2].partition("?")[0].split()) for a in attempts)
 
 
 def cumulative_unique(checkpoints: Sequence[dict[str, list[tuple[bool, list[str]]]]], *, most_success: float):
@@ -221,7 +226,7 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
     return {
         "attempts": len(attempts),
         "unique": len({a.proposal for a in attempts}),
-        "equations": equations(problem, text),
+        "equations": displays(attempts) if is_calculator(problem) else equations(problem, text),
         "verifications": len(checked),
         "verdicts": len(checked),
         "right_verdicts": sum(a.verdict == a.truth for a in checked),
