@@ -10,6 +10,7 @@ tests/test_hostile.py, which does both of the above on less, says when that was 
 
 import argparse
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -125,9 +126,9 @@ IN_WORKERS = {
     **{f"plan share {how}, {name}": followed(name, how)
        for how in ("sound", "original") for name in ("number", "plans")},
     "plan share untagged": lambda text: plan.plan_share(PROBLEMS["number"], text, "original"),
-    "unsound": lambda text: plan.original_correct(r"\frac{1}{2}", text),
 }  # fmt: skip
 IN_COMMANDS = {
+    "unsound": lambda text: plan.original_correct(r"\frac{1}{2}", text),
     **{f"calls {name}": lambda text, p=PROBLEMS[name]: exploration.detect(p, text, close="</think>")
        for name in ("countdown", "calculator", "products", "number")},
     **{f"vote {name}": voted_in(PROBLEMS[name]) for name in ("countdown", "plans", "number")},
@@ -248,9 +249,9 @@ def main() -> None:
     flags.add_argument("--texts", type=int, default=0, help="mixtures that all readers get")
     flags.add_argument("--longest", type=int, default=100_000, help="characters")
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--only", default="", help="readers whose names have this in them")
+    flags.add_argument("--only", default="", help="regular expression: readers whose names have it in them")
     c = flags.parse_args()
-    for name in [name for name in READERS if c.only not in name]:
+    for name in [name for name in READERS if not re.search(c.only, name)]:
         del READERS[name]
     wrong = [said for name in READERS if c.growth for said in growth(name, openings=OPENINGS)]
     if c.texts:

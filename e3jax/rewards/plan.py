@@ -68,7 +68,7 @@ def _bare(text: str) -> str:
 
 def _value(text: str) -> str:
     """The digits of a fraction's value as a float, "" for anything else."""
-    found = re.search(r"\\frac\{(\d+)\}\{(\d+)\}|\b(\d+)/(\d+)", text)
+    found = re.search(r"\\frac\{(\d{1,300})\}\{(\d{1,300})\}|\b(\d{1,300})/(\d{1,300})", text)  # a float's, TAIL's
     if not found:
         return ""
     above, below = (int(n) for n in found.groups() if n)
