@@ -76,8 +76,9 @@ def split_text(text: str, *, begun: bool) -> tuple[str, str, str]:
 
 def read_tokens(tokens: Sequence[int], tags: Sequence[int], *, begun: bool) -> Phases:
     """Phases of a response's tokens; `tags` are the ids of TAGS (`tag_ids`)."""
-    tokens = np.asarray(tokens)
-    marks = [(list(tags).index(tokens[i]), i, i + 1) for i in np.flatnonzero(np.isin(tokens, tags)).tolist()]
+    tokens, numbers = np.asarray(tokens), {tag: number for number, tag in enumerate(tags)}
+    at = np.flatnonzero(np.isin(tokens, tags))
+    marks = [(numbers[token], i, i + 1) for token, i in zip(tokens[at].tolist(), at.tolist())]
     return _read(marks, len(tokens), begun=begun)
 
 

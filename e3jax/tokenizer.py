@@ -10,7 +10,7 @@ Both offer encode, decode, save, eos, pad and vocab_size; special tokens are rea
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from e3jax.errors import UserError, first_line
@@ -21,6 +21,7 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+MOST_PARTS = 16  # tokens that one character may have: bytes that never become one are shown as they stand
 CHAT_DATE = "26 Jul 2024"  # "today" in Llama-3.2's template, its own fallback: a prompt must not change with the day
 
 
@@ -218,20 +219,37 @@ class HubTokenizer:
 def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[str]:
     """What each token adds to the decoded text; a character of several tokens comes with its last one.
 
-    Their join is decode(tokens) where no special token lies inside; one that leaves no trace (EOS) adds "".
+    Their join is decode(tokens) where no special token lies inside, nor MOST_PARTS tokens that are no text; one that
+    leaves no trace (EOS) adds "".
 
     >>> pieces(WordTokenizer(["7", "+"]).decode, [2, 3, 2, 1])
     ['7', ' +', ' 7', '']
     """
-    out, start, read = [], 0, 0  # decoded again with the token before it: blanks and characters depend on it
+    return ["" if half else text for text, half in additions(decode, tokens)]
+
+
+def lengths(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
+    """Characters of decode(tokens[:n]) for n = 0 … len(tokens), in time linear in them.
+
+    >>> lengths(WordTokenizer(["7", "+"]).decode, [2, 3, 2, 1])
+    [0, 1, 3, 5, 5]
+    """
+    out, whole = [0], 0
+    for text, half in additions(decode, tokens):
+        out.append(whole + len(text))
+        whole = whole if half else out[-1]
+    return out
+
+
+def additions(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> Iterator[tuple[str, bool]]:
+    """What each token adds to the text of the whole characters before it, and whether it ends in half a character."""
+    start = read = 0  # decoded again with the token before it: blanks and characters depend on it
     for i in range(len(tokens)):
         before, now = decode(list(tokens[start:read])), decode(list(tokens[start : i + 1]))
-        if now.endswith("\ufffd") and i + 1 < len(tokens):  # half a character
-            out.append("")
-            continue
-        out.append(now[len(before) :])
-        start, read = read, i + 1
-    return out
+        half = now.endswith("\ufffd") and i + 1 < min(len(tokens), read + MOST_PARTS)
+        yield now[len(before) :], half
+        if not half:
+            start, read = read, i + 1
 
 
 def begins_thought(message: dict[str, str]) -> bool:

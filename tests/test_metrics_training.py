@@ -6,8 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.eval.rollouts import feature_means
+from e3jax.metrics.exploration import explore
 from e3jax.metrics.names import undefined
+from e3jax.metrics.reading import LOST
 from e3jax.metrics.training import phase_metrics, rollout_metrics
+from e3jax.tasks.problem import Problem
 from e3jax.train.number_features import SCALE, number_features
 from e3jax.types import Rollouts
 
@@ -48,6 +51,14 @@ def test_feature_means_are_ratios_of_sums():
     assert (m["explore/attempts"], m["explore/give_up"], m["explore/false_yes"]) == (6, 0.5, 0.5)
     assert m["explore/equations_per_attempt"] == 18 / 12
     assert math.isnan(feature_means([one | {"verdicts": 0}])["explore/verdict_accuracy"])
+
+
+def test_what_is_not_read_in_time_is_left_out_of_the_means():
+    """Its grade is "timeout", its features are unknown: neither 0 nor the end of the run."""
+    one = explore(Problem("p", "math", "?", "7", "", {}), "3+4=7. Wait, 7.", done=True, correct=True)
+    assert feature_means([one, None, LOST.features]) == feature_means([one])
+    none = feature_means([None])
+    assert none.keys() < feature_means([one]).keys() and all(math.isnan(x) for x in none.values())
 
 
 def test_number_features_touch_numbers_only():

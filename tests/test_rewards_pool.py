@@ -1,16 +1,19 @@
 """A grader that hangs, dies or prints costs one response at most, and leaves no process behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
+from e3jax.metrics.reading import LOST, READ, read
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_all
-from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.pool import GraderPool, in_batches
 from e3jax.tasks.countdown import calculator_problem
+from e3jax.tasks.problem import Problem
 
 HERE = "tests.test_rewards_pool"
 
@@ -30,6 +33,14 @@ def moody(problem, text, done):
         print("a library that talks", flush=True)
     if text.startswith("bug"):
         raise KeyError("a bug")
+    if text.startswith("grow"):
+        kept = []
+        while True:
+            kept.append(bytearray(1 << 26))
+    if text.startswith("deep"):
+        return moody(problem, text, done)
+    if text.startswith("stop"):  # and reads no more
+        os.kill(os.getpid(), signal.SIGSTOP)
     return Grade(1.0, "correct")
 
 
@@ -67,6 +78,56 @@ def test_what_fails_twice_scores_0_and_its_neighbours_keep_their_grades(tmp_path
     assert lost == [3, 11] and grades[3] == grades[11] == Grade(0.0, "timeout")
     assert time.monotonic() - start < 20
     assert all(process.poll() is not None for process in left)  # reaped: no zombies
+
+
+@pytest.mark.parametrize("stopped", ["before", "within"])
+def test_a_worker_that_stops_reading_is_replaced(stopped):
+    """Writing had no deadline: eight texts of 50 kB fill the pipe of a stopped worker, and the run hung for ever."""
+    texts = [f"{i} {'long ' * 10_000}" for i in range(24)]
+    if stopped == "within":
+        texts[2] = "stop" + texts[2]
+    with pool(workers=1, timeout_s=1.0) as graders:
+        graders.grade_all([None], ["fine"], [True])
+        if stopped == "before":
+            os.kill(graders.started[0].process.pid, signal.SIGSTOP)
+        start = time.monotonic()
+        grades = graders.grade_all([None] * 24, texts, [True] * 24)
+    lost = [i for i, grade in enumerate(grades) if grade != Grade(1.0, "correct")]
+    assert lost == ([2] if stopped == "within" else []) and time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("text", ["grow", "deep"])
+def test_a_text_that_eats_memory_or_stack_costs_its_own_grade(text):
+    """Without a limit a worker took the host's memory, and the trainer went with it; too deep a text ended the run."""
+    with pool(workers=1, timeout_s=30.0) as graders:
+        grades = graders.grade_all([None] * 3, ["fine", text, "fine"], [True] * 3)
+    assert grades == [Grade(1.0, "correct"), Grade(0.0, "timeout"), Grade(1.0, "correct")]
+
+
+def test_a_message_is_bounded():
+    """A worker gets at most FEW responses at once, and long ones one by one."""
+    items = [(None, "x" * size, True) for size in (3_000_000, 3_000_000, 10_000_000, 1, 1, 3_999_999)]
+    assert [[len(text) for _, text, _ in few] for few in in_batches(iter(items))] == [
+        [3_000_000], [3_000_000], [10_000_000], [1, 1], [3_999_999]
+    ]  # fmt: skip
+    assert [len(few) for few in in_batches(iter([(None, "", True)] * 20))] == [8, 8, 4] and not [*in_batches(iter([]))]
+
+
+def test_readings_come_from_the_workers():
+    """Features and the share of a plan are worked out beside the grade: as in this process, bit for bit."""
+    problem = Problem("p", "math", "q", "5", "", {"where": "execution"})
+    plan = "1. add\n</EXPLORATION><EXECUTION>1. add\nWait, 2+3=5 \\boxed{5}</EXECUTION>"
+    calculator = calculator_problem(0, 0, numbers=3, split="train")
+    problems, texts = (
+        [problem, problem, calculator],
+        ["<EXPLORATION>" + plan, plan, "7 + 5 = 12 no <answer> 7 </answer>"],
+    )
+    options = {"following": "sound", "apart": True}
+    with GraderPool(workers=2, timeout_s=30.0, function=READ, lost=LOST) as graders:
+        readings = graders.submit(problems, texts, [True] * 3, **options).result()
+    assert readings == [read(p, text, True, **options) for p, text in zip(problems, texts)]
+    assert [r.share for r in readings] == [1.0, 0.0, 0.0] and readings[0].features["verifications"] == 1
+    assert readings[2].parts.attempts[0].proposal == "7 + 5" and readings[2].parts.answer == "7"
 
 
 def test_what_a_grader_prints_is_no_answer(capfd):

@@ -7,6 +7,7 @@ import pytest
 
 from e3jax.eval.harness import distinct
 from e3jax.metrics.exploration import explore
+from e3jax.metrics.reading import take_apart
 from e3jax.rewards.grade import grade_one
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tasks.multiplication import multiplication_problem, products_problem
@@ -100,7 +101,10 @@ def test_distinct_attempts_by_hand():
     right = [[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
     texts = [" ".join(f"{digit} =" for digit in text.split()) for texts in tried for text in texts]
     assert [a.proposal for a in parse(texts[0], PROBLEM)[0]] == ["1", "2"]
-    graded = SimpleNamespace(problems=[PROBLEM] * 16, texts=texts, score_b=np.array(right).reshape(-1))
+    parts = [take_apart(PROBLEM, text) for text in texts]
+    graded = SimpleNamespace(problems=[PROBLEM] * 16, parts=parts, score_b=np.array(right).reshape(-1))
     assert distinct(graded, 4) == (3 + 2 + 2) / 3
-    often = SimpleNamespace(problems=[PROBLEM] * 4, texts=texts[12:], score_b=np.array(right[3]))
+    graded.parts[0] = None  # not read in time: nothing is known of what it tried
+    assert distinct(graded, 4) == (3 + 2 + 2) / 3 - 1 / 3
+    often = SimpleNamespace(problems=[PROBLEM] * 4, parts=parts[12:], score_b=np.array(right[3]))
     assert np.isnan(distinct(often, 4))

@@ -14,7 +14,7 @@ from e3jax.errors import UserError
 from e3jax.tasks.countdown import paper_problem
 from e3jax.tasks.countdown_traces import WORDS, base_trace
 from e3jax.tasks.stream import problems_at
-from e3jax.tokenizer import HubTokenizer, WordTokenizer, split_thinking
+from e3jax.tokenizer import HubTokenizer, WordTokenizer, lengths, pieces, split_thinking
 
 ROOT = Path(__file__).parent.parent
 
@@ -301,3 +301,25 @@ def test_a_text_behind_the_begin_token(tmp_path):
     assert len(words) == 3
     for raw, tokens in ((True, words), (False, [5, *words])):
         assert make_prompt(tokenizer, "7 + 5", raw=raw, thinking=True, system="").tokens == tokens
+
+
+def test_pieces_and_lengths_of_broken_bytes():
+    """Bytes that never become a character made `pieces` decode all of them again for every token.
+
+    A token here is a byte: a character of several bytes comes with its last one, as before.
+    """
+
+    def decode(tokens):
+        nonlocal work
+        work += len(tokens)
+        return bytes(tokens).decode(errors="replace")
+
+    work, text = 0, "a é 😀😀\n한 e\u0301"
+    tokens = list(text.encode())
+    assert "".join(pieces(decode, tokens)) == text and pieces(decode, tokens)[2:4] == ["", "é"]
+    assert lengths(decode, tokens) == [len(decode(tokens[:n])) for n in range(len(tokens) + 1)]
+    broken = [0x80] * 2000
+    assert lengths(decode, broken) == list(range(2001)) and "".join(pieces(decode, broken[:10])) == "\ufffd" * 10
+    work = 0
+    pieces(decode, broken)
+    assert work < 50 * len(broken)

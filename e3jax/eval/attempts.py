@@ -17,7 +17,6 @@ lies between the beginnings of a_k−1 and a_k is left out.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -27,28 +26,18 @@ from e3jax.eval.responses import Response
 from e3jax.metrics.bootstrap import interval, ratio
 from e3jax.metrics.exploration import Span, attempt_spans
 from e3jax.tasks.problem import Problem
+from e3jax.tokenizer import lengths
 
 PROBES = ("dependence", "sharpening", "reattempt", "reattempt_change")
 
 
 def token_spans(problem: Problem, tokens: Sequence[int], decode: Callable, *, close: str) -> list[Span]:
     """`attempt_spans` in tokens: a token that holds an attempt's end and more belongs to that attempt."""
-
-    @cache
-    def chars(n: int) -> int:
-        return len(decode(tokens[:n]))
-
-    def begin(at: int) -> int:
-        return bisect_right(range(len(tokens) + 1), at, key=chars) - 1
-
-    def end(at: int) -> int:
-        return bisect_left(range(len(tokens) + 1), at, key=chars)
-
-    spans, last = [], 0
+    chars, spans, last = lengths(decode, tokens), [], 0
     for s in attempt_spans(problem, decode(tokens), close=close):
-        start = max(begin(s.start), last)
-        last = max(end(s.end), start + 1)
-        spans.append(s._replace(start=start, chosen=min(max(end(s.chosen), start + 1), last), end=last))
+        start = max(bisect_right(chars, s.start) - 1, last)
+        last = max(bisect_left(chars, s.end), start + 1)
+        spans.append(s._replace(start=start, chosen=min(max(bisect_left(chars, s.chosen), start + 1), last), end=last))
     return spans
 
 

@@ -27,6 +27,7 @@ from e3jax.sampler.slots import padded
 from e3jax.tasks.plan_prompts import fill, numbered
 
 JUDGES = ("words", "likelihood", "prompted")
+MOST_COMPARED = 10_000  # characters of two texts whose common subsequence is looked for: quadratic
 Pool = dict[int, list[Plan]]
 
 
@@ -62,9 +63,12 @@ def judge(study: Study, pool: Pool, k: int, *, how: str, budget: int) -> dict[in
 def nearest(text: str, plans: Sequence[str]) -> int:
     """The plan with the longest common subsequence of characters with `text`, of both their lengths; ties: the first.
 
+    Of longer texts the first MOST_COMPARED characters count.
+
     >>> nearest("Best: 1. Add", ["1. Halve", "1. Add"])
     1
     """
+    text, *plans = (x[:MOST_COMPARED] for x in (text, *plans))
     return int(np.argmax([common(text, plan) / max(len(text) + len(plan), 1) for plan in plans]))
 
 

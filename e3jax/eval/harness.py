@@ -9,15 +9,15 @@ import jax
 import numpy as np
 
 from e3jax.eval.rollouts import Graded, Grader, feature_means, rollout
-from e3jax.metrics.exploration import attempt_keys, cumulative_unique
+from e3jax.metrics.exploration import cumulative_unique
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
+from e3jax.metrics.reading import Parts
 from e3jax.metrics.training import phase_metrics
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import tag_ids
-from e3jax.rewards.extract import last_boxed
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.traces import is_parsed, parse
+from e3jax.tasks.traces import is_parsed
 
 RESAMPLES = 1000
 
@@ -30,13 +30,16 @@ def with_interval(values_p: np.ndarray) -> list[float]:
 
 def evaluate(
     model: Qwen3, params, tokenizer, problems: Sequence[Problem], *, key: jax.Array, samples: int,
-    budgets: Sequence[int], temperature: float, sampler: dict, grade: Grader,
+    budgets: Sequence[int], temperature: float, sampler: dict, read: Grader,
     on_finished: Callable[[int], None] | None = None,
 ) -> tuple[dict, Graded]:  # fmt: skip
-    """-> what eval.jsonl records, and the rollouts. `accuracy` is pass@1 at each budget, mean over `samples`."""
+    """-> what eval.jsonl records, and the rollouts. `accuracy` is pass@1 at each budget, mean over `samples`.
+
+    `read` as for `rollout`, with apart=True where `distinct` and `sample_line` come after it.
+    """
     graded = rollout(
         model, params, tokenizer, problems, key=key, first_id=0, samples=samples, budget=max(budgets),
-        temperature=temperature, sampler=sampler, grade=grade, on_finished=on_finished,
+        temperature=temperature, sampler=sampler, read=read, on_finished=on_finished,
     )  # fmt: skip
 
     def per_problem(x):
@@ -67,7 +70,7 @@ def distinct(graded: Graded, samples: int) -> float:
     """
     if not is_parsed(graded.problems[0]):
         return float("nan")
-    tried = [(s > 0, attempt_keys(p, t)) for p, t, s in zip(graded.problems, graded.texts, graded.score_b)]
+    tried = [(s > 0, [a.proposal for a in x.attempts] if x else []) for x, s in zip(graded.parts, graded.score_b)]
     rollouts = {i: tried[i : i + samples] for i in range(0, len(tried), samples)}
     (sizes,) = cumulative_unique([rollouts], most_success=0.5)
     return float(sizes.mean()) if len(sizes) else float("nan")
@@ -82,14 +85,8 @@ def pass_at_ks(graded: Graded, samples: int, ks: Sequence[int]) -> dict[str, lis
 def sample_line(graded: Graded, i: int) -> dict:
     """Response i as a line of eval_samples.jsonl, attempts taken apart."""
     problem, text = graded.problems[i], graded.texts[i]
-    attempts, tail = [], text
-    if is_parsed(problem):
-        parsed, tail = parse(text, problem)
-        verdict = {True: "yes", False: "no", None: None}
-        attempts = [{"text": a.text, "verdict": verdict[a.verdict], "truth": a.truth} for a in parsed]
-    answer = tail.partition("<answer>")[2].partition("</answer>")[0].strip()
-    if problem.task != "countdown" and not is_parsed(problem):
-        answer = last_boxed(text) or ""
+    attempts, rest, answer = graded.parts[i] or Parts([], text, "")
+    verdict = {True: "yes", False: "no", None: None}
     return {
         "prompt": problem.question,
         "target": problem.answer,
@@ -98,7 +95,7 @@ def sample_line(graded: Graded, i: int) -> dict:
         "length": int(graded.response_len_b[i]),
         "done": bool(graded.rollouts.done[i]),
         "answer": answer,
-        "attempts": attempts,
-        "tail": tail,
+        "attempts": [{"text": a.text, "verdict": verdict[a.verdict], "truth": a.truth} for a in attempts],
+        "tail": rest,
         "response": text,
     }

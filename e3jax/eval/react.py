@@ -38,7 +38,8 @@ ACCEPT = ("box", "form", "target")
 REFINED, NEW = "refined", "new"
 NEGATED = re.compile(r"\b(wrong|incorrect|mistaken?|false|contradict\w*|not (?:true|right|correct|valid|hold)|"
                      r"does(?:n't| not) hold|can(?:not|'t) be)\b", re.IGNORECASE)  # fmt: skip
-FORMULA = re.compile(r"\$[^$\n]+\$|\\\(.+?\\\)|[^\s=.,;]+ ?= ?[^\s=,;]*[^\s=,;.]")
+# an equation's left side has 80 characters at most, and \( \) nothing of its kind inside: the work stays linear
+FORMULA = re.compile(r"\$[^$\n]+\$|\\\((?:(?!\\\().)+?\\\)|[^\s=.,;]{1,80} ?= ?[^\s=,;]*[^\s=,;.]")
 
 
 # ---- rules

@@ -1,7 +1,7 @@
 """Problems -> prompts -> rollouts -> texts -> grades: the half of an RL step that an evaluation shares.
 
 graded = rollout(model, params, tokenizer, problems, key=key, first_id=0, samples=8, budget=96, temperature=1.0,
-                 sampler=dict(tensor=1, slots=128, block=16, prefill_rows=16, top_k=0, top_p=1.0))
+                 sampler=dict(tensor=1, slots=128, block=16, prefill_rows=16, top_k=0, top_p=1.0), read=pool.submit)
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from e3jax.metrics.exploration import explore
+from e3jax.metrics.reading import Parts
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.pool import Later
 from e3jax.runtime import gather
@@ -19,7 +19,7 @@ from e3jax.sampler.slots import sample
 from e3jax.tasks.problem import Problem
 from e3jax.types import Rollouts
 
-Grader = Callable[[Sequence[Problem], Sequence[str], Sequence[bool]], Later]
+Grader = Callable[[Sequence[Problem], Sequence[str], Sequence[bool]], Later]  # of grades, or of readings
 
 
 class Graded(NamedTuple):
@@ -31,7 +31,9 @@ class Graded(NamedTuple):
     score_b: np.ndarray  # [B] float64 in [0, 1]
     reasons: list[str]  # [B]
     response_len_b: np.ndarray  # [B], EOS included
-    features: list[dict[str, float]]  # [B], metrics/exploration.py
+    features: list[dict[str, float] | None]  # [B], metrics/exploration.py; None: not read in time
+    share_b: np.ndarray  # of a right response's plan that it follows; 0 where that is not asked for
+    parts: list[Parts | None]  # [B]; None: not asked for, or not read in time
     stats: dict[str, float]  # of the sampler: first_token_s, occupancy, prefilled
 
 
@@ -47,25 +49,26 @@ def rollout(
     budget: int,
     temperature: float,
     sampler: dict,
-    grade: Grader,
+    read: Grader,
     on_finished: Callable[[int], None] | None = None,
 ) -> Graded:
     """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p.
 
-    `grade` is a `rewards.pool.GraderPool`'s submit: responses are graded while others are still being sampled.
+    `read` is the submit of a `rewards.pool.GraderPool` whose function is metrics/reading.py's: responses are read while
+    others are still being sampled, and never in this process.
     """
     prompts = [tokenizer.encode(p.question) for p in problems]
     sampler, bits = dict(sampler), np.asarray(jax.random.key_data(key))  # a key belongs to the mesh it was made on
     repeated = [p for p in problems for _ in range(samples)]
     n, me, total, stats = jax.process_count(), jax.process_index(), len(problems) * samples, {}
-    judged = {}  # of this process's own responses p, p + n, …: problem, text, done, grade; the others grade theirs
+    judged = {}  # of this process's own responses p, p + n, …: text, readings, which; the others read theirs
 
     def finished(rows: np.ndarray, r: Rollouts) -> None:
         own = [int(i) for i in rows if i % n == me]
         asked, done = [repeated[i] for i in own], [bool(r.done[i]) for i in own]
         texts = [tokenizer.decode(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()) for i in own]
-        grades = grade(asked, texts, done)  # graded while the others are sampled
-        judged.update({i: (*known, grades, k) for k, (i, *known) in enumerate(zip(own, asked, texts, done))})
+        readings = read(asked, texts, done)  # while the others are sampled
+        judged.update({i: (text, readings, k) for k, (i, text) in enumerate(zip(own, texts))})
         if on_finished:
             on_finished(len(rows))
 
@@ -77,19 +80,20 @@ def rollout(
         )  # fmt: skip
     mine = []
     for i in range(me, total, n):
-        problem, text, done, grades, k = judged[i]
-        verdict = grades.result()[k]
-        mine.append((text, verdict, explore(problem, text, done=done, correct=verdict.score > 0)))
+        text, readings, k = judged[i]
+        mine.append((text, readings.result()[k]))
     all_of = gather(mine)
-    texts, grades, features = zip(*(all_of[i % n][i // n] for i in range(total)))
+    texts, readings = zip(*(all_of[i % n][i // n] for i in range(total)))
     return Graded(
         problems=repeated,
         rollouts=rollouts,
         texts=list(texts),
-        score_b=np.array([g.score for g in grades]),
-        reasons=[g.reason for g in grades],
+        score_b=np.array([x.grade.score for x in readings]),
+        reasons=[x.grade.reason for x in readings],
         response_len_b=rollouts.length - rollouts.prompt_len,
-        features=list(features),
+        features=[x.features for x in readings],
+        share_b=np.array([x.share for x in readings]),
+        parts=[x.parts for x in readings],
         stats=stats,
     )
 
@@ -99,24 +103,28 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def feature_means(features: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over responses, as `explore/…`; verdict accuracy and false "yes" are ratios of sums."""
+def feature_means(features: Sequence[dict[str, float] | None]) -> dict[str, float]:
+    """Means over responses, as `explore/…`; verdict accuracy and false "yes" are ratios of sums.
+
+    Those that were not read in time (None) are left out: `reason/timeout` says how many. NaN where none was read.
+    """
+    features = [f for f in features if f is not None]
+    n, names = len(features), features[0] if features else ()
 
     def total(name):
         return float(sum(f[name] for f in features))
 
-    n = len(features)
     out = {
-        "explore/attempts": total("attempts") / n,
-        "explore/unique_attempts": total("unique") / n,
+        "explore/attempts": ratio(total("attempts"), n),
+        "explore/unique_attempts": ratio(total("unique"), n),
         "explore/equations_per_attempt": ratio(total("equations"), total("attempts")),
-        "explore/verifications": total("verifications") / n,
-        "explore/give_up": total("gave_up") / n,
-        "explore/repetition": total("repetition") / n,
+        "explore/verifications": ratio(total("verifications"), n),
+        "explore/give_up": ratio(total("gave_up"), n),
+        "explore/repetition": ratio(total("repetition"), n),
     }
-    if "verdicts" in features[0]:
+    if "verdicts" in names:
         out["explore/verdict_accuracy"] = ratio(total("right_verdicts"), total("verdicts"))
         out["explore/false_yes"] = ratio(total("false_yes"), total("yes"))
-    if "verifications_code" in features[0]:
+    if "verifications_code" in names:
         out["explore/verifications_code"] = total("verifications_code") / n
     return out

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax.rewards.extract import last_answer
+from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.traces import is_parsed, parse
 
@@ -27,6 +28,8 @@ STARTS = (
     "but hold on",
 )
 EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # ALGORITHMS A.7
+# what lies between sentences, and a phrase if one follows; it never fails, so that runs of newlines are read once
+SENTENCE = re.compile(rf"(?:\A|[.!?\n])[\s.!?]*((?ai:{'|'.join(STARTS)}))?")
 
 
 class Span(NamedTuple):
@@ -50,8 +53,7 @@ def verification_starts(text: str) -> list[int]:
     >>> verification_starts("3+4=7. Wait, that is 7. But wait!")
     [7, 24]
     """
-    firsts = (m.start(1) for m in re.finditer(r"(?:^|[.!?\n])\s*([^\s.!?])", text))
-    return [i for i in firsts if text[i : i + 30].lower().startswith(STARTS)]
+    return [m.start(1) for m in SENTENCE.finditer(text) if m[1]]
 
 
 def verifications_paper(text: str) -> int:
@@ -69,7 +71,7 @@ def verifications_code(text: str) -> int:
     >>> verifications_code("an approximation\\nbut we waited\\nfine")
     2
     """
-    lines = [line.strip().lower() for line in text.split("\n")]
+    lines = [line.strip().lower() for line in text.split("\n") if line]
     return sum("wait" in s or "approximation" in s or s.startswith(STARTS) for s in lines)
 
 
@@ -80,7 +82,7 @@ def attempts_text(text: str) -> list[str]:
 
 def attempt_key(attempt: str) -> str:
     """What makes two attempts the same: the first equation of each line (ALGORITHMS A.7, unique attempts)."""
-    found = (EQUATION.search(line) for line in attempt.split("\n"))
+    found = (EQUATION.search(line) for line in attempt.split("\n") if line)
     return "\n".join(m.group(0) for m in found if m)
 
 
@@ -94,9 +96,15 @@ def repetition(text: str, *, tail: int = 100) -> int:
     """
     if len(text) < 50:
         return 0
-    end, count, at = text[-tail:], 0, -1
-    while (at := text.find(end, at + 1)) >= 0:
+    end, count = text[-tail:], 0
+    period = next(n for n in range(1, len(end) + 1) if end.startswith(end[n:]))  # copies are at least as far apart
+    at, rest = text.find(end), end[-period:]
+    while at >= 0:
         count += 1
+        for more in (64, 1):  # what follows makes so many more copies that overlap: nothing to search for
+            while text.startswith(more * rest, at + len(end)):
+                count, at = count + more, at + more * period
+        at = text.find(end, at + period)
     return count - 1
 
 
@@ -104,7 +112,7 @@ def attempt_keys(problem: Problem, text: str) -> list[str]:
     """What a response tried, in order: its proposals, or its paragraphs' equations (those without one left out)."""
     if is_parsed(problem):
         return [a.proposal for a in parse(text, problem)[0]]
-    return [key for key in map(attempt_key, attempts_text(text)) if key]
+    return [key for key in map(attempt_key, filter(None, attempts_text(text))) if key]
 
 
 def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
@@ -119,12 +127,13 @@ def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
     """
     thinking = text.partition(close)[0]
     if is_calculator(problem):
-        spans, at = [], 0
-        for a in parse(thinking, problem)[0]:
-            at = thinking.index(a.text, at)
-            chosen = len(a.proposal) + (2 if a.text[len(a.proposal) :].startswith(" =") else 0)
-            spans.append(Span(at, at + chosen, at + len(a.text), a.verdict, a.truth))
-            at += len(a.text)
+        spans, words = [], re.finditer(r"\S+", thinking)
+        for a in parse(thinking, problem)[0]:  # attempts follow one another, whatever blanks are between their words
+            own = [next(words) for _ in a.text.split()]
+            chosen = len(a.proposal.split())
+            chosen += chosen > 0 and own[chosen][0] == "="
+            start = own[0].start()
+            spans.append(Span(start, own[chosen - 1].end() if chosen else start, own[-1].end(), a.verdict, a.truth))
         return spans
     if problem.task == "countdown":
         cuts = [0, *(m.end() for m in re.finditer("\n\n", thinking)), len(thinking)]
@@ -163,10 +172,12 @@ def equations(problem: Problem, text: str) -> int:
     >>> equations(calculator_problem(0, 0, numbers=3, split="train"), "7 + 5 * 2 = 12 24 ?24 0 yes")
     2
     """
-    if not is_calculator(problem):
-        return len(EQUATION.findall(text))
-    shown = (a.text.partition("=")[2].partition("?")[0] for a in parse(text, problem)[0])
-    return sum(len(words.split()) for words in shown)
+    return displays(parse(text, problem)[0]) if is_calculator(problem) else len(EQUATION.findall(text))
+
+
+def displays(attempts: Sequence[Attempt]) -> int:
+    """Displays that a calculator's attempts show."""
+    return sum(len(a.text.partition("=")[2].partition("?")[0].split()) for a in attempts)
 
 
 def cumulative_unique(checkpoints: Sequence[dict[str, list[tuple[bool, list[str]]]]], *, most_success: float):
@@ -215,7 +226,7 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
     return {
         "attempts": len(attempts),
         "unique": len({a.proposal for a in attempts}),
-        "equations": equations(problem, text),
+        "equations": displays(attempts) if is_calculator(problem) else equations(problem, text),
         "verifications": len(checked),
         "verdicts": len(checked),
         "right_verdicts": sum(a.verdict == a.truth for a in checked),

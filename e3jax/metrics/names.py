@@ -108,7 +108,7 @@ KINDS = {"grpo": GRPO, "sft": SFT, "oxa": OXA, "pk": PK}  # of lines of metrics.
 REASONS = {
     "correct": "Right.",
     "truncated": "The budget ended the response: it is not graded.",
-    "timeout": "Its grader did not answer, twice.",
+    "timeout": "Its grader did not answer, twice: too slow, out of memory, dead. No mean of `explore/…` has it in.",
     "no_answer": "No answer where one is looked for.",
     "no_thinking": "No </think> in the response of a model that thinks.",
     "malformed": "The answer is no expression of the task.",

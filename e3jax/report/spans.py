@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from e3jax.metrics.exploration import attempt_spans, verification_starts
 from e3jax.phases import TAG, begins_plan, read_text
+from e3jax.rewards.extract import CLOSE, OPEN
 from e3jax.tasks.problem import Problem
 
 # kind -> (what the legend says, the sign at its end)
@@ -24,9 +25,10 @@ KINDS = {
     "solution": ("really a solution", "★"),
     "check": ("verification", ""),
 }
-CALCULATOR = re.compile(r"\d+(?: \d+)+ \?\d+")  # tasks/countdown_traces.py's prompts
+CALCULATOR = re.compile(r"\d{1,9}(?: \d{1,9})+ \?\d{1,9}")  # tasks/countdown_traces.py's prompts
 SENTENCE = re.compile(r"[^.!?\n]+")
-ANSWER = re.compile(r"<answer>.*?</answer>|\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}", re.DOTALL)
+ANSWER = re.compile(r"<answer>|\\boxed\s*\{")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} open and close nothing, as for the graders
 
 
 class Span(NamedTuple):
@@ -43,7 +45,7 @@ def text_spans(prompt: str, text: str) -> list[Span]:
     >>> [(s.start, s.end, s.kind) for s in text_spans("1 2 ?3", "1 + 2 = 3 ?3 0 yes")]
     [(0, 18, 'right'), (7, 18, 'check'), (0, 18, 'solution')]
     """
-    found = [Span(m.start(), m.end(), "answer") for m in ANSWER.finditer(text)]
+    found = answer_spans(text)
     if TAG.search(text):
         phases = read_text(text, begun=begins_plan(prompt))
         return found + [Span(*span, kind) for span, kind in zip(phases[:2], ("plan", "execution")) if span]
@@ -64,6 +66,30 @@ def text_spans(prompt: str, text: str) -> list[Span]:
             found.append(Span(a.start, a.end, "solution"))
     starts = [] if problem.meta else verification_starts(text)
     return found + [Span(start, SENTENCE.match(text, start).end(), "check") for start in starts]
+
+
+def answer_spans(text: str) -> list[Span]:
+    r"""Every <answer>…</answer> and \boxed{…} that is closed, one behind the other. Linear in len(text).
+
+    >>> [text[s.start : s.end] for text in [r"<answer> \boxed{1} </answer> \boxed{\frac{1}{2}} \boxed{"]
+    ...  for s in answer_spans(text)]
+    ['<answer> \\boxed{1} </answer>', '\\boxed{\\frac{1}{2}}']
+    """
+    closed, opened = {}, []  # where the brace that stands at a place is closed
+    for brace in BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif brace[0] == "}" and opened:
+            closed[opened.pop()] = brace.end()
+    found, last = [], text.rfind(CLOSE)
+    for mark in ANSWER.finditer(text):
+        if found and mark.start() < found[-1].end:
+            continue  # inside an answer
+        if mark[0] != OPEN and mark.end() - 1 in closed:
+            found.append(Span(mark.start(), closed[mark.end() - 1], "answer"))
+        elif mark[0] == OPEN and mark.end() <= last:
+            found.append(Span(mark.start(), text.index(CLOSE, mark.end()) + len(CLOSE), "answer"))
+    return found
 
 
 def attempts(spans: list[Span]) -> int:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from e3jax.phases import begins_plan, split_text
-from e3jax.rewards.extract import Grade
+from e3jax.rewards.extract import Grade, integers
 
 
 class Step(NamedTuple):
@@ -50,11 +50,12 @@ def read_execution(text: str) -> tuple[int, list[Step]] | None:
     (7, [Step(op='+', number=5, value=12), Step(op='*', number=2, value=24)])
     """
     words = text.split()
-    if not words or len(words) % 4 != 1 or not all(word.isdecimal() for word in words[::2]):
+    numbers = integers(words[::2])
+    if not words or len(words) % 4 != 1 or numbers is None:
         return None
     if not set(words[1::4]) <= set("+-*") or set(words[3::4]) - {"="}:
         return None
-    return int(words[0]), [Step(words[i], int(words[i + 1]), int(words[i + 3])) for i in range(1, len(words), 4)]
+    return numbers[0], [Step(*step) for step in zip(words[1::4], numbers[1::2], numbers[2::2])]
 
 
 def read_plan(text: str) -> tuple[list[tuple[str, int, int]], str] | None:
@@ -64,10 +65,10 @@ def read_plan(text: str) -> tuple[list[tuple[str, int, int]], str] | None:
     ([('*', 2, 12)], '+')
     """
     words = text.split()
-    ops, numbers, targets = words[::3], words[1::3], [word.removeprefix("?") for word in words[2::3]]
-    if len(words) % 3 != 1 or not set(ops) <= set("+-*") or not all(x.isdecimal() for x in numbers + targets):
+    ops, numbers, targets = words[::3], integers(words[1::3]), integers([w.removeprefix("?") for w in words[2::3]])
+    if len(words) % 3 != 1 or not set(ops) <= set("+-*") or numbers is None or targets is None:
         return None
-    return list(zip(ops[:-1], map(int, numbers), map(int, targets))), ops[-1]
+    return list(zip(ops[:-1], numbers, targets)), ops[-1]
 
 
 def followed(plan: str, execution: str) -> float:

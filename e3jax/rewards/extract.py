@@ -5,6 +5,7 @@ boxed_answer(r"<think>…</think> so \boxed{\frac{1}{2}}", where="response")  # 
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from e3jax.errors import UserError
@@ -21,6 +22,7 @@ BETWEEN = re.compile(  # what parts the boxes of one answer: ",", "and", "or", w
     r"[\s$]*+(?:\\[)\]])?+[\s$]*+(?:\\q?quad\s*+)?+(?:,|(?:,\s*+)?+(?:\\text\{\s*+)?+(?:and|or)\s*+\}?+)\s*+(?:\\q?quad)?+"
     r"[\s$]*+(?:\\[(\[])?+[\s$]*+(?:[A-Za-z]\s*=\s*)?+"
 )
+MOST_DIGITS = 640  # of an integer in a text; int() refuses 4,301, and can be set to refuse from 641 on
 
 
 class Grade(NamedTuple):
@@ -48,6 +50,15 @@ def last_answer(text: str, *, last_line_only: bool = False) -> str | None:
         return None
     start += len(OPEN)
     return text[start : text.index(CLOSE, start)].strip()
+
+
+def integers(words: Sequence[str]) -> list[int] | None:
+    """The words as integers; None if one of them is something else than digits, or has more than MOST_DIGITS.
+
+    >>> integers(["7", "012"]), integers(["7", "-5"]), integers(["²"]), integers(["9" * 641])
+    ([7, 12], None, None, None)
+    """
+    return [int(w) for w in words] if all(w.isdecimal() and len(w) <= MOST_DIGITS for w in words) else None
 
 
 def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:

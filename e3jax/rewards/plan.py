@@ -1,7 +1,8 @@
 r"""E2C's rewards: the answer of a well-formed execution, a plan that is followed, a length that stays in bounds (B.5).
 
     grade_text(problem, "1. add</EXPLORATION><EXECUTION>1. add: \boxed{2}</EXECUTION>", where="execution", grade=…)
-    reward_b, values = shaped(problems, texts, score_b, length_b, budget=8192, following="sound", overlong_buffer=4096,
+    share_b = [plan_share(p, text, "sound") for p, text in zip(problems, texts)]
+    reward_b, values = shaped(share_b, score_b, length_b, budget=8192, following="sound", overlong_buffer=4096,
                               overlong_factor=1.0)
 
 The released grader is kept under its own name, where="e2c_original" and following="original", to compare with its
@@ -10,6 +11,7 @@ numbers; its format check passes everything, and its comparison of answers is UN
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -26,6 +28,7 @@ FOLLOWING = ("off", "sound", "original")
 HALF = 0.5  # of a planned step's words that an executed step must have (own choice: .3 is met by an article)
 ORIGINAL_SHARE = 0.3  # B.5
 STEP = re.compile(r"^[ \t*#]*(?:step\s+)?\d+[.):]+\**\s+(.+)$", re.IGNORECASE | re.MULTILINE)
+TITLE = re.compile(r"(?<!\d)\d+\.\s*(.*?)\n")  # of a step as the original reads it
 MOST_STEPS, MOST_WORDS = 64, 64  # read of a text: bounds the work
 TAIL = 300  # characters in which the original looks for the box
 
@@ -65,7 +68,7 @@ def _bare(text: str) -> str:
 
 def _value(text: str) -> str:
     """The digits of a fraction's value as a float, "" for anything else."""
-    found = re.search(r"\\frac\{(\d+)\}\{(\d+)\}|\b(\d+)/(\d+)", text)
+    found = re.search(r"\\frac\{(\d{1,300})\}\{(\d{1,300})\}|\b(\d{1,300})/(\d{1,300})", text)  # a float's, TAIL's
     if not found:
         return ""
     above, below = (int(n) for n in found.groups() if n)
@@ -81,7 +84,7 @@ def steps(text: str) -> list[list[str]]:
     >>> steps("1. Add both.\\n2) **Halve** it\\nso 1.5 is half")
     [['add', 'both'], ['halve', 'it']]
     """
-    titles = [re.findall(r"\w+", title.casefold())[:MOST_WORDS] for title in STEP.findall(text)[:MOST_STEPS]]
+    titles = [re.findall(r"\w+", title.casefold())[:MOST_WORDS] for title in _first(STEP, text)]
     return [words for words in titles if words]
 
 
@@ -106,14 +109,25 @@ def followed_original(text: str) -> float:
     """
     tag = next((t for t in (TAGS[2], TAGS[1]) if t in text), "")
     plan, _, execution = text.partition(tag) if tag else _second_list(text)
-    planned, taken = (re.findall(r"\d+\.\s*(.*?)\n", part.replace("*", "")) for part in (plan, execution))
+    planned, taken = (_titles(part.replace("*", "")) for part in (plan, execution))
 
-    def resembles(a: str, b: str) -> bool:
-        words = sorted((x.casefold().split()[:MOST_WORDS] for x in (a, b)), key=len)
+    def resembles(a: str, a_words: list[str], b: str, b_words: list[str]) -> bool:
+        words = sorted((a_words, b_words), key=len)
         return a in b or (bool(words[0]) and common(*words) / len(words[0]) > ORIGINAL_SHARE)
 
-    found = sum(any(resembles(a, b) for b in taken[:MOST_STEPS]) for a in planned[:MOST_STEPS])
-    return found / max(len(planned[:MOST_STEPS]), 1)
+    found = sum(any(resembles(*a, *b) for b in taken) for a in planned)
+    return found / max(len(planned), 1)
+
+
+def _titles(text: str) -> list[tuple[str, list[str]]]:
+    """The first steps as the original reads them, each with its words; behind the last line break there is none."""
+    titles = _first(TITLE, text[: text.rfind("\n") + 1])
+    return [(title, title.casefold().split()[:MOST_WORDS]) for title in titles]
+
+
+def _first(pattern: re.Pattern, text: str) -> list[str]:
+    """What the pattern captures, MOST_STEPS times at most."""
+    return [match[1] for match in islice(pattern.finditer(text), MOST_STEPS)]
 
 
 def _second_list(text: str) -> tuple[str, str, str]:
@@ -161,12 +175,13 @@ def overlong(length_b, *, budget: int, buffer: int, factor: float) -> np.ndarray
 
 
 def shaped(
-    problems, texts: Sequence[str], score_b, length_b, *, budget: int, following: str, overlong_buffer: int,
+    share_b: Sequence[float], score_b, length_b, *, budget: int, following: str, overlong_buffer: int,
     overlong_factor: float,
 ) -> tuple[np.ndarray, dict[str, float]]:  # fmt: skip
     """What RL is rewarded with (B.5): score · share of the plan that is followed + overlong penalty, and its metrics.
 
-    Scores and lengths (tokens) [B] are those of correctness. `following`: "off" (stage 1), "sound", "original";
+    Scores and lengths (tokens) [B] are those of correctness; shares [B] are `plan_share`, which metrics/reading.py
+    works out beside the grade, of right responses alone. `following`: "off" (stage 1), "sound", "original";
     `overlong_buffer` 0: no penalty. Wrong answers have no following to pay for, but they too can be too long.
     """
     if following not in FOLLOWING:
@@ -174,7 +189,7 @@ def shaped(
     reward_b, values = np.array(score_b, float), {}
     if following != "off":
         right = np.flatnonzero(reward_b > 0)
-        share = np.array([plan_share(problems[b], texts[b], following) for b in right])
+        share = np.array([share_b[b] for b in right])
         reward_b[right] *= share
         values["reward/following"] = float(share.mean()) if len(share) else float("nan")
     if overlong_buffer:

@@ -4,13 +4,16 @@
         grades = pool.grade_all(problems, texts, done)     # as rewards/grade.py, which the workers call
         later = pool.submit(problems, texts, done)         # at once; later.result() is the list of grades
 
-A worker is `python -m e3jax.rewards.pool MODULE:FUNCTION`; it knows nothing of jax, and ends with its parent.
+A worker is `python -m e3jax.rewards.pool MODULE:FUNCTION`; it knows nothing of jax, and ends with its parent. It may
+grow by MEMORY bytes. What a text does to it (too slow, stopped, out of memory, too deep, dead) costs that text's grade
+and nothing else; an exception of another kind is a bug of the grader, and ends the run.
 """
 
 import contextlib
 import importlib
 import os
 import pickle
+import resource
 import select
 import signal
 import struct
@@ -19,22 +22,29 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from e3jax.rewards.extract import Grade
 
 FEW = 8  # responses that a worker gets at once: fewer wait longer on pipes, more wait longer for a slow neighbour
+MOST_CHARS = 4_000_000  # of them together, where they are more than one
 START_S = 120.0  # for a worker to import its grader, on a slow file system
+MEMORY = 2 << 30  # bytes that a worker may take beyond what it has once its grader is imported
+SIZE = struct.Struct("<Q")  # of a message, in front of it
 GRADE = "e3jax.rewards.grade:grade_one"
+LOST = Grade(0.0, "timeout")
 
 
 class GraderPool:
-    """`workers` processes, each fed by a thread that waits `timeout_s` for one grade at most."""
+    """`workers` processes, each fed by a thread that waits `timeout_s` for one grade at most.
 
-    def __init__(self, *, workers: int, timeout_s: float, function: str = GRADE):
-        self.timeout_s, self.function, self.mine = timeout_s, function, threading.local()
+    `function` may return something else than a Grade: `lost` is what then stands for the answer of one that failed.
+    """
+
+    def __init__(self, *, workers: int, timeout_s: float, function: str = GRADE, lost: Any = LOST):
+        self.timeout_s, self.function, self.lost, self.mine = timeout_s, function, lost, threading.local()
         self.threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
         self.started: list[Worker] = []
 
@@ -54,12 +64,12 @@ class GraderPool:
         """One Grade per (Problem, response, done), in order."""
         return self.submit(problems, texts, done).result()
 
-    def submit(self, problems: Sequence, texts: Sequence[str], done: Sequence[bool]) -> "Later":
-        """The same without waiting, a few at a time to every worker."""
-        items = list(zip(problems, texts, done, strict=True))
-        return Later([self.threads.submit(self.judge, items[i : i + FEW]) for i in range(0, len(items), FEW)])
+    def submit(self, problems: Sequence, texts: Sequence[str], done: Sequence[bool], **options) -> "Later":
+        """The same without waiting, a few at a time to every worker; `options` are the function's own."""
+        items = zip(problems, texts, done, strict=True)
+        return Later([self.threads.submit(self.judge, few, options) for few in in_batches(items)])
 
-    def judge(self, items: list[tuple]) -> list[Grade]:
+    def judge(self, items: list[tuple], options: dict) -> list[Grade]:
         """Grades of a few responses by this thread's worker; the second failure at a response is its grade."""
         grades, failed_at = [], -1
         while len(grades) < len(items):
@@ -67,7 +77,7 @@ class GraderPool:
                 self.mine.worker = Worker(self.function)
                 self.started.append(self.mine.worker)
             try:
-                grades += self.mine.worker.ask(items[len(grades) :], self.timeout_s)
+                grades += self.mine.worker.ask(items[len(grades) :], options, self.timeout_s)
             except RuntimeError:
                 self.replace()  # its further answers are nobody's
                 raise
@@ -75,7 +85,7 @@ class GraderPool:
                 break
             self.replace()  # it hung at the next response, or died of it
             if failed_at == len(grades):
-                grades.append(Grade(0.0, "timeout"))
+                grades.append(self.lost)
             else:
                 failed_at = len(grades)
         return grades
@@ -97,81 +107,131 @@ class Later(NamedTuple):
         return [grade for part in self.parts for grade in part.result()]
 
 
+def in_batches(items: Iterator[tuple]) -> Iterator[list[tuple]]:
+    """Lists of at most FEW (problem, text, done), and of at most MOST_CHARS characters unless it is one text."""
+    few, size = [], 0
+    for item in items:
+        if few and (len(few) == FEW or size + len(item[1]) > MOST_CHARS):
+            yield few
+            few, size = [], 0
+        few.append(item)
+        size += len(item[1])
+    if few:
+        yield few
+
+
 class Worker:
     """One process; what it prints goes to stderr."""
 
     def __init__(self, function: str):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "e3jax.rewards.pool", function], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "e3jax.rewards.pool", function],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
             start_new_session=True,  # Ctrl-C is for the parent
-        )  # fmt: skip
+        )
+        os.set_blocking(self.process.stdin.fileno(), False)
         try:
             self.receive(time.monotonic() + START_S)  # it has imported its grader: from here on time is its own
         except (EOFError, TimeoutError) as error:
             self.end()
             raise RuntimeError(f"a grader ({function}) does not start; what it said is above") from error
 
-    def ask(self, items: list, timeout_s: float) -> list[Grade]:
-        """Their grades, in order; fewer where it died, or one took longer than `timeout_s`."""
-        grades = []
+    def ask(self, items: list, options: dict, timeout_s: float) -> list:
+        """Its answers, in order; fewer where it died, or took longer than `timeout_s` to read all or to answer one."""
+        answers = []
         try:
-            send(self.process.stdin, items)
-            while len(grades) < len(items):
-                grade = self.receive(time.monotonic() + timeout_s)
-                if isinstance(grade, str):  # the grader raised: that is a bug, and no grade
-                    raise RuntimeError(f"the grader failed at {items[len(grades)][0]}:\n{grade}")
-                grades.append(Grade(*grade))
+            self.send((items, options), time.monotonic() + timeout_s)
+            while len(answers) < len(items):
+                answer, error = self.receive(time.monotonic() + timeout_s)
+                if error:  # the grader raised: that is a bug, and no grade
+                    raise RuntimeError(f"the grader failed at {items[len(answers)][0]}:\n{error}")
+                answers.append(answer)
         except (BrokenPipeError, EOFError, TimeoutError):
             pass
-        return grades
+        return answers
+
+    def send(self, value: Any, deadline: float) -> None:
+        """One message, as far as the worker takes it; BrokenPipeError, TimeoutError."""
+        pipe, left = self.process.stdin.fileno(), memoryview(framed(value))
+        while left:
+            wait_for(pipe, select.POLLOUT, deadline)
+            left = left[os.write(pipe, left) :]
 
     def receive(self, deadline: float) -> Any:
         """The next message; EOFError, TimeoutError."""
-        data = b""
-        while len(data) < 4 or len(data) < 4 + struct.unpack("<I", data[:4])[0]:
-            left = max(deadline - time.monotonic(), 0)
-            if not select.select([self.process.stdout], [], [], left)[0]:
-                raise TimeoutError
-            size = 4 if len(data) < 4 else 4 + struct.unpack("<I", data[:4])[0]
-            more = os.read(self.process.stdout.fileno(), size - len(data))
+        return pickle.loads(self.read(SIZE.unpack(self.read(SIZE.size, deadline))[0], deadline))
+
+    def read(self, size: int, deadline: float) -> bytes:
+        """So many bytes of its answers."""
+        pipe, data = self.process.stdout.fileno(), bytearray()
+        while len(data) < size:
+            wait_for(pipe, select.POLLIN, deadline)
+            more = os.read(pipe, size - len(data))
             if not more:
                 raise EOFError
             data += more
-        return pickle.loads(data[4:])
+        return bytes(data)
 
     def end(self) -> None:
         """Kill it, and leave no zombie."""
         self.process.kill()
         self.process.wait()
-        with contextlib.suppress(BrokenPipeError):  # it may have died with a message half-way
-            self.process.stdin.close()
+        self.process.stdin.close()
         self.process.stdout.close()
 
 
-def send(file, value) -> None:
+def wait_for(pipe: int, event: int, deadline: float) -> None:
+    """Wait until the pipe can be read or written, or its other end is closed; TimeoutError."""
+    poll = select.poll()  # select.select knows no file number above 1,023
+    poll.register(pipe, event)
+    if not poll.poll(1000 * max(deadline - time.monotonic(), 0)):
+        raise TimeoutError
+
+
+def framed(value: Any) -> bytes:
     """One message: its length, then its pickle."""
     data = pickle.dumps(value)
-    file.write(struct.pack("<I", len(data)) + data)
-    file.flush()
+    return SIZE.pack(len(data)) + data
 
 
 def serve(function: str) -> None:
-    """What a worker does: read lists of arguments, write one grade each, until the parent closes the pipe."""
+    """What a worker does: read lists of arguments, write one answer each, until the parent closes the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not write into the answers
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     module, name = function.split(":")
-    grade = getattr(importlib.import_module(module), name)
-    send(answers, "ready")
-    while header := sys.stdin.buffer.read(4):
-        for item in pickle.loads(sys.stdin.buffer.read(struct.unpack("<I", header)[0])):
+    judge = getattr(importlib.import_module(module), name)
+    limit_memory()
+
+    def answer(value: Any, error: str = "") -> None:
+        answers.write(framed((value, error)))
+        answers.flush()
+
+    answer("ready")
+    while header := sys.stdin.buffer.read(SIZE.size):
+        items, options = pickle.loads(sys.stdin.buffer.read(SIZE.unpack(header)[0]))
+        for item in items:
             try:
-                answer = tuple(grade(*item))
+                value = judge(*item, **options)
+            except (MemoryError, RecursionError):  # the text's doing, as is a hang
+                os._exit(1)
             except Exception:
-                answer = traceback.format_exc()
-            send(answers, answer)
+                answer(None, traceback.format_exc())
+            else:
+                answer(value)
+
+
+def limit_memory() -> None:
+    """Let this process grow by MEMORY bytes at most; where the system does not say how large it is, without limit."""
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + MEMORY
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def end_with(parent: int) -> None:

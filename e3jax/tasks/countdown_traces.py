@@ -44,9 +44,15 @@ class Attempt(NamedTuple):
 
 def solves(proposal: str, problem: Problem) -> bool:
     """Exact truth of a proposal such as "7 + 5 * 2", as the grader sees it; anything malformed is no solution."""
-    words = proposal.split()
-    numbers, ops = words[::2], tuple(words[1::2])
-    if len(words) % 2 == 0 or not set(numbers) <= set(NUMBERS) or not set(ops) <= {"+", "-", "*"}:
+    return _solve(proposal.split(), problem)
+
+
+def _solve(words: list[str], problem: Problem) -> bool:
+    """`solves` of a proposal's words."""
+    numbers, ops = words[::2], words[1::2]
+    if len(words) != 2 * len(problem.meta["numbers"]) - 1:
+        return False
+    if not set(numbers) <= set(NUMBERS) or not set(ops) <= {"+", "-", "*"}:
         return False
     order = [int(n) for n in numbers]
     if sorted(order) != sorted(problem.meta["numbers"]):
@@ -68,9 +74,8 @@ def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
             break
         if word in (YES, NO):
             attempt = words[start : i + 1]
-            proposal = " ".join(attempt[: attempt.index("=")] if "=" in attempt else attempt[:-1])
-            truth = solves(proposal, problem)
-            attempts.append(Attempt(" ".join(attempt), proposal, word == YES, truth))
+            proposal = attempt[: attempt.index("=")] if "=" in attempt else attempt[:-1]
+            attempts.append(Attempt(" ".join(attempt), " ".join(proposal), word == YES, _solve(proposal, problem)))
             start = i + 1
     return attempts, " ".join(words[start:])
 

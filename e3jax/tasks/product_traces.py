@@ -64,7 +64,10 @@ def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
             checked = " ".join([last.text, *words[start : i + 1]])
             attempts[-1] = last._replace(text=checked, verdict=word == YES)
             start = i + 1
-        guess = [*guess, word] if word in DIGITS else []
+        if word in DIGITS:
+            guess.append(word)
+        else:
+            guess.clear()
     return attempts, " ".join(words[start:])
 
 

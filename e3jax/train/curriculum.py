@@ -7,6 +7,8 @@ on the stage's own problems with the model that enters it, and the table it saw 
 stage has its own optimiser, and its KL reference is the model it started from (ALGORITHMS A.6).
 """
 
+from functools import partial
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -64,7 +66,7 @@ def automatic_budget(
     with run.log.phase(f"{stage}: budget by Eq. 2", total=problems * samples) as phase:
         line, graded = evaluate(
             run.model, params, run.tokenizer, asked, key=run.key(stage_index, BUDGET_KEY), samples=samples,
-            budgets=grid, temperature=temperature, sampler=sampler, grade=run.grader.submit,
+            budgets=grid, temperature=temperature, sampler=sampler, read=run.grader.submit,
             on_finished=unless_stopped(phase.advance, f"{stage}, before its first step"),
         )  # fmt: skip
     accuracy = {b: line["accuracy"][str(b)][0] for b in grid}
@@ -98,7 +100,7 @@ def evaluate_stage(
 ) -> None:  # fmt: skip
     """Accuracy at every budget and pass@k on every held-out set that `only` names; not those that eval.jsonl has."""
     known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage}
-    common = dict(temperature=temperature, sampler=sampler, grade=run.grader.submit)
+    common = dict(temperature=temperature, sampler=sampler, read=partial(run.grader.submit, apart=True))
     chosen = chosen_sets(sets, only, field="eval.only")
     for index, name in enumerate(sorted(sets)):  # a set's noise is its own, whatever is left out
         if name in known or name not in chosen:

@@ -202,12 +202,12 @@ def train(
             graded = rollout(
                 run.model, state.params, run.tokenizer, problems, key=run.key(stage_index, step), first_id=0,
                 samples=group_size, budget=budget, temperature=temperature, sampler=sampler,
-                grade=run.grader.submit, on_finished=heard,
+                read=partial(run.grader.submit, following=reward["following"]), on_finished=heard,
             )  # fmt: skip
             sampled_at = time.monotonic()
             r = graded.rollouts
             reward_b, rewarded = shaped(
-                graded.problems, graded.texts, graded.score_b, graded.response_len_b, budget=budget, **reward
+                graded.share_b, graded.score_b, graded.response_len_b, budget=budget, **reward
             )  # fmt: skip
             advantage_b = group_advantages(reward_b.reshape(prompts, group_size), **advantage).reshape(-1)
             lambda_bt = exploration_weights(r.tokens, r.prompt_len, r.length, tags=tags, **e2c) if tags else None

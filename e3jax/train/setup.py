@@ -20,6 +20,7 @@ from e3jax.checkpoint.store import Store
 from e3jax.errors import need
 from e3jax.flags import keep_programs
 from e3jax.log import RunLog
+from e3jax.metrics.reading import LOST, READ
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.plan import UNSOUND
@@ -109,7 +110,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
         workdir=log.workdir, log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
         form=c.task.form, draw_from=problem_source(c.seed, tokenizer, **task), chunk=c.model.chunk,
         prompt_room=task["prompt_room"],
-        grader=GraderPool(**c.grader), checkpoint=Checkpoints(**c.checkpoint),
+        grader=GraderPool(**c.grader, function=READ, lost=LOST), checkpoint=Checkpoints(**c.checkpoint),
         **c.faults,
     )  # fmt: skip
 
