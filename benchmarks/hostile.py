@@ -14,6 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,12 @@ from e3jax.eval.attempts import token_spans
 from e3jax.eval.lm_eval import cut
 from e3jax.metrics import exploration, reading
 from e3jax.phases import TAGS, read_tokens, write_text
+from e3jax.printable import printable
 from e3jax.report.spans import text_spans
 from e3jax.rewards import plan
 from e3jax.rewards.grade import grade_one
 from e3jax.tasks.problem import Problem
 from e3jax.tokenizer import pieces, split_thinking
-from e3jax.tools.generate import plain
 
 SIZES = (20_000, 100_000, 200_000)  # characters
 FRAGMENTS = (
@@ -144,7 +145,7 @@ IN_COMMANDS = {
     "judged": lambda text: choosing.nearest(text, [text[1:], "7"]),
     "cut": lambda text: cut(text, ["\n\nQ:", "</s>"]),
     "thinking": lambda text: split_thinking("7*8?", text),
-    "on the terminal": plain,
+    "on the terminal": partial(printable, lines=True),
 }  # fmt: skip
 IN_REPORTS = {
     "spans": lambda text: text_spans("7*8? <think>", text),
