@@ -52,17 +52,18 @@ def refused(answer: str, *, gold: str = "") -> str | None:
 
 
 def near(exact: str, rounded: str) -> bool:
-    """Return whether a decimal is a value rounded, or cut off, to its digits."""
+    """Return whether a decimal is a value rounded to its digits, or cut off behind them."""
     if (given := number(rounded)) is None:
         return False
     places = len(rounded.partition(".")[2])
-    tolerance = Fraction(1, 10**places) if places else Fraction(1, 2)
+    half, cut = Fraction(1, 2 * 10**places), Fraction(1, 10**places) if places else Fraction(1, 2)
     if value := number(exact):
-        return abs(value[0] - given[0]) <= tolerance
+        return -half <= abs(value[0]) - abs(given[0]) <= cut and value[0] * given[0] >= 0
     if refused(exact) or not (read := expression(exact)):
         return False
     try:
-        return bool(abs(read[0].evalf(30) - given[0]) <= tolerance)
+        value = read[0].evalf(30)
+        return bool(-half <= abs(value) - abs(given[0]) <= cut and value * given[0] >= 0)
     except Exception:  # no real number, or whatever sympy raises at model text
         return False
 
