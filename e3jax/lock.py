@@ -80,11 +80,12 @@ class Holder(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A lock as it was read: `version` changes with everything that is written."""
+    """A lock as it was read."""
 
     holder: Holder
-    version: str
-    age_s: float  # since its holder wrote or renewed it
+    version: str  # changes with everything that is written
+    beat: str  # changes with every sign of life
+    age_s: float  # since the last one; a bucket tells it to the second
 
 
 def this_process() -> Holder:
@@ -143,10 +144,10 @@ class DiskLock:
     def read(self) -> Seen | None:
         """The lock as it is now; None without one."""
         try:
-            text, written = self.path.read_text(errors="replace"), self.path.stat().st_mtime
+            text, stat = self.path.read_text(errors="replace"), self.path.stat()
         except FileNotFoundError:
             return None
-        return Seen(parse(text), version(text), self.clock() - written)
+        return Seen(parse(text), version(text), str(stat.st_mtime_ns), self.clock() - stat.st_mtime)
 
     def clock(self) -> float:
         """What time the file system thinks it is."""
@@ -203,7 +204,8 @@ class BucketLock:
             return None
         meta = json.loads(meta)
         age = parsedate_to_datetime(headers["Date"]) - datetime.fromisoformat(meta["updated"])
-        return Seen(parse(text.decode(errors="replace")), meta["generation"], age.total_seconds())
+        generation = meta["generation"]
+        return Seen(parse(text.decode(errors="replace")), generation, generation, age.total_seconds())
 
     def swap(self, before: str, text: str) -> bool:
         """Write `text` ("": remove the lock) if the generation is `before` ("": no lock); of several one wins."""
@@ -329,13 +331,14 @@ def hold(workdir: epath.PathLike, *, say: Callable[[str], None], lost: Callable[
             time.sleep(POLL_S / 10)  # another process was quicker: look who
             continue
         first = first or seen
-        lives = seen.holder.machine == machine() or seen.holder != first.holder or seen.age_s < first.age_s
-        if lives:
+        if seen.holder.machine == machine() or seen.beat != first.beat:  # it lives
             raise UserError(refusal(workdir, seen))
         if first is seen:
-            left = STALE_S - seen.age_s
-            say(f"{workdir} is taken by {seen.holder}, last heard of {seen.age_s:.0f} s ago: waiting for its next sign "
-                f"of life; if there is none in {left:.0f} s, this job takes the directory over")  # fmt: skip
+            age = max(seen.age_s, 0)
+            say(
+                f"{workdir} is taken by {seen.holder}, last heard of {age:.0f} s ago: waiting for its next sign of "
+                f"life; if there is none in {STALE_S - age:.0f} s, this job takes the directory over"
+            )
         time.sleep(POLL_S)
     if over:
         say(f"{workdir} was taken by {seen.holder}, and {over}: this job takes it over")

@@ -132,14 +132,14 @@ def test_one_job_writes_a_bucket(bucket):
 import threading, time
 from e3jax import lock
 from e3jax.errors import UserError
-lock.BEAT_S, lock.STALE_S, lock.POLL_S = 0.3, 1.5, 0.1
+lock.BEAT_S, lock.STALE_S, lock.POLL_S = 0.3, 4.0, 0.1
 def elsewhere():
     return lock.text_of(lock.this_process()._replace(host="other", machine="another boot", pid=7))
 at, said, lost = lock.BucketLock(run), [], []
 mine = lock.hold(run, say=said.append, lost=lost.append)
 first = at.read()
 time.sleep(1)
-print(said, at.read().version != first.version, at.read().age_s < 0.9, at.swap(first.version, elsewhere()))
+print(said, at.read().version != first.version, at.swap(first.version, elsewhere()))
 mine.release()
 print(at.read(), at.swap("", elsewhere()), at.swap("", elsewhere()))
 renewing = threading.Timer(0.5, lambda: at.renew(at.read(), at.fs.cat_file(str(run / lock.NAME)).decode()))
@@ -147,9 +147,9 @@ renewing.start()
 try:
     lock.hold(run, say=said.append, lost=lost.append)
 except UserError as error:
-    print("process 7 on other" in str(error), len(said))
+    print("process 7 on other" in str(error))
 mine = lock.hold(run, say=said.append, lost=lost.append)
-print(len(said), "last heard of" in said[-1])
+print("was taken by process 7 on other" in said[-1] and "last heard of" in said[-1])
 stale, won = at.read(), []
 threads = [threading.Thread(target=lambda: won.append(at.swap(stale.version, elsewhere()))) for _ in range(8)]
 mine.over.set()
@@ -168,9 +168,8 @@ print(at.read().holder == log.lock.holder)
 log.close()
 print(at.read(), sorted(p.name for p in run.iterdir()))
 """
-    assert output(bucket, there) == (
-        "[] True True False\nNone True False\nTrue 1\n3 True\n1\n1 True\nTrue\nNone ['config.json', 'starts.jsonl']"
-    )
+    said = output(bucket, there)
+    assert said == "[] True False\nNone True False\nTrue\nTrue\n1\n1 True\nTrue\nNone ['config.json', 'starts.jsonl']"
 
 
 def test_a_model_in_a_bucket(bucket, checkpoint, tmp_path):
