@@ -48,9 +48,9 @@ def read_bytes(path: epath.PathLike) -> bytes:
     """Return the bytes of a file, local or in a bucket; UserError where there is none or its text is UTF-16."""
     path = place(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist: name a file")
+        raise UserError(f"{path} cannot be read, it does not exist: name a file")
     if not path.is_file():
-        raise UserError(f"{path} is {'a directory' if path.is_dir() else 'no file'}: name a file")
+        raise UserError(f"{path} cannot be read, it is {'a directory' if path.is_dir() else 'no file'}: name a file")
     data = patiently(f"read {path}", path.read_bytes)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{path} is UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")

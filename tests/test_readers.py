@@ -106,7 +106,7 @@ def test_marks_and_line_separators_are_read(tmp_path):
     with pytest.raises(UserError, match=r"p.jsonl line 1: nested deeper"):
         read_prompts(write_lines(tmp_path / "p.jsonl", DEEP))
     (tmp_path / "d.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"d.jsonl is a directory"):
+    with pytest.raises(UserError, match=r"d.jsonl cannot be read, it is a directory"):
         read_prompts(str(tmp_path / "d.jsonl"))
 
 
