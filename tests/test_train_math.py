@@ -1,4 +1,5 @@
-"""The whole mathematics recipe on a CPU: real tokenizer and data of ../shared/data, a random model of 16 widths.
+"""The whole mathematics recipe on a CPU with a random model of 16 widths: a small tokenizer and sets made here, and the
+real ones of ../shared/data where they are.
 
 stream -> rollouts -> grading -> update -> checkpoint -> evaluation -> report, straight and killed.
 """
@@ -7,16 +8,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from tiny_hub import QWEN3, like_of
 
 from benchmarks.faults import Command, difference, records, run_to_end
 from e3jax.checkpoint.hf import save_hf
 from e3jax.models.qwen3 import init_params
 from e3jax.tokenizer import HubTokenizer
-
-DATA = Path(__file__).parent.parent.parent / "shared/data"
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"no {DATA}: the Qwen3 tokenizer and real problems lie there")
 
 OPTIMISED = {"XLA_FLAGS": ""}  # a vocabulary of 152k: most of the time is log-softmax, not compilation
 SMALL = (
@@ -30,16 +27,17 @@ SMALL = (
 )  # fmt: skip
 
 
-def write_model(directory: Path, likely: str) -> Path:
-    """A random Qwen3 with the real vocabulary that mostly says the tokens of `likely`, and "<|im_end|>"."""
+def write_model(directory: Path, likely: str, tokenizer_files: Path) -> Path:
+    """A random Qwen3 with this tokenizer that mostly says the tokens of `likely`, and "<|im_end|>"."""
     import jax
 
-    shape = dict(vocab_size=151_936, hidden_size=16, intermediate_size=32, num_hidden_layers=1, head_dim=8)
+    tokenizer = HubTokenizer(str(tokenizer_files))
+    size = 151_936 if is_real(tokenizer_files) else -(-tokenizer.vocab_size // 64) * 64
+    shape = dict(vocab_size=size, hidden_size=16, intermediate_size=32, num_hidden_layers=1, head_dim=8)
     shape |= dict(num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=False)
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(QWEN3 | shape))
     params = init_params(like_of(directory)[0], jax.random.key(0))
-    tokenizer = HubTokenizer(str(DATA / "qwen3-tokenizer"))
     names = {name: np.array(x) for name, x in params.items() if name != "layers"}
     (head,) = [name for name in names if name not in ("embed_vd", "final_norm_d")]  # the unembedding
     names["embed_vd"][:, 0] = 3.0  # what every position has in common …
@@ -53,20 +51,47 @@ def write_model(directory: Path, likely: str) -> Path:
     return directory
 
 
+def is_real(tokenizer_files: Path) -> bool:
+    return "shared" in tokenizer_files.parts
+
+
+def write_sets(directory: Path, tokenizer_files: Path) -> dict[str, Path]:
+    """Files to train on, in verl's rows, and to evaluate on, by field of the config; real for the real tokenizer."""
+    names = {
+        "stages.math.set": "deepscaler_10k.parquet",
+        "eval.sets.aime25": "aime25.json",
+        "eval.sets.hmmt25": "hmmt25.json",
+    }
+    if is_real(tokenizer_files):
+        return {field: tokenizer_files.parent / "math" / name for field, name in names.items()}
+    import pyarrow
+    import pyarrow.parquet
+
+    text = "What is ${}+1$? \nLet's reason step by step. Enclose the reasoning process within <think>...</think>."
+    rows = [
+        {"prompt": [{"content": text.format(i), "role": "user"}],
+         "reward_model": {"ground_truth": str(i + 1), "style": "rule"}, "extra_info": {"index": i, "split": "train"}}
+        for i in range(40)
+    ]  # fmt: skip
+    paths = {field: directory / name for field, name in names.items()}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), paths["stages.math.set"])
+    for field in ("eval.sets.aime25", "eval.sets.hmmt25"):
+        questions = [{"problem": f"What is ${i}-1$?", "answer": str(i - 1)} for i in range(1, 5)]
+        paths[field].write_text(json.dumps(questions))
+    return paths
+
+
 def flags_for(model: Path, **values) -> list[str]:
     given = {"model.preset": model, "init.init_from": model, "tokenizer": model} | values
     return [*SMALL, *(f"--config.{name}={value}" for name, value in given.items())]
 
 
-def test_stage_1_killed_equals_straight(tmp_path):
+def test_stage_1_killed_equals_straight(tmp_path, qwen3_files):
     """The command of the config's header, made small. Guards: the order of a set, or its grades, lost by a resume."""
-    model = write_model(tmp_path / "model", "</think> \\boxed{2}")
-    sets = {
-        "stages.math.set": DATA / "math/deepscaler_10k.parquet",
-        "eval.sets.aime25": DATA / "math/aime25.json",
-        "eval.sets.hmmt25": DATA / "math/hmmt25.json",
-    }
-    options = dict(config="configs/e3_math.py:stage=1,chips=1", env=OPTIMISED)
+    model = write_model(tmp_path / "model", "</think> \\boxed{2}", qwen3_files)
+    sets = write_sets(tmp_path, qwen3_files)
+    env = OPTIMISED if is_real(qwen3_files) else {}
+    options = dict(config="configs/e3_math.py:stage=1,chips=1", env=env)
     straight, killed, flags = tmp_path / "a", tmp_path / "b", flags_for(model, **sets)
     run_to_end(straight, *flags, **options)
     command = Command(killed, *flags, **options)
