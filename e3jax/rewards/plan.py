@@ -68,7 +68,8 @@ def _bare(text: str) -> str:
 
 def _value(text: str) -> str:
     """The digits of a fraction's value as a float, "" for anything else."""
-    found = re.search(r"\\frac\{(\d{1,300})\}\{(\d{1,300})\}|\b(\d{1,300})/(\d{1,300})", text)  # a float's, TAIL's
+    # 300 digits are more than an answer in TAIL characters has, and fit into a float
+    found = re.search(r"\\frac\{(\d{1,300})\}\{(\d{1,300})\}|\b(\d{1,300})/(\d{1,300})", text)
     if not found:
         return ""
     above, below = (int(n) for n in found.groups() if n)
