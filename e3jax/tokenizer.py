@@ -253,7 +253,7 @@ def additions(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> Iter
 
 
 def begins_thought(message: dict[str, str]) -> bool:
-    """Whether a chat message is the assistant's and opens with "<think>".
+    r"""Whether a chat message is the assistant's and opens with "<think>".
 
     >>> begins_thought({"role": "assistant", "content": "<think>\nx"}), begins_thought({"role": "user", "content": "x"})
     (True, False)

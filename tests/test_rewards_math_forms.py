@@ -155,9 +155,11 @@ def test_no_word_that_changes_a_value_is_a_unit():
     words = (
         "dozen dozens pair pairs couple score gross hundred hundreds thousand million billion trillion lakh crore k K M"
         " B G T bn half halves third thirds quarter quarters fourth tenth tenths hundredths percentile twice double"
-        " squared cubed square cube root factorial choose base mod pi e i x zeros ones twos nines tens dime dimes nickel"
+        " squared cubed square cube root factorial choose base mod pi e i x zeros ones twos nines tens dime"
+        " dimes nickel"
         " pennies decade century revolutions not wrong incorrect or and but if minus plus more less fewer"
-        " below above negative over times fold inverse approximately about remainder to of in_base st nd rd th ‰ ppm ! ? am pm"
+        " below above negative over times fold inverse approximately about remainder to of in_base"
+        " st nd rd th ‰ ppm ! ? am pm"
     )
     assert [word for word in words.split() if units.read(word) is not None] == []
     phrases = (
@@ -228,7 +230,8 @@ def test_numbers_longer_than_python_writes_out():
 
 BITS = (
     r"\text{cm} ", r"\mathbf", r"{\bf", r"{\over", r"\sqrt[", r"\sqrt(", r"\color[", r"\not", r"\dot{1}", "=", "x=",
-    "f(x)=", "x<", "or ", "x or ", r"\approx1", ":05", ";", r"\begin{", "&", "**", "1/", "1/2 ", "square ", "½", "²", "１",
+    "f(x)=", "x<", "or ", "x or ", r"\approx1", ":05", ";", r"\begin{", "&", "**", "1/", "1/2 ", "square ", "½",
+    "²", "１",
     "√", "αβ", "A) ", "|x|", r"\in ", "1e5 ", "a_1+", "the ", "is ", "answer is ", "5 cm ", "$", "~", "\ud800", "\x00",
 )  # fmt: skip
 
