@@ -221,7 +221,8 @@ def test_oxa_s_questions_by_hand():
         passed = {"tune": {"1": 0.1, "16": entropy}, "rl": {"1": after, "16": 0.5}}
         return {"arm": arm, "seed": seed, "entropy": [entropy, 9.0], "pass_at_k": passed}
 
-    runs = [run("full", s, 0.4 + 0.01 * s, 0.2 + 0.001 * s) for s in (0, 1, 2)] + [run("sft", s, 0.1, 0.3) for s in (2, 1, 0)]
+    full = [run("full", s, 0.4 + 0.01 * s, 0.2 + 0.001 * s) for s in (0, 1, 2)]
+    runs = full + [run("sft", s, 0.1, 0.3) for s in (2, 1, 0)]
     runs.append(run("promote", 0, 7.0, 7.0))
     answers = {a["measure"]: a for a in oxa.questions(runs, [0, 1, 2])}
     assert {name: a["outcome"] for name, a in answers.items()} == {
