@@ -34,6 +34,13 @@ def question(answer="C", where="response"):
         ("Answer: B", "wrong_choice"),
         (r"\boxed{CD}", "not_a_choice"),
         (r"\boxed{C, D}", "not_a_choice"),
+        (r"\boxed{C) or D)}", "not_a_choice"),  # two guesses were one answer
+        (r"\boxed{(C) or (D)}", "not_a_choice"),
+        (r"\boxed{C} or \boxed{D}", "not_a_choice"),
+        (r"\boxed{\textbf{(C)}\ 12}", "correct"),
+        (r"\boxed{**C**}", "correct"),
+        (r"\boxed{\text{Option C}}", "correct"),
+        (r"\boxed{\displaystyle \mathbf{C}}", "correct"),
         (r"\boxed{C and D}", "not_a_choice"),
         (r"\boxed{42}", "not_a_choice"),
         (r"\boxed{Cat}", "not_a_choice"),

@@ -44,6 +44,12 @@ def test_forms(answer, reason):
     assert grade_one(PRODUCT, text, True) == Grade(float(reason == "correct"), reason)
 
 
+def test_a_product_of_more_digits_than_python_converts():
+    """Guards: int() refuses 4,301 digits, and a grader that raises ends the run."""
+    problem = Problem("id", "multiplication", "?", "1" * 5000, "?", {"where": "response"})
+    assert grade_one(problem, r"</think>\boxed{123}", True) == Grade(0.0, "wrong_value")
+
+
 def test_thinking_and_budget():
     assert grade_one(PRODUCT, r"\boxed{56088}", True) == Grade(0.0, "no_thinking")
     assert grade_one(PRODUCT, r"</think>\boxed{56088}", False) == Grade(0.0, "truncated")

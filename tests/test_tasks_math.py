@@ -83,6 +83,16 @@ def test_gold_answers():
     assert unboxed("\\boxed{\\frac{1}{2}}") == "\\frac{1}{2}"
 
 
+def test_floats_are_written_out():
+    """Guards: gold(1e-05) was "1e-05", which no response could match; an integer too long for Python says so."""
+    values = (1e-05, 1e16, 2.5e-07, -1e-7, 6.02e23, 0.1)
+    written = ["0.00001", "10000000000000000", "0.00000025", "-0.0000001", "602000000000000000000000", "0.1"]
+    assert [gold(x) for x in values] == written
+    assert gold("1e-05") == "1e-05"  # a text stays, and the grader reads it
+    with pytest.raises(ValueError, match="an integer of 16610 bits"):
+        gold(10**5000)
+
+
 def test_instructions_are_stripped():
     """Guards: DeepScaleR-10K's instruction beside ours in one prompt; e3's own sets carry e3's."""
     ours = PROMPTS["e3"].replace("{problem}", "What is $x$?")

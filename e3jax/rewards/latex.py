@@ -41,6 +41,7 @@ UNIT_STARTS = re.compile(  # a blank or nothing, then what may be a unit
 SINGLE_LETTERS = "mshgL"  # that are units even when they are set as plain mathematics, behind a blank
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 SLASH = re.compile(r"(?<![\w.}^_/)!])(\d+)/(\d+)(?![\d./!^_])", re.ASCII)
+SIGNS = re.compile(r"(?<![\d°%$])[°%$]++|[°%$]++(?! *\d)")  # 5%6 is not 56
 CLOCK = re.compile(r"0\d(?: ?[ap]m)?")  # of a time, "3:05", which is no ratio
 DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
 NUMBER = re.compile(
@@ -87,7 +88,7 @@ def measured(text: str, *, thousands: bool = True) -> Measured:
     >>> measured(r"12 \text{ square inches}")
     Measured(value='12', unit='in^2', whole='12 square inches')
     """
-    text = re.sub(r"[\s\x00]+", " ", _latex_only(text))
+    text = re.sub(r"\s*[\n\r\v\f]\s*", "  ", _latex_only(text).replace("\x00", "  "))
     if len(text) > 2 * MAX_CHARS:  # "½" is eleven characters in LaTeX: this is no answer
         return Measured(text, None, text)
     if r"\begin" not in text:
@@ -172,15 +173,16 @@ def _split_unit(text: str) -> tuple[str, str | None]:
 def _tidy(text: str, thousands: bool) -> str:
     """Return the text without signs of units, thousands commas, idle blanks, a last stop, brackets around it all."""
     text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"[°%$]", "", text)
+    text = SIGNS.sub("", text)
     if lead := LEAD.match(text):
         text = text[lead.end() :]
     text = re.sub(r"\\dot\{(\d)\}(\d*)\\dot\{(\d)\}", r"\\overline{\1\2\3}", text)
     text = re.sub(r"(?<=[\d.])\\dot\{(\d)\}", r"\\overline{\1}", text)
     if thousands and not re.match(r"\s*(?:\\\{|[(\[])", text):  # in brackets "1,000" is two numbers
         text = THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text).strip()
+    text = re.sub(r"(?<![\d.,])\d{1,3}(?:\s\d{3})+(?![\d,/])", lambda m: re.sub(r"\s", "", m[0]), text)
+    text = re.sub(r"(?<!\d)\s+|\s+(?!\d|\s)", " ", text)  # wide blanks between digits stay: 1  600 is no number
+    text = re.sub(r"(?<![A-Za-z0-9]) +| +(?![A-Za-z0-9 ])", "", text).strip()
     text = re.sub(r"(?<!\.)[.,;]$", "", text)  # the sentence's; dots that go on stay
     for _ in range(MAX_LAYERS):
         inner = text[1:-1]
@@ -189,9 +191,8 @@ def _tidy(text: str, thousands: bool) -> str:
         if text[0] == "(" and len(split(inner, ",")) + len(split(inner, ";")) > 2:
             break
         text = inner
-    text = re.sub(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,/])", lambda m: m[0].replace(" ", ""), text)
     text = SLASH.sub(r"\\frac{\1}{\2}", text)  # before a factor too: 1/2x is half of x
-    return r"\emptyset" if text == r"\{\}" else text.removeprefix("+")
+    return r"\emptyset" if text == r"\{\}" else re.sub(r"^\+(?![+-])", "", text)
 
 
 def number(text: str) -> tuple[Fraction, bool] | None:
@@ -256,6 +257,8 @@ def _separated(text: str) -> list[str]:
 def _matrix(text: str) -> Parts | None:
     r"""Return a matrix, whatever its environment and brackets; a determinant is another kind, and ||…|| a third."""
     bars = re.fullmatch(r"([(\[|])(\\begin.*\\end\{\w+\})([)\]|])", text)
+    if bars and bars[1] + bars[3] not in ("()", "[]", "||"):
+        return None
     env = re.fullmatch(r"\\begin\{([bBpvV]?)(?:small)?(matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1(?:small)?\2\}",
                        bars[2] if bars else text)  # fmt: skip
     if env is None or r"\begin" in env[3]:

@@ -16,9 +16,9 @@ NOTHING = set(
     rmfamily sffamily ttfamily mdseries upshape boldmath unboldmath tiny scriptsize footnotesize small normalsize large
     Large LARGE huge Huge centering noindent strut mathstrut nobreak allowbreak null relax""".split()
 )
-NOTHING_ALONE = {r"\(", r"\)", r"\[", r"\]", "$"}
-BLANKS = {r"\,", r"\;", r"\:", r"\!", r"\>", r"\/", r"\ ", r"\quad", r"\qquad", r"\enspace", r"\thinspace", r"\space",
-          "~", "\n", "\t", "\r"}  # fmt: skip
+DELIMITERS = {r"\(", r"\)", r"\[", r"\]", "$"}
+BLANKS = {r"\,", r"\;", r"\:", r"\!", r"\>", r"\/", r"\ ", r"\thinspace", r"\space", "~", "\t"}  # thousands may have
+WIDE = {r"\quad", r"\qquad", r"\enspace", "\n", "\r"}  # two blanks, which part numbers
 WITHOUT_ARGUMENT = {"hspace", "vspace", "phantom", "hphantom", "vphantom", "label", "tag", "color", "kern", "mspace"}
 SECOND = {"textcolor", "colorbox"}  # the first argument is the colour
 STYLES = set(
@@ -96,8 +96,8 @@ def _piece(token: str, queue: list[str], open_command: bool) -> str:
     """Return what a token becomes; the queue (last first) gives its arguments."""
     if isinstance(token, Group):  # invisible, but for an argument and what is meant as a set
         return "{" + token + "}" if open_command or "," in token else str(token)
-    if token in NOTHING_ALONE:
-        return ""
+    if token in DELIMITERS or token in WIDE:
+        return "  "
     if token in BLANKS:
         return " "
     if token in "^_":
@@ -112,7 +112,7 @@ def _piece(token: str, queue: list[str], open_command: bool) -> str:
     if name in WITHOUT_ARGUMENT:
         _starred(queue)
         _argument(queue)
-        return " "
+        return "  "
     if name in SECOND:
         _starred(queue)
         _argument(queue)
@@ -129,7 +129,7 @@ def _piece(token: str, queue: list[str], open_command: bool) -> str:
         return rf"\{ONE[name]}{{{(_argument(queue) or '').strip()}}}"
     if name in ("begin", "end") and queue and queue[-1] in AROUND:
         queue.pop()
-        return " "
+        return "  "
     if name == "sqrt":
         return _root(queue)
     if name == "not":
@@ -146,7 +146,7 @@ def _argument(queue: list[str]) -> str | None:
         token = queue.pop()
         if isinstance(token, Group):
             return str(token)
-        if token not in BLANKS and token != " " and not (token[0] == "\\" and token[1:] in NOTHING | STYLES):
+        if token not in BLANKS | WIDE and token != " " and not (token[0] == "\\" and token[1:] in NOTHING | STYLES):
             return OTHER_NAMES.get(token[1:], token) if token[0] == "\\" else token
     return None
 
