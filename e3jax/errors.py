@@ -48,7 +48,7 @@ def all_errors() -> Iterator[None]:
     finally:
         REFUSED.reset(token)
     if outer is None and refused:
-        raise UserError("\n".join(refused.values()))
+        raise UserError("\n  ".join(refused.values()))  # a list, as flags.stop shows one
 
 
 def need_seed(seed, field: str = "seed") -> None:

@@ -20,7 +20,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from e3jax.errors import Stopped, UserError, need_seed
+from e3jax.errors import Stopped, UserError
 from e3jax.lock import release_all
 from e3jax.log import flatten
 from e3jax.printable import printable
@@ -60,8 +60,6 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
         guard(run, config.value, workdir.value)
 
     def run(config, workdir):
-        if "seed" in config:
-            need_seed(config.seed)
         start()
         if processes() > 1:
             faulthandler.disable()  # absl's: when process 0 dies JAX aborts with a reason, to be found in the log
@@ -197,4 +195,4 @@ def unknown_field(argv: list[str]) -> str | None:
         if match and match[1] not in known:
             near = difflib.get_close_matches(match[1], known, n=1)
             lines.append(f"config has no field {match[1]!r}" + (f": did you mean {near[0]!r}?" if near else ""))
-    return "\n".join(lines) or None
+    return "\n  ".join(lines) or None

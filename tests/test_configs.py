@@ -105,7 +105,7 @@ def test_all_errors_of_a_config_come_at_once(monkeypatch):
     config.stages.hard.lr, config.budget_rule.budgets = 0.0, ()
     with pytest.raises(UserError) as raised:
         check(config)
-    lines = str(raised.value).splitlines()
+    lines = [line.strip() for line in str(raised.value).splitlines()]
     starts = (
         "config.sampler.tensor=0", "config.budget_rule.budgets=()", "config.eval.only='5 numbers'",
         "config.grpo.minibatches=0", "config.grpo.temperature=0.0", "config.stages.easy.budget=0",

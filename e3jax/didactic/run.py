@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from e3jax.didactic import checks, learn, theorem
 from e3jax.didactic.verdict import judge_settings, shorten
-from e3jax.errors import Stopped, all_errors, need
+from e3jax.errors import Stopped, all_errors, need, need_seed
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.records import finite
@@ -40,6 +40,7 @@ PANELS = {
 @all_errors()
 def check(c: ConfigDict) -> None:
     """Refuse impossible values, naming the fields, before anything is computed."""
+    need_seed(c.seed)
     for field in ("seeds", "points", "budget"):
         need(c[field] >= 1, field, c[field], "use 1 or more")
     need(c.model.actions >= 2, "model.actions", c.model.actions, "a* and one more, at least")

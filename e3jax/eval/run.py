@@ -21,7 +21,7 @@ import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
-from e3jax.errors import Stopped, UserError, all_errors, need
+from e3jax.errors import Stopped, UserError, all_errors, need, need_seed
 from e3jax.eval import tables
 from e3jax.eval.budgets import Trace, continued, force, reopened, thought
 from e3jax.eval.digests import is_scored, what_was_scored
@@ -274,6 +274,7 @@ def rising(c: ConfigDict, field: str) -> None:
 def check_sampling(c: ConfigDict) -> None:
     """`sampler` and `grader` of a command that draws responses."""
     s, devices = c.sampler, len(jax.devices())
+    need_seed(c.seed)
     need(s.temperature >= 0, "sampler.temperature", s.temperature, "0 (the likeliest token) or more")
     need(0 < s.top_p <= 1, "sampler.top_p", s.top_p, "above 0, 1 is off")
     need(s.top_k >= 0, "sampler.top_k", s.top_k, "0 (off) or more")
