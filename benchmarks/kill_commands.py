@@ -6,7 +6,7 @@ SIGKILL comes at a random place of a command's work, twice on a disk and twice i
 gcs_emulator.py), and ten times while a checkpoint of SmolLM2-135M's shape (random weights, Adam's state: 1.6 GB) is
 written. The same command is given again each time. In the end every file equals that of a run that nobody killed
 (faults.py `contents`), and every life of the large model has gone on from the newest checkpoint that was committed.
-This file is the commands' config too: `--config=benchmarks/kill_commands.py:NAME=MODEL`.
+The commands' configs: kill_configs.py.
 """
 
 import argparse
@@ -81,134 +81,6 @@ CASES = (
 )
 
 
-# ---- configs, as small as they come
-
-
-def get_config(argument: str):
-    """ "NAME=MODEL" -> the config of a case."""
-    name, _, model = argument.partition("=")
-    return globals()[f"config_{name}"](model)
-
-
-def small(sampler) -> None:
-    sampler.slots, sampler.prefill_rows, sampler.block = 8, 8, 8
-
-
-def config_train(_):
-    from configs import smoke
-
-    c = smoke.get_config()
-    c.order, c.checkpoint.every = ("base", "easy"), 1
-    c.stages.base.steps = 10
-    return c
-
-
-def config_difficulty(model):
-    from configs import difficulty
-
-    c = difficulty.get_config(f"form=calculator,model={model}")
-    c.set.problems, c.samples, c.budget, c.at_once, c.grader.workers = 60, 6, 24, 8, 1
-    small(c.sampler)
-    return c
-
-
-def config_e2c(model):
-    from configs import e2c_data
-
-    c = e2c_data.get_config(f"tiny={model}")
-    c.sets.math.source, c.sets.math.samples, c.at_once, c.grader.workers = f"{model}/set.jsonl", 3, 4, 1
-    for phase in (c.solution, c.exploration, c.re_execution):
-        phase.budget, phase.top_p = 8, 1.0
-    small(c.sampler)
-    c.sampler.top_k = 0
-    return c
-
-
-def config_pools(model):
-    from configs import oxa_data
-
-    c = oxa_data.get_config(f"countdown,model={model}")
-    c.set.problems, c.at_once, c.own.samples, c.own.budget, c.score_tokens = 30, 24, 3, 24, 1024
-    c.promote.high, c.promote.width, c.promote.sigma = 4001.0, 40.0, 500.0  # a random model's
-    c.promote.total, c.suppress.total, c.baselines, c.grader.workers = 40, 20, 30, 1
-    small(c.sampler)
-    return c
-
-
-def config_eval(model):
-    from configs import eval_countdown
-
-    c = eval_countdown.get_config(f"tiny={model},other={model}/")
-    c.sets = {"3 numbers": dict(c.sets["3 numbers"].to_dict(), problems=12, samples=8)}
-    c.budgets, c.pass_ks, c.train_budget, c.grader.workers = (16, 32), (1, 8), 16, 1
-    c.forcing.update(early_stop=(16,), wait=(1,), phrases=("no",), thinking=16, extension=8, samples=2)
-    small(c.sampler)
-    return c
-
-
-def config_probes(model):
-    from configs import probes
-
-    c = probes.get_config(f"base={model},e3={model}/")
-    c.sets.probe.update(source=(3,), problems=8, samples=2)
-    c.budget, c.tokens, c.grader.workers = 64, 512, 1
-    small(c.sampler)
-    c.chains.update(attempts=(0, 1), rollouts=2, completions=2, answer=8, pass_ks=(1, 4))
-    c.conditional.update(rollouts=2, attempts=4)
-    return c
-
-
-def config_scaling(model):
-    from configs import e2c_countdown_scaling
-
-    c = e2c_countdown_scaling.get_config(f"tiny={model},other={model}/")
-    c.sets["3 numbers"].problems, c.sets["3 numbers"].samples, c.ks, c.grader.workers = 8, 4, (1, 2, 4), 1
-    small(c.sampler)
-    c.react.rounds = 1
-    return c
-
-
-def config_didactic(_):
-    from configs.experiments import pk
-
-    c = pk.get_config()
-    c.seeds, c.points, c.budget, c.model.actions = 2, 40, 20, 10
-    c.checks.traces, c.checks.policies = 200, 50
-    c.settings = {name: pk.setting(advantage="sign", lr=0.1, updates=updates) for name, updates in
-                  (("one", 8000), ("two", 4000))}  # fmt: skip
-    c.order = ("one", "two")
-    return c
-
-
-def config_experiment(_):
-    from configs.experiments import smoke
-
-    c = smoke.get_config()
-    c.seeds = (0,)
-    return c
-
-
-def config_oxa(argument):
-    """Of the runs of an experiment; its data's: "countdown,model=CHECKPOINT"."""
-    if argument.startswith("countdown"):
-        return config_pools(argument.partition("model=")[2])
-    from configs import oxa_countdown
-
-    c = oxa_countdown.get_config(argument)
-    c.eval.sets, c.eval.problems, c.eval.budgets = {"3 numbers": (3,)}, 4, (24,)
-    c.eval.pass_problems, c.eval.pass_ks, c.eval.pass_budget, c.eval.samples = 4, (1, 2), 24, 1
-    c.grpo.prompts, c.grpo.group_size, c.grpo.rows = 4, 4, 8
-    c.sampler.slots, c.sampler.prefill_rows = 16, 8
-    c.log.tensorboard = False
-    for name, steps in (("short", 4), ("base", 4), ("tune", 4), ("rl", 2)):
-        if name in c.stages:
-            c.stages[name].steps = steps
-    if "rl" in c.stages:
-        c.stages.rl.budget, c.stages.tune.per_step, c.stages.tune.rows = 24, 4, 4
-        c.init.init_from = c.init.init_from.replace("/280", "/4")
-    return c
-
-
 # ---- the campaign
 
 
@@ -262,10 +134,10 @@ class Place:
 def start(case: Case, place: Place, models: dict[str, Path]) -> Command:
     """The case's command under way."""
     argument = f"{case.name}={models[case.model] if case.model else ''}"
-    config, flags = f"{Path(__file__)}:{argument}", ()
+    config, flags = f"{ROOT}/benchmarks/kill_configs.py:{argument}", ()
     if case.name == "oxa":  # its configs are files that it reads itself
         small = models["calculator"].parent / "oxa.py"
-        small.write_text("from benchmarks.kill_commands import config_oxa\n\n\ndef get_config(argument):\n"
+        small.write_text("from benchmarks.kill_configs import config_oxa\n\n\ndef get_config(argument):\n"
                          "    return config_oxa(argument)\n")  # fmt: skip
         config, flags = str(small), (f"--data={small}",)
     if case.name == "probes" and not place.files.exists():  # a random model makes no attempts
@@ -281,7 +153,7 @@ def put_attempts(place: Place, models: dict[str, Path]) -> None:
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
         "from etils import epath; from test_eval_probes import fill\n"
-        "from benchmarks.kill_commands import config_probes\n"
+        "from benchmarks.kill_configs import config_probes\n"
         f"fill(epath.Path({str(place.workdir)!r}), config_probes({str(models['calculator'])!r}))\n"
     )
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | place.env

@@ -1,4 +1,4 @@
-"""Every command that writes a directory, killed at a row of its writes and given again, ends as if nobody had.
+"""Every command that writes a directory, killed at each kind of its writes and given again, ends as if nobody had.
 
 On a disk, where a kill leaves half a line, and in a bucket, where it loses what was not written yet. Training has its
 own: tests/test_train_resume.py and tests/test_gcs.py. With real SIGKILLs, at random times: benchmarks/faults.py.
@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
 from etils import epath
 from gcs_emulator import emulated_bucket
-from kills import NEVER, Killed, Kills
+from kills import Killed, Kills
 
 from benchmarks.faults import contents, differing
 from e3jax import records
@@ -28,7 +28,7 @@ from e3jax.log import RunLog
 from e3jax.rewards.extract import Grade
 from e3jax.sharding import make_mesh
 
-LIVES = (1, 2, 3, 5, 8, 13, 21, 34)  # the write at which each life ends; then one that nobody disturbs
+MOST = 60  # lives of a command in one place: it has fewer kinds of writes
 BUCKET = ("gcp_storage_emulator", "gcsfs")
 
 
@@ -61,6 +61,31 @@ def light(patch, *modules):
 
 
 # ---- the commands, as small as they come: each is a function of a working directory
+
+
+def blocks(patch, checkpoint, tmp_path):
+    """The least that curation does: lines of a block, what they were made from is removed, a line that says "done"."""
+
+    def main(workdir):
+        log = RunLog(workdir, {}, tensorboard=False, wandb="")
+        if not log.read("done.jsonl"):
+            known = {line["index"] for line in log.read("rows.jsonl")}
+            for first in (0, 4):
+                todo = [i for i in range(first, first + 4) if i not in known]
+                if todo:
+                    drawn = log.workdir / "responses" / str(first)
+                    drawn.mkdir(parents=True, exist_ok=True)
+                    (drawn / "drawn.txt").write_text("kept until its lines are")
+                    for i in todo:
+                        log.append("rows.jsonl", {"index": i, "text": "y" * 20})
+                    log.flush()
+                    drawn.rmtree()
+            log.append("done.jsonl", {"stage": "s"})
+        log.write({"table.md": "as many lines as there are"})
+        log.done()
+        log.close()
+
+    return main
 
 
 def difficulty(patch, checkpoint, tmp_path):
@@ -238,7 +263,7 @@ def oxa(patch, checkpoint, tmp_path):
     return main
 
 
-COMMANDS = (difficulty, e2c, pools, evaluation, probes, scaling, didactic, experiment, oxa)
+COMMANDS = (blocks, difficulty, e2c, pools, evaluation, probes, scaling, didactic, experiment, oxa)
 
 
 @pytest.fixture(scope="module")
@@ -253,20 +278,21 @@ def bucket(tmp_path_factory):
         yield emulator
 
 
-def lives(main, workdir, kills: Kills, patch, numbers=(*LIVES, NEVER)) -> int:
-    """Give the command until it comes to its end -> how often it was killed."""
+def lives(main, workdir, kills: Kills, patch, flush_every_s: float) -> int:
+    """Give the command, killed at every kind of write once, until it comes to its end -> how often it was killed."""
     if hasattr(main, "prepare"):
         main.prepare(workdir)
-    for i, number in enumerate(numbers):
-        for module in (records, responses):
-            patch.setattr(module, "FLUSH_EVERY_S", 30.0 if i % 2 else 0.0)  # of a bucket
+    for module in (records, responses):
+        patch.setattr(module, "FLUSH_EVERY_S", flush_every_s)
+    kills.ended_at.clear()
+    for killed in range(MOST):
         try:
-            with kills.at(number):
+            with kills.life():
                 main(workdir)
-            return i
+            return killed
         except Killed:
             pass
-    raise AssertionError("the last life was not disturbed")
+    raise AssertionError(f"{MOST} lives were not enough: {sorted(kills.ended_at)}")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda f: f.__name__)
@@ -278,12 +304,14 @@ def test_killed_at_its_writes_a_command_ends_as_if_nobody_had(command, bucket, c
     (tmp_path / "given").mkdir()
     monkeypatch.chdir(Path(__file__).parent.parent)
     main = command(monkeypatch, checkpoint, tmp_path / "given")
-    kills = Kills(monkeypatch)
-    lives(main, str(tmp_path / "straight"), kills, monkeypatch, (NEVER,))
-    want = contents(tmp_path / "straight")
-    killed = lives(main, str(tmp_path / "killed"), kills, monkeypatch)
-    assert not differing(contents(tmp_path / "killed"), want) and killed > 3
-    there = f"{bucket.url}/{command.__name__}"
-    killed = lives(main, there, kills, monkeypatch)
-    fsspec.filesystem("gcs").get(there, str(tmp_path / "bucket"), recursive=True)
-    assert not differing(contents(tmp_path / "bucket", there), want) and killed > 3
+    if hasattr(main, "prepare"):
+        main.prepare(str(tmp_path / "straight"))
+    main(str(tmp_path / "straight"))
+    want, kills = contents(tmp_path / "straight"), Kills(monkeypatch)
+    killed = lives(main, str(tmp_path / "killed"), kills, monkeypatch, 30.0)
+    assert not differing(contents(tmp_path / "killed"), want) and killed > 5
+    for name, flush_every_s in (("often", 0.0), ("seldom", 30.0)):  # each line, and all at the end
+        there = f"{bucket.url}/{command.__name__}-{name}"
+        killed = lives(main, there, kills, monkeypatch, flush_every_s)
+        fsspec.filesystem("gcs").get(there, str(tmp_path / name), recursive=True)
+        assert not differing(contents(tmp_path / name, there), want) and killed > 2
