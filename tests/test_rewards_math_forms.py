@@ -202,8 +202,9 @@ def test_units_must_agree():
     ("text", "plain"),
     [
         (r"\frac12", r"\frac{1}{2}"), (r"\frac\pi2", r"\frac{\pi}{2}"), (r"\sqrt[3] (x+1)", r"\sqrt[3]{x+1}"),
-        (r"x^{2}_{10}", "x^2_{10}"), (r"\color[rgb]{1,0,0}9", " 9"), (r"\cdot\mathbf{x}", r"\cdot x"),
-        (r"\begin{aligned}9\end{aligned}", " 9 "), (r"\left.\frac12\right|", r"\frac{1}{2}|"), (r"\log{x}", r"\log{x}"),
+        (r"x^{2}_{10}", "x^2_{10}"), (r"\color[rgb]{1,0,0}9", "  9"), (r"\cdot\mathbf{x}", r"\cdot x"),
+        (r"\begin{aligned}9\end{aligned}", "  9  "), (r"\left.\frac12\right|", r"\frac{1}{2}|"),
+        (r"\log{x}", r"\log{x}"),
         (r"{1,2}", "{1,2}"), (r"{{9}", "{9"), (r"9}}", "9}}"), (r"\frac", r"\frac"), (r"\sqrt", r"\sqrt"),
         (r"\text{ cm}", r"\text{ cm}"), (r"\text{5 cm}", " 5 cm "), (r"\cancel{9}", r"\cancel{9}"),
     ],

@@ -88,14 +88,14 @@ def measured(text: str, *, thousands: bool = True) -> Measured:
     >>> measured(r"12 \text{ square inches}")
     Measured(value='12', unit='in^2', whole='12 square inches')
     """
-    text = re.sub(r"\s*[\n\r\v\f]\s*", "  ", _latex_only(text).replace("\x00", "  "))
+    text = re.sub(r"\s{2,}|[\n\r\v\f]", "  ", _latex_only(text).replace("\x00", "\n"))
     if len(text) > 2 * MAX_CHARS:  # "½" is eleven characters in LaTeX: this is no answer
         return Measured(text, None, text)
     if r"\begin" not in text:
         text = TWICE_ESCAPED.sub(r"\\", text)
     text = re.sub(r"\{,\}|,\s*\\!\s*", "\x00", text)  # a comma that is certainly no list's
     text = re.sub(r"(?<=\d)\x00(?=\d{3})", "", text).replace("\x00", ",")
-    text = rebuilt(_unmarked(text.strip()))
+    text = re.sub(r"\s{2,}", "  ", rebuilt(_unmarked(text.strip())))
     text = re.sub(r"(?<![A-Za-z])([aApP])\.? ?[mM]\b\.?", lambda m: m[1].lower() + "m", text)
     text = _unmarked(re.sub(r"^\\text\{([^{}]*)\}$", r"\1", text.strip()).strip())
     value, unit = _split_unit(text)
