@@ -371,3 +371,14 @@ def test_the_figure_is_drawn_from_the_tables():
             shown = " | ".join(re.findall(r"[\d.]+", printed))
             assert [float(x) for x in shown.split(" | ")] == pytest.approx(means, abs=0.1), name
             assert f"{name} | {shown} |" in text_of("README.md"), shown
+
+
+def test_the_page_of_algorithms_names_what_is_there():
+    """Files, functions and fields of docs/algorithms.md exist, so that a comment may cite it."""
+    source = "\n".join(path.read_text() for path in (ROOT / "e3jax").rglob("*.py"))
+    for line in (ROOT / "docs/algorithms.md").read_text().splitlines():
+        for name in re.findall(r"`([^`]+)`", line) if line.startswith("| <a id") else ():
+            if name.endswith(".py"):
+                assert (ROOT / "e3jax" / name).exists() or (ROOT / name).exists(), name
+            elif re.fullmatch(r"[a-z_]+", name) and "_" in name:
+                assert re.search(rf"def {name}\b|\b{name}\b", source), name
