@@ -338,7 +338,7 @@ def test_the_command_measures_resumes_and_draws_nothing_twice(config, monkeypatc
     assert files["probes-probe.md"].count(b"\n") > 20 and b"E[r | verified]" in files["probes-probe.csv"]
     drawn = [json.loads(x) for f in (run / "responses/e3/probe").glob("*") for x in f.read_text().splitlines()]
     keys = [(x["part"], x["problem"], x["sample"]) for x in drawn]
-    assert len(set(keys)) == len(keys) and {k[2] for k in keys if k[0] == "chains-0"} == {2, 3, 4, 5}
+    assert len(set(keys)) == len(keys) and {k[2] for k in keys if k[0] == "chains-0-of-2"} == {2, 3, 4, 5}
     lines = (run / "probes.jsonl").read_text().splitlines()
     (run / "probes.jsonl").write_text(lines[0] + "\n")  # e3 is measured again, from what was drawn
     main(c, str(run))
