@@ -37,7 +37,9 @@ def test_copies_of_one_run_show_nothing():
     for kind in ("above", "within"):
         row = judge({**LONGER, "kind": kind, "margin": 20.0 * (kind == "within")}, same, seeds=(0, 1, 2), level=0.95)
         assert row["outcome"] == "open" and math.isnan(row["low"]) and math.isnan(row["high"]) and row["mean"] == 10.0
-        assert row["why"].startswith("all 3 seeds have the very same numbers: copies of one run")
+        assert row["why"].startswith("all 3 seeds have the very same numbers, as copies of one run have")
+    varied = same | {"entropy": {"grpo": {0: 0.1, 1: 0.2, 2: 0.1}, "mask": dict.fromkeys(range(3), 0.1)}}
+    assert judge(LONGER, varied, seeds=(0, 1, 2), level=0.95)["outcome"] == "yes"  # other runs, though as long
     shifted = {"length": {"grpo": {0: 70.0, 1: 71.0}, "mask": {0: 60.0, 1: 61.0}}}
     row = judge(LONGER, shifted, seeds=(0, 1), level=0.95)
     assert row["outcome"] == "yes" and "why" not in row

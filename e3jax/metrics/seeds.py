@@ -11,8 +11,8 @@ pairing:
     verdict([row["outcome"]])                                        # "reproduced"
 
 Outcomes of kind "above":  "yes" the interval lies above `margin`; "no" below −margin; else "open". Of "within": "yes"
-inside ±margin; "no" outside of it; else "open". Seeds whose arms all have the very same numbers are copies of one run,
-or a measure that cannot vary: without two distinct ones there is no interval, the outcome is "open" and `why` says so.
+inside ±margin; "no" outside of it; else "open". Seeds whose arms have the very same numbers in every measure are copies
+of one run: without two distinct ones there is no interval, the outcome is "open" and `why` says so.
 """
 
 import math
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import stdtrit  # a quantile of Student's t; jax brings scipy
 
 KINDS = ("above", "within")
-ALIKE = "all {} seeds have the very same numbers: copies of one run, or nothing that varies, and no interval"
+ALIKE = "all {} seeds have the very same numbers, as copies of one run have: no interval"
 
 
 def paired_interval(values: Sequence[float], *, level: float) -> tuple[float, float, float]:
@@ -76,11 +76,12 @@ def judge(statement: dict, values: dict, *, seeds: Sequence[int], level: float) 
 
     `why` is there when seeds are no seeds: fewer than two of them have numbers of their own.
     """
-    arms = values[statement["measure"]]
-    per_seed = contrast(arms, plus=statement["plus"], minus=statement["minus"], seeds=seeds)
+    plus, minus = statement["plus"], statement["minus"]
+    per_seed = contrast(values[statement["measure"]], plus=plus, minus=minus, seeds=seeds)
     known = list(per_seed.values())
     mean, low, high = paired_interval(known, level=level) if known else (math.nan,) * 3
-    distinct = {tuple(arms[arm][s] for arm in (*statement["plus"], *statement["minus"])) for s in per_seed}
+    arms = [of[arm] for of in values.values() for arm in (*plus, *minus) if arm in of]
+    distinct = {tuple(repr(arm[s]) if s in arm else "" for arm in arms) for s in per_seed}  # a NaN is like another
     alike = len(distinct) == 1 < len(known)
     low, high = (math.nan, math.nan) if alike else (low, high)
     said = outcome(low, high, kind=statement["kind"], margin=statement["margin"])
