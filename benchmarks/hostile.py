@@ -230,14 +230,14 @@ def growth(
 
 
 def survey(texts: list[str]) -> tuple[dict[str, float], list[str]]:
-    """Reader -> its slowest ms per 10^5 characters of texts of 10^4 and more; what raised, and at what."""
+    """Reader -> its slowest ms per 10^5 characters, shorter texts counting as so many; what raised, and at what."""
     slowest, raised = dict.fromkeys(READERS, 0.0), []
     for text in texts:
         for name, reader in READERS.items():
             try:
-                taken = seconds(reader, text)
-                if len(text) >= 10_000 and 1e8 * taken / len(text) > slowest[name]:
-                    slowest[name] = 1e8 * min(taken, seconds(reader, text, repeats=3)) / len(text)
+                taken, size = seconds(reader, text), max(len(text), SIZES[1])
+                if 1e8 * taken / size > slowest[name]:
+                    slowest[name] = 1e8 * min(taken, seconds(reader, text, repeats=3)) / size
             except Exception as error:
                 raised.append(f"{name}: {type(error).__name__}: {error} at {text[:80]!r} …, {len(text)} characters")
     return slowest, raised
