@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 APPLY = ("search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "split")
 # regular expressions in these read what people and programs write: flags, data sets, figures, compiled programs, names
 NOT_OF_MODELS = (
-    "flags.py", "tasks/math.py", "tasks/plan_prompts.py", "report/browser.py", "report/files.py", "report/panels.py",
+    "flags.py", "log.py", "tasks/math.py", "tasks/plan_prompts.py", "report/browser.py", "report/files.py", "report/panels.py",
     "report/figures.py", "tools/aot.py", "tools/hlo.py", "checkpoint/pretrained.py", "checkpoint/store.py",
 )  # fmt: skip
 ORDINARY = (
@@ -27,6 +27,7 @@ ORDINARY = (
     r"<think>so $x=3$ is wrong. \(y\) too, not true.</think>\boxed{\frac{1}{2}} answer is C",
     "1. add\n2. halve\n", "<answer>7 + 5 * 2</answer>", "7 + 5 * 2 = 12 24 ?24 0 yes", "6 7 3 = 6 4 7 ?7 yes",
     r"5 \text{ cm}", r"x^2-0.5", r"x+1!", "42", "1, 2", r"(1,2),(3,\frac\pi2]", r"\frac{14}{3}", r"3\sqrt{13}",
+    "½", r"\frac{14}{3} \approx 4.67", "x < 5", r"x \in (1,2)",
 )  # fmt: skip
 
 
