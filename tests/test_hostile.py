@@ -19,8 +19,9 @@ ROOT = Path(__file__).parent.parent
 APPLY = ("search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "split")
 # regular expressions in these read what people and programs write: flags, data sets, figures, compiled programs, names
 NOT_OF_MODELS = (
-    "flags.py", "log.py", "tasks/math.py", "tasks/plan_prompts.py", "report/browser.py", "report/files.py", "report/panels.py",
-    "report/figures.py", "tools/aot.py", "tools/hlo.py", "checkpoint/pretrained.py", "checkpoint/store.py",
+    "flags.py", "log.py", "tasks/math.py", "tasks/plan_prompts.py", "report/browser.py", "report/files.py",
+    "report/panels.py", "report/figures.py", "tools/aot.py", "tools/hlo.py", "checkpoint/pretrained.py",
+    "checkpoint/store.py",
 )  # fmt: skip
 ORDINARY = (
     "Let me see: 3 + 4 = 7.\n\nWait, 7*2=14. Alternatively:\n1. **Add** both\n2. Halve it.",
