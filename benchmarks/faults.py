@@ -99,8 +99,8 @@ def contents(workdir: Path, called: str = "") -> dict:
     found = {}
     for path in sorted(p for p in workdir.rglob("*") if p.is_file()):
         name = path.relative_to(workdir).as_posix()
-        if {"checkpoints", "tb"} & {*path.relative_to(workdir).parts}:
-            continue
+        if {"checkpoints", "tb"} & {*path.relative_to(workdir).parts} or path.name.startswith("lock.json"):
+            continue  # a lock tells of a process, and a killed one leaves it
         content = path.read_bytes().replace(its_name, b"RUN")
         if path.name in ("starts.jsonl", "times.jsonl", "progress.log", "DONE") or path.suffix == ".html":
             found[name] = "there"
