@@ -59,6 +59,8 @@ class Kills:
         """act(), or where the process dies here half of it; nothing at all once it is dead."""
         if self.dead:
             raise Killed
+        if str(path).endswith(("-cache", "-atime")):  # a compiled program of JAX's, not the command's
+            return act()
         kind = what, re.sub(r"\d+", "0", str(path).rpartition("/")[2])
         self.met[kind] += 1
         here = *kind, self.met[kind]
