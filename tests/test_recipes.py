@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-from test_train_math import DATA, OPTIMISED, pytestmark, write_model  # noqa: F401, it skips where the tokenizer is not
+from test_train_math import OPTIMISED, write_model
 
 from benchmarks.faults import records, run_to_end
 from e3jax.phases import TAGS
 from e3jax.tools.convert import convert
 
+DATA = Path(__file__).parent.parent.parent / "shared/data"
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"no {DATA}: the Qwen3 tokenizer and real problems lie there")
 SMALL = (
     "--config.model.dtype=float32", "--config.model.chunk=512", "--config.sampler.slots=4",
     "--config.sampler.prefill_rows=2", "--config.sampler.block=8", "--config.sampler.tensor=1",
@@ -40,7 +42,7 @@ def train(config: str, workdir: Path, model: Path, stage: str, after: Path, **fi
 def model(tmp_path_factory) -> Path:
     """Says a plan's and an answer's tokens, in any order; the four tags have rows of their own."""
     there = tmp_path_factory.mktemp("recipes")
-    write_model(there / "plain", "1. add 2 </think> \\boxed{2}")
+    write_model(there / "plain", "1. add 2 </think> \\boxed{2}", DATA / "qwen3-tokenizer")
     convert(str(there / "plain"), there / "tags", add_tokens=TAGS)
     return there / "tags"
 
