@@ -313,6 +313,7 @@ def fill(run, config):
         texts = {(p, g): base_trace(problem, rng, **habits) for p, problem in enumerate(problems) for g in range(2)}
         new = {("response", *k): Response(tuple([*WORD.encode(t), EOS]), True) for k, t in texts.items()}
         responses.add(new, [problems[p].id for p, _ in texts], list(texts.values()))
+        responses.flush()  # a bucket would get them half a minute later
 
 
 def test_the_command_measures_resumes_and_draws_nothing_twice(config, monkeypatch):

@@ -264,8 +264,7 @@ def oxa(patch, checkpoint, tmp_path):
     return main
 
 
-# `probes` is not among them: killed so, its attempts come out otherwise (LOG, 2026-11-30); why is not known yet
-COMMANDS = (blocks, difficulty, e2c, pools, evaluation, scaling, didactic, experiment, oxa)
+COMMANDS = (blocks, difficulty, e2c, pools, evaluation, probes, scaling, didactic, experiment, oxa)
 
 
 @pytest.fixture(scope="module")
