@@ -101,6 +101,15 @@ def test_an_edited_set_is_refused_or_graded_again(checkpoint, light, tmp_path, c
     ), 2) == ["answers"]  # fmt: skip
 
 
+def test_a_set_without_a_readable_answer_is_told(checkpoint, light, monkeypatch, tmp_path, capsys):
+    """An evaluation whose answers nobody could read gave 0 % without a word of where they were looked for."""
+    blind = lambda *args: SimpleNamespace(result=lambda: [Grade(0.0, "no_answer") for _ in args[0]])  # noqa: E731
+    monkeypatch.setattr(run, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=blind)))
+    write_set(tmp_path / "s.jsonl", count=4)
+    evaluate(checkpoint, tmp_path / "s.jsonl", tmp_path / "run")
+    assert "tiny, a: none of 8 responses has an answer that the grader can read" in capsys.readouterr().err
+
+
 def test_sets_grow_shrink_and_are_left_out(checkpoint, light, tmp_path, capsys):
     """A directory took one number of problems and samples for ever, and all sets of the config: now what is there is
     kept, only the missing is drawn, and the records are those of one call."""

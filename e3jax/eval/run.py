@@ -31,6 +31,7 @@ from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.report.files import extrapolation_file
 from e3jax.rewards.extract import WHERE
+from e3jax.rewards.grade import nothing_read
 from e3jax.rewards.pool import GraderPool
 from e3jax.runtime import barrier, stop_asked, unless_stopped
 from e3jax.sampler.layout import sampling
@@ -200,6 +201,9 @@ def evaluate(
             bench.problems, by_problem(known, "response", len(bench.problems), range(samples)), decode=decode,
             grade=grader.submit, budgets=budgets, on_graded=unless_stopped(phase.advance, f"{where}, grading"),
         )  # fmt: skip
+    fields = {f"{field}_field": f"config.sets.{bench.name}.{field}" for field in ("where", "prompt")}
+    if unread := nothing_read([reason for c in counts for reason in c.reasons], bench.problems, **fields):
+        bench.log.say(f"{where}: {unread}")
     forcing_lines, traces_of = {}, []
     for how, traces in forced(bench, longest=longest, **forcing):
         forcing_lines[how], lines = score_traces(bench.problems, traces, decode=decode, grade=grader.submit)

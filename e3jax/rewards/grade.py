@@ -42,9 +42,9 @@ def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -
 
 
 def nothing_read(reasons: Sequence[str], problems: Sequence, *, where_field: str, prompt_field: str) -> str | None:
-    """Return a sentence when no response of a step gave the grader an answer to read, else None.
+    """Return a sentence when no response of a step or an evaluated set gave the grader an answer to read, else None.
 
-    Such a step has no reward, whatever the model knows; the cause is nearly always where the answer is looked for.
+    All of it scores 0, whatever the model knows; the cause is nearly always where the answer is looked for.
     The two fields are the names of what a person would change, e.g. "config.task.where".
     """
     unread = [i for i, reason in enumerate(reasons) if reason in ("no_thinking", "no_answer")]

@@ -96,8 +96,9 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     need(tokenizer.vocab_size <= model.config.vocab_size, "tokenizer", c.tokenizer,
          f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}")  # fmt: skip
     need(not c.task.opening or tag_ids(tokenizer), "task.opening", c.task.opening, NO_TAGS)
-    if c.grpo.weights.gradients == "no-eos":
-        check_closing(tokenizer, c.grpo.weights.closing, match=c.grpo.weights.closing_match)
+    for weights in [c.grpo.weights, *(c.stages[name].weights for name in c.order if "weights" in c.stages[name])]:
+        if weights.gradients == "no-eos":
+            check_closing(tokenizer, weights.closing, match=weights.closing_match)
     check_thinking(c, tokenizer)
     task = c.task.to_dict() | {"prompt_room": room_for_prompts(c, tokenizer)}
     mesh = make_mesh(**c.mesh)
