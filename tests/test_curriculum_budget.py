@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -202,3 +203,26 @@ def test_a_stages_own_settings_reach_eq_2(monkeypatch):
     with pytest.raises(InterruptedError):
         curriculum.main(config, "")
     assert seen["temperature"] == 0.7 and seen["first_problem"] == 0
+
+
+def test_no_rl_stage_sees_anothers_problems(monkeypatch):
+    """A stage's number of its first problem was its first step times its own `prompts`: with half as many as the stage
+    before, it began in the middle of that one's problems."""
+    config = smoke.get_config()
+    config.order, config.stages.hard.budget = ("easy", "hard"), 96
+    config.stages.easy.prompts, config.stages.hard.prompts = 8, 2
+    for name in config.order:
+        config.stages[name].evaluated = False
+    seen = []
+    run = SimpleNamespace(
+        mesh=make_mesh(data=1, fsdp=-1, tensor=1), grader=nullcontext(), form="calculator", workdir=Path("absent"),
+        log=SimpleNamespace(read=lambda name: [], done=lambda: None, close=lambda: None, say=print),
+        draw_from=lambda *_, **__: 0,
+    )  # fmt: skip
+    monkeypatch.setattr(curriculum, "make_run", lambda *_: run)
+    monkeypatch.setattr(curriculum, "initial_params", lambda *_, **__: None)
+    monkeypatch.setattr(curriculum, "write_report", lambda *_: "")
+    monkeypatch.setattr(curriculum.grpo, "train", lambda *_, **settings: seen.append(settings))
+    curriculum.main(config, "")
+    ends = [s["first_problem"] + s["steps"] * s["prompts"] for s in seen]
+    assert [s["first_problem"] for s in seen] == [0, ends[0]] and ends[0] == 8 * seen[0]["steps"]

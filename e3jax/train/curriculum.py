@@ -153,7 +153,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     """Run config.order's stages; ends with the table and RUN/report.html."""
     run = make_run(config, workdir)
     sampler, rl = config.sampler.to_dict(), config.grpo.to_dict()
-    first_step, budget = 0, None
+    first_step, first_problem, budget = 0, 0, None
     with jax.set_mesh(run.mesh), run.grader:
         params = initial_params(run, **config.init)
         for index, name in enumerate(config.order):
@@ -175,13 +175,13 @@ def main(config: ConfigDict, workdir: str) -> None:
                 if asked == "auto":
                     asked = automatic_budget(
                         run, params, stage=name, stage_index=index, draw=draw,
-                        first_problem=first_step * stage["prompts"], incoming_budget=budget,
+                        first_problem=first_problem, incoming_budget=budget,
                         temperature=stage["temperature"], sampler=sampler, **config.budget_rule,
                     )  # fmt: skip
                 budget = asked
                 params = grpo.train(
-                    run, params, **where, **stage, draw=draw, budget=budget, optim=config.optim.to_dict(),
-                    sampler=sampler,
+                    run, params, **where, **stage, first_problem=first_problem, draw=draw, budget=budget,
+                    optim=config.optim.to_dict(), sampler=sampler,
                 )  # fmt: skip
             if evaluated:
                 trained_at = budget if kind == "grpo" else None
@@ -189,6 +189,7 @@ def main(config: ConfigDict, workdir: str) -> None:
                     run, params, stage=name, train_budget=trained_at, sampler=sampler, **config.eval.to_dict()
                 )  # fmt: skip
             first_step += stage["steps"]
+            first_problem += stage["steps"] * (stage["prompts"] if kind == "grpo" else rl["prompts"])
     if lines := run.log.read("eval.jsonl"):
         run.log.console.print(final_table(lines))
     if is_main():

@@ -160,8 +160,8 @@ def update(
 
 
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, draw: Stream, steps: int, lr: float,
-    warmup: int, budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int,
+    run: Run, params, *, stage: str, stage_index: int, first_step: int, first_problem: int, draw: Stream, steps: int,
+    lr: float, warmup: int, budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int,
     old_logp: str, parity_alarm: float, advantage: dict, weights: dict, e2c: dict, reward: dict, loss: dict,
     optim: dict, sampler: dict, samples_logged: int,
 ):  # fmt: skip
@@ -196,7 +196,7 @@ def train(
         phase.advance(done)
         for step in range(done, steps):
             start = time.monotonic()
-            first = (first_step + step) * prompts  # no RL stage sees another's problems
+            first = first_problem + step * prompts  # no RL stage sees another's problems
             problems = [replace(p, meta=p.meta | unfinished) for p in draw(first, prompts)]
             rolled = 0
             graded = rollout(
