@@ -101,10 +101,10 @@ def _plurals() -> dict[str, str]:
     """Return the plurals of all that is counted, each with its singular."""
     table = {plural: noun for noun, plural in PLURALS.items()}
     for noun in COUNTED.split():
-        if re.search(r"[^aeiou]y$", noun):
+        if noun.endswith("y") and noun[-2] not in "aeiou":
             table[noun[:-1] + "ies"] = noun
         else:
-            table[noun + ("es" if re.search(r"(?:s|x|ch|sh)$", noun) else "s")] = noun
+            table[noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")] = noun
     return table
 
 
