@@ -10,7 +10,7 @@ defaults of config.budget_rule come from it.
 
 import numpy as np
 
-from e3jax.curriculum.budget import choose_budget
+from e3jax.train.eq2 import choose_budget
 
 BUDGETS = (1, 2, 4)  # in units of the smallest; J is measured at 8 too
 CURVES = {  # true J at 1, 2, 4, 8

@@ -138,7 +138,7 @@ def rollout(asked) -> dict:
     import jax.numpy as jnp
     import ours
 
-    from e3jax.train.steps import score
+    from e3jax.train.logprobs import score
 
     side = ours.load(asked.dir / "model", dtype="bfloat16", params_dtype="bfloat16")
     c = side.model.config
@@ -192,8 +192,8 @@ def decode(asked) -> dict:
     from e3jax.models.pages import MERGED, PAGE, Pages, Piece
     from e3jax.models.pages_triton import WARPS
     from e3jax.models.presets import num_params
-    from e3jax.sampler.book import Book, pages_of
     from e3jax.sampler.decode import Slots, decode_block
+    from e3jax.sampler.page_table import Book, pages_of
     from e3jax.sampler.slots import size_bucket
 
     side = random_model(asked.model, remat="none", params_dtype="bfloat16")

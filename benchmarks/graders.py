@@ -22,7 +22,7 @@ from pathlib import Path
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_one
 from e3jax.rewards.latex import normal, number, parts
-from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.workers import GraderPool
 from e3jax.tasks.problem import Problem
 
 DATA = Path(__file__).parent.parent.parent / "shared/data/math"
@@ -207,7 +207,7 @@ def speed(n: int, *, timeout_s: float) -> dict:
         "max ms of the processor": max(cpu),
         "timeouts": sum(reason == "timeout" for _, reason in verdicts[2]),
         "verdicts differ": sum(len({v[i] for v in verdicts.values()}) > 1 for i in range(n)),
-        "graders left": sum("e3jax.rewards.pool " in line and TIMED in line for line in left.splitlines()),
+        "graders left": sum("e3jax.rewards.workers " in line and TIMED in line for line in left.splitlines()),
         "reasons": dict(Counter(reason for _, reason in verdicts[2]).most_common()),
     }
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from e3jax.eval import choosing, react, scoring
+from e3jax.eval import scoring
 from e3jax.eval.attempts import token_spans
 from e3jax.eval.lm_eval import cut
 from e3jax.metrics import exploration, reading
@@ -30,6 +30,7 @@ from e3jax.printable import printable
 from e3jax.report.spans import text_spans
 from e3jax.rewards import plan
 from e3jax.rewards.grade import grade_one
+from e3jax.scaling import choosing, react
 from e3jax.tasks.problem import Problem
 from e3jax.tokenizer import pieces, split_thinking
 

@@ -53,7 +53,7 @@ e2c.ask = lambda *a, **k: {key: (r._replace(done=True), call) for key, (r, call)
 """
 OFTEN = """
 from e3jax import records
-from e3jax.eval import responses
+from e3jax.rollout import responses
 records.FLUSH_EVERY_S = responses.FLUSH_EVERY_S = 0.5
 """
 
@@ -71,10 +71,10 @@ CASES = (
     Case("train", "e3jax.train.curriculum", ""),
     Case("difficulty", "e3jax.curation.difficulty", "calculator"),
     Case("e2c", "e3jax.curation.e2c", "text", ALL_GOOD),
-    Case("pools", "e3jax.curation.pools", "calculator"),
+    Case("pools", "e3jax.curation.oxa_sets", "calculator"),
     Case("eval", "e3jax.eval.run", "calculator"),
     Case("probes", "e3jax.eval.probes", "calculator"),
-    Case("scaling", "e3jax.eval.scaling", "plans"),
+    Case("scaling", "e3jax.scaling.run", "plans"),
     Case("didactic", "e3jax.didactic.run", ""),
     Case("experiment", "e3jax.experiments.run", ""),
     Case("oxa", "e3jax.experiments.oxa", ""),

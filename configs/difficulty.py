@@ -9,7 +9,7 @@ r"""How hard a problem is: pass rates of a judge on DeepScaleR, and its easy, me
     python -m e3jax.curation.difficulty --workdir=runs/difficulty \
         --config=configs/difficulty.py:form=calculator,model=runs/quickstart/checkpoints/base/280
 
-Arguments: preset=code|section_5|appendix_i (e3jax/curriculum/buckets.py), with its own judge and samples;
+Arguments: preset=code|section_5|appendix_i (e3jax/curation/buckets.py), with its own judge and samples;
 model=CHECKPOINT, another judge; form=calculator.
 Hardware: not run, it needs a pod (40,315 problems, 645,040 responses of up to 8,192 tokens; slots and prefill_rows are
 set for configs/e3_math.py's 128 chips).

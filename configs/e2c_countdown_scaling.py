@@ -1,7 +1,7 @@
 r"""Test-time scaling of the tiny E2C models of configs/e2c_countdown.py, on 512 held-out problems.
 
     R=runs/e2c/checkpoints
-    python -m e3jax.eval.scaling --workdir=runs/e2c/scaling \
+    python -m e3jax.scaling.run --workdir=runs/e2c/scaling \
         --config=configs/e2c_countdown_scaling.py:sft=$R/sft/1000,rl1=$R/rl1/100,rl2=$R/rl2/100
 
 Several seeds: launch/e2c_countdown.sh. Hardware and time: 2 CPU cores, about 3 minutes of CPU time a model.
@@ -32,7 +32,7 @@ def get_config(argument: str = "rl2=runs/e2c/checkpoints/rl2/100"):
     c = e2c_scaling.get_config(argument)
     c.sets = {"3 numbers": one_set((3,), form="plans", prompt="", problems=512, samples=32)}
     c.methods = (*c.methods, "sc-target", "react-target")
-    c.words = False  # a closed vocabulary: no judge in words, no rescue; refining is drawing again (eval/react.py)
+    c.words = False  # a closed vocabulary: no judge in words, no rescue; refining is drawing again (scaling/react.py)
     c.judge.how = "likelihood"
     c.plan_budget, c.execution_budget = 8, 16  # a plan has 4 tokens, an execution 9
     c.thought = 3  # one step of a plan: operation, number, target

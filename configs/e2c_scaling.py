@@ -1,6 +1,6 @@
 r"""Test-time scaling of E2C models (ALGORITHMS B.6): accuracy against tokens for eight methods.
 
-    python -m e3jax.eval.scaling --config=configs/e2c_scaling.py:rl2=runs/e2c-rl2/checkpoints/rl2/108 --workdir=runs/tts
+    python -m e3jax.scaling.run --config=configs/e2c_scaling.py:rl2=runs/e2c-rl2/checkpoints/rl2/108 --workdir=runs/tts
 
 Argument: checkpoints to compare, LABEL=CHECKPOINT with commas between them.
 Hardware: not run, it needs a pod and a trained model; slots as for configs/e3_math.py's 128 chips.
@@ -35,7 +35,7 @@ def get_config(argument: str = "rl2=runs/e2c-rl2/checkpoints/rl2/108"):
     c.tokens = 65_536  # through the model at once when plans are scored or embedded (OWN)
 
     c.judge = ConfigDict()
-    c.judge.how = "words"  # B.6; "likelihood", "prompted" are ours (eval/choosing.py)
+    c.judge.how = "words"  # B.6; "likelihood", "prompted" are ours (scaling/choosing.py)
     c.judge.budget = 512  # B.6
 
     c.cluster = ConfigDict()

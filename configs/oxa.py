@@ -31,7 +31,7 @@ CHOICES = {
     "model": ("1.5b", "7b"), "stage": ("tune", "rl"), "arm": ("sft", "sft_low_ppl", "promote", "full"),
     "budgets": ("equal", "released"),
 }  # fmt: skip
-SETS = {"sft": "random", "sft_low_ppl": "low_ppl", "promote": "promote", "full": "promote"}  # curation/pools.py
+SETS = {"sft": "random", "sft_low_ppl": "low_ppl", "promote": "promote", "full": "promote"}  # curation/oxa_sets.py
 
 
 def get_config(argument: str = ""):

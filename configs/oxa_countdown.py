@@ -35,7 +35,7 @@ from configs import quickstart
 from configs.common import base_config, grpo_stage, oxa_stage
 from e3jax.errors import UserError
 
-ARMS = {  # arm -> the set it is tuned on (curation/pools.py)
+ARMS = {  # arm -> the set it is tuned on (curation/oxa_sets.py)
     "sft": "random",
     "sft_low_ppl": "low_ppl",
     "promote": "promote",

@@ -1,9 +1,9 @@
 """OXA's sets: right responses of a teacher that the base model finds unlikely, wrong ones that it finds likely.
 
-    python -m e3jax.curation.pools --config=configs/oxa_data.py:model=1.5b --workdir=gs://BUCKET/oxa-data \
+    python -m e3jax.curation.oxa_sets --config=configs/oxa_data.py:model=1.5b --workdir=gs://BUCKET/oxa-data \
         --config.set.source=/data/acereason.parquet --config.base=models/qwen2.5-math-1.5b-long
     Countdown on a laptop (configs/oxa_countdown.py does this for every seed):
-    python -m e3jax.curation.pools --workdir=runs/oxa-data \
+    python -m e3jax.curation.oxa_sets --workdir=runs/oxa-data \
         --config=configs/oxa_data.py:countdown,model=runs/quickstart/checkpoints/base/280
 
 Arguments: model=1.5b|7b, or countdown,model=CHECKPOINT.

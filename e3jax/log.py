@@ -42,7 +42,7 @@ CELL_EVERY_S = 0.5  # in a notebook, where the line is written over
 # "sets.NAME.problems", "sets.NAME.samples", "only": an evaluation may count more of a set, or less (eval/run.py).
 # "models": an evaluation may compare more checkpoints than it began with (eval/run.py looks that none is another one).
 # "preset": other sets of the same pass rates (curation/difficulty.py).
-# "promote.", "suppress.", "baselines": other sets of the same perplexities (curation/pools.py).
+# "promote.", "suppress.", "baselines": other sets of the same perplexities (curation/oxa_sets.py).
 LAYOUT = (
     "mesh.", "log.", "checkpoint.", "grader.", "faults.", "preset", "promote.", "suppress.", "baselines",
     "at_once", "keep_responses", "only", "eval.only", "set.problems", "pass_at_k",

@@ -19,4 +19,4 @@ for seed in $seeds; do
     models+=",${stage%/*}@$seed=$out/seed$seed/checkpoints/$stage"
   done
 done
-call python -m e3jax.eval.scaling "--config=configs/e2c_countdown_scaling.py:${models#,}" "--workdir=$out/scaling"
+call python -m e3jax.scaling.run "--config=configs/e2c_countdown_scaling.py:${models#,}" "--workdir=$out/scaling"

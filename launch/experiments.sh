@@ -74,6 +74,6 @@ for ((i = 0; i < ${#names[@]}; i++)); do
   ((code == 0)) || { failed+=("$name"); say "$name: failed with status $code, going on with the next"; }
 done
 [[ ! $DRY_RUN ]] || exit 0
-python -m e3jax.report.paper "$out"/*/ "--to=$out/paper.html" > "$out/paper.md" || failed+=("the page of all")
+python -m e3jax.experiments.paper "$out"/*/ "--to=$out/paper.html" > "$out/paper.md" || failed+=("the page of all")
 ((!${#failed[@]})) || die "not finished: ${failed[*]}; the same command tries again"
 say "all done: $out/paper.html, and $out/paper.md for README"

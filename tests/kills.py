@@ -18,7 +18,7 @@ from etils import epath
 from etils.epath import backend
 
 from e3jax import records, storage
-from e3jax.eval import responses
+from e3jax.rollout import responses
 
 CUTS = (1, 3)  # which append of a life
 

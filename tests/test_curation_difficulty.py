@@ -11,14 +11,14 @@ import pytest
 
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
 from e3jax.curation import difficulty
-from e3jax.curriculum.buckets import LEVELS, bucket
+from e3jax.curation.buckets import LEVELS, bucket
 from e3jax.errors import UserError
-from e3jax.eval.responses import Responses
 from e3jax.log import RunLog
 from e3jax.metrics.names import undefined_fields
 from e3jax.report.figures import pass_rates_file
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_one
+from e3jax.rollout.responses import Responses
 from e3jax.sharding import make_mesh
 from e3jax.tasks.sets import load_set
 from e3jax.tasks.stream import problems_at

@@ -19,7 +19,7 @@ from rich.console import Console
 from e3jax.checkpoint.pretrained import load_pretrained
 from e3jax.errors import UserError
 from e3jax.eval import lm_eval as ours
-from e3jax.eval.likelihood import batches, log_likelihoods
+from e3jax.rollout.likelihood import batches, log_likelihoods
 from e3jax.sampler.layout import sampling
 from e3jax.sampler.slots import unsampled
 from e3jax.sharding import make_mesh

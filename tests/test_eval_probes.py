@@ -19,12 +19,8 @@ from e3jax.checkpoint.hf import save_hf
 from e3jax.checkpoint.pretrained import write_description
 from e3jax.errors import UserError
 from e3jax.eval.attempts import PROBES, chain, conditional, probes, requests, token_spans
-from e3jax.eval.budgets import Trace
-from e3jax.eval.distributions import Along, distributions
-from e3jax.eval.likelihood import log_likelihoods
+from e3jax.eval.forcing import Trace
 from e3jax.eval.probes import Read, chain_cell, check, main, token_sums, unique_attempts
-from e3jax.eval.responses import Response, Responses
-from e3jax.eval.run import load_problems
 from e3jax.losses.grpo import kl_penalty
 from e3jax.metrics.asymmetry import chained_asymmetry, verification_gap
 from e3jax.metrics.bootstrap import interval, ratio
@@ -32,6 +28,10 @@ from e3jax.metrics.exploration import STARTS, Span, attempt_spans, detect, equat
 from e3jax.metrics.names import undefined_fields
 from e3jax.models.qwen3 import unembedding
 from e3jax.rewards.grade import grade_all
+from e3jax.rollout.bench import load_problems
+from e3jax.rollout.distributions import Along, distributions
+from e3jax.rollout.likelihood import log_likelihoods
+from e3jax.rollout.responses import Response, Responses
 from e3jax.tasks.countdown import paper_problem
 from e3jax.tasks.countdown_traces import WORDS, base_trace
 from e3jax.tasks.problem import Problem
@@ -272,7 +272,7 @@ def test_what_goes_into_a_mean_per_token():
 
 
 class Pool:
-    """A grader in this process; the real one's tests are tests/test_rewards_pool.py."""
+    """A grader in this process; the real one's tests are tests/test_rewards_workers.py."""
 
     def __init__(self, **options):
         self.submit = lambda *asked: SimpleNamespace(result=lambda: grade_all(*asked))

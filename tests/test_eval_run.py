@@ -13,8 +13,9 @@ import jax
 import pytest
 
 from e3jax.errors import UserError
-from e3jax.eval.run import check, in_chat, load_problems
+from e3jax.eval.run import check
 from e3jax.metrics.names import undefined_fields
+from e3jax.rollout.bench import in_chat, load_problems
 from e3jax.tokenizer import HubTokenizer
 
 ROOT = Path(__file__).parent.parent

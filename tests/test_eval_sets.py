@@ -11,9 +11,9 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.eval import run
-from e3jax.eval.digests import changed_since, still_counts, what_was_scored
 from e3jax.log import RunLog
 from e3jax.rewards.extract import Grade
+from e3jax.rollout.digests import changed_since, still_counts, what_was_scored
 from e3jax.sampler.slots import unsampled, widened
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
@@ -43,7 +43,7 @@ def draw_nothing(model, params, prompts, *, ids, samples, budget, pad, on_finish
 @pytest.fixture
 def light(monkeypatch):
     """One device, one process, no sampling, and verdicts that differ."""
-    monkeypatch.setattr("e3jax.eval.responses.sample", draw_nothing)
+    monkeypatch.setattr("e3jax.rollout.responses.sample", draw_nothing)
     monkeypatch.setattr(run, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
     monkeypatch.setattr(run, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_answer)))
 
@@ -150,7 +150,7 @@ def test_directories_of_before_are_taken_with_a_sentence(checkpoint, light, tmp_
 
 def test_records_with_a_line_a_problem(tmp_path, capsys):
     """rates.jsonl and rows.jsonl went on from lines of another question, and kept grades of another answer."""
-    from e3jax.eval.digests import line_digests
+    from e3jax.rollout.digests import line_digests
 
     problems = [Problem(f"s-{i}", "math", f"{i}+1?", str(i + 1), "s", {"where": "anywhere"}) for i in range(3)]
     log = RunLog(tmp_path, {}, tensorboard=False, wandb="")

@@ -9,8 +9,7 @@ import pytest
 from etils import epath
 
 from e3jax.errors import Stopped, UserError
-from e3jax.experiments import oxa, read, run
-from e3jax.report import results
+from e3jax.experiments import oxa, read, results, run
 
 ROOT = Path(__file__).parent.parent
 OTHERS = ("common", "pk", "__init__")  # pk: the didactic model's own command (tests/test_didactic.py)

@@ -20,7 +20,7 @@ APPLY = ("search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "
 # regular expressions in these read what people and programs write: flags, data sets, figures, compiled programs, names
 NOT_OF_MODELS = (
     "flags.py", "log.py", "tasks/math.py", "tasks/plan_prompts.py", "report/browser.py", "report/files.py",
-    "report/panels.py", "report/figures.py", "tools/aot.py", "tools/hlo.py", "checkpoint/pretrained.py",
+    "didactic/panels.py", "report/figures.py", "tools/aot.py", "tools/hlo.py", "checkpoint/pretrained.py",
     "checkpoint/store.py",
 )  # fmt: skip
 ORDINARY = (

@@ -23,9 +23,9 @@ from kills import Killed, Kills
 from benchmarks.faults import contents, differing
 from e3jax import records
 from e3jax.checkpoint.pretrained import load_pretrained
-from e3jax.eval import responses
 from e3jax.log import RunLog
 from e3jax.rewards.extract import Grade
+from e3jax.rollout import responses
 from e3jax.sharding import make_mesh
 
 MOST = 60  # lives of a command in one place: it has fewer kinds of writes
@@ -126,7 +126,7 @@ def e2c(patch, checkpoint, tmp_path):
 
 
 def pools(patch, checkpoint, tmp_path):
-    from e3jax.curation import pools as command
+    from e3jax.curation import oxa_sets as command
 
     light(patch, command)
     c = importlib.import_module("configs.oxa_data").get_config(f"countdown,model={checkpoint}")
@@ -174,7 +174,7 @@ def probes(patch, checkpoint, tmp_path):
 
 def scaling(patch, checkpoint, tmp_path):
     from e3jax.eval import run
-    from e3jax.eval import scaling as command
+    from e3jax.scaling import run as command
 
     light(patch, command, run)
     patch.setattr(command, "answer_of", lambda problem, text: text.split()[-1] if text else None)

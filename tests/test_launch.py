@@ -554,7 +554,7 @@ echo "$*" >> {log}
     assert sorted(set(said) - set(cores)) == sorted(
         [one, *(f"{one} --config.seeds=({seed},)" for seed in range(3)), said[-1]]
     )
-    assert said[-2] == one and said[-1].startswith("-m e3jax.report.paper ")
+    assert said[-2] == one and said[-1].startswith("-m e3jax.experiments.paper ")
     bad = subprocess.run([command[0], "--jobs=0"], capture_output=True, text=True)
     assert bad.returncode == 2 and "--jobs=0: use 1 or more" in bad.stderr
 

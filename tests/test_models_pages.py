@@ -13,7 +13,7 @@ from e3jax.models.pages import Pages, Piece, attend_pages, axes_of
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.runtime import put
-from e3jax.sampler.book import Book
+from e3jax.sampler.page_table import Book
 from e3jax.sharding import make_mesh
 
 SLOTS, SIZE, NOWHERE = 6, 16, 1 << 30

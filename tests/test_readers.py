@@ -22,17 +22,17 @@ from e3jax.checkpoint.hf import inventory, load_hf
 from e3jax.checkpoint.hf_config import read_config
 from e3jax.checkpoint.pretrained import generation_config
 from e3jax.errors import UserError
-from e3jax.eval import responses
-from e3jax.experiments import read
+from e3jax.experiments import read, results
 from e3jax.log import Phase, RunLog, claim
 from e3jax.readers import fault, parse_json, read_json, read_json_lines
-from e3jax.report import browser, html, results, serve
-from e3jax.report.records import RECORDS, SAMPLES
+from e3jax.report import browser, html, serve
+from e3jax.report.read_run import RECORDS, SAMPLES
+from e3jax.rollout import responses
 from e3jax.tasks.rows import write_prepared
 from e3jax.tasks.sets import load_set
 from e3jax.tools import replay
 from e3jax.tools.prompts import read_prompts
-from tests.test_report_paper import made_up
+from tests.test_experiments_paper import made_up
 from tests.tiny_hub import LLAMA3, QWEN3, YARN, like_of, write_tiny
 
 BOM = b"\xef\xbb\xbf"

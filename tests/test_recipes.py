@@ -74,7 +74,7 @@ def test_e2c(model, tmp_path):
 
 
 def test_oxa(model, tmp_path):
-    """Fine-tuning on promoted and suppressed responses, then RL from it. (The sets: tests/test_curation_pools.py.)"""
+    """Fine-tune on promoted and suppressed responses, then RL from it. (The sets: tests/test_curation_oxa_sets.py.)"""
     sets = {
         name: write_rows(tmp_path / f"{name}.jsonl", [
             {"prompt": f"What is {i}+1?", "response": f"{said}</think> \\boxed{{{i + 1}}}"} for i in range(8)

@@ -11,7 +11,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from e3jax.report import bands, compare, figures, html, records
+from e3jax.report import bands, compare, figures, html
+from e3jax.report import read_run as records
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png onerror=alert(1)> $a_$ \u2028&"
 ACCURACY = {  # stage -> budget -> mean, low, high

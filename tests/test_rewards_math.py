@@ -21,8 +21,8 @@ from e3jax.rewards.extract import Grade, boxed_answer, last_boxed
 from e3jax.rewards.grade import grade_one
 from e3jax.rewards.latex import normal, number, parts
 from e3jax.rewards.math import compare, grade_text
-from e3jax.rewards.pool import GraderPool
 from e3jax.rewards.symbolic import too_big
+from e3jax.rewards.workers import GraderPool
 
 ROOT = Path(__file__).parent.parent
 REASONS = {

@@ -17,7 +17,7 @@ from e3jax.sampler.choose import choose, inverse_cdf, truncate
 from e3jax.sampler.layout import to_sampling
 from e3jax.sampler.slots import sample
 from e3jax.sharding import make_mesh, param_shardings, sampling_mesh
-from e3jax.train.steps import score
+from e3jax.train.logprobs import score
 
 EOS, PAD = 1, 0
 PLAIN = dict(top_k=0, top_p=1.0)

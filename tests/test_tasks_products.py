@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from e3jax.eval.harness import distinct
+from e3jax.eval.in_training import distinct
 from e3jax.metrics.exploration import explore
 from e3jax.metrics.reading import take_apart
 from e3jax.rewards.grade import grade_one

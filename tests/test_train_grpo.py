@@ -14,9 +14,9 @@ from e3jax.sampler.slots import sample
 from e3jax.sharding import make_mesh, param_shardings
 from e3jax.train import grpo
 from e3jax.train.closing import check_closing, closing_mask
+from e3jax.train.logprobs import score
 from e3jax.train.packing import pack_micro_batches, padding, row_widths
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
-from e3jax.train.steps import score
 
 LOSS = dict(
     clip_low=0.2, clip_high=0.5, dual_clip=3.0, kl_coef=0.01, kl_estimator="k3", entropy_coef=0.001, tis_cap=2.0

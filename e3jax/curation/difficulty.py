@@ -20,17 +20,17 @@ import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
-from e3jax.curriculum.buckets import LEVELS, PRESETS, bucket
+from e3jax.curation.buckets import LEVELS, PRESETS, bucket
 from e3jax.errors import all_errors, need
-from e3jax.eval.digests import line_digests, still_counts
-from e3jax.eval.responses import Asked, Responses, discard
-from e3jax.eval.run import Bench, check_responses, check_sampling, in_chat
 from e3jax.eval.scoring import count
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.report import figures
 from e3jax.rewards.extract import WHERE
-from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.workers import GraderPool
+from e3jax.rollout.bench import Bench, check_responses, check_sampling, in_chat
+from e3jax.rollout.digests import line_digests, still_counts
+from e3jax.rollout.responses import Asked, Responses, discard
 from e3jax.runtime import barrier, unless_stopped
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh

@@ -22,25 +22,18 @@ from ml_collections import ConfigDict
 
 from e3jax.errors import all_errors, need
 from e3jax.eval import tables
-from e3jax.eval.asking import Request, ask, said
-from e3jax.eval.digests import line_digests, still_counts, what_was_scored
-from e3jax.eval.planning import bare
-from e3jax.eval.responses import Responses, discard
-from e3jax.eval.run import (
-    Bench,
-    check_models_and_sets,
-    check_responses,
-    check_sampling,
-    each_bench,
-    load_sets,
-)
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.phases import TAG
 from e3jax.rewards.extract import THINKING_ENDS, Grade
 from e3jax.rewards.plan import followed, steps
-from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.workers import GraderPool
+from e3jax.rollout.bench import Bench, check_models_and_sets, check_responses, check_sampling, each_bench, load_sets
+from e3jax.rollout.digests import line_digests, still_counts, what_was_scored
+from e3jax.rollout.responses import Responses, discard
 from e3jax.runtime import barrier
+from e3jax.scaling.calls import Request, ask, said
+from e3jax.scaling.planning import bare
 from e3jax.tasks.plan_prompts import fill
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import chosen_sets

@@ -4,7 +4,7 @@
     PPL(y | x) = exp( mean_t −log p(y_t | x, y_<t) )             every token is
 
 OXA's confidence is the first, without query and chat template (ALGORITHMS C.1). Responses go through the model sorted
-by length, in rows of few widths over all devices (eval/likelihood.py).
+by length, in rows of few widths over all devices (rollout/likelihood.py).
 
     ppl = perplexities(model, params, responses, most=32_768, tokens=65_536, pad=0)
 """
@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from e3jax.errors import UserError
-from e3jax.eval.likelihood import log_likelihoods
 from e3jax.models.qwen3 import Qwen3
+from e3jax.rollout.likelihood import log_likelihoods
 
 Tokens = Sequence[int]
 

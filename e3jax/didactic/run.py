@@ -23,12 +23,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from e3jax.didactic import checks, learn, theorem
+from e3jax.didactic.panels import Row, draw_rows
 from e3jax.didactic.verdict import judge_settings, shorten
 from e3jax.errors import Stopped, all_errors, need, need_seed
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.records import finite
-from e3jax.report.panels import Row, draw_rows
 from e3jax.runtime import stop_asked
 
 ARMS = {"GRPO": False, "mask": True}

@@ -1,4 +1,4 @@
-"""From curves to a verdict by didactic/run.py's rule, and results.json's fields (the form of report/paper.py's pages).
+"""Turn curves into a verdict by didactic/run.py's rule, and into results.json (experiments/results.py).
 
 results = judge_settings(arms, words, panels=PANELS, literal="as written")
 results["verdict"]                                        # "mixed"

@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax.eval.budgets import Trace, force, reopened, thought
-from e3jax.eval.responses import Response
+from e3jax.eval.forcing import Trace, force, reopened, thought
 from e3jax.metrics.bootstrap import interval, ratio
 from e3jax.metrics.exploration import Span, attempt_spans
+from e3jax.rollout.responses import Response
 from e3jax.tasks.problem import Problem
 from e3jax.tokenizer import lengths
 

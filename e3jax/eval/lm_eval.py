@@ -27,9 +27,9 @@ from rich.console import Console
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.errors import SEEDS, UserError, first_line
-from e3jax.eval.likelihood import log_likelihoods
 from e3jax.flags import run_tool
 from e3jax.printable import printable
+from e3jax.rollout.likelihood import log_likelihoods
 from e3jax.sampler.layout import sampling
 from e3jax.sampler.slots import sample
 from e3jax.sharding import AXES, make_mesh

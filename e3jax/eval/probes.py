@@ -21,22 +21,7 @@ from e3jax.errors import all_errors, need
 from e3jax.eval import tables
 from e3jax.eval.attempts import chain, conditional, requests, token_spans
 from e3jax.eval.attempts import probes as probes_of
-from e3jax.eval.budgets import Trace
-from e3jax.eval.digests import what_was_scored
-from e3jax.eval.distributions import Along, distributions
-from e3jax.eval.likelihood import log_likelihoods
-from e3jax.eval.responses import Asked, Response
-from e3jax.eval.rollouts import feature_means
-from e3jax.eval.run import (
-    Bench,
-    ask_all,
-    check_models_and_sets,
-    check_sampling,
-    dtype_of,
-    each_bench,
-    load_sets,
-    rising,
-)
+from e3jax.eval.forcing import Trace
 from e3jax.eval.scoring import TOGETHER
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
@@ -46,7 +31,22 @@ from e3jax.metrics.bootstrap import interval, ratio
 from e3jax.metrics.exploration import Span, attempt_keys, cumulative_unique, detect, explore
 from e3jax.metrics.pass_at_k import pass_at_k
 from e3jax.report.files import chains_file, conditional_file, tokens_file
-from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.workers import GraderPool
+from e3jax.rollout.bench import (
+    Bench,
+    ask_all,
+    check_models_and_sets,
+    check_sampling,
+    dtype_of,
+    each_bench,
+    load_sets,
+    rising,
+)
+from e3jax.rollout.digests import what_was_scored
+from e3jax.rollout.distributions import Along, distributions
+from e3jax.rollout.likelihood import log_likelihoods
+from e3jax.rollout.responses import Asked, Response
+from e3jax.rollout.rollouts import feature_means
 from e3jax.runtime import barrier, unless_stopped
 from e3jax.tasks.sets import chosen_sets
 

@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from e3jax.eval.budgets import Trace
-from e3jax.eval.responses import Response
-from e3jax.eval.rollouts import Grader
+from e3jax.eval.forcing import Trace
 from e3jax.metrics.exploration import verifications_code, verifications_paper
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.majority import majority_at_k
@@ -28,6 +26,8 @@ from e3jax.phases import begins_plan, split_text
 from e3jax.rewards.countdown_plans import read_execution
 from e3jax.rewards.extract import IN_PHASES, boxed_answer, last_answer
 from e3jax.rewards.latex import MAX_CHARS, normal, number
+from e3jax.rollout.responses import Response
+from e3jax.rollout.rollouts import Grader
 from e3jax.tasks.problem import Problem
 
 RESAMPLES = 1000

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from e3jax.curriculum.budget import choose_budget
 from e3jax.readers import json_lines
 from e3jax.records import read_lines
 from e3jax.report.figures import read_number, running_mean
-from e3jax.report.records import MAYBE, RECORDS
+from e3jax.report.read_run import MAYBE, RECORDS
+from e3jax.train.eq2 import choose_budget
 
 FORMS = ("train", "rise", "eval", "gain", "wait", "best")
 FORCED = {

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from e3jax.errors import Stopped, UserError, all_errors, first_line, need, need_seed
 from e3jax.eval import run as eval_run
-from e3jax.experiments import read
+from e3jax.experiments import paper, read, results
 from e3jax.flags import run_command
 from e3jax.lock import hold
 from e3jax.log import claim, now
@@ -32,7 +32,6 @@ from e3jax.metrics.seeds import KINDS, judge, verdict
 from e3jax.printable import printable
 from e3jax.readers import read_json
 from e3jax.records import Records, read_lines
-from e3jax.report import paper, results
 from e3jax.runtime import end_now, from_main
 from e3jax.storage import place, read_whole, write_whole
 from e3jax.train import curriculum

@@ -220,7 +220,7 @@ PROBES = {
 }
 
 SCALING = {
-    "method": "How the tokens are spent (e3jax/eval/scaling.py).",
+    "method": "How the tokens are spent (e3jax/scaling/run.py).",
     "judge": 'How plans are judged; "" where none is.',
     "k": "Plans, chains or thoughts per problem.",
     "accuracy": "Share of problems that are right.",

@@ -24,7 +24,7 @@ from e3jax.errors import UserError
 from e3jax.printable import printable
 from e3jax.report.html import SAMPLES_PAGE
 from e3jax.report.page import escaped
-from e3jax.report.records import RESPONSE, SAMPLES, read_record
+from e3jax.report.read_run import RESPONSE, SAMPLES, read_record
 from e3jax.report.spans import KINDS, attempts, text_spans
 from e3jax.storage import patiently, place
 

@@ -24,7 +24,7 @@ from e3jax.report.bands import draw_bands, seed_band
 from e3jax.report.figures import Line, read_interval, read_number
 from e3jax.report.html import figure_html, table_html
 from e3jax.report.page import escaped, page
-from e3jax.report.records import Run, load_run
+from e3jax.report.read_run import Run, load_run
 from e3jax.storage import patiently, place
 
 LONGEST = 48  # characters of a label made of fields; a longer one becomes a directory's name

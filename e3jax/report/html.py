@@ -3,7 +3,7 @@
 It puts what a run claims (accuracy per checkpoint and test budget with 95 % intervals, pass@k, the
 table behind Eq. 2) beside what one needs to doubt it (training curves, coloured rollouts, the
 config). It reads a run that is still going: what is missing is named in one sentence, and a line
-that cannot be read (half-written, say) is skipped and counted (report/records.py). All text of a model or a config is
+that cannot be read (half-written, say) is skipped and counted (report/read_run.py). All text of a model or a config is
 escaped, and nothing is loaded from the network.
 
     python -m e3jax.report.html runs/countdown
@@ -23,7 +23,7 @@ from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.figures import read_interval, read_number
 from e3jax.report.page import escaped, page
-from e3jax.report.records import load_run
+from e3jax.report.read_run import load_run
 from e3jax.storage import place
 
 SAMPLES = 10  # rollouts shown

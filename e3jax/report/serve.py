@@ -18,7 +18,7 @@ from e3jax.errors import UserError, first_line
 from e3jax.printable import printable
 from e3jax.report import browser
 from e3jax.report.html import SAMPLES_PAGE, report_page
-from e3jax.report.records import FILES
+from e3jax.report.read_run import FILES
 from e3jax.storage import place
 
 PAGES = {"report.html": report_page, SAMPLES_PAGE: lambda run_dir: browser.page([run_dir])}

@@ -11,8 +11,8 @@ Here the boxed answer is brought to a normal form (rewards/latex.py) and compare
    Fraction: sums, products and powers left to the grader are not (the reference is as strict for integers), nor
    fractions that can be reduced (as in the reference) unless the problem's answer can be;
 4. tuples, intervals, matrices and ratios are compared item by item in order, lists and sets in any order;
-5. a single expression that is none of these goes to math-verify (rewards/symbolic.py): call this in rewards/pool.py's
-   processes.
+5. a single expression that is none of these goes to math-verify (rewards/symbolic.py): call this in the processes of
+   rewards/workers.py.
 
     grade_text(problem, r"… </think> The answer is \boxed{\frac{14}{3}}.")  # Grade(score=1.0, reason="correct")
 

@@ -1,6 +1,6 @@
 r"""Two single expressions -> whether they are the same, by math-verify and sympy; the only place that runs them.
 
-sympy runs on model text here: call this in rewards/pool.py's processes, whose timeout is the only one (math-verify's
+sympy runs on model text here: call this in rewards/workers.py's processes, whose timeout is the only one (math-verify's
 own need a main thread, and are off). What sympy would choke on is turned away first.
 
     same_expression(r"11\sqrt{2}", r"\sqrt{242}")   # "correct"

@@ -19,8 +19,8 @@ from e3jax.errors import UserError
 from e3jax.models.pages import MERGED, PAGE, Pages
 from e3jax.models.qwen3 import Qwen3, cast_matrices, unstack
 from e3jax.runtime import fetch, put
-from e3jax.sampler.book import Book, pages_of
 from e3jax.sampler.decode import Drawn, admit, decode_block, empty_slots, fewer, new_piece, prefill
+from e3jax.sampler.page_table import Book, pages_of
 from e3jax.sharding import AXES
 from e3jax.types import Rollouts
 

@@ -24,18 +24,18 @@ from e3jax.models.cache import KVCache
 from e3jax.models.pages import AXES, PAGE, Pages, Piece
 from e3jax.models.presets import flops_per_token, num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
-from e3jax.sampler.book import Book, pages_of
 from e3jax.sampler.decode import Slots, admit, decode_block, prefill
 from e3jax.sampler.layout import mover
+from e3jax.sampler.page_table import Book, pages_of
 from e3jax.sampler.slots import cache_size, size_bucket
 from e3jax.sharding import assert_sharded, make_mesh, param_axes, sampling_mesh, spec
 from e3jax.train.grpo import add, grpo_gradient
+from e3jax.train.logprobs import score
 from e3jax.train.oxa import oxa_gradient
 from e3jax.train.packing import row_widths
 from e3jax.train.sft import add as add_sums
 from e3jax.train.sft import sft_gradient
 from e3jax.train.state import apply_gradients, make_optimizer, new_state
-from e3jax.train.steps import score
 from e3jax.types import Batch, TrainState
 
 NAMES = ("gradient", "add", "apply", "score", "to_sampling", "prefill", "admit", "decode")

@@ -28,9 +28,9 @@ from e3jax.readers import read_json
 from e3jax.sharding import make_mesh
 from e3jax.storage import place
 from e3jax.train.grpo import grpo_gradient
+from e3jax.train.logprobs import score
 from e3jax.train.oxa import oxa_gradient
 from e3jax.train.sft import sft_gradient
-from e3jax.train.steps import score
 from e3jax.types import Batch
 
 SHOWN = 10  # lines of a table

@@ -311,7 +311,7 @@ def check_data(stage: ConfigDict, field: str) -> None:
 @all_errors()
 def check_oxa(stage: ConfigDict, field: str) -> None:
     """A stage of train/oxa.py: sets that could be read, counts."""
-    need(is_place(stage.promote), f"{field}.promote", stage.promote, "a .jsonl file of curation/pools.py")
+    need(is_place(stage.promote), f"{field}.promote", stage.promote, "a .jsonl file of curation/oxa_sets.py")
     need(not stage.suppress or is_place(stage.suppress), f"{field}.suppress", stage.suppress, "a file, or '' for none")
     for name in ("per_step", "rows", "row_length"):
         need(stage[name] >= 1, f"{field}.{name}", stage[name], "use 1 or more")

@@ -16,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from e3jax.checkpoint.pretrained import load_params, same_model
-from e3jax.curriculum.budget import choose_budget, remarks
-from e3jax.eval.harness import distinct, evaluate, pass_at_ks, sample_line
+from e3jax.eval.in_training import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.metrics.bootstrap import resampled
 from e3jax.metrics.extrapolation import accuracy_at_budgets
@@ -30,6 +29,7 @@ from e3jax.sharding import assert_sharded
 from e3jax.tasks.sets import chosen_sets
 from e3jax.tasks.stream import FIELDS, Stream
 from e3jax.train import grpo, oxa, sft
+from e3jax.train.eq2 import choose_budget, remarks
 from e3jax.train.examples import open_examples
 from e3jax.train.number_features import number_features
 from e3jax.train.setup import Run, make_run

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.errors import need
-from e3jax.eval.likelihood import row_groups
-from e3jax.eval.rollouts import Graded, feature_means, rollout
 from e3jax.losses.e2c import exploration_weights
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
 from e3jax.metrics.training import phase_metrics, rollout_metrics
@@ -22,16 +20,18 @@ from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.grade import nothing_read
 from e3jax.rewards.plan import shaped
+from e3jax.rollout.likelihood import row_groups
+from e3jax.rollout.rollouts import Graded, feature_means, rollout
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import Stream
 from e3jax.tokenizer import pieces
 from e3jax.train.closing import closing_mask
 from e3jax.train.faults import Skips, save_or_stop
+from e3jax.train.logprobs import forward, score
 from e3jax.train.packing import Packed, enough_rows, pack_micro_batches, padding, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
-from e3jax.train.steps import forward, score
 from e3jax.types import Batch, TrainState
 
 TOKENS_LOGGED = 2048  # of a response in samples.jsonl, 25 bytes each: a bucket gets the whole file every half minute

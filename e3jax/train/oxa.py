@@ -1,7 +1,7 @@
 """OXA's fine-tuning, and its baselines': equal shares of a promoted and a suppressed set in every step.
 
-Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/oxa.py. The sets are files that
-curation/pools.py wrote. A step takes the next `per_step` rows of either set, each in its own order: a permutation per
+Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/oxa.py. The sets are files written by
+curation/oxa_sets.py. A step takes the next `per_step` rows of either set, each in its own order: a permutation per
 epoch, a function of (seed, epoch), the rest that does not fill a step left out (ALGORITHMS C.4). Without a suppressed
 set it is plain cross-entropy by sequence means: arms differ in their data alone.
 """
@@ -14,17 +14,17 @@ import numpy as np
 from etils import epath
 
 from e3jax.errors import UserError
-from e3jax.eval.likelihood import row_groups
 from e3jax.losses.oxa import oxa_loss, pool_weights
 from e3jax.models.qwen3 import Qwen3
+from e3jax.rollout.likelihood import row_groups
 from e3jax.sharding import constrain_params
 from e3jax.storage import place
 from e3jax.tasks.rows import file_rows
 from e3jax.tasks.stream import permutation
+from e3jax.train.logprobs import forward
 from e3jax.train.packing import enough_rows, pack_micro_batches, row_widths
 from e3jax.train.setup import Run
 from e3jax.train.sft import fit
-from e3jax.train.steps import forward
 
 FIELDS = ("prompt", "response")  # of a row: texts as the model reads and writes them
 
@@ -60,7 +60,7 @@ def oxa_gradient(
 
 
 def read_pool(path: epath.PathLike, *, per_step: int) -> Pool:
-    """A set of curation/pools.py; UserError when it is none, or smaller than a step's share."""
+    """A set of curation/oxa_sets.py; UserError when it is none, or smaller than a step's share."""
     rows = []
     for row in file_rows(place(path)):
         if row.wrong or not all(name in row.value and isinstance(row.value[name], str) for name in FIELDS):

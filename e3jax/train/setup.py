@@ -24,7 +24,7 @@ from e3jax.metrics.reading import LOST, READ
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.plan import UNSOUND
-from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.workers import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks import countdown_plans, countdown_traces

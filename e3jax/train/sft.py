@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e3jax.eval.likelihood import row_groups
 from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
+from e3jax.rollout.likelihood import row_groups
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.train.examples import Examples
 from e3jax.train.faults import Skips, save_or_stop
+from e3jax.train.logprobs import forward
 from e3jax.train.packing import enough_rows, pack_rows
 from e3jax.train.setup import Run
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
-from e3jax.train.steps import forward
 
 
 @partial(jax.jit, static_argnames=("model", "chunk"))

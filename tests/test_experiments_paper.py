@@ -6,8 +6,8 @@ import json
 import pytest
 
 from e3jax.errors import UserError
+from e3jax.experiments import paper, results
 from e3jax.metrics.seeds import judge, verdict
-from e3jax.report import paper, results
 from tests.test_report import HOSTILE, Page
 
 LINE = {"label": "grpo", "x": [96, 192], "mean": [0.4, 0.6], "low": [0.3, None], "high": [0.5, None]}

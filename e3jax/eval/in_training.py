@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from e3jax.eval.rollouts import Graded, Grader, feature_means, rollout
 from e3jax.metrics.exploration import cumulative_unique
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
@@ -16,6 +15,7 @@ from e3jax.metrics.reading import Parts
 from e3jax.metrics.training import phase_metrics
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import tag_ids
+from e3jax.rollout.rollouts import Graded, Grader, feature_means, rollout
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.traces import is_parsed
 

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.errors import UserError
-from e3jax.eval.asking import Call, Request, ask
-from e3jax.eval.likelihood import batches, hidden_states, log_likelihoods, row_groups
-from e3jax.eval.planning import Plan, Study, bare
 from e3jax.rewards.plan import common
+from e3jax.rollout.likelihood import batches, hidden_states, log_likelihoods, row_groups
 from e3jax.runtime import fetch, put
 from e3jax.sampler.slots import padded
+from e3jax.scaling.calls import Call, Request, ask
+from e3jax.scaling.planning import Plan, Study, bare
 from e3jax.tasks.plan_prompts import fill, numbered
 
 JUDGES = ("words", "likelihood", "prompted")

@@ -13,7 +13,7 @@ ways begin with a prefix of the one long response: a sample drawn with a shorter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from e3jax.eval.responses import Response
+from e3jax.rollout.responses import Response
 
 
 class Trace(NamedTuple):

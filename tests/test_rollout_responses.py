@@ -8,9 +8,9 @@ import pytest
 from etils import epath
 
 from e3jax.errors import UserError
-from e3jax.eval.responses import Asked, Response, Responses, fill
 from e3jax.eval.scoring import by_problem, count, finished_gb
 from e3jax.rewards.extract import Grade
+from e3jax.rollout.responses import Asked, Response, Responses, fill
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tasks.stream import problems_at
 from e3jax.tokenizer import WordTokenizer
@@ -73,7 +73,7 @@ def long(sharp, tmp_path_factory):
 
 def test_only_what_is_missing_is_drawn_and_comes_out_the_same(sharp, long, tmp_path, monkeypatch):
     """Guards noise that hangs on the order or the number of responses asked for; a line that a kill cut."""
-    monkeypatch.setattr("e3jax.eval.responses.AT_ONCE", 12)
+    monkeypatch.setattr("e3jax.rollout.responses.AT_ONCE", 12)
     first, drawn = draw(sharp, tmp_path, budget=32, stop_after=7)
     assert 7 <= drawn == len(first.known) < 30
     (file,) = tmp_path.iterdir()
@@ -130,7 +130,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
 
 def test_a_bucket_gets_whole_files(tmp_path, monkeypatch):
     """Nothing can be appended there: every half minute what has finished since becomes a file of its own."""
-    monkeypatch.setattr("e3jax.eval.responses.is_bucket", lambda path: True)
+    monkeypatch.setattr("e3jax.rollout.responses.is_bucket", lambda path: True)
     responses = Responses(epath.Path(tmp_path / "b"))
     responses.add({("response", 0, 0): Response((4,), False)}, ["p0"], [""])
     assert not (tmp_path / "b").exists()

@@ -1,7 +1,7 @@
 """The command: sample from a model, grade, perplexities, select: OXA's sets and its baselines', as files to train on.
 
-    python -m e3jax.curation.pools --config=configs/oxa_data.py:model=1.5b --workdir=gs://BUCKET/oxa-data
-    python -m e3jax.curation.pools --workdir=runs/oxa-data \
+    python -m e3jax.curation.oxa_sets --config=configs/oxa_data.py:model=1.5b --workdir=gs://BUCKET/oxa-data
+    python -m e3jax.curation.oxa_sets --workdir=runs/oxa-data \
         --config=configs/oxa_data.py:countdown,model=runs/quickstart/checkpoints/base/280
 
 Two pools: the teacher's responses, of which the right ones count, and the model's own (or a relative's) to the same
@@ -26,14 +26,14 @@ from e3jax.checkpoint.pretrained import model_config as config_of
 from e3jax.curation import oxa
 from e3jax.curation.perplexity import perplexities
 from e3jax.errors import UserError, all_errors, need
-from e3jax.eval.digests import digest, graded_by
-from e3jax.eval.responses import Asked, Responses
-from e3jax.eval.run import Bench, check_responses, check_sampling, in_chat
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.report.bars import perplexity_file
 from e3jax.rewards.extract import WHERE
-from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.workers import GraderPool
+from e3jax.rollout.bench import Bench, check_responses, check_sampling, in_chat
+from e3jax.rollout.digests import digest, graded_by
+from e3jax.rollout.responses import Asked, Responses
 from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sampler.layout import sampling
 from e3jax.sharding import make_mesh

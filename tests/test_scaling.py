@@ -18,19 +18,21 @@ pytest.importorskip("sklearn", reason="clusters of plans need pip install -e '.[
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
 from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import UserError
-from e3jax.eval import choosing, planning, react, run, scaling
-from e3jax.eval.asking import Call
-from e3jax.eval.choosing import clusters, load_encoder, mean_hidden, nearest
-from e3jax.eval.likelihood import hidden_states
-from e3jax.eval.planning import Plan, Run, Study, draw_plans, graded_problem
-from e3jax.eval.react import NEW, REFINED, accepted, guarded, next_plan, overlap, stuck_words
-from e3jax.eval.responses import Response, Responses
+from e3jax.eval import run
 from e3jax.eval.scoring import answer_of
 from e3jax.metrics.names import undefined_fields
 from e3jax.metrics.voting import at_cost, vote
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.plan import common
+from e3jax.rollout.likelihood import hidden_states
+from e3jax.rollout.responses import Response, Responses
 from e3jax.sampler.slots import padded
+from e3jax.scaling import choosing, planning, react
+from e3jax.scaling import run as scaling
+from e3jax.scaling.calls import Call
+from e3jax.scaling.choosing import clusters, load_encoder, mean_hidden, nearest
+from e3jax.scaling.planning import Plan, Run, Study, draw_plans, graded_problem
+from e3jax.scaling.react import NEW, REFINED, accepted, guarded, next_plan, overlap, stuck_words
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_plans import WORDS, plans_problem
 from e3jax.tasks.problem import Problem

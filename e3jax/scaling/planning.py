@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from e3jax.errors import UserError
-from e3jax.eval.asking import Call, Request, ask, said
-from e3jax.eval.run import Bench
 from e3jax.phases import NO_TAGS, TAGS, split_text, tag_ids
+from e3jax.rollout.bench import Bench
+from e3jax.scaling.calls import Call, Request, ask, said
 from e3jax.tasks.plan_prompts import fill
 from e3jax.tasks.problem import Problem
 

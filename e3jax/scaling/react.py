@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax.eval.asking import Call, Request, ask
-from e3jax.eval.planning import Plan, Run, Study, bare, execute, plans, run_of
 from e3jax.phases import TAGS
 from e3jax.rewards.countdown_plans import read_execution
 from e3jax.rewards.extract import last_boxed
+from e3jax.scaling.calls import Call, Request, ask
+from e3jax.scaling.planning import Plan, Run, Study, bare, execute, plans, run_of
 from e3jax.tasks.plan_prompts import WRONG, fill
 from e3jax.tasks.problem import Problem
 

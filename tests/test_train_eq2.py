@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.budget_rule import CURVES, measured, share_right
 from configs import common, smoke
-from e3jax.curriculum.budget import choose_budget, could_have_been, ratio_interval, remarks
 from e3jax.sharding import make_mesh
 from e3jax.train import curriculum
+from e3jax.train.eq2 import choose_budget, could_have_been, ratio_interval, remarks
 
 #        J:  ratios J(2B)/J(B): 256: 2.0, 512: 1.5, 1024: 1.1, 2048: 1.0
 CURVE = {256: 0.2, 512: 0.4, 1024: 0.6, 2048: 0.66, 4096: 0.66}

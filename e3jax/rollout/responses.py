@@ -1,6 +1,6 @@
 """Responses on disk, each appended as it finishes: a restart draws only what is missing.
 
-A response has a part ("response", or a continuation's name, eval/budgets.py), a problem's index in its set and a sample
+A response has a part ("response", or a continuation's name, eval/forcing.py), a problem's index in its set and a sample
 number, and these with the seed are all that its noise depends on. Each line carries a digest of the question's tokens:
 responses to another question are refused (`Responses.check`). Every start writes files of its own, so a line that a
 kill cut short is the last of its file and is left out. In a bucket, where nothing can be appended, a file is written
@@ -23,9 +23,9 @@ import numpy as np
 from etils import epath
 
 from e3jax.errors import UserError
-from e3jax.eval.digests import digest
 from e3jax.models.qwen3 import Qwen3
 from e3jax.readers import fault, parse_json, read_bytes
+from e3jax.rollout.digests import digest
 from e3jax.runtime import is_main
 from e3jax.sampler.slots import sample
 from e3jax.storage import append, is_bucket, patiently

@@ -12,7 +12,7 @@ import numpy as np
 
 from e3jax.metrics.reading import Parts
 from e3jax.models.qwen3 import Qwen3
-from e3jax.rewards.pool import Later
+from e3jax.rewards.workers import Later
 from e3jax.runtime import gather
 from e3jax.sampler.layout import sampling
 from e3jax.sampler.slots import sample

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from e3jax.models.pages import NONE
-from e3jax.sampler.book import Book
+from e3jax.sampler.page_table import Book
 
 
 def check(book: Book):

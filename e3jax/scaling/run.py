@@ -1,6 +1,6 @@
 """The command: what an E2C model gains from more tokens at test time, by eight methods (ALGORITHMS B.6).
 
-    python -m e3jax.eval.scaling --config=configs/e2c_scaling.py:rl2=runs/e2c/checkpoints/rl2/100 --workdir=runs/scaling
+    python -m e3jax.scaling.run --config=configs/e2c_scaling.py:rl2=runs/e2c/checkpoints/rl2/100 --workdir=runs/scaling
 
     greedy   one whole response
     sc       self-consistency: K whole responses vote
@@ -12,7 +12,7 @@
 "-target" behind sc or react: the target, which a Countdown question states, may decide what is kept.
 
 Every sampled token is counted once for each method that would have drawn it; what is only read (prompts, copies of
-plans) and what we put into the model's turn stand beside it (eval/asking.py). ledger.jsonl names the responses behind
+plans) and what we put into the model's turn stand beside it (scaling/calls.py). ledger.jsonl names the responses behind
 every number, responses/MODEL/SET/ holds them. Killed anywhere, the same command draws what is missing. Sets may
 change as eval/run.py says. scaling.jsonl has a line per model and set; scaling-SET.md, .csv and .svg are its table and
 figure; models called LABEL@SEED make scaling-seeds-SET.md too. "sc at its cost" is self-consistency (sc-target for
@@ -28,20 +28,20 @@ from ml_collections import ConfigDict
 
 from e3jax.errors import all_errors, need
 from e3jax.eval import tables
-from e3jax.eval.asking import Call
-from e3jax.eval.choosing import JUDGES, clusters, embed, embedding_calls, judge
-from e3jax.eval.digests import what_was_scored
-from e3jax.eval.planning import Run, Study, chains, draw_plans, execute, graded_problem, need_tags, tree
-from e3jax.eval.react import ACCEPT, accepted, react
-from e3jax.eval.run import check_models_and_sets, check_sampling, each_bench, load_sets, rising
 from e3jax.eval.scoring import answer_of
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.metrics.bootstrap import interval, ratio, ratio_difference
 from e3jax.metrics.voting import at_cost, vote
 from e3jax.report.files import scaling_file
-from e3jax.rewards.pool import GraderPool
+from e3jax.rewards.workers import GraderPool
+from e3jax.rollout.bench import check_models_and_sets, check_sampling, each_bench, load_sets, rising
+from e3jax.rollout.digests import what_was_scored
 from e3jax.runtime import barrier
+from e3jax.scaling.calls import Call
+from e3jax.scaling.choosing import JUDGES, clusters, embed, embedding_calls, judge
+from e3jax.scaling.planning import Run, Study, chains, draw_plans, execute, graded_problem, need_tags, tree
+from e3jax.scaling.react import ACCEPT, accepted, react
 from e3jax.tasks.sets import chosen_sets
 
 LOOKS = {  # colour and whether dashed: those that do not search plans are

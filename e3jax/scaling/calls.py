@@ -4,8 +4,8 @@
                 top_p=0.95)
     response, call = drawn[0, 2]        # of problem 0, sample 2
 
-Responses are kept as they finish (eval/responses.py): who asks for what is there draws nothing. A part's noise is its
-own: that of "plan" is not that of "chain".
+Responses are kept as they finish (rollout/responses.py): who asks for what is there draws nothing. The noise of part
+"plan" is not that of "chain".
 
 Tokens are counted once, where they were drawn. What a request begins with is read, not drawn: `forced` are tokens that
 we put into the model's turn (tags), `prompt` all others (the question, instructions, copies of plans). Samples of one
@@ -19,8 +19,8 @@ from typing import NamedTuple
 import jax
 
 from e3jax.errors import UserError
-from e3jax.eval.responses import Asked, Response
-from e3jax.eval.run import Bench, user_turn
+from e3jax.rollout.bench import Bench, user_turn
+from e3jax.rollout.responses import Asked, Response
 
 
 class Request(NamedTuple):

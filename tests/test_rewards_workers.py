@@ -11,11 +11,11 @@ import pytest
 from e3jax.metrics.reading import LOST, READ, read
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_all
-from e3jax.rewards.pool import GraderPool, in_batches
+from e3jax.rewards.workers import GraderPool, in_batches
 from e3jax.tasks.countdown import calculator_problem
 from e3jax.tasks.problem import Problem
 
-HERE = "tests.test_rewards_pool"
+HERE = "tests.test_rewards_workers"
 
 
 def moody(problem, text, done):
@@ -149,7 +149,7 @@ def test_workers_end_with_their_parent():
     """A trainer that is killed must not leave graders behind, hanging ones included."""
     code = (
         "import os, signal, threading, time\n"
-        "from e3jax.rewards.pool import GraderPool\n"
+        "from e3jax.rewards.workers import GraderPool\n"
         f"pool = GraderPool(workers=1, timeout_s=60.0, function='{HERE}:moody')\n"
         "later = pool.submit([None], ['hang'], [True])\n"
         "while not pool.started: time.sleep(0.01)\n"

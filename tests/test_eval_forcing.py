@@ -1,7 +1,7 @@
 """Traces of forced responses, token by token."""
 
-from e3jax.eval.budgets import Trace, continued, force, reopened, thought
-from e3jax.eval.responses import Response
+from e3jax.eval.forcing import Trace, continued, force, reopened, thought
+from e3jax.rollout.responses import Response
 
 CLOSE, EOS, WAIT = (8, 9), 1, (7,)
 STOP = (EOS,)

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.errors import UserError
-from e3jax.eval.likelihood import PIECE, batches, hidden_states, row_groups
 from e3jax.models.qwen3 import Qwen3, unembedding
+from e3jax.rollout.likelihood import PIECE, batches, hidden_states, row_groups
 from e3jax.runtime import fetch, put
 from e3jax.sampler.slots import padded
 from e3jax.sharding import constrain

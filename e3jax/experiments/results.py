@@ -1,4 +1,4 @@
-"""results.json: what an experiment leaves, whoever ran it; report/paper.py makes a page of any number of them.
+"""results.json: what an experiment leaves, whoever ran it; experiments/paper.py makes a page of any number of them.
 
 One JSON object. Numbers that are not finite are null. Required:
 
@@ -73,19 +73,19 @@ def check(results: dict, where: str) -> dict:
         raise UserError(f"{where} is no JSON object")
     for name, kind in FIELDS.items():
         if name not in results:
-            raise UserError(f"{where} has no {name!r}: the format is in e3jax/report/results.py")
+            raise UserError(f"{where} has no {name!r}: the format is in e3jax/experiments/results.py")
         if not isinstance(results[name], kind):
-            raise UserError(f"{where}: {name!r} is {type(results[name]).__name__}, see e3jax/report/results.py")
+            raise UserError(f"{where}: {name!r} is {type(results[name]).__name__}, see e3jax/experiments/results.py")
     for name, keys in PARTS.items():
         for i, part in enumerate(results[name]):
             missing = [key for key in keys if not isinstance(part, dict) or key not in part]
             if missing:
-                raise UserError(f"{where}: {name}[{i}] has no {missing[0]!r}, see e3jax/report/results.py")
+                raise UserError(f"{where}: {name}[{i}] has no {missing[0]!r}, see e3jax/experiments/results.py")
     if results["verdict"] not in VERDICTS:
         raise UserError(f"{where}: verdict {results['verdict']!r}, one of {', '.join(VERDICTS)}")
     wrong = fault(results, SHAPE) or contradiction(results)
     if wrong:
-        raise UserError(f"{where}: {wrong}, see e3jax/report/results.py")
+        raise UserError(f"{where}: {wrong}, see e3jax/experiments/results.py")
     return results
 
 

@@ -14,14 +14,14 @@ import pytest
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
 from e3jax.checkpoint.hf import save_hf
 from e3jax.checkpoint.pretrained import write_description
-from e3jax.curation import pools
+from e3jax.curation import oxa_sets as pools
 from e3jax.curation.perplexity import perplexities
 from e3jax.errors import UserError
-from e3jax.eval.responses import Asked, Response
 from e3jax.metrics.names import undefined_fields
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.rewards.grade import grade_all
+from e3jax.rollout.responses import Asked, Response
 from e3jax.sharding import make_mesh, param_shardings
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tokenizer import WordTokenizer

@@ -1,6 +1,6 @@
 """Digests of a set's questions and answers beside what was made of them: an edited set is never taken for the old one.
 
-A response carries a digest of its question's tokens (eval/responses.py), a record one of what it counts: changed
+A response carries a digest of its question's tokens (rollout/responses.py), a record one of what it counts: changed
 questions are refused, changed answers are graded again, and a set may grow or shrink.
 
     line["scored"] = what_was_scored(problems, samples)

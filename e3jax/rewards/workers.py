@@ -4,7 +4,7 @@
         grades = pool.grade_all(problems, texts, done)     # as rewards/grade.py, which the workers call
         later = pool.submit(problems, texts, done)         # at once; later.result() is the list of grades
 
-A worker is `python -m e3jax.rewards.pool MODULE:FUNCTION`; it knows nothing of jax, and ends with its parent. It may
+A worker is `python -m e3jax.rewards.workers MODULE:FUNCTION`; it knows nothing of jax, and ends with its parent. It may
 grow by MEMORY bytes. What a text does to it (too slow, stopped, out of memory, too deep, dead) costs that text's grade
 and nothing else; an exception of another kind is a bug of the grader, and ends the run.
 """
@@ -125,7 +125,7 @@ class Worker:
 
     def __init__(self, function: str):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "e3jax.rewards.pool", function],
+            [sys.executable, "-m", "e3jax.rewards.workers", function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

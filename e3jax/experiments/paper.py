@@ -1,9 +1,9 @@
 """One page of all experiments: the paper's claim, our figures, the numbers over seeds, the verdict by the stated rule.
 
-    python -m e3jax.report.paper runs/experiments/* --to=paper.html
+    python -m e3jax.experiments.paper runs/experiments/* --to=paper.html
 
-Reads results.json (report/results.py) of every directory named; those without one are skipped with a line. The page is
-one file, loads nothing, and escapes every text. Prints a table "figure, command, verdict, numbers" in markdown too.
+Reads results.json (experiments/results.py) of every directory named; those without one are skipped with a line. The
+page is one file, loads nothing, and escapes every text. Prints a table "figure, command, verdict, numbers" in markdown too.
 """
 
 import argparse
@@ -14,12 +14,12 @@ import numpy as np
 from etils import epath
 
 from e3jax.errors import UserError
+from e3jax.experiments.results import FILE, read
 from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.files import Entry, panels_file
 from e3jax.report.html import figure_html, table_html
 from e3jax.report.page import escaped, page
-from e3jax.report.results import FILE, read
 from e3jax.storage import place
 
 SIGN = {"reproduced": "✓", "mixed": "±", "not reproduced": "✗", "not decided": "?"}
@@ -201,7 +201,7 @@ def write_page(directories: list[str], to: epath.PathLike) -> epath.Path:
 
 def main() -> None:
     """The command: the page of all experiments, and README's table on stdout."""
-    parser = argparse.ArgumentParser(prog="python -m e3jax.report.paper", description="One page of all experiments.")
+    parser = argparse.ArgumentParser(prog="python -m e3jax.experiments.paper", description="Write one page of experiments.")
     parser.add_argument("results", nargs="+", help="directories (or results.json files) of finished experiments")
     parser.add_argument("--to", default="paper.html", help="the page (default: paper.html)")
     given = parser.parse_args()
