@@ -30,18 +30,27 @@ class Command:
     """A command under way, training unless said; what it says on stderr is kept."""
 
     def __init__(
-        self, workdir, *flags: str, module: str = "e3jax.train.curriculum", config: str = "configs/smoke.py",
-        env: dict | None = None, before="",
-    ):  # fmt: skip
+        self,
+        workdir,
+        *flags: str,
+        module: str = "e3jax.train.curriculum",
+        config: str = "configs/smoke.py",
+        env: dict | None = None,
+        before="",
+    ):
         """`before`: Python to run in the process first."""
         start = f"{before}\nimport runpy\nrunpy.run_module({module!r}, run_name='__main__')"
         how = ["-c", start] if before else ["-m", module]
         command = [sys.executable, *how, f"--config={config}", f"--workdir={workdir}", *flags]
         self.workdir, self.lines = workdir, []
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"} | (env or {}), text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | (env or {}),
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
         self.reader.start()
 

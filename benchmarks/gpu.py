@@ -64,9 +64,11 @@ def limits(asked) -> dict:
     x = jax.random.normal(jax.random.key(2), (megabytes * 2**18,), jnp.float32)
     product, copy, total = jax.jit(jnp.matmul), jax.jit(lambda x: -x), jax.jit(jnp.sum)
     return {
-        "device": jax.devices()[0].device_kind, "flops_per_s": 2 * n**3 / seconds(product, a, b),
-        "copy_bytes_per_s": 2 * x.nbytes / seconds(copy, x), "read_bytes_per_s": x.nbytes / seconds(total, x),
-    }  # fmt: skip
+        "device": jax.devices()[0].device_kind,
+        "flops_per_s": 2 * n**3 / seconds(product, a, b),
+        "copy_bytes_per_s": 2 * x.nbytes / seconds(copy, x),
+        "read_bytes_per_s": x.nbytes / seconds(total, x),
+    }
 
 
 # ---- transformers
@@ -82,10 +84,16 @@ def transformers_part(asked) -> dict:
     assert c.tied, f"{asked.model}: random_qwen3 ties its embeddings"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = random_qwen3(
-        theta=c.rope_theta, device=device, vocab_size=c.vocab_size, hidden_size=c.width,
-        intermediate_size=c.mlp_width, num_hidden_layers=c.layers, num_attention_heads=c.heads,
-        num_key_value_heads=c.kv_heads, head_dim=c.head_width,
-    )  # fmt: skip
+        theta=c.rope_theta,
+        device=device,
+        vocab_size=c.vocab_size,
+        hidden_size=c.width,
+        intermediate_size=c.mlp_width,
+        num_hidden_layers=c.layers,
+        num_attention_heads=c.heads,
+        num_key_value_heads=c.kv_heads,
+        head_dim=c.head_width,
+    )
     model = model.to(torch.bfloat16).eval()
     model.save_pretrained(asked.dir / "model")
     token_bt = some_tokens(c)
@@ -112,11 +120,16 @@ def transformers_part(asked) -> dict:
         torch_roll(model, repeated, length_b, batch=asked.torch_batch)
         times.append(time.perf_counter() - start)
     return {
-        "seconds": times, "batch": asked.torch_batch, "tokens": int(length_b.sum()), "longest": int(length_b.max()),
-        "tokens_per_s": float(length_b.sum() / statistics.median(times)), "torch": torch.__version__,
+        "seconds": times,
+        "batch": asked.torch_batch,
+        "tokens": int(length_b.sum()),
+        "longest": int(length_b.max()),
+        "tokens_per_s": float(length_b.sum() / statistics.median(times)),
+        "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "attention": model.config._attn_implementation, "copy_bytes_per_s": bandwidth,
-    }  # fmt: skip
+        "attention": model.config._attn_implementation,
+        "copy_bytes_per_s": bandwidth,
+    }
 
 
 def some_tokens(c) -> np.ndarray:
@@ -160,12 +173,20 @@ def rollout(asked) -> dict:
     sampled = r.sampled[few, : logp.shape[1]]
     apart = np.abs(logp - r.logp[few, : logp.shape[1]])[sampled]
     return {
-        "seconds": times[1:], "first_s": times[0], "slots": asked.slots, "block": asked.block,
-        "tokens": int(length_pg.sum()), "tokens_per_s": float(length_pg.sum() / statistics.median(times[1:])),
-        "first_token_s": stats["first_token_s"], "occupancy": stats["occupancy"],
-        "logits_mean_gap": float(gap.mean()), "logits_max_gap": float(gap.max()),
-        "parity_mean": float(apart.mean()), "parity_max": float(apart.max()), "jax": jax.__version__,
-    }  # fmt: skip
+        "seconds": times[1:],
+        "first_s": times[0],
+        "slots": asked.slots,
+        "block": asked.block,
+        "tokens": int(length_pg.sum()),
+        "tokens_per_s": float(length_pg.sum() / statistics.median(times[1:])),
+        "first_token_s": stats["first_token_s"],
+        "occupancy": stats["occupancy"],
+        "logits_mean_gap": float(gap.mean()),
+        "logits_max_gap": float(gap.max()),
+        "parity_mean": float(apart.mean()),
+        "parity_max": float(apart.max()),
+        "jax": jax.__version__,
+    }
 
 
 def random_model(name: str, *, remat: str, params_dtype: str):
@@ -224,18 +245,31 @@ def decode(asked) -> dict:
 
             last = jax.random.randint(jax.random.key(4), (j, 1), 2, c.vocab_size, jnp.int32)
             state = Slots(
-                last, int32(context_j), int32(1 << 29), int32(1), jnp.ones(j, bool), jnp.zeros(j, bool),
+                last,
+                int32(context_j),
+                int32(1 << 29),
+                int32(1),
+                jnp.ones(j, bool),
+                jnp.zeros(j, bool),
                 jax.random.split(jax.random.key(3), j),
-            )  # fmt: skip
+            )
             times, context = [], context_j.astype(float)
 
             def block(pools, state, book=book):
                 cache = Pages(pools, *(jnp.asarray(x) for x in (book.table_jn, *book.owners())))  # donated
                 start = time.perf_counter()
                 cache, state, drawn = decode_block(
-                    side.model, side.params, cache, state, jnp.int32(j + 1), steps=steps, stop=((1,) * 8,),
-                    temperature=1.0, top_k=0, top_p=1.0,
-                )  # fmt: skip
+                    side.model,
+                    side.params,
+                    cache,
+                    state,
+                    jnp.int32(j + 1),
+                    steps=steps,
+                    stop=((1,) * 8,),
+                    temperature=1.0,
+                    top_k=0,
+                    top_p=1.0,
+                )
                 jax.block_until_ready(drawn)
                 return cache.pools, state, time.perf_counter() - start, drawn
 
@@ -250,10 +284,17 @@ def decode(asked) -> dict:
             live = float((context + steps * (1 + rounds / 2)).sum())
             ms = statistics.median(times)
             found[name] = {
-                "ms": ms, "least": min(times), "most": max(times), "first_s": first, "live_tokens": live,
-                "pages": shape[1], "bytes": weights + live * each, "bytes_per_s": (weights + live * each) / ms * 1000,
-                "finite": bool(np.isfinite(np.asarray(drawn.logp_ij)).all()), "tokens_per_s": j / ms * 1000,
-            }  # fmt: skip
+                "ms": ms,
+                "least": min(times),
+                "most": max(times),
+                "first_s": first,
+                "live_tokens": live,
+                "pages": shape[1],
+                "bytes": weights + live * each,
+                "bytes_per_s": (weights + live * each) / ms * 1000,
+                "finite": bool(np.isfinite(np.asarray(drawn.logp_ij)).all()),
+                "tokens_per_s": j / ms * 1000,
+            }
             k = pools = None  # before the next pool is made
             print(f"  {name}: {ms:.2f} ms a step, {found[name]['bytes_per_s'] / 1e12:.2f} TB/s", flush=True)
     sizes = {"page": PAGE, "warps": WARPS, "rounds": rounds, "weights_bytes": weights, "position_bytes": each}
@@ -287,11 +328,19 @@ def update(asked) -> dict:
         with traced(asked.out / "update_kernels.json", 1):
             trainer.update(work, rows=asked.rows, budget=asked.update_budget)
     return {
-        "seconds": times[1:], "first_s": times[0], "tokens": int(work.length.sum()), "responses": len(work.length),
-        "rows": asked.rows, "chunk": asked.chunk, "remat": asked.remat, "budget": asked.update_budget,
-        "flops": flops, "flops_per_s": flops / statistics.median(times[1:]), "padding": values["pack/padding"],
+        "seconds": times[1:],
+        "first_s": times[0],
+        "tokens": int(work.length.sum()),
+        "responses": len(work.length),
+        "rows": asked.rows,
+        "chunk": asked.chunk,
+        "remat": asked.remat,
+        "budget": asked.update_budget,
+        "flops": flops,
+        "flops_per_s": flops / statistics.median(times[1:]),
+        "padding": values["pack/padding"],
         "grad_norm": float(values["optim/grad_norm"]),
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager
@@ -338,9 +387,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--block", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5, help="decode: timed blocks")
     parser.add_argument(
-        "--contexts", type=lambda text: text.split(","), default=["8192", "2048-8192", "2048"],
+        "--contexts",
+        type=lambda text: text.split(","),
+        default=["8192", "2048-8192", "2048"],
         help="decode: tokens that the slots hold, all the same or spread evenly; the one with a dash is traced",
-    )  # fmt: skip
+    )
     parser.add_argument("--torch_batch", type=int, default=128)
     parser.add_argument("--torch_repeats", type=int, default=1)
     parser.add_argument("--update_prompts", type=int, default=16)

@@ -36,18 +36,137 @@ from e3jax.tokenizer import pieces, split_thinking
 
 SIZES = (20_000, 100_000, 200_000)  # characters
 FRAGMENTS = (
-    "\n", " ", " \n", "\n\n", "\r\n", "\t", "\t*#", "\x1c", "\u00a0", "\u2003\u2028", "\v\f ", "7", "0", "9!", "7 ",
-    "1.1.1.1.", "1. ", "1.", "1.\n", "1)\n", "step ", "step\n", "Step 1: a\n", "1. a b c d\n", "**", "(", ")", "()",
-    "{", "}", "{}", "[", "\\", "\\{", "\\\\", "\\boxed{", "\\boxed ", "\\boxed{1}", "\\fbox{", "<answer>",
-    "</answer>", "<answer>7 + 5 * 2</answer>", "<think>", "</think>", "Wait, ", "wait\n", ". But wait",
-    "Alternatively. ", "approximation", "\\frac", "\\frac{1}{", "\\frac12", "\\text{", "\\text{ cm}", "\\left(",
-    "\\sqrt", "^", "^{", "_{", "$", "$a", "$a=1$ is wrong. ", "\\(", "\\(a", "a,b,c", "1,", "1,000,", ",", ";", ":",
-    "...", ".", "!", "?", "=", " = ", "1=", "1+1=", "1 + 1 = 2", "1 + 1 = ", "+ ", "-", "- ?3 ", "+ 5 ?7 ", "x", "ab",
-    "a=", "a b ", "is wrong ", "not ", "answer is ", "answer: A ", "yes ", "no ", "= ", "= 3 yes ",
-    "7 + 5 * 2 = 12 24 ?24 0 yes ", "1 2 = ", "?24 ", "e\u0301", "\u0301", "😀", "\u202e", "²", "٣", "５", "ﬁ", "İ",
-    "Σ", "\u0000", "\ufffd", *TAGS, "".join(TAGS), TAGS[0] + TAGS[0], "!important", "&", "\\cup", "\\pm", "or ",
-    "and ", "%", "'", '"', "&amp;", "-->", "1e9", "10^", "/", "1/", "1 / 0 ",
-)  # fmt: skip
+    "\n",
+    " ",
+    " \n",
+    "\n\n",
+    "\r\n",
+    "\t",
+    "\t*#",
+    "\x1c",
+    "\u00a0",
+    "\u2003\u2028",
+    "\v\f ",
+    "7",
+    "0",
+    "9!",
+    "7 ",
+    "1.1.1.1.",
+    "1. ",
+    "1.",
+    "1.\n",
+    "1)\n",
+    "step ",
+    "step\n",
+    "Step 1: a\n",
+    "1. a b c d\n",
+    "**",
+    "(",
+    ")",
+    "()",
+    "{",
+    "}",
+    "{}",
+    "[",
+    "\\",
+    "\\{",
+    "\\\\",
+    "\\boxed{",
+    "\\boxed ",
+    "\\boxed{1}",
+    "\\fbox{",
+    "<answer>",
+    "</answer>",
+    "<answer>7 + 5 * 2</answer>",
+    "<think>",
+    "</think>",
+    "Wait, ",
+    "wait\n",
+    ". But wait",
+    "Alternatively. ",
+    "approximation",
+    "\\frac",
+    "\\frac{1}{",
+    "\\frac12",
+    "\\text{",
+    "\\text{ cm}",
+    "\\left(",
+    "\\sqrt",
+    "^",
+    "^{",
+    "_{",
+    "$",
+    "$a",
+    "$a=1$ is wrong. ",
+    "\\(",
+    "\\(a",
+    "a,b,c",
+    "1,",
+    "1,000,",
+    ",",
+    ";",
+    ":",
+    "...",
+    ".",
+    "!",
+    "?",
+    "=",
+    " = ",
+    "1=",
+    "1+1=",
+    "1 + 1 = 2",
+    "1 + 1 = ",
+    "+ ",
+    "-",
+    "- ?3 ",
+    "+ 5 ?7 ",
+    "x",
+    "ab",
+    "a=",
+    "a b ",
+    "is wrong ",
+    "not ",
+    "answer is ",
+    "answer: A ",
+    "yes ",
+    "no ",
+    "= ",
+    "= 3 yes ",
+    "7 + 5 * 2 = 12 24 ?24 0 yes ",
+    "1 2 = ",
+    "?24 ",
+    "e\u0301",
+    "\u0301",
+    "😀",
+    "\u202e",
+    "²",
+    "٣",
+    "５",
+    "ﬁ",
+    "İ",
+    "Σ",
+    "\u0000",
+    "\ufffd",
+    *TAGS,
+    "".join(TAGS),
+    TAGS[0] + TAGS[0],
+    "!important",
+    "&",
+    "\\cup",
+    "\\pm",
+    "or ",
+    "and ",
+    "%",
+    "'",
+    '"',
+    "&amp;",
+    "-->",
+    "1e9",
+    "10^",
+    "/",
+    "1/",
+    "1 / 0 ",
+)
 # what the trainer's and the tools' own forms expect in front, so that a reader goes on into what follows
 OPENINGS = ("", "1", "1.", "$", "step", "wait", "<answer>", "\\boxed{", TAGS[0], "".join(TAGS[:3]), "\\(a is wrong")
 ENDINGS = ("", "\n", "}", "</answer>", "</think>\\boxed{7}", "yes", TAGS[3], ".", "$", "=")
@@ -116,23 +235,36 @@ IN_TRAINER = {
 }
 IN_WORKERS = {
     **{f"grade {name}": taken_in(p) for name, p in PROBLEMS.items()},
-    **{f"grade a boxed {name}": taken_in(PROBLEMS[name], boxed)
-       for name in ("number", "expression", "list", "set", "mcq", "multiplication", "e2c_original")},
-    **{f"grade an answer {name}": taken_in(PROBLEMS[name], lambda text: f"<answer>{text}</answer>")
-       for name in ("countdown", "calculator", "products")},
+    **{
+        f"grade a boxed {name}": taken_in(PROBLEMS[name], boxed)
+        for name in ("number", "expression", "list", "set", "mcq", "multiplication", "e2c_original")
+    },
+    **{
+        f"grade an answer {name}": taken_in(PROBLEMS[name], lambda text: f"<answer>{text}</answer>")
+        for name in ("countdown", "calculator", "products")
+    },
     **{f"grade two phases {name}": taken_in(PROBLEMS[name], twice) for name in ("two phases", "plans")},
-    **{f"features {name}": lambda text, p=PROBLEMS[name]: exploration.explore(p, text, done=True, correct=False)
-       for name in ("number", "calculator", "products")},
-    **{f"parts {name}": lambda text, p=PROBLEMS[name]: reading.take_apart(p, text)
-       for name in ("number", "calculator", "products")},
-    **{f"plan share {how}, {name}": followed(name, how)
-       for how in ("sound", "original") for name in ("number", "plans")},
+    **{
+        f"features {name}": lambda text, p=PROBLEMS[name]: exploration.explore(p, text, done=True, correct=False)
+        for name in ("number", "calculator", "products")
+    },
+    **{
+        f"parts {name}": lambda text, p=PROBLEMS[name]: reading.take_apart(p, text)
+        for name in ("number", "calculator", "products")
+    },
+    **{
+        f"plan share {how}, {name}": followed(name, how)
+        for how in ("sound", "original")
+        for name in ("number", "plans")
+    },
     "plan share untagged": lambda text: plan.plan_share(PROBLEMS["number"], text, "original"),
-}  # fmt: skip
+}
 IN_COMMANDS = {
     "unsound": lambda text: plan.original_correct(r"\frac{1}{2}", text),
-    **{f"calls {name}": lambda text, p=PROBLEMS[name]: exploration.detect(p, text, close="</think>")
-       for name in ("countdown", "calculator", "products", "number")},
+    **{
+        f"calls {name}": lambda text, p=PROBLEMS[name]: exploration.detect(p, text, close="</think>")
+        for name in ("countdown", "calculator", "products", "number")
+    },
     **{f"vote {name}": voted_in(PROBLEMS[name]) for name in ("countdown", "plans", "number")},
     **{f"vote boxed {name}": voted_in(PROBLEMS[name], boxed) for name in ("number", "mcq")},
     "vote two phases": voted_in(PROBLEMS["plans"], twice),
@@ -142,17 +274,18 @@ IN_COMMANDS = {
     "stuck": lambda text: react.stuck_words(text, text, "a question"),
     "taken back": lambda text: react.negated_formulas(text + " is wrong"),
     "next plan": lambda text: react.next_plan(
-        stuck=True, current=text, refined=text[1:], tried=[text], unused={0: text}, words={"a"}),
+        stuck=True, current=text, refined=text[1:], tried=[text], unused={0: text}, words={"a"}
+    ),
     "judged": lambda text: choosing.nearest(text, [text[1:], "7"]),
     "cut": lambda text: cut(text, ["\n\nQ:", "</s>"]),
     "thinking": lambda text: split_thinking("7*8?", text),
     "on the terminal": partial(printable, lines=True),
-}  # fmt: skip
+}
 IN_REPORTS = {
     "spans": lambda text: text_spans("7*8? <think>", text),
     "spans of a calculator": lambda text: text_spans("7 5 2 ?24", text),
     "spans to a question": lambda text: text_spans(text, "1 + 2 = 3 ?3 0 yes"),
-}  # fmt: skip
+}
 READERS = {
     **{name: Reader(read, 50.0) for name, read in IN_TRAINER.items()},
     **{name: Reader(read, 250.0) for name, read in IN_WORKERS.items()},  # within grader.timeout_s whatever they meet

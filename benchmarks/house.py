@@ -60,13 +60,15 @@ def compares_a_task(tree: ast.AST) -> bool:
 
     compared = (n for n in ast.walk(tree) if isinstance(n, ast.Compare))
     called = (
-        n for n in ast.walk(tree)
+        n
+        for n in ast.walk(tree)
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == "startswith"
-    )  # fmt: skip
+    )
     return any(
         names_task(side) and any(strings(x) for x in (c.left, *c.comparators) if x is not side)
-        for c in compared for side in (c.left, *c.comparators)
-    ) or any(names_task(c.func.value) for c in called)  # fmt: skip
+        for c in compared
+        for side in (c.left, *c.comparators)
+    ) or any(names_task(c.func.value) for c in called)
 
 
 def circles(trees: dict[str, ast.AST]) -> list[tuple[str, ...]]:
@@ -100,8 +102,14 @@ def measure(root: Path) -> dict[str, object]:
     trees = {path: ast.parse(text) for path, text in sources.items()}
     every = [f for tree in trees.values() for f in functions(tree)]
     widths, heights = [parameters(f) for f in every], [lines(f) for f in every]
-    everything = [*sources.values(), *(p.read_text() for d in ("tests", "configs", "benchmarks", "examples")
-                                       for p in sorted((root / d).rglob("*.py")))]  # fmt: skip
+    everything = [
+        *sources.values(),
+        *(
+            p.read_text()
+            for d in ("tests", "configs", "benchmarks", "examples")
+            for p in sorted((root / d).rglob("*.py"))
+        ),
+    ]
     folders = {}
     for path in sources:
         folders.setdefault(str(Path(path).parent), []).append(path)

@@ -60,7 +60,7 @@ def step(name: str, *command: str, environment=None) -> dict:
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"} | (environment or {})
-    )  # fmt: skip
+    )
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:

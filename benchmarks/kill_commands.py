@@ -29,10 +29,22 @@ sys.path += [str(ROOT), str(ROOT / "tests")]
 from benchmarks.faults import Command, contents, differing, writing  # noqa: E402
 
 LARGE = dict(
-    model_type="llama", hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-    head_dim=64, intermediate_size=1536, vocab_size=49_152, tie_word_embeddings=True, rope_theta=100_000.0,
-    rms_norm_eps=1e-5, max_position_embeddings=8192, hidden_act="silu", rope_scaling=None, architectures=["any"],
-)  # fmt: skip
+    model_type="llama",
+    hidden_size=576,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    head_dim=64,
+    intermediate_size=1536,
+    vocab_size=49_152,
+    tie_word_embeddings=True,
+    rope_theta=100_000.0,
+    rms_norm_eps=1e-5,
+    max_position_embeddings=8192,
+    hidden_act="silu",
+    rope_scaling=None,
+    architectures=["any"],
+)
 LARGE_FLAGS = (
     "--config.order=('short',)", "--config.stages.short.rows=1", "--config.stages.short.row_length=64",
     "--config.stages.short.traces.most_tokens=50", "--config.stages.short.evaluated=False",
@@ -137,15 +149,18 @@ def start(case: Case, place: Place, models: dict[str, Path]) -> Command:
     config, flags = f"{ROOT}/benchmarks/kill_configs.py:{argument}", ()
     if case.name == "oxa":  # its configs are files that it reads itself
         small = models["calculator"].parent / "oxa.py"
-        small.write_text("from benchmarks.kill_configs import config_oxa\n\n\ndef get_config(argument):\n"
-                         "    return config_oxa(argument)\n")  # fmt: skip
+        small.write_text(
+            "from benchmarks.kill_configs import config_oxa\n\n\ndef get_config(argument):\n"
+            "    return config_oxa(argument)\n"
+        )
         config, flags = str(small), (f"--data={small}",)
     if case.name == "probes" and not place.files.exists():  # a random model makes no attempts
         put_attempts(place, models)
     workdir = f"{place.workdir}/here" if case.name == "experiment" else place.workdir  # its bases lie beside it
     before = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{OFTEN}{case.before}"
-    return Command(workdir, *flags, module=case.module, config=config, before=before,
-                   env=place.env | {"XLA_FLAGS": LIGHT})  # fmt: skip
+    return Command(
+        workdir, *flags, module=case.module, config=config, before=before, env=place.env | {"XLA_FLAGS": LIGHT}
+    )
 
 
 def put_attempts(place: Place, models: dict[str, Path]) -> None:

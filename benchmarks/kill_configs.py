@@ -99,8 +99,9 @@ def config_didactic(_):
     c = pk.get_config()
     c.seeds, c.points, c.budget, c.model.actions = 2, 40, 20, 10
     c.checks.traces, c.checks.policies = 200, 50
-    c.settings = {name: pk.setting(advantage="sign", lr=0.1, updates=updates) for name, updates in
-                  (("one", 8000), ("two", 4000))}  # fmt: skip
+    c.settings = {
+        name: pk.setting(advantage="sign", lr=0.1, updates=updates) for name, updates in (("one", 8000), ("two", 4000))
+    }
     c.order = ("one", "two")
     return c
 

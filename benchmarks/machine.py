@@ -24,9 +24,12 @@ def facts() -> dict:
     with open("/proc/cpuinfo") as file:
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     return {
-        "date": datetime.datetime.now().isoformat(timespec="seconds"), "processor": names[0] if names else "unknown",
-        "cores": len(os.sched_getaffinity(0)), "load_average": os.getloadavg()[0], "versions": versions,
-    }  # fmt: skip
+        "date": datetime.datetime.now().isoformat(timespec="seconds"),
+        "processor": names[0] if names else "unknown",
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "versions": versions,
+    }
 
 
 def say(found: dict) -> None:

@@ -25,15 +25,30 @@ def measure(topology: str, chips: int, length: int, remat: str) -> dict:
     """One line of the tool's JSON: the gradient's bytes per chip."""
     with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as file:
         subprocess.run(
-            [sys.executable, "-m", "e3jax.tools.aot", f"--config=configs/e3_math.py:stage=2,chips={chips}",
-             f"--topology={topology}", "--programs=gradient", "--nosuggest", f"--json={file.name}", "--limit=1000",
-             f"--config.stages.math.budget={length - 1024}", f"--config.model.remat={remat}"],
-            stdout=subprocess.DEVNULL, check=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "e3jax.tools.aot",
+                f"--config=configs/e3_math.py:stage=2,chips={chips}",
+                f"--topology={topology}",
+                "--programs=gradient",
+                "--nosuggest",
+                f"--json={file.name}",
+                "--limit=1000",
+                f"--config.stages.math.budget={length - 1024}",
+                f"--config.model.remat={remat}",
+            ],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
         program = json.loads(file.read())["programs"][0]
     own = program["arguments"] + program["temporaries"] + program["results"]
-    return {"length": length, "gib": own / GIB, "temporaries_gib": program["temporaries"] / GIB,
-            "compile_seconds": program["compile_seconds"]}  # fmt: skip
+    return {
+        "length": length,
+        "gib": own / GIB,
+        "temporaries_gib": program["temporaries"] / GIB,
+        "compile_seconds": program["compile_seconds"],
+    }
 
 
 def draw(rows: list[dict], title: str, path: Path) -> None:

@@ -48,19 +48,41 @@ def logits(side: Ours, token_bt: np.ndarray) -> np.ndarray:
 
 
 def roll(
-    side: Ours, prompts, length_pg: np.ndarray | None, *, key: int, slots: int, block: int, prefill_rows: int,
-    samples: int | None = None, budget: int | None = None, stop=(), params=None,
-) -> tuple[Rollouts, dict]:  # fmt: skip
+    side: Ours,
+    prompts,
+    length_pg: np.ndarray | None,
+    *,
+    key: int,
+    slots: int,
+    block: int,
+    prefill_rows: int,
+    samples: int | None = None,
+    budget: int | None = None,
+    stop=(),
+    params=None,
+) -> tuple[Rollouts, dict]:
     """Responses of exactly `length_pg` tokens (a budget each), or `samples` up to `budget` that end at `stop`."""
     stats = {}
     with jax.set_mesh(side.mesh):
         with sampling(side.params if params is None else params, tensor=1, dtype=side.model.dtype) as moved:
             rollouts = sample(
-                side.model, moved, prompts, ids=range(len(prompts)), key=jax.random.key(key),
-                samples=samples or length_pg.shape[1], budget=budget or length_pg.reshape(-1).tolist(), stop=stop,
-                pad=PAD, slots=slots, block=block, prefill_rows=prefill_rows, temperature=1.0, top_k=0, top_p=1.0,
+                side.model,
+                moved,
+                prompts,
+                ids=range(len(prompts)),
+                key=jax.random.key(key),
+                samples=samples or length_pg.shape[1],
+                budget=budget or length_pg.reshape(-1).tolist(),
+                stop=stop,
+                pad=PAD,
+                slots=slots,
+                block=block,
+                prefill_rows=prefill_rows,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
                 stats=stats,
-            )  # fmt: skip
+            )
     if length_pg is not None:
         assert np.array_equal(rollouts.length - rollouts.prompt_len, length_pg.reshape(-1)), "lengths not as recorded"
     once = sum(map(len, prompts))

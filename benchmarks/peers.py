@@ -30,14 +30,24 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 AGREE = 1e-4  # of logits; 5e-6 measured
 SHAPES = {  # θ is 1e6 in all: Tunix 0.1.7 has a field for it and does not read it
     "17m": dict(
-        vocab_size=8192, hidden_size=384, intermediate_size=1152, num_hidden_layers=8, num_attention_heads=6,
-        num_key_value_heads=2, head_dim=64,
+        vocab_size=8192,
+        hidden_size=384,
+        intermediate_size=1152,
+        num_hidden_layers=8,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=64,
     ),
     "tiny": dict(
-        vocab_size=210, hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32,
+        vocab_size=210,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
     ),
-}  # fmt: skip
+}
 BUDGETS = {"17m": 1024, "tiny": 384}
 
 
@@ -62,11 +72,18 @@ def load_tunix(path: Path, *, remat: str = "NONE"):
     """Tunix's Qwen3 with the same weights, read by its own loader."""
     c = json.loads((path / "config.json").read_text())
     config = tunix_qwen3.ModelConfig(
-        num_layers=c["num_hidden_layers"], vocab_size=c["vocab_size"], embed_dim=c["hidden_size"],
-        hidden_dim=c["intermediate_size"], num_heads=c["num_attention_heads"], head_dim=c["head_dim"],
-        num_kv_heads=c["num_key_value_heads"], rope_theta=1_000_000, norm_eps=c["rms_norm_eps"],
-        use_tied_embedding=True, remat_config=tunix_qwen3.RematConfig[remat],
-    )  # fmt: skip
+        num_layers=c["num_hidden_layers"],
+        vocab_size=c["vocab_size"],
+        embed_dim=c["hidden_size"],
+        hidden_dim=c["intermediate_size"],
+        num_heads=c["num_attention_heads"],
+        head_dim=c["head_dim"],
+        num_kv_heads=c["num_key_value_heads"],
+        rope_theta=1_000_000,
+        norm_eps=c["rms_norm_eps"],
+        use_tied_embedding=True,
+        remat_config=tunix_qwen3.RematConfig[remat],
+    )
     return tunix_params.create_model_from_safe_tensors(str(path), config, tunix_mesh(), dtype=jnp.float32)
 
 
@@ -139,9 +156,15 @@ def tunix_roll(sampler: TunixSampler, prompts, length_b: np.ndarray, *, batch: i
         group, lengths = prompts[start : start + batch], length_b[start : start + batch]
         sampler.longest = int(lengths.max())
         found = sampler(
-            [sampler.tokenizer.decode(p) for p in group], max_generation_steps=budget, max_prompt_length=room,
-            eos_tokens=[-1], temperature=1.0, top_p=1.0, top_k=None, seed=seed + start,
-        )  # fmt: skip
+            [sampler.tokenizer.decode(p) for p in group],
+            max_generation_steps=budget,
+            max_prompt_length=room,
+            eos_tokens=[-1],
+            temperature=1.0,
+            top_p=1.0,
+            top_k=None,
+            seed=seed + start,
+        )
         rows = [np.asarray(tokens) for tokens in found.tokens]
         longest = np.stack([row[: lengths.max()] for row in rows])
         assert (longest != PAD).mean() > 0.9, "Tunix stopped early"  # a token that looks like padding may be sampled
@@ -224,10 +247,14 @@ def tunix_example(work, index, *, room: int, budget: int):
         completion[row, : end - n] = work.tokens[i, n:end]
         old_logp[row, : end - n] = work.old_logp[i, n:end]
     return grpo_learner.TrainExample(
-        prompt_ids=jnp.asarray(prompt), prompt_mask=jnp.asarray(prompt != PAD), completion_ids=jnp.asarray(completion),
-        completion_mask=jnp.asarray(completion != PAD), advantages=jnp.asarray(work.advantage_b[index], jnp.float32),
-        ref_per_token_logps=None, old_per_token_logps=jnp.asarray(old_logp),
-    )  # fmt: skip
+        prompt_ids=jnp.asarray(prompt),
+        prompt_mask=jnp.asarray(prompt != PAD),
+        completion_ids=jnp.asarray(completion),
+        completion_mask=jnp.asarray(completion != PAD),
+        advantages=jnp.asarray(work.advantage_b[index], jnp.float32),
+        ref_per_token_logps=None,
+        old_per_token_logps=jnp.asarray(old_logp),
+    )
 
 
 def tunix_optimizer():

@@ -133,11 +133,21 @@ def compare(asked, path: Path) -> dict:
             seconds[name].append(run[name](batch[name], length_pg, repeat))
             print(f"  {repeat + 1}/{asked.repeats} {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
     found = {
-        "benchmark": "rollout", "model": asked.model, **facts, "load_average_after": machine.facts()["load_average"],
-        "prompts": len(prompts), "prompt_tokens": sum(map(len, prompts)), "responses": total, "tokens": tokens,
-        "limits": limits, "logits_agree": gap, "batch": batch, "block": asked.block, "seconds": seconds,
+        "benchmark": "rollout",
+        "model": asked.model,
+        **facts,
+        "load_average_after": machine.facts()["load_average"],
+        "prompts": len(prompts),
+        "prompt_tokens": sum(map(len, prompts)),
+        "responses": total,
+        "tokens": tokens,
+        "limits": limits,
+        "logits_agree": gap,
+        "batch": batch,
+        "block": asked.block,
+        "seconds": seconds,
         "cores_ns": cores_ns,
-    }  # fmt: skip
+    }
     if "ours" in asked.peers:
         found["parity"] = parity()
         assert found["parity"] <= 1e-4, f"sampled log-probs differ from torch's by {found['parity']:.2g}"
@@ -208,9 +218,17 @@ def one_limit(asked, path: Path) -> None:
     for _ in range(1 + asked.repeats):  # the first compiles
         start = time.perf_counter()
         rollouts, _ = ours.roll(
-            side, prompts, None, key=11, slots=asked.slots, block=asked.block, prefill_rows=asked.prefill_rows,
-            samples=asked.samples, budget=asked.limit, stop=tuple(stop),
-        )  # fmt: skip
+            side,
+            prompts,
+            None,
+            key=11,
+            slots=asked.slots,
+            block=asked.block,
+            prefill_rows=asked.prefill_rows,
+            samples=asked.samples,
+            budget=asked.limit,
+            stop=tuple(stop),
+        )
         seconds.append(time.perf_counter() - start)
     np.savez(asked.out, tokens=rollouts.tokens, length=rollouts.length, logp=rollouts.logp, done=rollouts.done)
     print(json.dumps({"seconds": seconds, "before": before, "peak": ours.peak_memory()}))
@@ -227,11 +245,20 @@ def limits_compared(asked, path: Path) -> dict:
         for turn in range(1 if asked.quick else 2):
             for limit in asked.budgets:
                 command = [
-                    sys.executable, __file__, f"--model={asked.model}", f"--prompts={asked.prompts}",
-                    f"--samples={asked.samples}", f"--repeats={asked.repeats}", f"--slots={asked.slots}",
-                    f"--block={asked.block}", f"--prefill_rows={asked.prefill_rows}", f"--dir={asked.dir}",
-                    f"--limit={limit}", f"--out={directory}/{limit}-{turn}.npz", *(["--quick"] * asked.quick),
-                ]  # fmt: skip
+                    sys.executable,
+                    __file__,
+                    f"--model={asked.model}",
+                    f"--prompts={asked.prompts}",
+                    f"--samples={asked.samples}",
+                    f"--repeats={asked.repeats}",
+                    f"--slots={asked.slots}",
+                    f"--block={asked.block}",
+                    f"--prefill_rows={asked.prefill_rows}",
+                    f"--dir={asked.dir}",
+                    f"--limit={limit}",
+                    f"--out={directory}/{limit}-{turn}.npz",
+                    *(["--quick"] * asked.quick),
+                ]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 runs[limit].append(json.loads(done.stdout.splitlines()[-1]))
                 print(f"  limit {limit}: {runs[limit][-1]}", file=sys.stderr, flush=True)

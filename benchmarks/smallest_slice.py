@@ -28,13 +28,22 @@ def ask(size: str, stage: int, shape: str, tensor: int, programs: str, *flags: s
     chips = prod(map(int, shape.split("x")))
     with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as file:
         done = subprocess.run(
-            [sys.executable, "-m", "e3jax.tools.aot",
-             f"--config=configs/e3_math.py:stage={stage},model={size},chips={chips}",
-             f"--topology=v5e:{shape}", f"--programs={programs}", f"--json={file.name}",
-             f"--config.sampler.tensor={tensor}", f"--config.sampler.slots={chips // tensor}",
-             f"--config.sampler.prefill_rows={chips // tensor}", *flags],
-            capture_output=True, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "e3jax.tools.aot",
+                f"--config=configs/e3_math.py:stage={stage},model={size},chips={chips}",
+                f"--topology=v5e:{shape}",
+                f"--programs={programs}",
+                f"--json={file.name}",
+                f"--config.sampler.tensor={tensor}",
+                f"--config.sampler.slots={chips // tensor}",
+                f"--config.sampler.prefill_rows={chips // tensor}",
+                *flags,
+            ],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode not in (0, 1) or not (text := file.read()):
             raise SystemExit(f"{size}, stage {stage}, v5e:{shape}: {done.stderr[-2000:]}")
     return json.loads(text)
@@ -64,10 +73,16 @@ def smallest(size: str, stage: int, shapes: tuple[str, ...], say) -> dict:
                 programs = line["programs"] + slow["programs"]
                 peak = max(programs, key=lambda p: p["total"])
                 return {
-                    "model": size, "stage": stage, "slice": f"v5e:{shape}", "tensor": tensor, "slots_per_chip": slots,
-                    "gib": peak["total"] / GIB, "program": peak["name"], "lacked": lacked,
+                    "model": size,
+                    "stage": stage,
+                    "slice": f"v5e:{shape}",
+                    "tensor": tensor,
+                    "slots_per_chip": slots,
+                    "gib": peak["total"] / GIB,
+                    "program": peak["name"],
+                    "lacked": lacked,
                     "programs": {p["name"]: p["total"] / GIB for p in programs},
-                }  # fmt: skip
+                }
             lacked.append({"slice": f"v5e:{shape}", "tensor": tensor, "programs": failed})
             say(f"  does not fit: {failed}")
             tensor *= 2
@@ -92,8 +107,9 @@ def main() -> None:
     for size in asked.models.split(","):
         cells = [
             f"{r['slice']} ({r['gib']:.1f} GiB, {r['program']})" if r["slice"] else "none"
-            for r in rows if r["model"] == size
-        ]  # fmt: skip
+            for r in rows
+            if r["model"] == size
+        ]
         print(f"| {size} | {' | '.join(cells)} |")
 
 

@@ -52,9 +52,15 @@ def our_step(asked, trainer: OurTrainer, side: ours.Ours, prompts, length_pg, *,
     """Sample with the current parameters, grade, update; seconds of the parts."""
     start = time.perf_counter()
     r, _ = ours.roll(
-        side, prompts, length_pg, key=seed, slots=asked.slots, block=asked.block, prefill_rows=asked.prefill_rows,
+        side,
+        prompts,
+        length_pg,
+        key=seed,
+        slots=asked.slots,
+        block=asked.block,
+        prefill_rows=asked.prefill_rows,
         params=trainer.state.params,
-    )  # fmt: skip
+    )
     sampled = time.perf_counter()
     decode = peers.Numbers().decode
     texts = [decode(row[n:end]) for row, n, end in zip(r.tokens, r.prompt_len, r.length)]
@@ -63,12 +69,20 @@ def our_step(asked, trainer: OurTrainer, side: ours.Ours, prompts, length_pg, *,
     # `weight` says here which tokens were sampled; the update divides
     work = Work(r.tokens, r.prompt_len, r.length, r.sampled.astype(np.float32), advantage, r.logp)
     values = trainer.update(
-        work, rows=asked.rows, budget=asked.budget, old_logp=old_logp, ref_params=side.params,
+        work,
+        rows=asked.rows,
+        budget=asked.budget,
+        old_logp=old_logp,
+        ref_params=side.params,
         loss=LOSS | {"kl_coef": KL},
-    )  # fmt: skip
+    )
     end = time.perf_counter()
-    return {"seconds": end - start, "rollout_s": sampled - start, "update_s": end - sampled,
-            "parity": values["parity/logp_max"]}  # fmt: skip
+    return {
+        "seconds": end - start,
+        "rollout_s": sampled - start,
+        "update_s": end - sampled,
+        "parity": values["parity/logp_max"],
+    }
 
 
 # ---- Tunix
@@ -90,9 +104,12 @@ class TunixRollout(vanilla_rollout.VanillaRollout):
         found = super().generate(prompts, rollout_config, **kwargs)
         tokens = [np.asarray(row[:n]) for row, n in zip(found.tokens, length_b)]
         return base_rollout.RolloutOutput(
-            text=[self._sampler.tokenizer.decode(row.tolist()) for row in tokens], logits=found.logits, tokens=tokens,
-            left_padded_prompt_tokens=found.left_padded_prompt_tokens, logprobs=found.logprobs,
-        )  # fmt: skip
+            text=[self._sampler.tokenizer.decode(row.tolist()) for row in tokens],
+            logits=found.logits,
+            tokens=tokens,
+            left_padded_prompt_tokens=found.left_padded_prompt_tokens,
+            logprobs=found.logprobs,
+        )
 
 
 class TimedLearner(grpo_learner.GRPOLearner):
@@ -115,16 +132,24 @@ def tunix_steps(asked, path: Path, prompts, length_pg: np.ndarray, steps: int) -
         role_to_mesh={role.ACTOR: mesh, role.REFERENCE: mesh, role.ROLLOUT: mesh},
         rollout_engine=functools.partial(TunixRollout, length_b=length_pg.reshape(-1)),
         training_config=rl_cluster.RLTrainingConfig(
-            actor_optimizer=peers.tunix_optimizer(), eval_every_n_steps=1_000_000, max_steps=steps + 1,
-            mini_batch_size=len(prompts), train_micro_batch_size=1,  # in prompts: one is a group of 8 rows
+            actor_optimizer=peers.tunix_optimizer(),
+            eval_every_n_steps=1_000_000,
+            max_steps=steps + 1,
+            mini_batch_size=len(prompts),
+            train_micro_batch_size=1,  # in prompts: one is a group of 8 rows
             rollout_micro_batch_size=max(asked.tunix_batch // length_pg.shape[1], 1),
             compute_logps_micro_batch_size=1,
         ),
         rollout_config=base_rollout.RolloutConfig(
-            max_tokens_to_generate=asked.budget, max_prompt_length=room, kv_cache_size=room + asked.budget,
-            temperature=1.0, top_p=1.0, top_k=None, eos_tokens=[-1],
+            max_tokens_to_generate=asked.budget,
+            max_prompt_length=room,
+            kv_cache_size=room + asked.budget,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=None,
+            eos_tokens=[-1],
         ),
-    )  # fmt: skip
+    )
     actor, reference = (peers.load_tunix(path, remat=asked.tunix_remat) for _ in range(2))
     cluster = rl_cluster.RLCluster(actor=actor, reference=reference, tokenizer=peers.Numbers(), cluster_config=config)
     learner = TimedLearner(
@@ -186,13 +211,30 @@ def trl_steps(asked, path: Path, prompts, length_pg: np.ndarray, steps: int) -> 
 
     with tempfile.TemporaryDirectory() as directory:
         config = trl.GRPOConfig(
-            output_dir=directory, per_device_train_batch_size=rows, gradient_accumulation_steps=len(length_b) // rows,
-            num_generations=length_pg.shape[1], max_completion_length=asked.budget, beta=KL, temperature=1.0,
-            learning_rate=ours.LR, adam_beta1=ours.BETAS[0], adam_beta2=ours.BETAS[1], weight_decay=ours.DECAY,
-            max_grad_norm=ours.GRAD_CLIP, optim="adamw_torch_fused", lr_scheduler_type="constant", bf16=False,
-            gradient_checkpointing=False, shuffle_dataset=False, max_steps=steps + 1, save_strategy="no",
-            logging_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
-        )  # fmt: skip
+            output_dir=directory,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=len(length_b) // rows,
+            num_generations=length_pg.shape[1],
+            max_completion_length=asked.budget,
+            beta=KL,
+            temperature=1.0,
+            learning_rate=ours.LR,
+            adam_beta1=ours.BETAS[0],
+            adam_beta2=ours.BETAS[1],
+            weight_decay=ours.DECAY,
+            max_grad_norm=ours.GRAD_CLIP,
+            optim="adamw_torch_fused",
+            lr_scheduler_type="constant",
+            bf16=False,
+            gradient_checkpointing=False,
+            shuffle_dataset=False,
+            max_steps=steps + 1,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
         trainer = trl.GRPOTrainer(
             model=peers.load_torch(path),
             reward_funcs=lambda prompts, completions, **_: [grade(c) for c in completions],
@@ -217,9 +259,11 @@ def compare(asked) -> dict:
     path = peers.checkpoint(asked.model, asked.dir)
     asked.budget = 64 if asked.quick else peers.BUDGETS[asked.model]
     prompts, length_pg = workload(
-        prompts=asked.prompts, samples=asked.samples, budget=asked.budget,
+        prompts=asked.prompts,
+        samples=asked.samples,
+        budget=asked.budget,
         vocabulary=peers.SHAPES[asked.model]["vocab_size"],
-    )  # fmt: skip
+    )
     side = ours.load(path, remat=asked.remat)
     gap = peers.check_logits(side, peers.load_torch(path), peers.load_tunix(path))
     trainer = OurTrainer(side, chunk=asked.chunk, room=max(map(len, prompts)))
@@ -245,13 +289,25 @@ def compare(asked) -> dict:
         seconds["ours"] = [p["seconds"] for p in parts["trainer"]]
         seconds["ours, old log-probs of the sampler"] = [p["seconds"] for p in parts["sampler"]]
     return {
-        "benchmark": "step", "model": asked.model, **facts, "load_average_after": machine.facts()["load_average"],
-        "logits_agree": gap, "prompts": len(prompts), "responses": length_pg.size, "tokens": int(length_pg.sum()),
-        "kl_coef": KL, "slots": asked.slots, "rows": asked.rows, "torch_batch": asked.torch_batch,
-        "torch_rows": asked.torch_rows, "tunix_batch": asked.tunix_batch, "tunix_remat": asked.tunix_remat,
-        "seconds": seconds, "ours_parts": parts,
+        "benchmark": "step",
+        "model": asked.model,
+        **facts,
+        "load_average_after": machine.facts()["load_average"],
+        "logits_agree": gap,
+        "prompts": len(prompts),
+        "responses": length_pg.size,
+        "tokens": int(length_pg.sum()),
+        "kl_coef": KL,
+        "slots": asked.slots,
+        "rows": asked.rows,
+        "torch_batch": asked.torch_batch,
+        "torch_rows": asked.torch_rows,
+        "tunix_batch": asked.tunix_batch,
+        "tunix_remat": asked.tunix_remat,
+        "seconds": seconds,
+        "ours_parts": parts,
         "median_s": {name: statistics.median(times) for name, times in seconds.items()},
-    }  # fmt: skip
+    }
 
 
 def table(found: dict) -> None:
@@ -276,9 +332,10 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = command(__doc__, repeats=2)
     add_sampling(
-        parser, torch="TRL: responses that generate samples together",
+        parser,
+        torch="TRL: responses that generate samples together",
         tunix="responses that its sampler decodes together",
-    )  # fmt: skip
+    )
     add_training(parser, torch_rows="TRL: rows of a micro-batch")
     parser.add_argument("--sides", type=lambda text: text.split(","), default=list(SIDES))
     asked = parsed(parser)

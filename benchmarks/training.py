@@ -20,9 +20,14 @@ from e3jax.types import Rollouts
 
 WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="", closing_match="text")
 LOSS = dict(
-    clip_low=ours.CLIP, clip_high=ours.CLIP, dual_clip=None, kl_coef=0.0, kl_estimator="k3", entropy_coef=0.0,
+    clip_low=ours.CLIP,
+    clip_high=ours.CLIP,
+    dual_clip=None,
+    kl_coef=0.0,
+    kl_estimator="k3",
+    entropy_coef=0.0,
     tis_cap=None,
-)  # fmt: skip
+)
 
 
 class Work(NamedTuple):
@@ -68,9 +73,15 @@ class OurTrainer:
     def __init__(self, side: ours.Ours, *, chunk: int, room: int):
         self.side = side
         self.tx = make_optimizer(
-            lr=ours.LR, warmup=0, decay_steps=0, weight_decay=ours.DECAY, beta1=ours.BETAS[0], beta2=ours.BETAS[1],
-            grad_clip=ours.GRAD_CLIP, moments_dtype="float32",
-        )  # fmt: skip
+            lr=ours.LR,
+            warmup=0,
+            decay_steps=0,
+            weight_decay=ours.DECAY,
+            beta1=ours.BETAS[0],
+            beta2=ours.BETAS[1],
+            grad_clip=ours.GRAD_CLIP,
+            moments_dtype="float32",
+        )
         with jax.set_mesh(side.mesh):
             self.state = new_state(self.tx, jax.tree.map(jnp.copy, side.params))
         tokenizer = SimpleNamespace(pad=ours.PAD)
@@ -79,13 +90,29 @@ class OurTrainer:
     def update(self, work: Work, *, rows: int, budget: int, old_logp="sampler", ref_params=None, loss=LOSS) -> dict:
         """One optimiser step, awaited; its metrics."""
         rollouts = Rollouts(
-            tokens=work.tokens, prompt_len=work.prompt_len, length=work.length, logp=work.old_logp,
-            entropy=np.zeros_like(work.old_logp), sampled=work.weight != 0, done=np.ones(len(work.length), bool),
-        )  # fmt: skip
+            tokens=work.tokens,
+            prompt_len=work.prompt_len,
+            length=work.length,
+            logp=work.old_logp,
+            entropy=np.zeros_like(work.old_logp),
+            sampled=work.weight != 0,
+            done=np.ones(len(work.length), bool),
+        )
         with jax.set_mesh(self.side.mesh):
             self.state, values, _ = update(
-                self.run, self.tx, self.state, SimpleNamespace(rollouts=rollouts), work.advantage_b, ref_params,
-                minibatches=1, rows=rows, temperature=1.0, budget=budget, old_logp=old_logp, weights=WEIGHTS, loss=loss,
-            )  # fmt: skip
+                self.run,
+                self.tx,
+                self.state,
+                SimpleNamespace(rollouts=rollouts),
+                work.advantage_b,
+                ref_params,
+                minibatches=1,
+                rows=rows,
+                temperature=1.0,
+                budget=budget,
+                old_logp=old_logp,
+                weights=WEIGHTS,
+                loss=loss,
+            )
             jax.block_until_ready(self.state)
         return values

@@ -21,9 +21,15 @@ def random_qwen3(*, theta: float, device: str = "cpu", **shape):
     """A model of this shape (config.json's fields) with random float32 weights, the same at every call."""
     torch.manual_seed(0)
     config = transformers.Qwen3Config(
-        rope_parameters={"rope_type": "default", "rope_theta": theta}, pad_token_id=PAD, eos_token_id=END,
-        bos_token_id=None, max_position_embeddings=40_960, rms_norm_eps=1e-6, tie_word_embeddings=True, **shape,
-    )  # fmt: skip
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+        pad_token_id=PAD,
+        eos_token_id=END,
+        bos_token_id=None,
+        max_position_embeddings=40_960,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        **shape,
+    )
     with torch.device(device):
         model = transformers.Qwen3ForCausalLM(config)
     with torch.no_grad():
@@ -60,10 +66,17 @@ def torch_roll(model, prompts, length_b: np.ndarray, *, batch: int) -> list[np.n
         rows = torch.from_numpy(left_padded(group, room)).to(model.device)
         with torch.inference_mode():
             tokens = model.generate(
-                input_ids=rows, attention_mask=(rows != PAD).long(), do_sample=True, temperature=1.0, top_k=0,
-                top_p=1.0, max_new_tokens=int(lengths.max()), eos_token_id=None, pad_token_id=PAD,
+                input_ids=rows,
+                attention_mask=(rows != PAD).long(),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=int(lengths.max()),
+                eos_token_id=None,
+                pad_token_id=PAD,
                 stopping_criteria=[StopAtLength(room, lengths, model.device)],
-            )  # fmt: skip
+            )
         assert tokens.shape[1] == room + lengths.max(), "transformers stopped elsewhere"
         out += [row[room : room + n].cpu().numpy() for row, n in zip(tokens, lengths)]
     return out

@@ -60,9 +60,15 @@ def our_loss_and_norm(side: ours.Ours, work: Work, *, chunk: int) -> tuple[float
     advantage = np.broadcast_to(work.advantage_b[:, None], work.tokens.shape).astype(np.float32)
     old_logp = m.take(work.old_logp)
     batch = Batch(
-        tokens=m.take(work.tokens, ours.PAD), position=m.positions(), segment=m.segments(), weight=m.take(work.weight),
-        advantage=m.take(advantage), old_logp=old_logp, ref_logp=old_logp, rollout_logp=old_logp,
-    )  # fmt: skip
+        tokens=m.take(work.tokens, ours.PAD),
+        position=m.positions(),
+        segment=m.segments(),
+        weight=m.take(work.weight),
+        advantage=m.take(advantage),
+        old_logp=old_logp,
+        ref_logp=old_logp,
+        rollout_logp=old_logp,
+    )
     with jax.set_mesh(side.mesh):
         batch = jax.tree.map(lambda x: put(x, "BT"), batch)
         grads, metrics = grpo_gradient(side.model, side.params, batch, temperature=1.0, chunk=chunk, **LOSS)
@@ -184,14 +190,24 @@ def compare(asked) -> dict:
     tokens = {kind: int(work.length.sum()) for kind, work in works.items()}
     median = {kind: {s: statistics.median(t) for s, t in times.items()} for kind, times in seconds.items()}
     return {
-        "benchmark": "update", "model": asked.model, **facts, "load_average_after": machine.facts()["load_average"],
-        **checks, "limits": limits, "tokens": tokens, "responses": {k: len(w.length) for k, w in works.items()},
-        "rows": rows, "remat": asked.remat, "chunk": asked.chunk, "tunix_remat": asked.tunix_remat,
-        "seconds": seconds, "median_s": median,
+        "benchmark": "update",
+        "model": asked.model,
+        **facts,
+        "load_average_after": machine.facts()["load_average"],
+        **checks,
+        "limits": limits,
+        "tokens": tokens,
+        "responses": {k: len(w.length) for k, w in works.items()},
+        "rows": rows,
+        "remat": asked.remat,
+        "chunk": asked.chunk,
+        "tunix_remat": asked.tunix_remat,
+        "seconds": seconds,
+        "median_s": median,
         "tokens_per_s": {kind: {s: tokens[kind] / t for s, t in m.items()} for kind, m in median.items()},
         "floor_s": {kind: floor(side.model.config, work, limits) for kind, work in works.items()},
         "padding": {kind: values["pack/padding"] for kind, values in said.items()},
-    }  # fmt: skip
+    }
 
 
 def table(found: dict) -> None:

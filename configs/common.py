@@ -22,8 +22,9 @@ def parse_arguments(file: str, argument: str, choices: dict[str, tuple[str, ...]
         if value not in allowed and not (name == "chips" and value.isdigit() and int(value) > 0):
             raise UserError(
                 f"configs/{file}: {name}={value!r} is not one of "
-                + "; ".join(f"{n}={'|'.join(v)}" for n, v in choices.items()) + "; chips=NUMBER"
-            )  # fmt: skip
+                + "; ".join(f"{n}={'|'.join(v)}" for n, v in choices.items())
+                + "; chips=NUMBER"
+            )
     return others | given
 
 

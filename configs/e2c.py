@@ -45,9 +45,11 @@ def get_config(argument: str = "stage=sft"):
     c.tokenizer = f"models/qwen3-{size}-tags"  # with the four tags: ids 151,669 … by name, in rows that are spare
     c.init.number_embeddings = False
     c.init.init_from = {  # each stage from the one before; B.3: EF-SFT from stage 2's end
-        "sft": c.tokenizer, "rl1": "runs/e2c-sft/checkpoints/sft/1000", "rl2": "runs/e2c-rl1/checkpoints/rl1/54",
+        "sft": c.tokenizer,
+        "rl1": "runs/e2c-sft/checkpoints/sft/1000",
+        "rl2": "runs/e2c-rl1/checkpoints/rl1/54",
         "ef": "runs/e2c-rl2/checkpoints/rl2/108",
-    }[stage]  # fmt: skip
+    }[stage]
 
     if rl:
         add_rl(c, stage, second=stage == "rl2", card=given["lambda"] == "card", original=original)
@@ -91,21 +93,25 @@ def add_sft(c, stage: str, chips: int, *, original: bool) -> None:
     """E2C-SFT (B.2), or EF-SFT (B.3) by the same trainer."""
     whole = {"set": "sets/e2c/e2c-sft.parquet", "part": "both"}  # 58k rows, 95 % of them for training there
     domain = {  # a set with prompt and exploration columns; CE on its explorations alone
-        "set": "sets/domain.parquet", "part": "exploration", "regulariser": whole["set"],
+        "set": "sets/domain.parquet",
+        "part": "exploration",
+        "regulariser": whole["set"],
         "regulariser_share": 0.1,  # OWN: "math-as-reg" without a ratio; an older mixture has tenths (B.2, B.3)
-    }  # fmt: skip
+    }
     c.stages[stage] = explorations_stage(
-        steps=STEPS[stage], evaluated=True,
+        steps=STEPS[stage],
+        evaluated=True,
         lr=2e-5,  # B.2; an older file of EF-SFT has 1e-5 (B.3)
         warmup=STEPS[stage] // 10,  # B.2, then a cosine
         # B.2 cuts at 1,000 tokens, and with them EOS and the answer. OWN: rows of 4,096 that hold several
         row_length=1000 if original else 4096,
         rows=-(-160 // chips) * chips if original else 2 * chips,
         data={
-            **(domain if stage == "ef" else whole), "per_step": 160,  # B.2
+            **(domain if stage == "ef" else whole),
+            "per_step": 160,  # B.2
             "longer": "cut" if original else "drop",
         },
-    )  # fmt: skip
+    )
     c.sft.aggregation = "token_mean"  # B.2: plain cross-entropy
     c.sft.gap_rate = 0.0
 
@@ -115,8 +121,9 @@ def add_rl(c, stage: str, *, second: bool, card: bool, original: bool) -> None:
     c.stages[stage] = grpo_stage(
         set="sets/e2c/e2c-rl.parquet",  # some 14k rows (B.2)
         budget=8192,  # B.4
-        steps=STEPS[stage], lr=1e-6,  # B.4
-    )  # fmt: skip
+        steps=STEPS[stage],
+        lr=1e-6,  # B.4
+    )
     g = c.grpo
     g.prompts, g.minibatches = 256, 8  # B.4: mini-batches of 32
     g.group_size = 8 if second else 32  # B.4

@@ -29,19 +29,26 @@ def get_config():
     c.task.prompt_room = 10  # six numbers, the target, the tag
 
     c.stages.sft = plans_stage(
-        numbers=(3,), steps=1000, lr=4e-3, warmup=50, rows=12, row_length=128,  # as the quickstart's (LOG)
+        numbers=(3,),
+        steps=1000,
+        lr=4e-3,
+        warmup=50,
+        rows=12,
+        row_length=128,  # as the quickstart's (LOG)
         solution_rate=0.5,  # OWN: E2C's data are right; wrong plans teach to execute any, and leave RL a choice
         evaluated=True,
-    )  # fmt: skip
+    )
     c.sft.gap_rate = 0.0  # responses are as long in RL as here
 
     rl = dict(numbers=(3,), budget=24, steps=100, lr=3e-4)  # OWN; a response has 17 tokens
     c.stages.rl1 = grpo_stage(**rl, temperature=1.3)  # B.4; λ = 1 and no shaping are base_config's
     c.stages.rl2 = grpo_stage(
-        **rl, temperature=1.0, e2c={"coefficient": 2.0, "missing": "plain"},  # B.4
+        **rl,
+        temperature=1.0,
+        e2c={"coefficient": 2.0, "missing": "plain"},  # B.4
         # OWN: the penalty begins at 20 tokens
         reward={"following": "sound", "unfinished": "wrong", "overlong_buffer": 4, "overlong_factor": 1.0},
-    )  # fmt: skip
+    )
     c.grpo.weights.aggregation = "token_mean"  # B.4
     c.grpo.loss.clip_high = 0.2  # B.4
     c.grpo.loss.kl_coef = 0.0  # B.4

@@ -30,14 +30,16 @@ EARLY_STOP = (
 
 def one_set(source, *, samples: int, form: str = "math", prompt: str = "e3", problems: int = 0) -> ConfigDict:
     """A set to evaluate on: what tasks/stream.py calls its source, and how many samples a problem."""
-    return ConfigDict({
-        "form": form,
-        "source": source,  # a name of tasks/sets.py, a hub id or a path; numbers of Countdown, digits of a product
-        "prompt": prompt,  # tasks/prompts.py; Countdown has its own
-        "problems": problems,  # the first so many; 0: all
-        "samples": samples,
-        "where": "response",  # A.4: the last box of a response that has a </think> (rewards/extract.py)
-    })  # fmt: skip
+    return ConfigDict(
+        {
+            "form": form,
+            "source": source,  # a name of tasks/sets.py, a hub id or a path; numbers of Countdown, digits of a product
+            "prompt": prompt,  # tasks/prompts.py; Countdown has its own
+            "problems": problems,  # the first so many; 0: all
+            "samples": samples,
+            "where": "response",  # A.4: the last box of a response that has a </think> (rewards/extract.py)
+        }
+    )
 
 
 def models_of(argument: str) -> tuple[tuple[str, str], ...]:

@@ -81,8 +81,9 @@ def get_config(argument: str = ""):
         steps=124,  # two epochs of 1,000; C.5: six of 50,000
         lr=1e-3,  # own choice: a quarter of the base model's; C.5: 2.5e-4 (1.5B)
         warmup=4,  # C.5: .03 of the steps
-        rows=16, row_length=160,
-    )  # fmt: skip
+        rows=16,
+        row_length=160,
+    )
     c.stages.rl = grpo_stage(
         numbers=(3,), budget=96, steps=40, lr=2e-4
     )  # quickstart's stage 1, shorter; the same for all arms (C.6 had not)

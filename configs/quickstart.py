@@ -15,13 +15,25 @@ def get_config():
 
     # The base model, in two parts, as language models get theirs: short text first, then long contexts.
     c.stages.short = sft_stage(
-        numbers=(3, 4), steps=2600, lr=4e-3, warmup=100, rows=12, row_length=128,
-        traces={"most_tokens": 120}, evaluated=False,
-    )  # fmt: skip
+        numbers=(3, 4),
+        steps=2600,
+        lr=4e-3,
+        warmup=100,
+        rows=12,
+        row_length=128,
+        traces={"most_tokens": 120},
+        evaluated=False,
+    )
     c.stages.base = sft_stage(
-        numbers=(3, 4), steps=280, lr=2e-3, warmup=10, rows=6, row_length=512,
-        traces={"most_tokens": 500}, evaluated=True,
-    )  # fmt: skip
+        numbers=(3, 4),
+        steps=280,
+        lr=2e-3,
+        warmup=10,
+        rows=6,
+        row_length=512,
+        traces={"most_tokens": 500},
+        evaluated=True,
+    )
 
     # The coupled curriculum (e3 §6): easy data at a short budget, then harder data at the budget that Eq. 2 finds.
     c.stages.easy = grpo_stage(numbers=(3,), budget=96, steps=80, lr=2e-4)  # PROTOTYPE: higher rates hurt the verifier

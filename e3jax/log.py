@@ -129,10 +129,7 @@ class RunLog(Records):
     def metrics(self, stage: str, kind: str, *, step: int, global_step: int, values: dict) -> None:
         """One line of metrics.jsonl, and the same names to TensorBoard and wandb at `global_step`."""
         values = {name: float(value) for name, value in values.items()}
-        self.append(
-            "metrics.jsonl",
-            {"stage": stage, "kind": kind, "step": step, "global_step": global_step, **values},
-        )
+        self.append("metrics.jsonl", {"stage": stage, "kind": kind, "step": step, "global_step": global_step, **values})
         if self.writer:
             for name, value in values.items():
                 if math.isfinite(value):  # the mean of an empty class is a gap in its curve
@@ -158,10 +155,12 @@ class RunLog(Records):
         """One live line with a bar on a terminal, one that changes in a notebook; else a plain line every 15 s."""
         rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts the note, nothing else
         columns = (
-            TextColumn("{task.description}", markup=False), BarColumn(20 if self.console.width > 110 else 8),
-            MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20 if self.console.width > 110 else 8),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False, table_column=rest),
-        )  # fmt: skip
+        )
         shown = self.main and self.console.is_terminal
         live = Progress(*columns, console=self.console, disable=not shown, expand=True)
         phase = Phase(name, total, live, self)
@@ -267,6 +266,10 @@ def this_start() -> dict:
     dirty = "+dirty" if git("status", "--porcelain") else ""
     kinds = sorted({d.device_kind for d in jax.devices()})
     return {
-        "time": now(), "commit": commit + dirty, "jax": jax.__version__, "processes": processes(),
-        "devices": len(jax.devices()), "kind": ", ".join(kinds),
-    }  # fmt: skip
+        "time": now(),
+        "commit": commit + dirty,
+        "jax": jax.__version__,
+        "processes": processes(),
+        "devices": len(jax.devices()),
+        "kind": ", ".join(kinds),
+    }

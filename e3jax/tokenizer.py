@@ -155,9 +155,14 @@ class HubTokenizer:
             raise UserError(f"the tokenizer of {self.hub.name_or_path!r} has no chat template: use raw prompts (--raw)")
         try:
             return self.hub.apply_chat_template(
-                list(messages), add_generation_prompt=not go_on, continue_final_message=go_on, tokenize=tokenize,
-                return_dict=False, enable_thinking=thinking, date_string=CHAT_DATE,
-            )  # fmt: skip
+                list(messages),
+                add_generation_prompt=not go_on,
+                continue_final_message=go_on,
+                tokenize=tokenize,
+                return_dict=False,
+                enable_thinking=thinking,
+                date_string=CHAT_DATE,
+            )
         except ImportError as error:
             raise UserError(f"chat templates need jinja2 ({error}): pip install jinja2") from error
         except Exception as error:  # jinja2's are known only to transformers

@@ -38,10 +38,22 @@ def roll_out(model, params, tokenizer, problems, *, key, group_size: int, budget
     """Sample G responses to each problem; row p · G + g is the g-th response to problem p."""
     prompts = [tokenizer.encode(problem.question) for problem in problems]
     return sample(
-        model, params, prompts, ids=range(len(prompts)), key=key, samples=group_size, budget=budget,
-        stop=tokenizer.stop, pad=tokenizer.pad, slots=len(prompts) * group_size, block=16, prefill_rows=len(prompts),
-        temperature=1.0, top_k=0, top_p=1.0,
-    )  # fmt: skip
+        model,
+        params,
+        prompts,
+        ids=range(len(prompts)),
+        key=key,
+        samples=group_size,
+        budget=budget,
+        stop=tokenizer.stop,
+        pad=tokenizer.pad,
+        slots=len(prompts) * group_size,
+        block=16,
+        prefill_rows=len(prompts),
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+    )
 
 
 def rewards(tokenizer, problems, r: Rollouts, group_size: int) -> np.ndarray:

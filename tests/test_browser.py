@@ -31,21 +31,38 @@ def trained(step, problem, number, right, **more):
     )
     tokens = pieces(lambda words: " ".join(words), text.split())
     return {
-        "stage": "easy" if step <= 50 else "hard", "step": step, "problem": f"p{problem}",
+        "stage": "easy" if step <= 50 else "hard",
+        "step": step,
+        "problem": f"p{problem}",
         "prompt": f"{problem} 5 2 ?24",
-        "response": text, "answer": "24", "reward": float(right), "reason": "correct" if right else "wrong_value",
-        "length": len(tokens) + right, "truncated": not right, "advantage": 1.5 if right else -0.5,
-        "tokens": [*tokens, ""] if right else tokens, "entropy": [0.5] * (len(tokens) + right),
+        "response": text,
+        "answer": "24",
+        "reward": float(right),
+        "reason": "correct" if right else "wrong_value",
+        "length": len(tokens) + right,
+        "truncated": not right,
+        "advantage": 1.5 if right else -0.5,
+        "tokens": [*tokens, ""] if right else tokens,
+        "entropy": [0.5] * (len(tokens) + right),
         "logp": [-0.25] * (len(tokens) + right),
-    } | more  # fmt: skip
+    } | more
 
 
 def evaluated(stage, problem, text, **more):
     return {
-        "stage": stage, "set": "3 numbers", "prompt": f"{problem} 5 2 ?24", "target": "24", "reward": 0.0,
-        "reason": "wrong_value", "length": len(text.split()), "done": True, "answer": "", "attempts": [], "tail": "",
+        "stage": stage,
+        "set": "3 numbers",
+        "prompt": f"{problem} 5 2 ?24",
+        "target": "24",
+        "reward": 0.0,
+        "reason": "wrong_value",
+        "length": len(text.split()),
+        "done": True,
+        "answer": "",
+        "attempts": [],
+        "tail": "",
         "response": text,
-    } | more  # fmt: skip
+    } | more
 
 
 def write(path: Path, rows):
@@ -65,10 +82,14 @@ def small(tmp_path_factory):
     write(run / "samples.jsonl", rows)
     with (run / "samples.jsonl").open("a") as file:
         file.write('{"stage": "hard", "st')
-    write(run / "eval_samples.jsonl", [
-        evaluated(stage, p, text) for p in (7, 9)
-        for stage, text in (("base", f"{p} + 5 + 2 = 14 16 ?24 8 no"), ("hard", f"{p} + 5 * 2 = 12 24 ?24 0 yes"))
-    ])  # fmt: skip
+    write(
+        run / "eval_samples.jsonl",
+        [
+            evaluated(stage, p, text)
+            for p in (7, 9)
+            for stage, text in (("base", f"{p} + 5 + 2 = 14 16 ?24 8 no"), ("hard", f"{p} + 5 * 2 = 12 24 ?24 0 yes"))
+        ],
+    )
     return run
 
 
@@ -119,11 +140,20 @@ def test_filters(opened):
     """Guards against a filter that is not asked, or of another column: counts are known by construction."""
     assert opened.count() == 22
     wanted = [
-        (dict(correct="1"), 4), (dict(correct="0"), 18), (dict(reason="correct"), 4), (dict(truncated="1"), 14),
-        (dict(stage="base"), 2), (dict(stage="easy"), 12), (dict(step0="2", step1="3"), 8), (dict(length0="16"), 4),
-        (dict(attempts0="1"), 21), (dict(attempts0="2"), 0), (dict(search="EVIL.example"), 1),
-        ({"from": "3 numbers"}, 4), (dict(stage="hard", correct="1"), 1),
-    ]  # fmt: skip
+        (dict(correct="1"), 4),
+        (dict(correct="0"), 18),
+        (dict(reason="correct"), 4),
+        (dict(truncated="1"), 14),
+        (dict(stage="base"), 2),
+        (dict(stage="easy"), 12),
+        (dict(step0="2", step1="3"), 8),
+        (dict(length0="16"), 4),
+        (dict(attempts0="1"), 21),
+        (dict(attempts0="2"), 0),
+        (dict(search="EVIL.example"), 1),
+        ({"from": "3 numbers"}, 4),
+        (dict(stage="hard", correct="1"), 1),
+    ]
     for fields, count in wanted:
         assert opened.choose(**fields) == count, fields
     opened.choose(attempts0="2")
@@ -263,10 +293,12 @@ def test_spans_are_what_the_metrics_count():
     text = "7 + 5 - 2 = 12 10 ?24 14 no 7 + 5 * 2 = 12 24 ?24 0 no 5 + 2"
     kinds = [(text[s.start : s.end], s.kind) for s in text_spans("7 5 2 ?24", text)]
     assert kinds == [
-        ("7 + 5 - 2 = 12 10 ?24 14 no", "right"), (" 12 10 ?24 14 no", "check"),
-        ("7 + 5 * 2 = 12 24 ?24 0 no", "wrong"), (" 12 24 ?24 0 no", "check"),
+        ("7 + 5 - 2 = 12 10 ?24 14 no", "right"),
+        (" 12 10 ?24 14 no", "check"),
+        ("7 + 5 * 2 = 12 24 ?24 0 no", "wrong"),
+        (" 12 24 ?24 0 no", "check"),
         ("7 + 5 * 2 = 12 24 ?24 0 no", "solution"),
-    ]  # fmt: skip
+    ]
     free = text_spans("What is 3+4?", "3+4=8. Wait, no. It is \\boxed{\\frac{7}{1}}")
     assert [s.kind for s in free] == ["answer", "open", "open", "check"] and attempts(free) == 2
     odd = text_spans("7 5 2 ?24", "7  +\n5 no")  # not as the tokenizer writes: read as free text, not refused
@@ -275,8 +307,15 @@ def test_spans_are_what_the_metrics_count():
 
 def test_responses_of_an_evaluation(tmp_path):
     """Guards against responses with another sample's grade."""
-    problem = {"stage": "m", "set": "s", "problem": "p0", "question": "q", "answer": "7",
-               "reason_of": ["no_answer", "correct"], "right_of": [0, 1]}  # fmt: skip
+    problem = {
+        "stage": "m",
+        "set": "s",
+        "problem": "p0",
+        "question": "q",
+        "answer": "7",
+        "reason_of": ["no_answer", "correct"],
+        "right_of": [0, 1],
+    }
     write(tmp_path / "problems.jsonl", [problem])
     (tmp_path / "responses/m/s").mkdir(parents=True)
     line = {"part": "response", "problem": 0, "id": "p0", "done": True, "length": 3, "tokens": ""}

@@ -69,9 +69,22 @@ def test_both_ways_with_transformers(name, tmp_path):
         torch.tensor(prompt), do_sample=False, max_new_tokens=64, eos_token_id=None, pad_token_id=0
     )
     drawn = sample(
-        model, params, prompt.tolist(), ids=[0], key=jax.random.key(0), samples=1, budget=64, stop=(-1,), pad=0,
-        slots=1, block=16, prefill_rows=1, temperature=0.0, top_k=0, top_p=1.0,
-    )  # fmt: skip
+        model,
+        params,
+        prompt.tolist(),
+        ids=[0],
+        key=jax.random.key(0),
+        samples=1,
+        budget=64,
+        stop=(-1,),
+        pad=0,
+        slots=1,
+        block=16,
+        prefill_rows=1,
+        temperature=0.0,
+        top_k=0,
+        top_p=1.0,
+    )
     np.testing.assert_array_equal(drawn.tokens[0], greedy[0].numpy())
 
 

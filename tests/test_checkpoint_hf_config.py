@@ -39,10 +39,7 @@ def test_transformers_reads_what_we_write(name):
     ("change", "said"),
     [
         ({"rope_theta": None}, "rope_theta=None, a number above 0 is needed"),
-        (
-            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
-            "RoPE type 'dynamic' is not one of default",
-        ),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "RoPE type 'dynamic' is not one of default"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "RoPE type 'yarn' with mscale"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor=None"),
         ({"model_type": "gemma"}, "model_type 'gemma' is not one of qwen3, qwen2, llama"),

@@ -10,8 +10,7 @@ from e3jax.models.presets import preset
 
 
 @pytest.mark.parametrize(
-    ("vocab", "used", "added", "size"),
-    [(256, 200, 4, 256), (200, 200, 4, 256), (256, 255, 1, 256), (256, 254, 4, 384)],
+    ("vocab", "used", "added", "size"), [(256, 200, 4, 256), (200, 200, 4, 256), (256, 255, 1, 256), (256, 254, 4, 384)]
 )
 @pytest.mark.parametrize("tied", [True, False])
 def test_rows(vocab, used, added, size, tied):

@@ -12,11 +12,13 @@ from e3jax.train.check import check
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
-    p.stem for p in (ROOT / "configs").glob("*.py")
+    p.stem
+    for p in (ROOT / "configs").glob("*.py")
     # these have arguments: below, tests/test_curation_….py …
     if p.stem not in ("__init__", "common", "difficulty", "e2c", "e2c_data", "e3_math", "oxa", "oxa_data", "probes")
-    and not p.stem.startswith("eval_") and not p.stem.endswith("_scaling")  # … tests/test_eval_….py
-)  # fmt: skip
+    and not p.stem.startswith("eval_")
+    and not p.stem.endswith("_scaling")  # … tests/test_eval_….py
+)
 
 
 def load(name):
@@ -107,10 +109,14 @@ def test_all_errors_of_a_config_come_at_once(monkeypatch):
         check(config)
     lines = [line.strip() for line in str(raised.value).splitlines()]
     starts = (
-        "config.sampler.tensor=0", "config.budget_rule.budgets=()", "config.eval.only='5 numbers'",
-        "config.grpo.minibatches=0", "config.grpo.temperature=0.0", "config.stages.easy.budget=0",
+        "config.sampler.tensor=0",
+        "config.budget_rule.budgets=()",
+        "config.eval.only='5 numbers'",
+        "config.grpo.minibatches=0",
+        "config.grpo.temperature=0.0",
+        "config.stages.easy.budget=0",
         "config.stages.hard.lr=0.0",
-    )  # fmt: skip
+    )
     assert all(sum(line.startswith(start) for line in lines) == 1 for start in starts), lines
     (last,) = (line for line in lines if not line.startswith(starts))
     assert "'huge'" in last and "qwen3-0.6b" in last

@@ -33,9 +33,11 @@ def config_for(checkpoint):
 
 def by_length(problems, texts, done):
     """Stands for a grader: a random model solves nothing."""
-    return SimpleNamespace(result=lambda: [
-        Grade(float(len(t) % 3 > 0), "correct") if d else Grade(0.0, "truncated") for t, d in zip(texts, done)
-    ])  # fmt: skip
+    return SimpleNamespace(
+        result=lambda: [
+            Grade(float(len(t) % 3 > 0), "correct") if d else Grade(0.0, "truncated") for t, d in zip(texts, done)
+        ]
+    )
 
 
 @pytest.fixture
@@ -153,10 +155,11 @@ def test_a_stage_reads_what_was_written(tmp_path, monkeypatch):
         form="math", source=str(source), prompt="e3", problems=0, where="anywhere", seed=0
     )
     log = SimpleNamespace(
-        main=True, workdir=tmp_path, say=lambda text: None, read=lambda name: [
-            {"index": i, **r} for i, r in reversed(list(enumerate(fake_rates(problems))))
-        ],
-    )  # fmt: skip
+        main=True,
+        workdir=tmp_path,
+        say=lambda text: None,
+        read=lambda name: [{"index": i, **r} for i, r in reversed(list(enumerate(fake_rates(problems))))],
+    )
     log.write = lambda files: RunLog.write(log, files)
     difficulty.write(log, problems, preset="code", title="t")
     path = tmp_path / "sets/code/medhard.jsonl"

@@ -78,13 +78,25 @@ class Words:
 
 
 SAID = {  # (part, sample of the problem) -> response; what is missing is cut by the budget
-    ("solution", 0): "<think>hm</think> Sum 10, half \\boxed{5}", ("solution", 1): "\\boxed{6}",
-    ("solution", 3): "\\boxed{5}", ("solution", 4): "\\boxed{5} again", ("solution", 5): "it is \\boxed{5}",
-    ("exploration", 0): PLAN, ("exploration", 3): "Just add.", ("exploration", 4): PLAN, ("exploration", 5): PLAN,
-    ("re_execution", 0): WORK, ("re_execution", 4): WORK.replace("5", "7"),
-}  # fmt: skip
-DROPPED = {"solution: wrong_value": 1, "solution: truncated": 1, "exploration: steps": 1,
-           "re_execution: wrong_value": 1, "re_execution: truncated": 1}  # fmt: skip
+    ("solution", 0): "<think>hm</think> Sum 10, half \\boxed{5}",
+    ("solution", 1): "\\boxed{6}",
+    ("solution", 3): "\\boxed{5}",
+    ("solution", 4): "\\boxed{5} again",
+    ("solution", 5): "it is \\boxed{5}",
+    ("exploration", 0): PLAN,
+    ("exploration", 3): "Just add.",
+    ("exploration", 4): PLAN,
+    ("exploration", 5): PLAN,
+    ("re_execution", 0): WORK,
+    ("re_execution", 4): WORK.replace("5", "7"),
+}
+DROPPED = {
+    "solution: wrong_value": 1,
+    "solution: truncated": 1,
+    "exploration: steps": 1,
+    "re_execution: wrong_value": 1,
+    "re_execution: truncated": 1,
+}
 
 
 def test_a_row_from_hand_made_responses(monkeypatch, tmp_path):
@@ -102,8 +114,9 @@ def test_a_row_from_hand_made_responses(monkeypatch, tmp_path):
         return out
 
     monkeypatch.setattr(e2c, "ask", ask)
-    problem = Problem("p-0", "math", "<user> Half of 4+6? Box it. <model>", "5", "", {
-        "where": "anywhere", "problem": "Half of 4+6?"})  # fmt: skip
+    problem = Problem(
+        "p-0", "math", "<user> Half of 4+6? Box it. <model>", "5", "", {"where": "anywhere", "problem": "Half of 4+6?"}
+    )
     words = Words()
     bench = SimpleNamespace(
         pretrained=Pretrained(None, None, words), problems=[problem], prompts=[words.encode(problem.question)]
@@ -122,8 +135,14 @@ def test_a_row_from_hand_made_responses(monkeypatch, tmp_path):
     assert "Sum 10" not in seen["re_execution", 0]  # from question and plan alone
     assert dict(drafts.dropped[0]) == DROPPED
     (row,) = drafts.rows.values()
-    assert row == {"question": "Half of 4+6?", "exploration": PLAN, "execution": "Sum 10, half \\boxed{5}",
-                   "re_execution": WORK, "answer": "5", "cot": SAID["solution", 0]}  # fmt: skip
+    assert row == {
+        "question": "Half of 4+6?",
+        "exploration": PLAN,
+        "execution": "Sum 10, half \\boxed{5}",
+        "re_execution": WORK,
+        "answer": "5",
+        "cot": SAID["solution", 0],
+    }
     grid = e2c.table([{"rows": [row], "dropped": DROPPED}])
     assert grid[1] == ["drawn", "6"] and grid[-1] == ["kept", "1"] and grid[2][0].startswith("dropped, solution: ")
     (tmp_path / "set.jsonl").write_text(json.dumps(row) + "\n")
@@ -157,9 +176,11 @@ class Killed(Exception):
 def test_killed_anywhere_ends_with_the_same_rows(checkpoint, tmp_path, monkeypatch):
     """Everything that a random model says ends and is right here, and every plan is taken."""
     monkeypatch.setattr(run, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
-    monkeypatch.setattr(e2c, "ask", lambda *a, real=e2c.ask, **k: {
-        key: (r._replace(done=True), call) for key, (r, call) in real(*a, **k).items()
-    })  # fmt: skip
+    monkeypatch.setattr(
+        e2c,
+        "ask",
+        lambda *a, real=e2c.ask, **k: {key: (r._replace(done=True), call) for key, (r, call) in real(*a, **k).items()},
+    )
     monkeypatch.setattr(e2c, "plan_fault", lambda plan, tokens, **_: "long" if tokens > 5 else "")
     monkeypatch.setattr(e2c, "followed", lambda plan, text: 1.0)
     right = SimpleNamespace(
@@ -173,8 +194,14 @@ def test_killed_anywhere_ends_with_the_same_rows(checkpoint, tmp_path, monkeypat
     e2c.main(config, str(tmp_path / "a"))
     rows = (tmp_path / "a/math.jsonl").read_text()
     assert rows and set(json.loads(rows.splitlines()[0])) == {
-        "question", "exploration", "execution", "re_execution", "answer", "cot", "id",
-    }  # fmt: skip
+        "question",
+        "exploration",
+        "execution",
+        "re_execution",
+        "answer",
+        "cot",
+        "id",
+    }
     assert not (tmp_path / "a/responses").exists()
     all_drawn, drawn[:] = sorted(drawn), []
 

@@ -141,8 +141,9 @@ def test_killed_in_the_middle_makes_the_same_sets(made, tmp_path, light, monkeyp
     promoted = lines(straight / "sets/promote.jsonl")
     assert all(1 < row["ppl"] < 2001 and row["prompt"].split()[-1] == f"?{row['answer']}" for row in promoted)
     assert read_pool(straight / "sets/promote.jsonl", per_step=9).rows[0] == (
-        promoted[0]["prompt"], promoted[0]["response"],
-    )  # fmt: skip
+        promoted[0]["prompt"],
+        promoted[0]["response"],
+    )
     shifted = (killed / "pool.jsonl").read_text().replace(pool[0]["query"], "another")
     (killed / "pool.jsonl").write_text(shifted)
     with pytest.raises(UserError, match="teacher response 0 was to another query"):  # a file that has changed since
@@ -175,7 +176,8 @@ def test_no_response_in_range_is_an_error():
     line = {"pool": "teacher", "index": 0, "query": "a", "correct": True, "reason": "correct", "length": 5, "ppl": 90.0}
     c = importlib.import_module("configs.oxa_data").get_config("model=7b")
     with pytest.raises(UserError, match=r"low=1.0, high=5.0: no right response .* the mean is 90"):
-        pools.select([line], seed=0, promote=c.promote.to_dict(), suppress=c.suppress.to_dict(), baselines=5,
-                     most_tokens=100)  # fmt: skip
+        pools.select(
+            [line], seed=0, promote=c.promote.to_dict(), suppress=c.suppress.to_dict(), baselines=5, most_tokens=100
+        )
     with pytest.raises(UserError, match=r"model=1.5b\|7b, or countdown"):
         importlib.import_module("configs.oxa_data").get_config("model=3b")

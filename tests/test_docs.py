@@ -108,9 +108,13 @@ def parsed() -> dict[tuple[str, ...], tuple[int | None, str]]:
     asked += [words[2:] for _, words in header_commands()]
     asked = [list(words) for words in dict.fromkeys(map(tuple, asked))]
     done = subprocess.run(
-        [sys.executable, "tests/parse_commands.py"], input=json.dumps(asked), cwd=ROOT, text=True, capture_output=True,
+        [sys.executable, "tests/parse_commands.py"],
+        input=json.dumps(asked),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
         check=True,
-    )  # fmt: skip
+    )
     return {tuple(words): (status, said) for words, (status, said) in zip(asked, json.loads(done.stdout))}
 
 
@@ -127,9 +131,13 @@ def test_the_parser_refuses_what_is_wrong():
     ]
     right = ["e3jax.train.curriculum", "--config=configs/smoke.py", "--workdir=x", "--config.seed=1"]
     done = subprocess.run(
-        [sys.executable, "tests/parse_commands.py"], input=json.dumps([*wrong, right]), cwd=ROOT, text=True,
-        capture_output=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "tests/parse_commands.py"],
+        input=json.dumps([*wrong, right]),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
     statuses = [status for status, _ in json.loads(done.stdout)]
     assert statuses == [2, 2, 2, 2, 2, 2, None, 0]
 
@@ -157,9 +165,13 @@ def test_commands_parse(page, tmp_path):
         elif words[0].startswith("launch/"):
             assert os.access(ROOT / words[0], os.X_OK), words
             done = subprocess.run(
-                ["bash", ROOT / words[0], *words[1:], "--dry-run"], cwd=tmp_path, text=True, capture_output=True,
-                env=os.environ | {"LAUNCH_ENV": str(ROOT / "launch/env.sh.example")}, check=False,
-            )  # fmt: skip
+                ["bash", ROOT / words[0], *words[1:], "--dry-run"],
+                cwd=tmp_path,
+                text=True,
+                capture_output=True,
+                env=os.environ | {"LAUNCH_ENV": str(ROOT / "launch/env.sh.example")},
+                check=False,
+            )
             assert done.returncode == 0 and done.stdout, (words, done.stderr)
             run = [word for word in words[1:] if word.startswith("--config")]
             if run:

@@ -255,9 +255,7 @@ def test_a_mesh_changes_nothing(directory, pretrained):
 # ---- whole tasks
 
 
-QUESTIONS = [
-    {"question": f"Is {n} the answer?", "choices": ["yes", "no", "seven"], "label": n % 3} for n in range(7)
-]  # fmt: skip
+QUESTIONS = [{"question": f"Is {n} the answer?", "choices": ["yes", "no", "seven"], "label": n % 3} for n in range(7)]
 
 
 @pytest.fixture(scope="module")
@@ -280,9 +278,19 @@ def tasks(tmp_path_factory):
 
 
 FLAGS = dict(
-    limit=None, num_fewshot=None, samples_to=None, gen_kwargs=None, chat=False, thinking=False, system=None, dtype="",
-    max_length=None, tokens=64, slots=8, seed=0,
-)  # fmt: skip
+    limit=None,
+    num_fewshot=None,
+    samples_to=None,
+    gen_kwargs=None,
+    chat=False,
+    thinking=False,
+    system=None,
+    dtype="",
+    max_length=None,
+    tokens=64,
+    slots=8,
+    seed=0,
+)
 
 
 @pytest.fixture
@@ -345,10 +353,9 @@ def test_mistakes_are_sentences(tasks, tmp_path, offline, monkeypatch):
     from lm_eval.tasks import TaskManager
 
     monkeypatch.setattr(  # the index of its own tasks takes a while
-        "lm_eval.tasks.TaskManager", lambda include_path, include_defaults=False: TaskManager(
-            include_path=include_path, include_defaults=False
-        )
-    )  # fmt: skip
+        "lm_eval.tasks.TaskManager",
+        lambda include_path, include_defaults=False: TaskManager(include_path=include_path, include_defaults=False),
+    )
     with pytest.raises(UserError, match=r"no task 'tiny_chioce': did you mean tiny_choice\?"):
         ours.load_tasks(["tiny_chioce"], str(tasks))
 

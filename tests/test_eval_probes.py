@@ -106,8 +106,11 @@ def test_chains_are_cut_and_counted():
         n: chain(Response(TOKENS, True), spans, n, close=[ANSWER], stop=(EOS,), closing=[ANSWER]) for n in (0, 1, 2, 5)
     }
     assert [(len(t.tokens), t.forced, t.dropped) for t in cut.values()] == [
-        (1, 1, 30), (12, 1, 19), (23, 1, 8), (23, 1, 8),
-    ]  # fmt: skip
+        (1, 1, 30),
+        (12, 1, 19),
+        (23, 1, 8),
+        (23, 1, 8),
+    ]
     assert cut[1].tokens == (*TOKENS[:11], ANSWER) and cut[5].tokens == cut[2].tokens
     late = chain(Response((5, 6, EOS), True), [], 3, close=[ANSWER], stop=(EOS,), closing=[ANSWER])
     assert late.tokens == (5, 6, ANSWER) and late.dropped == 1  # ended by itself: its ending is taken away
@@ -121,8 +124,13 @@ def test_chain_cell_by_hand():
     cell = chain_cell(cut, drawn, right, [True, False], problems=2, pass_ks=(1, 2, 8))
     assert cell["pass_at_k"] == {"1": [0.625, 0.25, 1.0], "2": [0.75, 0.5, 1.0]}
     assert {k: cell[k] for k in ("completions", "reached", "kept", "forced", "dropped", "drawn")} == {
-        "completions": 4, "reached": 0.5, "kept": 1.5, "forced": 1.0, "dropped": 5.0, "drawn": 2.0,
-    }  # fmt: skip
+        "completions": 4,
+        "reached": 0.5,
+        "kept": 1.5,
+        "forced": 1.0,
+        "dropped": 5.0,
+        "drawn": 2.0,
+    }
 
 
 def test_both_sides_of_definition_4_1():
@@ -134,8 +142,11 @@ def test_both_sides_of_definition_4_1():
     np.testing.assert_allclose([a["difference"][0], a["chained_minus_without"][0]], [1 / 15, 1 / 6])
     assert a["responses"] == {"chained": 3, "any": 5, "without": 2}
     assert {k: (v["reward"][0], v["responses"]) for k, v in a["by_chains"].items()} == {
-        "0": (2 / 3, 3), "1": (1.0, 1), "2-3": (1.0, 1), "4-7": (0.0, 1),
-    }  # fmt: skip
+        "0": (2 / 3, 3),
+        "1": (1.0, 1),
+        "2-3": (1.0, 1),
+        "4-7": (0.0, 1),
+    }
     never = chained_asymmetry([[1, 0]], [[1, 1]], [[0, 0]])
     assert np.isnan(never["chained"]).all() and np.isnan(never["difference"]).all() and never["any"][0] == 0.5
     assert verification_gap([[[Span(0, 1, 1, None, None)], []]]) == {}  # text

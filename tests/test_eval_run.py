@@ -26,8 +26,16 @@ FLAGS = (
     "--config.forcing.thinking=16", "--config.forcing.extension=8", "--config.forcing.samples=2",
     "--config.grader.workers=1",
 )  # fmt: skip
-RECORDS = ("eval.jsonl", "problems.jsonl", "forced.jsonl", "table1.csv", "table3.md", "forced.csv", "majority.md",
-           "extrapolation-3 numbers.svg")  # fmt: skip
+RECORDS = (
+    "eval.jsonl",
+    "problems.jsonl",
+    "forced.jsonl",
+    "table1.csv",
+    "table3.md",
+    "forced.csv",
+    "majority.md",
+    "extrapolation-3 numbers.svg",
+)
 
 
 def start(checkpoint, workdir, tmp_path):
@@ -41,11 +49,13 @@ def start(checkpoint, workdir, tmp_path):
     )
     command = [sys.executable, "-m", "e3jax.eval.run", f"--config={config}:tiny={checkpoint}", f"--workdir={workdir}"]
     return subprocess.Popen(
-        [*command, *FLAGS], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL, env=os.environ | {
-            "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
-        },
-    )  # fmt: skip
+        [*command, *FLAGS],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+    )
 
 
 def whole_lines(workdir) -> list[str]:

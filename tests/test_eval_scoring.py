@@ -81,8 +81,9 @@ def test_forced_tokens_are_not_sampled_tokens():
     traces = {(0, 0): Trace(("x", "Wait", *whole), 1, 2, True, True), (0, 1): Trace(whole, 0, 0, False, True)}
     means, lines = score_traces([BOX], traces, decode=decode, grade=grade)
     assert [(x["length"], x["forced"], x["sampled"], x["dropped"], x["reason"]) for x in lines] == [
-        (6, 1, 5, 2, "correct"), (4, 0, 4, 0, "truncated"),
-    ]  # fmt: skip
+        (6, 1, 5, 2, "correct"),
+        (4, 0, 4, 0, "truncated"),
+    ]
     assert means["accuracy"][0] == 0.5 and (means["length"], means["forced"], means["touched"]) == (5, 0.5, 0.5)
 
 

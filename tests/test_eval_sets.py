@@ -96,9 +96,13 @@ def test_an_edited_set_is_refused_or_graded_again(checkpoint, light, tmp_path, c
     assert after == fresh != before and drawn == 8  # nothing is drawn again
 
     one = importlib.import_module("configs.eval_math").one_set(str(path), samples=2, prompt="bare")
-    assert changed_since(json.loads(after["eval.jsonl"])["scored"], run.load_problems(
-        **{k: v for k, v in one.to_dict().items() if k not in ("samples", "where")}, where="anywhere", seed=0
-    ), 2) == ["answers"]  # fmt: skip
+    assert changed_since(
+        json.loads(after["eval.jsonl"])["scored"],
+        run.load_problems(
+            **{k: v for k, v in one.to_dict().items() if k not in ("samples", "where")}, where="anywhere", seed=0
+        ),
+        2,
+    ) == ["answers"]
 
 
 def test_a_set_without_a_readable_answer_is_told(checkpoint, light, monkeypatch, tmp_path, capsys):
@@ -137,9 +141,7 @@ def test_directories_of_before_are_taken_with_a_sentence(checkpoint, light, tmp_
     for file in files:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         gone = ("scored", "question")
-        file.write_text("".join(
-            json.dumps({k: v for k, v in x.items() if k not in gone}) + "\n" for x in lines
-        ))  # fmt: skip
+        file.write_text("".join(json.dumps({k: v for k, v in x.items() if k not in gone}) + "\n" for x in lines))
     capsys.readouterr()
     evaluate(checkpoint, path, workdir, problems=2)
     assert "scored before digests of sets were kept" in capsys.readouterr().err

@@ -44,9 +44,20 @@ def test_the_minimal_loop_is_the_trainers_update(tiny, example):
     run = SimpleNamespace(model=model, tokenizer=SimpleNamespace(pad=0), chunk=4096, prompt_room=8)
     state = new_state(tx, jax.tree.map(jnp.copy, params))
     state, values, _ = grpo.update(
-        run, tx, state, SimpleNamespace(rollouts=r), advantage_pg.reshape(-1), reference, minibatches=1, rows=8,
-        temperature=1.0, budget=20, old_logp="trainer", weights=WEIGHTS, loss=example.LOSS,
-    )  # fmt: skip
+        run,
+        tx,
+        state,
+        SimpleNamespace(rollouts=r),
+        advantage_pg.reshape(-1),
+        reference,
+        minibatches=1,
+        rows=8,
+        temperature=1.0,
+        budget=20,
+        old_logp="trainer",
+        weights=WEIGHTS,
+        loss=example.LOSS,
+    )
     for name, value in loss.items():
         assert float(value) == pytest.approx(values[f"loss/{name}"], rel=1e-6, abs=1e-6), name
     gaps = jax.tree.map(lambda x, y: float(abs(x - y).max()), got, state.params)

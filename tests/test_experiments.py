@@ -187,8 +187,13 @@ def test_eq2_and_its_neighbours_by_hand():
     judged = {"first": {seed: records([], accuracy) for seed, accuracy in of.items()}}
     rows = read.choices(judged, judge="first", of="s", budgets=(24, 48, 96), kappas=(1.05, 1.2, 2.5))
     assert [(seed, kappa, b) for seed, kappa, b, _ in rows] == [
-        (0, 1.05, 96), (0, 1.2, 48), (0, 2.5, 24), (1, 1.05, 24), (1, 1.2, 24), (1, 2.5, 24),
-    ]  # fmt: skip
+        (0, 1.05, 96),
+        (0, 1.2, 48),
+        (0, 2.5, 24),
+        (1, 1.05, 24),
+        (1, 1.2, 24),
+        (1, 2.5, 24),
+    ]
     values = {"m": {"b24": {0: 1.0, 1: 2.0}, "b48": {0: 3.0, 1: 4.0}, "b96": {0: 5.0}}}
     read.add_choice(values, {0: 48, 1: 24}, arms={24: "b24", 48: "b48", 96: "b96"})
     m = values["m"]
@@ -225,8 +230,11 @@ def test_oxa_s_questions_by_hand():
     runs.append(run("promote", 0, 7.0, 7.0))
     answers = {a["measure"]: a for a in oxa.questions(runs, [0, 1, 2])}
     assert {name: a["outcome"] for name, a in answers.items()} == {
-        "entropy before RL": "yes", "pass@16 before RL": "yes", "pass@16 after RL": "open", "pass@1 after RL": "no",
-    }  # fmt: skip
+        "entropy before RL": "yes",
+        "pass@16 before RL": "yes",
+        "pass@16 after RL": "open",
+        "pass@1 after RL": "no",
+    }
     first = answers["entropy before RL"]
     assert first["mean"] == pytest.approx(0.31) and first["low"] == pytest.approx(0.31 - 4.302653 * 0.01 / 3**0.5)
     assert all(a["outcome"] == "open" for a in oxa.questions(runs, [0]))

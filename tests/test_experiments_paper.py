@@ -18,27 +18,58 @@ STATEMENT = {"says": "longer", "measure": "length", "plus": ("grpo",), "minus": 
 def made_up(**changes) -> dict:
     rule = [judge(STATEMENT, VALUES, seeds=(0, 1), level=0.95)]
     return {
-        "name": "mask", "paper": "Fig. 5", "claim": "longer", "setting": "tiny", "command": "python -m x",
+        "name": "mask",
+        "paper": "Fig. 5",
+        "claim": "longer",
+        "setting": "tiny",
+        "command": "python -m x",
         "minutes": 12.0,
-        "seeds": [0, 1], "level": 0.95, "arms": {"grpo": "all", "mask": "positive"},
-        "measures": {"length": {"says": "tokens", "percent": False}}, "values": VALUES, "rule": rule,
+        "seeds": [0, 1],
+        "level": 0.95,
+        "arms": {"grpo": "all", "mask": "positive"},
+        "measures": {"length": {"says": "tokens", "percent": False}},
+        "values": VALUES,
+        "rule": rule,
         "verdict": verdict([row["outcome"] for row in rule]),
-        "figures": [{"title": "Acc", "xlabel": "test budget", "ylabel": "", "log2": True, "percent": True, "mark": 96,
-                     "lines": [LINE]},
-                    {"title": "Length", "xlabel": "step", "ylabel": "tokens", "log2": False, "percent": False,
-                     "mark": None, "lines": [LINE | {"label": "b"}]}],
-        "tables": [{"title": "T", "header": ["a"], "rows": [["1"]]}], "failed": [],
-    } | changes  # fmt: skip
+        "figures": [
+            {
+                "title": "Acc",
+                "xlabel": "test budget",
+                "ylabel": "",
+                "log2": True,
+                "percent": True,
+                "mark": 96,
+                "lines": [LINE],
+            },
+            {
+                "title": "Length",
+                "xlabel": "step",
+                "ylabel": "tokens",
+                "log2": False,
+                "percent": False,
+                "mark": None,
+                "lines": [LINE | {"label": "b"}],
+            },
+        ],
+        "tables": [{"title": "T", "header": ["a"], "rows": [["1"]]}],
+        "failed": [],
+    } | changes
 
 
 def test_page_tells_two_results(tmp_path, capsys):
     """Numbers, verdicts, hostile text as text, nothing loaded, unique ids; a directory without results is skipped."""
     first, second = tmp_path / "a", tmp_path / "b"
     hostile = made_up(
-        name=HOSTILE, claim=HOSTILE, setting=HOSTILE, command=HOSTILE, paper=HOSTILE, arms={"grpo": HOSTILE},
-        verdict="mixed", tables=[{"title": HOSTILE, "header": [HOSTILE], "rows": [[HOSTILE]]}],
+        name=HOSTILE,
+        claim=HOSTILE,
+        setting=HOSTILE,
+        command=HOSTILE,
+        paper=HOSTILE,
+        arms={"grpo": HOSTILE},
+        verdict="mixed",
+        tables=[{"title": HOSTILE, "header": [HOSTILE], "rows": [[HOSTILE]]}],
         failed=[{"arm": HOSTILE, "seed": 0, "why": HOSTILE}],
-    )  # fmt: skip
+    )
     hostile["figures"][0] |= {"title": HOSTILE, "xlabel": HOSTILE, "ylabel": HOSTILE}
     hostile["figures"][0]["lines"] = [LINE | {"label": HOSTILE}]
     for directory, of in ((first, made_up()), (second, hostile)):

@@ -67,9 +67,13 @@ def test_commands_run_from_any_directory(elsewhere, tmp_path):
 def test_libtpu_without_a_tpu_is_quiet(elsewhere):
     """JAX tries it first wherever it is installed, and it wrote six lines about this machine's missing name."""
     done = elsewhere(
-        "-m", "e3jax.train.curriculum", f"--config={ROOT}/configs/smoke.py", "--workdir=run",
-        "--config.model.attention=cudnn", platforms="",
-    )  # fmt: skip
+        "-m",
+        "e3jax.train.curriculum",
+        f"--config={ROOT}/configs/smoke.py",
+        "--workdir=run",
+        "--config.model.attention=cudnn",
+        platforms="",
+    )
     assert done.stderr.splitlines() == [
         "error: config.model.attention='cudnn': runs on gpu, this is cpu: use 'auto'"
     ], done.stderr

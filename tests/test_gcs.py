@@ -41,8 +41,12 @@ def output(bucket: Emulator, code: str) -> str:
     """Output of `code` after the prelude, in a process that sees the bucket."""
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE.format(url=bucket.url) + code],
-        cwd=ROOT, env=os.environ | bucket.env | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | bucket.env | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
 
@@ -101,8 +105,13 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
 
     Guards: appending, which overwrites there; records behind their checkpoint; a report that looks on local disk.
     """
-    order = ("--config.order=('base','easy')", "--config.stages.easy.steps=16", "--config.stages.base.steps=10",
-             "--config.checkpoint.every=4", "--config.stages.base.evaluated=False")  # fmt: skip
+    order = (
+        "--config.order=('base','easy')",
+        "--config.stages.easy.steps=16",
+        "--config.stages.base.steps=10",
+        "--config.checkpoint.every=4",
+        "--config.stages.base.evaluated=False",
+    )
     run_to_end(tmp_path / "local", *order)
     first = Command(f"{bucket.url}/run", *order, env=bucket.env)
     saved = bucket.directory / "objects/.cloudstorage/bucket/run/checkpoints/easy/4/commit_success.txt"

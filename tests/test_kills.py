@@ -34,9 +34,11 @@ BUCKET = ("gcp_storage_emulator", "gcsfs")
 
 def by_length(problems, texts, done):
     """Stands for a grader: a random model solves nothing."""
-    return SimpleNamespace(result=lambda: [
-        Grade(float(len(t) % 3 > 0), "made up") if d else Grade(0.0, "truncated") for t, d in zip(texts, done)
-    ])  # fmt: skip
+    return SimpleNamespace(
+        result=lambda: [
+            Grade(float(len(t) % 3 > 0), "made up") if d else Grade(0.0, "truncated") for t, d in zip(texts, done)
+        ]
+    )
 
 
 def light(patch, *modules):
@@ -107,9 +109,13 @@ def e2c(patch, checkpoint, tmp_path):
     from e3jax.eval import run
 
     light(patch, command, run)
-    patch.setattr(command, "ask", lambda *a, real=command.ask, **k: {
-        key: (r._replace(done=True), call) for key, (r, call) in real(*a, **k).items()
-    })  # fmt: skip
+    patch.setattr(
+        command,
+        "ask",
+        lambda *a, real=command.ask, **k: {
+            key: (r._replace(done=True), call) for key, (r, call) in real(*a, **k).items()
+        },
+    )
     patch.setattr(command, "plan_fault", lambda plan, tokens, **_: "long" if tokens > 5 else "")
     patch.setattr(command, "execution_fault", lambda *_, **__: "")
     patch.setattr(command.Drafts, "grade", lambda self, texts: dict.fromkeys(texts, Grade(1.0, "correct")))

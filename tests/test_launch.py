@@ -67,9 +67,11 @@ class Cloud:
         self.config = path / "env.sh"
         self.configure()
         quick = {"POLL_S": "0.1", "RETRY_S": "0.05", "CHECK_S": "0.3"}
-        self.env = os.environ | quick | {
-            "LAUNCH_ENV": str(self.config), "STUB": str(self.stub), "PATH": f"{path}/bin:{os.environ['PATH']}",
-        }  # fmt: skip
+        self.env = (
+            os.environ
+            | quick
+            | {"LAUNCH_ENV": str(self.config), "STUB": str(self.stub), "PATH": f"{path}/bin:{os.environ['PATH']}"}
+        )
         self.program("train")
 
     def configure(self, **values: str):
@@ -88,9 +90,16 @@ class Cloud:
 
     def __call__(self, script: str, *args: str, status: int = 0, **options) -> str:
         done = subprocess.run(
-            self.command(script, *args), env=self.env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=60, check=False, **options,
-        )  # fmt: skip
+            self.command(script, *args),
+            env=self.env,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+            **options,
+        )
         assert done.returncode == status, (done.returncode, done.stdout)
         return done.stdout
 
@@ -165,9 +174,13 @@ def test_dry_run_prints_what_the_readme_shows(cloud):
         words = shlex.split(command)
         assert words[0].startswith("launch/") and "--dry-run" in words, command
         printed = subprocess.run(
-            ["bash", *words], cwd=ROOT, env=cloud.env | {"LAUNCH_ENV": str(LAUNCH / "env.sh.example")}, text=True,
-            capture_output=True, check=True,
-        ).stdout.replace(str(ROOT), "/home/you/e3jax")  # fmt: skip
+            ["bash", *words],
+            cwd=ROOT,
+            env=cloud.env | {"LAUNCH_ENV": str(LAUNCH / "env.sh.example")},
+            text=True,
+            capture_output=True,
+            check=True,
+        ).stdout.replace(str(ROOT), "/home/you/e3jax")
         lines = [text.replace("\\\n", "").splitlines() for text in (expected, printed)]
         assert [shlex.split(line) for line in lines[0]] == [shlex.split(line) for line in lines[1]], printed
 
@@ -182,8 +195,12 @@ def test_xpk_example_is_one_command_with_the_run_inside():
     assert words[:3] == ["xpk", "workload", "create"] and "--tpu-type=v5litepod-16" in words
     inner = shlex.split(words[-1].removeprefix("--command="))
     assert inner[inner.index("exec") + 1 :] == [
-        "python", "-m", "e3jax.train.curriculum", *args, "--workdir=gs://my-bucket/runs/first",
-    ]  # fmt: skip
+        "python",
+        "-m",
+        "e3jax.train.curriculum",
+        *args,
+        "--workdir=gs://my-bucket/runs/first",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -215,14 +232,25 @@ def test_create_waits_and_passes_every_setting(cloud):
     cloud.write("creates", "ACCEPTED WAITING_FOR_RESOURCES PROVISIONING ACTIVE\n")
     out = cloud("tpu_create.sh")
     assert re.findall(r": ([A-Z_]+)$", out, re.M) == [
-        "ABSENT", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE",
-    ]  # fmt: skip
+        "ABSENT",
+        "ACCEPTED",
+        "WAITING_FOR_RESOURCES",
+        "PROVISIONING",
+        "ACTIVE",
+    ]
     (call,) = cloud.calls("create")
     assert {
-        "--spot", "--node-id=e3jax", "--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite",
-        "--project=my-project", "--zone=us-central1-a", "--service-account=a@b", "--network=net", "--internal-ips",
+        "--spot",
+        "--node-id=e3jax",
+        "--accelerator-type=v5litepod-16",
+        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--project=my-project",
+        "--zone=us-central1-a",
+        "--service-account=a@b",
+        "--network=net",
+        "--internal-ips",
         "--labels=who=a b",
-    } <= set(call)  # fmt: skip
+    } <= set(call)
     cloud("tpu_create.sh")  # there already
     assert len(cloud.calls("create")) == 1
 

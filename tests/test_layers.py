@@ -106,15 +106,7 @@ def test_no_get_on_configs():
 
 def test_nothing_happens_at_import():
     """Modules hold definitions, constants and imports; no statement with an effect."""
-    allowed = (
-        ast.Import,
-        ast.ImportFrom,
-        ast.FunctionDef,
-        ast.ClassDef,
-        ast.Assign,
-        ast.AnnAssign,
-        ast.If,
-    )
+    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If)
     for name, tree in modules():
         for node in tree.body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

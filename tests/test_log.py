@@ -26,8 +26,12 @@ def test_rewind_forgets_only_what_is_made_again(log):
             log.metrics(stage, "grpo", step=step, global_step=step, values={"x": step})
     log.rewind("easy", 2)
     assert [(x["stage"], x["step"]) for x in log.read("metrics.jsonl")] == [
-        ("base", 1), ("base", 2), ("base", 3), ("easy", 1), ("easy", 2),
-    ]  # fmt: skip
+        ("base", 1),
+        ("base", 2),
+        ("base", 3),
+        ("easy", 1),
+        ("easy", 2),
+    ]
 
 
 def test_cut_last_line_is_dropped_and_a_broken_one_is_named(log):

@@ -10,9 +10,7 @@ from e3jax.losses.grpo import grpo_loss
 from e3jax.types import Batch
 
 P, p, E, e = TAGS = (90, 91, 92, 93)  # the four tags
-LOSS = dict(
-    clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0, kl_estimator="k3", entropy_coef=0.0, tis_cap=None
-)  # fmt: skip
+LOSS = dict(clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0, kl_estimator="k3", entropy_coef=0.0, tis_cap=None)
 
 
 def weights(prompt, response, *, missing, coefficient=2.0):
@@ -55,10 +53,15 @@ def batch(advantage_bt, ratio_bt):
     """Four tokens a row, each worth 1/8; old log-probs so that the ratios are the ones given."""
     zero = jnp.zeros((2, 4))
     return Batch(
-        tokens=zero.astype(int), position=zero.astype(int), segment=zero.astype(int), weight=zero + 1 / 8,
-        advantage=jnp.asarray(advantage_bt, jnp.float32), old_logp=-jnp.log(jnp.asarray(ratio_bt)), ref_logp=zero,
+        tokens=zero.astype(int),
+        position=zero.astype(int),
+        segment=zero.astype(int),
+        weight=zero + 1 / 8,
+        advantage=jnp.asarray(advantage_bt, jnp.float32),
+        old_logp=-jnp.log(jnp.asarray(ratio_bt)),
+        ref_logp=zero,
         rollout_logp=zero,
-    )  # fmt: skip
+    )
 
 
 # Two plan tokens, the closing tag, one execution token; A = +0.5 and −0.5

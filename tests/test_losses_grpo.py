@@ -24,13 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.losses.grpo import (
-    group_advantages,
-    grpo_loss,
-    kl_penalty,
-    negative_mass,
-    token_weights,
-)
+from e3jax.losses.grpo import group_advantages, grpo_loss, kl_penalty, negative_mass, token_weights
 from e3jax.types import Batch
 
 S = 1 / np.sqrt(3)
@@ -52,12 +46,7 @@ def x64():
 
 
 def weights(mask, **overrides):
-    options = {
-        "aggregation": "token_mean",
-        "max_length": None,
-        "gradients": "all",
-        "denominator": "shrunken",
-    }
+    options = {"aggregation": "token_mean", "max_length": None, "gradients": "all", "denominator": "shrunken"}
     return token_weights(mask, **{**options, **overrides})
 
 
@@ -122,12 +111,7 @@ def assert_trees_close(got, want, **tolerance):
     ("aggregation", "max_length", "loss", "per_token"),
     [
         ("token_mean", None, 3.44 * S / 8, np.full((6, 1), 1 / 8)),
-        (
-            "sequence_mean",
-            None,
-            3.32 * S / 6,
-            np.array([[1 / 12], [1 / 12], [1 / 6], [1 / 6], [1 / 6], [1 / 6]]),
-        ),
+        ("sequence_mean", None, 3.32 * S / 6, np.array([[1 / 12], [1 / 12], [1 / 6], [1 / 6], [1 / 6], [1 / 6]])),
         ("dr_grpo", 10, 3.44 * S / 60, np.full((6, 1), 1 / 60)),
     ],
 )
@@ -155,8 +139,7 @@ def test_without_dual_clip_the_ratio_4_token_counts_in_full():
 
 
 @pytest.mark.parametrize(
-    ("estimator", "kl", "slope"),
-    [("k1", 1.0, 1.0), ("k2", 0.5, 1.0), ("k3", np.exp(-1.0), 1 - np.exp(-1.0))],
+    ("estimator", "kl", "slope"), [("k1", 1.0, 1.0), ("k2", 0.5, 1.0), ("k3", np.exp(-1.0), 1 - np.exp(-1.0))]
 )
 def test_kl_and_entropy_terms(estimator, kl, slope):
     """Guards signs: logp − ref = 1 and H = 2 on all tokens, so the loss is pg + 0.1·KL − 0.01·2;
@@ -243,8 +226,7 @@ def test_order_within_a_group_changes_nothing():
     rows = (order + np.array([[0], [3]])).reshape(-1)
     logp, entropy, batch = hand_example()
     shuffled = jax.tree.map(lambda x: x[rows], batch).replace(
-        weight=weights(MASK[rows]),
-        advantage=np.broadcast_to(advantages[1].reshape(-1)[:, None], MASK.shape),
+        weight=weights(MASK[rows]), advantage=np.broadcast_to(advantages[1].reshape(-1)[:, None], MASK.shape)
     )
     batch = batch.replace(advantage=np.broadcast_to(advantages[0].reshape(-1)[:, None], MASK.shape))
     want, want_metrics, (want_grad, _) = value_gradient(logp, entropy, batch, ALL_TERMS)
@@ -333,10 +315,7 @@ def test_positive_only(aggregation, denominator, rows):
     }
     want = np.array(rows)[:, None] * MASK
     for library in (np, jnp):
-        got = weights(
-            library.asarray(MASK),
-            **{**options, "advantage_b": library.asarray(options["advantage_b"])},
-        )
+        got = weights(library.asarray(MASK), **{**options, "advantage_b": library.asarray(options["advantage_b"])})
         np.testing.assert_allclose(got, want, rtol=1e-12)
     logp, entropy, batch = hand_example(**options)
     _, metrics, (grad, _) = value_gradient(logp, entropy, batch, {**ALL_TERMS, "kl_estimator": "k1"})

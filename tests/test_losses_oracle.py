@@ -53,11 +53,7 @@ def loss_gradient_metrics(oracle, aggregation, options, *, max_length=None):
         position=None,
         segment=None,
         weight=token_weights(
-            mask,
-            aggregation=aggregation,
-            max_length=max_length,
-            gradients="all",
-            denominator="fixed",
+            mask, aggregation=aggregation, max_length=max_length, gradients="all", denominator="fixed"
         ),
         advantage=np.broadcast_to(advantage[:, None], mask.shape),
         old_logp=inputs["old_logprob"],
@@ -91,11 +87,7 @@ def clip(low, high, dual, tis=None):
         ("vanilla|token-mean|clip0.2/0.2|c3", "token_mean", clip(0.2, 0.2, 3.0)),
         ("vanilla|seq-mean-token-mean|clip0.2/0.2|c3", "sequence_mean", clip(0.2, 0.2, 3.0)),
         ("vanilla|token-mean|clip0.2/0.28|c10 (DAPO)", "token_mean", clip(0.2, 0.28, 10.0)),
-        (
-            "vanilla|token-mean|clip0.2/0.28|c3|token TIS cap 2",
-            "token_mean",
-            clip(0.2, 0.28, 3.0, tis=2.0),
-        ),
+        ("vanilla|token-mean|clip0.2/0.28|c3|token TIS cap 2", "token_mean", clip(0.2, 0.28, 3.0, tis=2.0)),
     ],
 )
 def test_verl(oracle, entry, aggregation, options):

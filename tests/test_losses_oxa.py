@@ -23,11 +23,32 @@ from e3jax.train.sft import add, sft_gradient
 
 # torch 2.13 in float64: log p clamped to log(1 − 1e-6), log(−expm1) above ln ½, log1p(−exp) below; and its gradient
 PROBABILITY = [1e-30, 1e-8, 1e-3, 0.2, 0.5, 0.7, 0.99, 0.99999, 1 - 2e-6]
-UL = [1.0000000000000024e-30, 1.0000000049999983e-08, 0.0010005003335835337, 0.22314355131420976, 0.6931471805599453,
-      1.203972804325936, 4.605170185988091, 11.51292546497478, 13.122363377431084, 13.815510557935518,
-      13.815510557935518]  # fmt: skip
-UL_GRADIENT = [1.0000000000000024e-30, 1.0000000099999984e-08, 0.0010010010010010014, 0.25, 1.0, 2.333333333333333,
-               98.99999999999991, 99999.0000004551, 499999.00001337775, 0.0, 0.0]  # fmt: skip
+UL = [
+    1.0000000000000024e-30,
+    1.0000000049999983e-08,
+    0.0010005003335835337,
+    0.22314355131420976,
+    0.6931471805599453,
+    1.203972804325936,
+    4.605170185988091,
+    11.51292546497478,
+    13.122363377431084,
+    13.815510557935518,
+    13.815510557935518,
+]
+UL_GRADIENT = [
+    1.0000000000000024e-30,
+    1.0000000099999984e-08,
+    0.0010010010010010014,
+    0.25,
+    1.0,
+    2.333333333333333,
+    98.99999999999991,
+    99999.0000004551,
+    499999.00001337775,
+    0.0,
+    0.0,
+]
 
 
 def test_unlikelihood_equals_torch():
@@ -65,9 +86,7 @@ def test_whole_loss_equals_torch(chunk):
     logits[1, 2, targets[1, 2]], logits[3, 3, targets[3, 3]] = 40.0, -40.0
 
     def loss_of(hidden):  # the unembedding is the identity, so hidden states are logits
-        scores = token_logp_and_entropy(
-            hidden, jnp.eye(6), jnp.asarray(targets), temperature=1.0, chunk=chunk
-        )  # fmt: skip
+        scores = token_logp_and_entropy(hidden, jnp.eye(6), jnp.asarray(targets), temperature=1.0, chunk=chunk)
         return oxa_loss(*scores, *pool_weights(MASK, SUPPRESSED), ul_weight=0.05)
 
     (loss, metrics), grad = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(jnp.asarray(logits, jnp.float32))

@@ -6,11 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.losses.tokens import (
-    next_token_logp_and_entropy,
-    token_denominator,
-    token_logp_and_entropy,
-)
+from e3jax.losses.tokens import next_token_logp_and_entropy, token_denominator, token_logp_and_entropy
 
 B, T, D, V = 3, 7, 5, 11
 CHUNKS = [1, 4, 6, 20, 21, 1000]  # below B, one step, two steps with padding, T − 1, exact, single
@@ -148,8 +144,10 @@ def largest_array(jaxpr):
 @pytest.mark.parametrize("length, chunk", [(4224, 2048), (100, 64), (66, 64)])
 def test_pieces_are_of_one_size(length, chunk):
     """4,223 tokens in pieces of 2,048 would be 6,144."""
-    shapes = [jax.ShapeDtypeStruct(s, d) for s, d in (((1, length, 4), jnp.float32), ((16, 4), jnp.float32),
-                                                      ((1, length), jnp.int32))]  # fmt: skip
+    shapes = [
+        jax.ShapeDtypeStruct(s, d)
+        for s, d in (((1, length, 4), jnp.float32), ((16, 4), jnp.float32), ((1, length), jnp.int32))
+    ]
     jaxpr = jax.make_jaxpr(lambda h, e, t: next_token_logp_and_entropy(h, e, t, temperature=1.0, chunk=chunk))(*shapes)
     (loop,) = (e for e in equations(jaxpr.jaxpr) if e.primitive.name == "scan")
     count, _, steps = next(v.aval.shape[:3] for v in loop.invars if v.aval.ndim == 4)

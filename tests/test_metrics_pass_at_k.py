@@ -35,8 +35,7 @@ def test_large_counts_do_not_overflow():
 
 
 @pytest.mark.parametrize(
-    ("n", "c", "k", "message"),
-    [([8, 4], [1, 1], 5, "smallest is 4"), (4, 1, 0, "k=0"), (4, 5, 1, "num_correct")],
+    ("n", "c", "k", "message"), [([8, 4], [1, 1], 5, "smallest is 4"), (4, 1, 0, "k=0"), (4, 5, 1, "num_correct")]
 )
 def test_impossible_counts_raise(n, c, k, message):
     """Guards k > n, which the formula would answer with a confident 1."""
@@ -106,8 +105,10 @@ def test_the_bootstrapped_estimate_is_that_of_draws_with_replacement():
 def test_interval_of_the_bootstrapped_estimate():
     """It lies around its own estimate, and for k = 1 it is the unbiased one's."""
     c, how = np.array([0, 3, 16, 1, 9, 16]), dict(level=0.95, resamples=2000)
-    one = [two_level_interval(16, c, 1, rng=np.random.default_rng(0), estimator=e, **how) for e in
-           (pass_at_k, bootstrap_pass_at_k)]  # fmt: skip
+    one = [
+        two_level_interval(16, c, 1, rng=np.random.default_rng(0), estimator=e, **how)
+        for e in (pass_at_k, bootstrap_pass_at_k)
+    ]
     np.testing.assert_allclose(*one, rtol=1e-9)
     low, high = two_level_interval(16, c, 8, rng=np.random.default_rng(0), estimator=bootstrap_pass_at_k, **how)
     assert low < bootstrap_pass_at_k(16, c, 8).mean() < high

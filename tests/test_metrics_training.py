@@ -20,11 +20,15 @@ def test_rollout_metrics_by_hand():
     entropy = np.array([[0, 1.0, 3.0], [0, 2.0, 9.0], [0, 4.0, 4.0], [0, 6.0, 6.0]])
     sampled = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 1], [0, 1, 1]], bool)
     m = rollout_metrics(
-        score_b=np.array([1.0, 0.0, 0.0, 0.0]), response_len_b=np.array([2, 1, 2, 2]),
-        done_b=np.array([True, True, True, False]), entropy_bt=entropy, sampled_bt=sampled,
+        score_b=np.array([1.0, 0.0, 0.0, 0.0]),
+        response_len_b=np.array([2, 1, 2, 2]),
+        done_b=np.array([True, True, True, False]),
+        entropy_bt=entropy,
+        sampled_bt=sampled,
         reasons=["correct", "no_answer", "wrong_value", "truncated"],
-        advantage_b=np.array([1.0, -1.0, 0.0, 0.0]), group_size=2,
-    )  # fmt: skip
+        advantage_b=np.array([1.0, -1.0, 0.0, 0.0]),
+        group_size=2,
+    )
     assert (m["reward/mean"], m["reward/all_zero"], m["reward/all_one"], m["truncated"]) == (0.25, 0.5, 0.0, 0.25)
     assert (m["entropy/mean"], m["entropy/correct"], m["entropy/positive"], m["entropy/negative"]) == (26 / 7, 2, 2, 2)
     assert (m["length/correct"], m["length/incorrect"], m["length/positive"], m["length/negative"]) == (2, 5 / 3, 2, 1)
@@ -79,13 +83,20 @@ def test_phase_metrics_by_hand():
     P, p, E, e = tags = (6, 7, 8, 9)
     tokens = np.array([[1, P, 2, 3, p, E, 4, e], [1, P, 5, 0, 0, 0, 0, 0]])
     rollouts = Rollouts(
-        tokens=tokens, prompt_len=np.array([2, 2]), length=np.array([8, 3]), logp=None,
+        tokens=tokens,
+        prompt_len=np.array([2, 2]),
+        length=np.array([8, 3]),
+        logp=None,
         entropy=np.array([[0, 0, 1.0, 2.0, 9.0, 9.0, 0.5, 9.0], [0, 0, 6.0, 0, 0, 0, 0, 0]]),
-        sampled=np.array([[0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 0, 0, 0, 0]], bool), done=np.array([True, False]),
-    )  # fmt: skip
+        sampled=np.array([[0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 0, 0, 0, 0]], bool),
+        done=np.array([True, False]),
+    )
     assert phase_metrics(rollouts, tags) == {
-        "format/well_formed": 0.5, "entropy/exploration": 3.0, "length/exploration": 1.5, "entropy/execution": 0.5,
+        "format/well_formed": 0.5,
+        "entropy/exploration": 3.0,
+        "length/exploration": 1.5,
+        "entropy/execution": 0.5,
         "length/execution": 0.5,
-    }  # fmt: skip
+    }
     assert phase_metrics(rollouts, ()) == {}
     assert not undefined("grpo", phase_metrics(rollouts, tags))

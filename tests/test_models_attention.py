@@ -191,14 +191,20 @@ def test_auto_takes_what_runs(monkeypatch):
     with pytest.raises(ValueError, match="'flash' is unknown; known: auto, xla, splash"):
         resolve_kernel("flash", dtype="float32", head_width=64)
     arrays = {
-        "usual": dict(dtype="bfloat16", head_width=128), "quickstart": dict(dtype="float32", head_width=32),
-        "wide": dict(dtype="bfloat16", head_width=256), "rugged": dict(dtype="bfloat16", head_width=100),
+        "usual": dict(dtype="bfloat16", head_width=128),
+        "quickstart": dict(dtype="float32", head_width=32),
+        "wide": dict(dtype="bfloat16", head_width=256),
+        "rugged": dict(dtype="bfloat16", head_width=100),
         "odd": dict(dtype="bfloat16", head_width=64, length=33),
-    }  # fmt: skip
+    }
     taken = {
-        ("cpu", ""): set(), ("gpu", "gfx942"): set(), ("gpu", "7.5"): set(), ("gpu", "8.0"): {"usual"},
-        ("gpu", "9.0"): {"usual", "wide"}, ("gpu", "10.3"): {"usual", "wide"},
-    }  # fmt: skip
+        ("cpu", ""): set(),
+        ("gpu", "gfx942"): set(),
+        ("gpu", "7.5"): set(),
+        ("gpu", "8.0"): {"usual"},
+        ("gpu", "9.0"): {"usual", "wide"},
+        ("gpu", "10.3"): {"usual", "wide"},
+    }
     for device, names in taken.items():
         a_device(monkeypatch, *device)
         for name, values in arrays.items():

@@ -42,8 +42,14 @@ PROBLEMS, SAMPLES, BUDGETS = 3, 2, (8, 16, 24)
 """,
     "05_e2c_and_oxa": "LAMBDA, QUERIES, RESPONSES, TOTAL = 2.0, 100, 4, 160",
 }
-FIGURES = {"00_tour": 2, "01_pk_model": 3, "02_grpo_by_hand": 2, "03_budget_rule": 1, "04_extrapolation": 2,
-           "05_e2c_and_oxa": 3}  # fmt: skip
+FIGURES = {
+    "00_tour": 2,
+    "01_pk_model": 3,
+    "02_grpo_by_hand": 2,
+    "03_budget_rule": 1,
+    "04_extrapolation": 2,
+    "05_e2c_and_oxa": 3,
+}
 SAID = {  # what is printed only when a cell got to its end
     "00_tour": ("easy: GRPO, budget 24: 2 done in", "hard: GRPO, budget 24: 2 done in", "after hard:"),
     "01_pk_model": ("sum over tokens, mask: 20 done in",),

@@ -53,12 +53,13 @@ def test_a_shape_names_what_does_not_fit():
     fits = {"stage": "a", "accuracy": {"96": [None, 0.5]}}
     assert fault(fits, shape) == ""
     for change, said in (
-        ({"stage": 3}, "stage is 3, not a text"), ({"note": []}, "note is [], not a text"),
+        ({"stage": 3}, "stage is 3, not a text"),
+        ({"note": []}, "note is [], not a text"),
         ({"accuracy": {"x": [1, 1]}}, "accuracy.'x' is no whole number"),
         ({"accuracy": {"96": [1]}}, "accuracy.96 has 1 parts, not 2"),
         ({"accuracy": {"96": [1, float("nan")]}}, "accuracy.96[1] is nan, not a number"),
         ({"accuracy": {"96": ["1", 1]}}, "accuracy.96[0] is '1', not a number or null"),
-    ):  # fmt: skip
+    ):
         assert fault(fits | change, shape) == said
     assert fault({"stage": "a"}, shape) == "there is no accuracy"
 
@@ -66,11 +67,14 @@ def test_a_shape_names_what_does_not_fit():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (DEEP, "nested deeper than 100 levels"), (b"[" * 101 + b"]" * 101, "nested deeper than 100 levels"),
-        (b'{"a": "\xe9"}', "not UTF-8 (invalid continuation byte at byte 7)"), (b'{"a": "\x00"}', "not JSON ("),
-        (b"", "not JSON ("), (b"9" * 5000, "not JSON ("),
+        (DEEP, "nested deeper than 100 levels"),
+        (b"[" * 101 + b"]" * 101, "nested deeper than 100 levels"),
+        (b'{"a": "\xe9"}', "not UTF-8 (invalid continuation byte at byte 7)"),
+        (b'{"a": "\x00"}', "not JSON ("),
+        (b"", "not JSON ("),
+        (b"9" * 5000, "not JSON ("),
     ],
-)  # fmt: skip
+)
 def test_json_that_cannot_be_read(text, said, tmp_path):
     """RecursionError was a traceback for each reader of its own; 5,000 digits and half a file are sentences too."""
     with pytest.raises(ValueError, match=r".") as error:
@@ -179,7 +183,7 @@ ROPE5 = {"rope_theta": 1e6, "rope_type": "default", "partial_rotary_factor": 1.0
         ({"max_window_layers": "x", "use_sliding_window": True}, "max_window_layers='x'"),
         ({"num_attention_heads": 1000, "num_key_value_heads": 1000, "head_dim": None}, "head_dim=0, a number above 0"),
     ],
-)  # fmt: skip
+)
 def test_every_number_of_a_config_has_a_range(change, said, tmp_path):
     """10^9 layers allocated until the machine gave up; a string where an object belongs was a TypeError."""
     (tmp_path / "config.json").write_text(json.dumps(QWEN3 | {"model_type": "qwen2"} | change))
@@ -190,8 +194,9 @@ def test_every_number_of_a_config_has_a_range(change, said, tmp_path):
 
 def test_partial_rotary_factor_of_one_is_none(tmp_path):
     """transformers 5 moves it into rope_parameters when it saves; at the top level it was accepted already."""
-    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in QWEN3.items() if k != "rope_theta"}
-                                                     | {"rope_parameters": ROPE5}))  # fmt: skip
+    (tmp_path / "config.json").write_text(
+        json.dumps({k: v for k, v in QWEN3.items() if k != "rope_theta"} | {"rope_parameters": ROPE5})
+    )
     assert read_config(tmp_path).rope_theta == 1e6
     (tmp_path / "generation_config.json").write_bytes(DEEP)
     with pytest.raises(UserError, match=r"generation_config.json is nested deeper.*repair or remove it"):
@@ -393,8 +398,9 @@ def test_bombs_stay_packed(tmp_path, monkeypatch):
 def test_odd_records_of_an_experiment_name_the_line(tmp_path):
     """str.splitlines() cut a line at U+2028; a missing key was a KeyError behind hours of runs."""
     run = epath.Path(tmp_path)
-    write_lines(tmp_path / "metrics.jsonl", json.dumps(LINES["metrics.jsonl"] | {"x": "a\u2028b"}, ensure_ascii=False)
-                .encode())  # fmt: skip
+    write_lines(
+        tmp_path / "metrics.jsonl", json.dumps(LINES["metrics.jsonl"] | {"x": "a\u2028b"}, ensure_ascii=False).encode()
+    )
     write_lines(tmp_path / "eval.jsonl", LINES["eval.jsonl"])
     found = read.read_run(run, label="a", forced=run / "none")
     assert len(found.steps) == 1 and read.value(found, ("eval", "s", "accuracy", "96")) == 0.1

@@ -21,8 +21,13 @@ SMALL = (
     "--config.grader.workers=1", "--config.checkpoint.every=1", "--config.log.tensorboard=False",
     "--config.task.prompt_room=104", f"--config.eval.sets.aime24={DATA}/math/aime24.json",
 )  # fmt: skip
-RL = ("--config.grpo.prompts=2", "--config.grpo.group_size=2", "--config.grpo.rows=2", "--config.grpo.minibatches=1",
-      "--config.grpo.reward.overlong_buffer=8")  # fmt: skip
+RL = (
+    "--config.grpo.prompts=2",
+    "--config.grpo.group_size=2",
+    "--config.grpo.rows=2",
+    "--config.grpo.minibatches=1",
+    "--config.grpo.reward.overlong_buffer=8",
+)
 
 
 def train(config: str, workdir: Path, model: Path, stage: str, after: Path, **fields) -> dict[str, list]:
@@ -54,10 +59,15 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 
 def test_e2c(model, tmp_path):
     """SFT on both phases, then RL from it with λ on the plan, its reward and its forced start."""
-    rows = [{
-        "question": f"What is {i}+1?", "exploration": f"1. Add one to {i}.\n2. Box it.", "answer": str(i + 1),
-        "execution": f"1. Add one to {i}: {i + 1}\n2. Box it: \\boxed{{{i + 1}}}",
-    } for i in range(16)]  # fmt: skip
+    rows = [
+        {
+            "question": f"What is {i}+1?",
+            "exploration": f"1. Add one to {i}.\n2. Box it.",
+            "answer": str(i + 1),
+            "execution": f"1. Add one to {i}: {i + 1}\n2. Box it: \\boxed{{{i + 1}}}",
+        }
+        for i in range(16)
+    ]
     causal = write_rows(tmp_path / "causal.jsonl", rows)
     recipe = "configs/e2c.py:stage={},chips=1".format
     data = {"data.set": causal, "data.per_step": 4, "row_length": 192}
@@ -65,9 +75,14 @@ def test_e2c(model, tmp_path):
     assert all(line["loss/total"] > 0 and line["optim/grad_norm"] > 0 for line in sft["metrics.jsonl"])
 
     rl = train(
-        recipe("rl2"), tmp_path / "rl2", model, "rl2", tmp_path / "sft/checkpoints/sft/2", budget=24,
+        recipe("rl2"),
+        tmp_path / "rl2",
+        model,
+        "rl2",
+        tmp_path / "sft/checkpoints/sft/2",
+        budget=24,
         set=DATA / "math/deepscaler_10k.parquet",
-    )  # fmt: skip
+    )
     assert all(line["length/exploration"] > 0 for line in rl["metrics.jsonl"])
     for sample in rl["samples.jsonl"]:
         assert sample["prompt"].endswith("<|im_start|>assistant\n<EXPLORATION>")  # forced, and not trained
@@ -76,18 +91,25 @@ def test_e2c(model, tmp_path):
 def test_oxa(model, tmp_path):
     """Fine-tune on promoted and suppressed responses, then RL from it. (The sets: tests/test_curation_oxa_sets.py.)"""
     sets = {
-        name: write_rows(tmp_path / f"{name}.jsonl", [
-            {"prompt": f"What is {i}+1?", "response": f"{said}</think> \\boxed{{{i + 1}}}"} for i in range(8)
-        ]) for name, said in (("promote", "it follows"), ("suppress", "so so so"))
-    }  # fmt: skip
+        name: write_rows(
+            tmp_path / f"{name}.jsonl",
+            [{"prompt": f"What is {i}+1?", "response": f"{said}</think> \\boxed{{{i + 1}}}"} for i in range(8)],
+        )
+        for name, said in (("promote", "it follows"), ("suppress", "so so so"))
+    }
     recipe = "configs/oxa.py:arm=full,chips=1"
-    tuned = train(
-        recipe, tmp_path / "tune", model, "tune", model, **sets, per_step=4, row_length=128, rows=1,
-    )["metrics.jsonl"]  # fmt: skip
+    tuned = train(recipe, tmp_path / "tune", model, "tune", model, **sets, per_step=4, row_length=128, rows=1)[
+        "metrics.jsonl"
+    ]
     assert all(line["loss/ce"] > 0 and line["loss/ul"] > 0 for line in tuned)
 
     rl = train(
-        f"{recipe},stage=rl", tmp_path / "rl", model, "rl", tmp_path / "tune/checkpoints/tune/2", budget=24,
+        f"{recipe},stage=rl",
+        tmp_path / "rl",
+        model,
+        "rl",
+        tmp_path / "tune/checkpoints/tune/2",
+        budget=24,
         set=DATA / "math/deepscaler_10k.parquet",
-    )["metrics.jsonl"]  # fmt: skip
+    )["metrics.jsonl"]
     assert all(line["parity/logp_max"] < 1e-4 for line in rl)

@@ -36,16 +36,7 @@ def run_dir(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model": {"width": 64}, "note": HOSTILE}))
     sft = [{"stage": "base", "kind": "sft", "step": s, "loss/total": 2 / s, "time/step_s": 0.6} for s in range(1, 101)]
     easy = [
-        grpo_row(
-            "easy",
-            s,
-            **{
-                "reward/mean": s / 40,
-                "length/mean": 50.0 + s,
-                "budget": 192,
-                "length/correct": None,
-            },
-        )
+        grpo_row("easy", s, **{"reward/mean": s / 40, "length/mean": 50.0 + s, "budget": 192, "length/correct": None})
         for s in range(1, 21)
     ]
     hard = [grpo_row("hard $x", s, **{"reward/mean": None, "loss/ppo_kl": 0.0}) for s in range(1, 6)]
@@ -309,10 +300,7 @@ def test_repeated_steps_and_checkpoints_count_once(run_dir):
     with (run_dir / "eval.jsonl").open("a") as file:
         file.write(json.dumps(again) + "\n")
     _, page = read(html.write_report(run_dir))
-    assert [row[:2] for row in page.tables[0][1:]] == [
-        ["base", "99.0|98.0, 100.0"],
-        ["easy", "22.0|20.0, 24.0"],
-    ]
+    assert [row[:2] for row in page.tables[0][1:]] == [["base", "99.0|98.0, 100.0"], ["easy", "22.0|20.0, 24.0"]]
 
 
 def test_interval_figure_draws_the_numbers():

@@ -8,33 +8,13 @@ import numpy as np
 import pytest
 
 from e3jax.rewards import countdown, extract
-from e3jax.rewards.countdown import (
-    ExpressionError,
-    evaluate,
-    grade_expression,
-    grade_text,
-    left_to_right,
-)
+from e3jax.rewards.countdown import ExpressionError, evaluate, grade_expression, grade_text, left_to_right
 from e3jax.rewards.extract import Grade, last_answer
 from e3jax.rewards.grade import grade_all
-from e3jax.tasks.countdown import (
-    calculator_problem,
-    calculator_reachable,
-    calculator_text,
-    paper_problem,
-    solve,
-)
+from e3jax.tasks.countdown import calculator_problem, calculator_reachable, calculator_text, paper_problem, solve
 from e3jax.tasks.problem import Problem
 
-REASONS = {
-    "correct",
-    "wrong_value",
-    "wrong_numbers",
-    "no_answer",
-    "malformed",
-    "too_long",
-    "division_by_zero",
-}
+REASONS = {"correct", "wrong_value", "wrong_numbers", "no_answer", "malformed", "too_long", "division_by_zero"}
 
 
 def problem(*numbers, target, form="paper", task="countdown"):

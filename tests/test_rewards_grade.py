@@ -44,8 +44,10 @@ def config(*kinds, where="response", prompt="e3", chat="template", init_from="")
     stages = {str(i): SimpleNamespace(kind=kind) for i, kind in enumerate(kinds)}
     return SimpleNamespace(
         task=SimpleNamespace(form="math", where=where, prompt=prompt, chat=chat),
-        stages=stages, order=tuple(stages), init=SimpleNamespace(init_from=init_from),
-    )  # fmt: skip
+        stages=stages,
+        order=tuple(stages),
+        init=SimpleNamespace(init_from=init_from),
+    )
 
 
 @pytest.mark.parametrize("where", ["response", "after_thinking"])

@@ -176,12 +176,23 @@ def test_no_word_that_changes_a_value_is_a_unit():
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("cm", "centimeters"), ("square inches", "in^2"), ("sq. ft.", "ft^2"), ("km/h", "kilometers per hour"),
-        ("mph", "miles per hour"), ("meters squared", "m^2"), ("cubic cm", "cm^3"), ("dollars", "$"), ("%", "per cent"),
-        ("° C", "degrees Celsius"), ("apples", "red apples"), ("people", "people"), ("years old", "yrs"),
-        ("ordered pairs", "distinct ordered pairs"), ("kg m/s^2", "kg·m/s^2"),
+        ("cm", "centimeters"),
+        ("square inches", "in^2"),
+        ("sq. ft.", "ft^2"),
+        ("km/h", "kilometers per hour"),
+        ("mph", "miles per hour"),
+        ("meters squared", "m^2"),
+        ("cubic cm", "cm^3"),
+        ("dollars", "$"),
+        ("%", "per cent"),
+        ("° C", "degrees Celsius"),
+        ("apples", "red apples"),
+        ("people", "people"),
+        ("years old", "yrs"),
+        ("ordered pairs", "distinct ordered pairs"),
+        ("kg m/s^2", "kg·m/s^2"),
     ],
-)  # fmt: skip
+)
 def test_spellings_of_a_unit(one, other):
     assert units.read(one) == units.read(other) is not None
 
@@ -201,14 +212,25 @@ def test_units_must_agree():
 @pytest.mark.parametrize(
     ("text", "plain"),
     [
-        (r"\frac12", r"\frac{1}{2}"), (r"\frac\pi2", r"\frac{\pi}{2}"), (r"\sqrt[3] (x+1)", r"\sqrt[3]{x+1}"),
-        (r"x^{2}_{10}", "x^2_{10}"), (r"\color[rgb]{1,0,0}9", "  9"), (r"\cdot\mathbf{x}", r"\cdot x"),
-        (r"\begin{aligned}9\end{aligned}", "  9  "), (r"\left.\frac12\right|", r"\frac{1}{2}|"),
+        (r"\frac12", r"\frac{1}{2}"),
+        (r"\frac\pi2", r"\frac{\pi}{2}"),
+        (r"\sqrt[3] (x+1)", r"\sqrt[3]{x+1}"),
+        (r"x^{2}_{10}", "x^2_{10}"),
+        (r"\color[rgb]{1,0,0}9", "  9"),
+        (r"\cdot\mathbf{x}", r"\cdot x"),
+        (r"\begin{aligned}9\end{aligned}", "  9  "),
+        (r"\left.\frac12\right|", r"\frac{1}{2}|"),
         (r"\log{x}", r"\log{x}"),
-        (r"{1,2}", "{1,2}"), (r"{{9}", "{9"), (r"9}}", "9}}"), (r"\frac", r"\frac"), (r"\sqrt", r"\sqrt"),
-        (r"\text{ cm}", r"\text{ cm}"), (r"\text{5 cm}", " 5 cm "), (r"\cancel{9}", r"\cancel{9}"),
+        (r"{1,2}", "{1,2}"),
+        (r"{{9}", "{9"),
+        (r"9}}", "9}}"),
+        (r"\frac", r"\frac"),
+        (r"\sqrt", r"\sqrt"),
+        (r"\text{ cm}", r"\text{ cm}"),
+        (r"\text{5 cm}", " 5 cm "),
+        (r"\cancel{9}", r"\cancel{9}"),
     ],
-)  # fmt: skip
+)
 def test_rebuilt(text, plain):
     assert rebuilt(text) == plain
 

@@ -108,8 +108,12 @@ def test_a_message_is_bounded():
     """A worker gets at most FEW responses at once, and long ones one by one."""
     items = [(None, "x" * size, True) for size in (3_000_000, 3_000_000, 10_000_000, 1, 1, 3_999_999)]
     assert [[len(text) for _, text, _ in few] for few in in_batches(iter(items))] == [
-        [3_000_000], [3_000_000], [10_000_000], [1, 1], [3_999_999]
-    ]  # fmt: skip
+        [3_000_000],
+        [3_000_000],
+        [10_000_000],
+        [1, 1],
+        [3_999_999],
+    ]
     assert [len(few) for few in in_batches(iter([(None, "", True)] * 20))] == [8, 8, 4] and not [*in_batches(iter([]))]
 
 

@@ -55,10 +55,24 @@ def draw(sharp, directory, *, budget, asked=None, part="response", stop_after=10
     )
     try:
         fill(
-            responses, part, asked, model, params, TOKENIZER, ids=IDS, key=jax.random.key(3), stop=(*TOKENIZER.stop, 5),
-            slots=16, prefill_rows=4, groups=1, on_finished=on_finished, block=8, temperature=1.0, top_k=0,
+            responses,
+            part,
+            asked,
+            model,
+            params,
+            TOKENIZER,
+            ids=IDS,
+            key=jax.random.key(3),
+            stop=(*TOKENIZER.stop, 5),
+            slots=16,
+            prefill_rows=4,
+            groups=1,
+            on_finished=on_finished,
+            block=8,
+            temperature=1.0,
+            top_k=0,
             top_p=1.0,
-        )  # fmt: skip
+        )
     except KeyboardInterrupt:
         pass
     return responses, sum(heard)
@@ -93,10 +107,16 @@ def test_cutting_equals_drawing_at_the_shorter_budget(sharp, long, tmp_path):
         assert r.tokens == long.known[key].tokens[:12]
         assert r.done == (long.known[key].done and len(long.known[key].tokens) <= 12)
     counted = [
-        count(PROBLEMS, by_problem(x.known, "response", 5, range(6)), decode=TOKENIZER.decode, grade=half,
-              budgets=budgets, on_graded=lambda n: None)
+        count(
+            PROBLEMS,
+            by_problem(x.known, "response", 5, range(6)),
+            decode=TOKENIZER.decode,
+            grade=half,
+            budgets=budgets,
+            on_graded=lambda n: None,
+        )
         for x, budgets in ((long, (12, 32)), (short, (12,)))
-    ]  # fmt: skip
+    ]
     columns = [
         (np.array([finished_gb(c, b)[:, 0] for c in cs]), np.array([c.right_cut_gb[:, 0] for c in cs]))
         for cs, b in zip(counted, ((12, 32), (12,)))

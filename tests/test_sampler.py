@@ -27,9 +27,19 @@ def draw(model, params, prompts, *, ids=None, samples=3, budget=24, stop=(EOS,),
     schedule = dict(slots=16, block=8, prefill_rows=4) | schedule
     ids = range(len(prompts)) if ids is None else ids
     return sample(
-        model, params, prompts, ids=ids, key=jax.random.key(key), samples=samples, budget=budget, stop=stop, pad=PAD,
-        temperature=temperature, **PLAIN, **schedule,
-    )  # fmt: skip
+        model,
+        params,
+        prompts,
+        ids=ids,
+        key=jax.random.key(key),
+        samples=samples,
+        budget=budget,
+        stop=stop,
+        pad=PAD,
+        temperature=temperature,
+        **PLAIN,
+        **schedule,
+    )
 
 
 def ragged_prompts(count, vocab, seed=0):
@@ -55,10 +65,7 @@ def test_inverse_cdf_by_hand():
     np.testing.assert_allclose(logp, np.log([0.5, 0.3, 0.2]), rtol=1e-6)
     np.testing.assert_allclose(entropy, -np.sum([p * np.log(p) for p in (0.5, 0.3, 0.2)]), rtol=1e-6)
     masked = jnp.array([[-jnp.inf, 0.0, -jnp.inf]] * 2)
-    assert choose(masked, jnp.array([0.0, 1 - 2**-23]), temperature=1.0, **PLAIN)[0].tolist() == [
-        1,
-        1,
-    ]
+    assert choose(masked, jnp.array([0.0, 1 - 2**-23]), temperature=1.0, **PLAIN)[0].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("size", [5, 512, 513, 4000])
@@ -209,8 +216,7 @@ def test_samples_do_not_depend_on_the_schedule(sharp, monkeypatch):
     for p in range(12):
         for g in range(3):
             np.testing.assert_array_equal(
-                a.tokens[3 * p + g, : a.length[3 * p + g]],
-                c.tokens[3 * (11 - p) + g, : c.length[3 * (11 - p) + g]],
+                a.tokens[3 * p + g, : a.length[3 * p + g]], c.tokens[3 * (11 - p) + g, : c.length[3 * (11 - p) + g]]
             )
     other = draw(model, params, prompts, key=8)
     assert (a.tokens != other.tokens).any(), "the key is not used"
@@ -457,9 +463,7 @@ def test_what_is_drawn_is_reported(sharp):
             finished.append(int(b))
             assert len(tokens[int(b)]) == so_far.length[b] - so_far.prompt_len[b]
 
-    r = draw(
-        model, params, ragged_prompts(20, 210), slots=8, block=3, on_tokens=on_tokens, on_finished=on_finished
-    )  # fmt: skip
+    r = draw(model, params, ragged_prompts(20, 210), slots=8, block=3, on_tokens=on_tokens, on_finished=on_finished)
     assert sorted(finished) == list(range(60)) and len(r.tokens) == 60
     for b in range(60):
         assert tokens[b] == r.tokens[b, r.prompt_len[b] : r.length[b]].tolist()

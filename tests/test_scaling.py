@@ -186,15 +186,24 @@ def scripted(monkeypatch):
 
     for module in (planning, choosing, react):
         monkeypatch.setattr(module, "ask", ask)
-    bench = SimpleNamespace(pretrained=Pretrained(None, None, tokenizer), problems=[MATH],
-                            prompts=[tokenizer.encode("[Q]")])  # fmt: skip
+    bench = SimpleNamespace(
+        pretrained=Pretrained(None, None, tokenizer), problems=[MATH], prompts=[tokenizer.encode("[Q]")]
+    )
     study = Study(bench, ("Q",), tokenizer.tags, True, True, "template", 50, 999, 0.9, 0.95, 99)
     return study, script, asked
 
 
 PLANS = [f"1. {way}{chr(2)}" for way in ("Count apples by induction.", "Count pears by induction.", "Draw them.")]
-LOOP = dict(accept="box", rounds=3, chunk=8, tail=40, refine_budget=9, refine_temperature=0.3,
-            explore_temperature=0.95, rescue_budget=9)  # fmt: skip
+LOOP = dict(
+    accept="box",
+    rounds=3,
+    chunk=8,
+    tail=40,
+    refine_budget=9,
+    refine_temperature=0.3,
+    explore_temperature=0.95,
+    rescue_budget=9,
+)
 
 
 def loop_of(study, **changes):
@@ -208,17 +217,27 @@ def test_the_loop_refines_switches_and_pays(scripted):
     study, script, asked = scripted
     done = "abcdefghij" * 30 + f"\\boxed{{7}}{chr(4)}"
     script |= {
-        "plan": PLANS, "judge-3": "1. Count apples by induction.\0",
+        "plan": PLANS,
+        "judge-3": "1. Count apples by induction.\0",
         "execute": {0: "by induction " + "ab" * 30, 2: f"So 1 = 2, wrong. Nothing.{chr(4)}"},
-        "react-box-3-rescue-0": "no\0", "react-box-3-refine-0": "1. Count apples by induction." + chr(2),
-        "react-box-3-rescue-1": "no\0", "react-box-3-refine-1": f"1. Paint them.{chr(2)}",
+        "react-box-3-rescue-0": "no\0",
+        "react-box-3-refine-0": "1. Count apples by induction." + chr(2),
+        "react-box-3-rescue-1": "no\0",
+        "react-box-3-refine-1": f"1. Paint them.{chr(2)}",
         "react-box-3-execute-2": done,
-    }  # fmt: skip
+    }
     ended = loop_of(study)
     assert [part for part, *_ in asked] == [
-        "plan", "judge-3", "execute", "react-box-3-rescue-0", "react-box-3-refine-0", "execute",
-        "react-box-3-rescue-1", "react-box-3-refine-1", "react-box-3-execute-2",
-    ]  # fmt: skip
+        "plan",
+        "judge-3",
+        "execute",
+        "react-box-3-rescue-0",
+        "react-box-3-refine-0",
+        "execute",
+        "react-box-3-rescue-1",
+        "react-box-3-refine-1",
+        "react-box-3-execute-2",
+    ]
     prompts, heat = {part: text for part, text, _ in asked}, {part: t for part, _, t in asked}
     assert heat["plan"] == 0.9 and heat["react-box-3-refine-0"] == 0.3 and heat["execute"] == heat["judge-3"] == 0
     assert "These statements turned out to be wrong: 1 = 2" in prompts["react-box-3-refine-1"]
@@ -226,8 +245,17 @@ def test_the_loop_refines_switches_and_pays(scripted):
     assert "Guideline (follow exactly):\n1. Paint them.\n" in prompts["react-box-3-execute-2"]
     assert ended.done and ended.text.endswith("\\boxed{7}</EXECUTION>")
     cut = 24  # 13 tokens before the loop; after 16 it has run for 3, after 24 for a whole chunk
-    said = [*PLANS, script["judge-3"], "x" * cut, "no\0", script["react-box-3-refine-0"], script["execute"][2],
-            "no\0", script["react-box-3-refine-1"], done]  # fmt: skip
+    said = [
+        *PLANS,
+        script["judge-3"],
+        "x" * cut,
+        "no\0",
+        script["react-box-3-refine-0"],
+        script["execute"][2],
+        "no\0",
+        script["react-box-3-refine-1"],
+        done,
+    ]
     assert scaling.spent(ended.calls)["sampled"] == sum(map(len, said))
     assert scaling.spent(ended.calls)["forced"] == 1 + 3 * 3 + 2  # plans' tag, three executions, two refinements
     assert scaling.spent((*ended.calls, *ended.calls)) == scaling.spent(ended.calls)
@@ -326,8 +354,9 @@ def test_embeddings_and_likelihoods_by_hand(tiny):
     model, params = tiny
     words = WordTokenizer(WORDS)
     problem = plans_problem(0, 0, numbers=3, split="test")
-    bench = SimpleNamespace(pretrained=Pretrained(model, params, words), problems=[problem],
-                            prompts=[words.encode(problem.question)])  # fmt: skip
+    bench = SimpleNamespace(
+        pretrained=Pretrained(model, params, words), problems=[problem], prompts=[words.encode(problem.question)]
+    )
     tags = planning.need_tags(words, "x")
     study = Study(bench, (problem.question,), tags, False, True, "template", 8, 16, 0.9, 0.95, 512)
     texts = ("* 2 ?12 +", "+ 3", "- 7 ?5 *")

@@ -67,12 +67,7 @@ def test_constrain_reaches_the_compiler():
 
 
 @pytest.mark.parametrize(
-    "axes",
-    [
-        dict(data=1, fsdp=8, tensor=1),
-        dict(data=2, fsdp=2, tensor=1),
-        dict(data=8, fsdp=1, tensor=1),
-    ],
+    "axes", [dict(data=1, fsdp=8, tensor=1), dict(data=2, fsdp=2, tensor=1), dict(data=8, fsdp=1, tensor=1)]
 )
 def test_gradients_equal_one_device(tiny, axes):
     """Loss and gradients on a mesh equal those on one device, and come out sharded like the parameters."""

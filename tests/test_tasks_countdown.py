@@ -227,11 +227,7 @@ def test_problem_i_is_problem_i():
     rows = json.loads(fresh.stdout)
     assert len(rows) == len(made) == 8
     assert {row[0]: row for row in rows} == made
-    assert paper_problem(0, 0, numbers=3).meta["numbers"] == (
-        9,
-        54,
-        71,
-    )  # pinned: runs depend on it
+    assert paper_problem(0, 0, numbers=3).meta["numbers"] == (9, 54, 71)  # pinned: runs depend on it
     assert calculator_problem(1, 0, numbers=3, split="train").question == "5 1 9 ?4"
 
 

@@ -28,10 +28,13 @@ VERL = {
         ({"question": "What is 1+1?", "answer": "1 + 1 = 2\n#### 1,002"}, "1002", "mine"),  # GSM8K
         (VERL, "2", "level 3"),
         (VERL | {"reward_model": {"ground_truth": ["\\boxed{2}"]}}, "2", "level 3"),
-        (VERL | {"prompt": "What is 1+1? Let's think step by step and output the final answer within \\boxed{}."}, "2",
-         "level 3"),
+        (
+            VERL | {"prompt": "What is 1+1? Let's think step by step and output the final answer within \\boxed{}."},
+            "2",
+            "level 3",
+        ),
     ],
-)  # fmt: skip
+)
 def test_schemas(row, answer, difficulty):
     """Every column name that the sets use, and no instruction left in the problem."""
     fields = read_math(row, source="mine")

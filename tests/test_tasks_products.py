@@ -84,12 +84,15 @@ def test_parser_on_dishonest_text():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("6 7 3 = <answer> 6 7 3 </answer>", "correct"), ("<answer> 3 7 6 </answer>", "wrong_value"),
-        ("2 8 2 =", "no_answer"), ("<answer> </answer>", "not_an_integer"),
+        ("6 7 3 = <answer> 6 7 3 </answer>", "correct"),
+        ("<answer> 3 7 6 </answer>", "wrong_value"),
+        ("2 8 2 =", "no_answer"),
+        ("<answer> </answer>", "not_an_integer"),
         ("<answer> 28 2 </answer>", "not_an_integer"),
-        ("<answer> 4 7 * 6 </answer>", "not_an_integer"), (f"<answer> {'2 ' * 200}</answer>", "too_long"),
+        ("<answer> 4 7 * 6 </answer>", "not_an_integer"),
+        (f"<answer> {'2 ' * 200}</answer>", "too_long"),
     ],
-)  # fmt: skip
+)
 def test_grades(text, reason):
     assert grade_one(PROBLEM, text, True).reason == reason
     assert grade_one(PROBLEM, text, False).reason == "truncated"

@@ -178,9 +178,13 @@ def test_an_unreachable_hub_says_what_to_do(name):
         f"try:\n    load_set({name!r}, prompt='e3')\nexcept UserError as error:\n    print(error)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent/hf"},
-    )  # fmt: skip
+    )
     hub = SETS[name].hub if name in SETS else name
     assert done.stdout.startswith(f"{hub} cannot be read from the hub (")
     assert f"hf download --repo-type dataset {hub} --local-dir DIR" in done.stdout
@@ -215,9 +219,22 @@ def test_gsm8k_through_tfds(tmp_path, monkeypatch):
 def test_names():
     """Every set that issue and README name."""
     assert set(SETS) | set(TFDS) >= {
-        "deepscaler", "e3-math-easy", "e3-math-medhard", "hmmt-aime-2025", "aime24", "aime25", "hmmt25", "amc",
-        "math500", "omni-math", "openmathreasoning", "mmlu", "mmlu-pro", "gpqa-diamond", "gsm8k",
-    }  # fmt: skip
+        "deepscaler",
+        "e3-math-easy",
+        "e3-math-medhard",
+        "hmmt-aime-2025",
+        "aime24",
+        "aime25",
+        "hmmt25",
+        "amc",
+        "math500",
+        "omni-math",
+        "openmathreasoning",
+        "mmlu",
+        "mmlu-pro",
+        "gpqa-diamond",
+        "gsm8k",
+    }
     assert short_name("gs://b/sets/easy") == "easy" and short_name("a/b@test") == "a/b@test"
 
 
@@ -257,9 +274,8 @@ def test_long_prompts_are_left_out_and_said(tmp_path, capsys):
 @real
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("aime24", 30), ("aime25", 30), ("hmmt25", 30), ("amc", 83), ("math500", 500),
-     ("deepscaler_10k", 9998)],
-)  # fmt: skip
+    [("aime24", 30), ("aime25", 30), ("hmmt25", 30), ("amc", 83), ("math500", 500), ("deepscaler_10k", 9998)],
+)
 def test_real_sets(name, rows, capsys):
     """All rows, none malformed, no foreign instruction, AIME without zeros and AMC without points, prompts by token."""
     from e3jax.tokenizer import HubTokenizer
@@ -291,16 +307,26 @@ def test_rows_of_the_real_sets_schemas(tmp_path, qwen3_files):
     from e3jax.tokenizer import HubTokenizer
 
     tokenizer = HubTokenizer(str(qwen3_files))
-    verl = {"prompt": [{"content": "How many $x$ solve $x^2=4$? \nLet's reason step by step. Enclose the reasoning.",
-                        "role": "user"}], "reward_model": {"ground_truth": "2", "style": "rule"},
-            "extra_info": {"index": 0, "split": "train"}}  # fmt: skip
+    verl = {
+        "prompt": [
+            {
+                "content": "How many $x$ solve $x^2=4$? \nLet's reason step by step. Enclose the reasoning.",
+                "role": "user",
+            }
+        ],
+        "reward_model": {"ground_truth": "2", "style": "rule"},
+        "extra_info": {"index": 0, "split": "train"},
+    }
     rows = {
         "deepscaler.parquet": ([verl], "How many $x$ solve $x^2=4$?", "2"),
         "aime.json": ([{"id": 0, "problem": "Find $5^2$, é 你好.", "answer": "025", "year": 2024}], None, "25"),
         "amc.json": ([{"problem": "Is it \\[142\\]?", "answer": 142.0, "difficulty": 2.0}], None, "142"),
-        "hmmt.json": ([{"problem_idx": 1, "problem": "A half", "answer": "\\frac{1}{2}", "problem_type": ["Algebra"]}],
-                      None, "\\frac{1}{2}"),
-    }  # fmt: skip
+        "hmmt.json": (
+            [{"problem_idx": 1, "problem": "A half", "answer": "\\frac{1}{2}", "problem_type": ["Algebra"]}],
+            None,
+            "\\frac{1}{2}",
+        ),
+    }
     for name, (written, text, answer) in rows.items():
         (p,) = load_set(write(tmp_path / name, written), prompt="e3")
         assert (p.meta["problem"], p.answer) == (text or written[0]["problem"], answer)

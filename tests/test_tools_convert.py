@@ -69,8 +69,9 @@ def test_there_and_back_adds_no_field(source, tmp_path, generation):
     assert {p.name for p in (tmp_path / "out").iterdir()} == names
     convert(str(source), tmp_path / "wide", dtype="float32", add_tokens=[f"<t{i}>" for i in range(20)])
     assert json.loads((tmp_path / "wide/config.json").read_text()) == held | {
-        "torch_dtype": "float32", "vocab_size": 256,
-    }  # fmt: skip
+        "torch_dtype": "float32",
+        "vocab_size": 256,
+    }
 
 
 def test_subfolder_loads_in_transformers(source, tmp_path):
@@ -144,9 +145,7 @@ def test_a_run_starts_from_either(source, tmp_path):
     """Float32 masters from the safetensors and from the converted copy are the same numbers."""
     convert(str(source), tmp_path / "e3jax")
     _, like = like_of(source)
-    jax.tree.map(
-        np.testing.assert_array_equal, load_params(source, like), load_params(tmp_path / "e3jax", like)
-    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, load_params(source, like), load_params(tmp_path / "e3jax", like))
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     asked = load_pretrained(str(tmp_path / "e3jax"), dtype="bfloat16", mesh=mesh)
     assert asked.tokenizer.stop == (1, 5) and asked.params["layers"]["wq_dnh"].dtype == "bfloat16"
@@ -268,7 +267,7 @@ def test_command_line(source, tmp_path):
     def run(*flags):
         return subprocess.run(
             [sys.executable, "-m", "e3jax.tools.convert", *flags], cwd=ROOT, capture_output=True, text=True
-        )  # fmt: skip
+        )
 
     done = run(f"--from={source}", f"--to={tmp_path / 'target'}")
     assert done.returncode == 0 and "parameters, bfloat16, in e3jax format" in done.stdout, done.stderr

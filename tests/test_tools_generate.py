@@ -24,9 +24,20 @@ from e3jax.tools.prompts import make_prompt, read_prompts
 ROOT = Path(__file__).parent.parent
 STOP = (1, WordTokenizer(WORDS).index["?46"])  # EOS, and a word that generation_config.json names beside it
 DEFAULTS = dict(
-    prompt=None, prompts=None, system="", raw=False, thinking=True, samples=1, budget=None, dtype="", slots=8, seed=0,
-    temperature=0.6, top_k=20, top_p=0.95,
-)  # fmt: skip
+    prompt=None,
+    prompts=None,
+    system="",
+    raw=False,
+    thinking=True,
+    samples=1,
+    budget=None,
+    dtype="",
+    slots=8,
+    seed=0,
+    temperature=0.6,
+    top_k=20,
+    top_p=0.95,
+)
 
 
 @pytest.fixture(scope="module")
@@ -229,8 +240,10 @@ def test_lines_are_in_order_as_early_as_it_allows(script, capsys):
     look()
     assert counts == [0, 0, 1, 3]
     assert [(x["prompt"], x["sample"], x["tokens"]) for x in lines] == [
-        ("7 5 2 ?24", 0, 5), ("3 3 ?9", 0, 2), ("3 3 ?9", 1, 1),
-    ]  # fmt: skip
+        ("7 5 2 ?24", 0, 5),
+        ("3 3 ?9", 0, 2),
+        ("3 3 ?9", 1, 1),
+    ]
     assert lines[0]["response"] == "<think> 1 </think> 2"
     assert (lines[0]["thinking"].strip(), lines[0]["answer"].strip()) == ("1", "2")
     assert lines[0]["logp_mean"] == -0.5

@@ -215,10 +215,13 @@ def test_no_rl_stage_sees_anothers_problems(monkeypatch):
         config.stages[name].evaluated = False
     seen = []
     run = SimpleNamespace(
-        mesh=make_mesh(data=1, fsdp=-1, tensor=1), grader=nullcontext(), form="calculator", workdir=Path("absent"),
+        mesh=make_mesh(data=1, fsdp=-1, tensor=1),
+        grader=nullcontext(),
+        form="calculator",
+        workdir=Path("absent"),
         log=SimpleNamespace(read=lambda name: [], done=lambda: None, close=lambda: None, say=print),
         draw_from=lambda *_, **__: 0,
-    )  # fmt: skip
+    )
     monkeypatch.setattr(curriculum, "make_run", lambda *_: run)
     monkeypatch.setattr(curriculum, "initial_params", lambda *_, **__: None)
     monkeypatch.setattr(curriculum, "write_report", lambda *_: "")

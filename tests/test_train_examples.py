@@ -84,8 +84,9 @@ def test_explorations_alone_with_a_share_of_whole_examples(run):
     step = examples(run, set="domain.jsonl", part="exploration", per_step=4, **regulariser)(0, 0, 0)
     plans, others = step[:3], step[3:]
     assert {words(x) for x in plans} == {
-        "<EXPLORATION> heal </EXPLORATION> <EXECUTION>", "<EXPLORATION> heal heal </EXPLORATION> <EXECUTION>",
-    }  # fmt: skip
+        "<EXPLORATION> heal </EXPLORATION> <EXECUTION>",
+        "<EXPLORATION> heal heal </EXPLORATION> <EXECUTION>",
+    }
     assert all(x[1][-1] == E and read_tokens(x[1], IDS, begun=False).fault == "no_execution_end" for x in plans)
     assert len(others) == 1 and others[0][1][-1] == TOKENIZER.eos
     with pytest.raises(UserError, match="has no execution"):

@@ -9,8 +9,13 @@ from test_storage import small_disk  # noqa: F401, a fixture
 from benchmarks.faults import Command, difference, run_to_end
 
 ROOT = Path(__file__).parent.parent
-EASY = ("--config.order=('easy',)", "--config.stages.easy.steps=5", "--config.stages.easy.budget=48",
-        "--config.checkpoint.every=1", "--config.log.tensorboard=False")  # fmt: skip
+EASY = (
+    "--config.order=('easy',)",
+    "--config.stages.easy.steps=5",
+    "--config.stages.easy.budget=48",
+    "--config.checkpoint.every=1",
+    "--config.log.tensorboard=False",
+)
 IMPATIENT = "from e3jax import storage\nstorage.WAITS_S = (0.5, 0.5)"
 
 

@@ -27,10 +27,22 @@ WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken"
 def graded(model, params, score_b, *, prompts=4, samples=4, budget=20):
     """Rollouts of a random model with the scores given."""
     rollouts = sample(
-        model, params, [[5, 6, 7 + p] for p in range(prompts)], ids=range(prompts), key=jax.random.key(0),
-        samples=samples, budget=budget, stop=(1,), pad=0, slots=16, block=8, prefill_rows=4,
-        temperature=1.0, top_k=0, top_p=1.0,
-    )  # fmt: skip
+        model,
+        params,
+        [[5, 6, 7 + p] for p in range(prompts)],
+        ids=range(prompts),
+        key=jax.random.key(0),
+        samples=samples,
+        budget=budget,
+        stop=(1,),
+        pad=0,
+        slots=16,
+        block=8,
+        prefill_rows=4,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+    )
     return SimpleNamespace(rollouts=rollouts, score_b=score_b)
 
 
@@ -43,9 +55,19 @@ def setting(tiny):
 
 
 def updated(
-    run, params, score_b, *, rows, minibatches=1, ref=None, weights=WEIGHTS, lr=1.0, edit=lambda rollouts: None,
-    old_logp="trainer", coefficient=None,
-):  # fmt: skip
+    run,
+    params,
+    score_b,
+    *,
+    rows,
+    minibatches=1,
+    ref=None,
+    weights=WEIGHTS,
+    lr=1.0,
+    edit=lambda rollouts: None,
+    old_logp="trainer",
+    coefficient=None,
+):
     """Parameters after one RL step with plain SGD, so that differences are gradients' differences."""
     tx = optax.sgd(lr)
     state = new_state(tx, jax.tree.map(jnp.copy, params))
@@ -54,9 +76,21 @@ def updated(
     lambda_bt = None if coefficient is None else np.full(g.rollouts.tokens.shape, coefficient, np.float32)
     advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
     state, values, _ = grpo.update(
-        run, tx, state, g, advantage_b, params if ref is None else ref, minibatches=minibatches, rows=rows,
-        temperature=1.0, budget=20, old_logp=old_logp, weights=weights, loss=LOSS, lambda_bt=lambda_bt,
-    )  # fmt: skip
+        run,
+        tx,
+        state,
+        g,
+        advantage_b,
+        params if ref is None else ref,
+        minibatches=minibatches,
+        rows=rows,
+        temperature=1.0,
+        budget=20,
+        old_logp=old_logp,
+        weights=weights,
+        loss=LOSS,
+        lambda_bt=lambda_bt,
+    )
     return state.params, values
 
 
@@ -84,10 +118,20 @@ def test_all_equal_groups_change_nothing(setting):
     score_b = np.repeat([1.0, 0.0, 0.3, 1.0], 4)
     advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
     state, _, _ = grpo.update(
-        run, tx, state, graded(run.model, params, score_b), advantage_b, params, minibatches=1, rows=16,
-        temperature=1.0, budget=20, old_logp="trainer", weights=WEIGHTS,
+        run,
+        tx,
+        state,
+        graded(run.model, params, score_b),
+        advantage_b,
+        params,
+        minibatches=1,
+        rows=16,
+        temperature=1.0,
+        budget=20,
+        old_logp="trainer",
+        weights=WEIGHTS,
         loss=LOSS | {"entropy_coef": 0.0, "kl_coef": 0.0},
-    )  # fmt: skip
+    )
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
 
 
@@ -175,9 +219,11 @@ def responses(*rows, prompt=1):
     length = np.array([len(row) for row in rows])
     at = np.arange(width)
     return SimpleNamespace(
-        tokens=tokens, prompt_len=np.full(len(rows), prompt), length=length,
+        tokens=tokens,
+        prompt_len=np.full(len(rows), prompt),
+        length=length,
         sampled=(at >= prompt) & (at < length[:, None]),
-    )  # fmt: skip
+    )
 
 
 def test_no_eos_finds_a_closing_of_several_tokens():
@@ -340,9 +386,20 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
             micro = [m for part in np.split(length, 2) for m in pack_micro_batches(part, rows=2, widths=widths)]
             seen |= {m.width for m in micro}
             state, values, _ = grpo.update(
-                run, tx, state, g, np.repeat([1.0, -1.0], 8), params, minibatches=2, rows=2, temperature=1.0,
-                budget=20, old_logp="trainer", weights=WEIGHTS, loss=LOSS,
-            )  # fmt: skip
+                run,
+                tx,
+                state,
+                g,
+                np.repeat([1.0, -1.0], 8),
+                params,
+                minibatches=2,
+                rows=2,
+                temperature=1.0,
+                budget=20,
+                old_logp="trainer",
+                weights=WEIGHTS,
+                loss=LOSS,
+            )
             assert values["pack/padding"] == pytest.approx(padding(micro))
         traced = [f._cache_size() - n for f, n in zip(programs, before)]
     assert seen == set(widths) == {80, 40}

@@ -69,10 +69,13 @@ def write_sets(directory: Path, tokenizer_files: Path) -> dict[str, Path]:
 
     text = "What is ${}+1$? \nLet's reason step by step. Enclose the reasoning process within <think>...</think>."
     rows = [
-        {"prompt": [{"content": text.format(i), "role": "user"}],
-         "reward_model": {"ground_truth": str(i + 1), "style": "rule"}, "extra_info": {"index": i, "split": "train"}}
+        {
+            "prompt": [{"content": text.format(i), "role": "user"}],
+            "reward_model": {"ground_truth": str(i + 1), "style": "rule"},
+            "extra_info": {"index": i, "split": "train"},
+        }
         for i in range(40)
-    ]  # fmt: skip
+    ]
     paths = {field: directory / name for field, name in names.items()}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), paths["stages.math.set"])
     for field in ("eval.sets.aime25", "eval.sets.hmmt25"):

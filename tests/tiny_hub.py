@@ -17,10 +17,21 @@ from e3jax.sharding import make_mesh
 
 GOLDEN = Path(__file__).parent / "golden/logits.npz"
 QWEN3 = dict(
-    model_type="qwen3", vocab_size=120, hidden_size=48, intermediate_size=80, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=40_960, rms_norm_eps=1e-6,
-    rope_theta=1e6, rope_scaling=None, tie_word_embeddings=True, hidden_act="silu",
-)  # fmt: skip
+    model_type="qwen3",
+    vocab_size=120,
+    hidden_size=48,
+    intermediate_size=80,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=40_960,
+    rms_norm_eps=1e-6,
+    rope_theta=1e6,
+    rope_scaling=None,
+    tie_word_embeddings=True,
+    hidden_act="silu",
+)
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}
 LLAMA3 = {
     "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -48,9 +59,7 @@ POSITIONS = np.stack(
 )
 
 
-def write_tiny(
-    directory: Path, name: str, *, dtype: str = "float32", most_bytes: int = 5 << 30, **changes
-) -> Path:  # fmt: skip
+def write_tiny(directory: Path, name: str, *, dtype: str = "float32", most_bytes: int = 5 << 30, **changes) -> Path:
     """config.json and safetensors of one case, made without transformers; `changes` to its config."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CASES[name] | {"architectures": ["any"]} | changes))
@@ -110,7 +119,7 @@ def transformers_logits(model, tokens, positions, mask=None) -> np.ndarray:
     with torch.no_grad():
         return model(
             torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions)
-        ).logits.numpy()  # fmt: skip
+        ).logits.numpy()
 
 
 def main() -> None:

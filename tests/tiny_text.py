@@ -16,9 +16,12 @@ def write_tokenizer(directory: Path, *, begin: bool) -> int:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=BYTES + 60, min_frequency=1, show_progress=False,
-        special_tokens=["<|end|>", "<|begin|>"], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+        vocab_size=BYTES + 60,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=["<|end|>", "<|begin|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     tokenizer.train_from_iterator(WORDS, trainer)
     if begin:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -73,7 +76,7 @@ def write_qwen3_like(directory: Path) -> Path:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=BYTES + 100, min_frequency=1, show_progress=False, initial_alphabet=letters
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(LINES, trainer)
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in ("<think>", "</think>")])

@@ -53,7 +53,11 @@ def get_config(size: str = "cpu"):
         )
     c.figures += (
         over_budgets(EASY, ("confident-grpo", "confident-mask", "single-grpo", "single-mask"), mark=96),
-        curve("Entropy", "entropy/mean", "nats per token",
-              ("countdown-grpo", "countdown-mask", "confident-grpo", "confident-mask")),
-    )  # fmt: skip
+        curve(
+            "Entropy",
+            "entropy/mean",
+            "nats per token",
+            ("countdown-grpo", "countdown-mask", "confident-grpo", "confident-mask"),
+        ),
+    )
     return c

@@ -24,7 +24,7 @@ from configs.experiments.common import (
     rl,
     statement,
     training,
-)  # fmt: skip
+)
 
 
 def get_config(size: str = "cpu"):
@@ -60,9 +60,11 @@ def get_config(size: str = "cpu"):
         ("countdown", "easy-96", "mixed-96", "hard-96"),
     )
     c.figures = (
-        over_budgets(EASY, by_budget), over_budgets(HARD, by_budget), over_budgets(HARD, by_data, mark=96),
+        over_budgets(EASY, by_budget),
+        over_budgets(HARD, by_budget),
+        over_budgets(HARD, by_data, mark=96),
         curve("Length by budget", "length/mean", "tokens", by_budget[1:]),
         curve("Length by data, budget 96", "length/mean", "tokens", by_data[1:]),
         curve("Wrong and ended early: gave up", "explore/give_up", "", (*by_budget[1:], "mixed-96", "hard-96")),
-    )  # fmt: skip
+    )
     return c

@@ -135,8 +135,9 @@ def ablation(name: str, size: str) -> ConfigDict:
     c.seeds = FIVE if size == "cpu" else SEEDS[size]
     c.minutes.arm = 1.0
     c.measures.update(training("length", "attempts", "entropy", "reward"))
-    c.measures["gave up"] = measure(f"share that ended wrong and early, last {LAST} steps", "train", "explore/give_up",
-                                    LAST, percent=True)  # fmt: skip
+    c.measures["gave up"] = measure(
+        f"share that ended wrong and early, last {LAST} steps", "train", "explore/give_up", LAST, percent=True
+    )
     c.measures.update(accuracy(EASY, 96, 384))
     return c
 

@@ -23,7 +23,7 @@ from configs.experiments.common import (
     over_budgets,
     statement,
     training,
-)  # fmt: skip
+)
 
 ARMS = {  # numbers and budget of the first stage; the second is always 4 numbers at 192
     "coupled": ("both rise", (3,), 64),
@@ -62,9 +62,10 @@ def get_config(size: str = "cpu"):
     )
     arms = tuple(ARMS)
     c.figures = (
-        over_budgets(HARD, ("countdown", *arms), mark=192), over_budgets(EASY, ("countdown", *arms), mark=192),
+        over_budgets(HARD, ("countdown", *arms), mark=192),
+        over_budgets(EASY, ("countdown", *arms), mark=192),
         curve("Reward (its problems change at step 30)", "reward/mean", "", arms, percent=True),
         curve("Response length", "length/mean", "tokens", arms),
         curve("Attempts per response", "explore/attempts", "", arms),
-    )  # fmt: skip
+    )
     return c

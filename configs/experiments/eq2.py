@@ -23,7 +23,7 @@ from configs.experiments.common import (
     rl,
     statement,
     training,
-)  # fmt: skip
+)
 
 BUDGETS = (48, 96, 192)
 
@@ -60,8 +60,15 @@ def get_config(size: str = "cpu"):
     points = {HARD: tuple((b, f"second-{b}") for b in BUDGETS)}
     c.figures = (
         over_budgets(HARD, ("countdown", "first", *seconds)),
-        {"kind": "against", "title": "Accuracy at 384 tokens by stage 2's budget", "measure": far, "percent": True,
-         "xlabel": "training budget (tokens)", "ylabel": "", "groups": points},
+        {
+            "kind": "against",
+            "title": "Accuracy at 384 tokens by stage 2's budget",
+            "measure": far,
+            "percent": True,
+            "xlabel": "training budget (tokens)",
+            "ylabel": "",
+            "groups": points,
+        },
         curve("Reward in stage 2", "reward/mean", "", seconds, percent=True),
-    )  # fmt: skip
+    )
     return c

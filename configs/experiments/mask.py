@@ -28,7 +28,7 @@ from configs.experiments.common import (
     statement,
     training,
     weights,
-)  # fmt: skip
+)
 
 FOUR = ("grpo", "mask", "negative", "no-eos")
 

@@ -27,9 +27,7 @@ def get_config():
     c.model.best = -4.0  # … M(s, a*)
 
     # drawn in this order; the first is the paper's, whose outcome decides between "reproduced" and "mixed"
-    c.order = (
-        "as written", "large steps", "no noise", "small baseline", "GRPO of 8", "sum over tokens", "huge steps"
-    )  # fmt: skip
+    c.order = ("as written", "large steps", "no noise", "small baseline", "GRPO of 8", "sum over tokens", "huge steps")
     c.settings = ConfigDict()
     # App. A.1 to the letter, with A = 2r − 1 (Theorem J.3 sets A = −1 for a wrong action)
     c.settings["as written"] = setting(advantage="sign", lr=1e-2, updates=100_000)

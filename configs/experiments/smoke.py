@@ -16,7 +16,7 @@ from configs.experiments.common import (
     statement,
     training,
     weights,
-)  # fmt: skip
+)
 
 
 def get_config(size: str = "cpu"):
@@ -24,9 +24,10 @@ def get_config(size: str = "cpu"):
     c.paper, c.claim, c.setting = "none", "GRPO is longer than the mask.", "2 steps of a random model."
     c.seeds = (0, 1)
     base = smoke.get_config()
-    base.order, base.stages = ("base",), {"base": base.stages.base, "rl": grpo_stage(
-        numbers=(3,), budget=24, steps=2, lr=2e-4
-    )}  # fmt: skip
+    base.order, base.stages = (
+        ("base",),
+        {"base": base.stages.base, "rl": grpo_stage(numbers=(3,), budget=24, steps=2, lr=2e-4)},
+    )
     base.stages.base.steps = 2
     base.eval.sets = {EASY: (3,)}
     base.eval.problems, base.eval.budgets = 8, (12, 24)  # the shapes of training: less to compile
@@ -42,7 +43,14 @@ def get_config(size: str = "cpu"):
     c.figures = (
         curve("Response length", "length/mean", "tokens", ("grpo", "mask")),
         over_budgets(EASY, ("countdown", "grpo", "mask"), mark=24),
-        {"kind": "against", "title": "Length", "measure": "length", "percent": False, "xlabel": "budget", "ylabel": "",
-         "groups": {"one": ((24, "grpo"),)}},
-    )  # fmt: skip
+        {
+            "kind": "against",
+            "title": "Length",
+            "measure": "length",
+            "percent": False,
+            "xlabel": "budget",
+            "ylabel": "",
+            "groups": {"one": ((24, "grpo"),)},
+        },
+    )
     return c

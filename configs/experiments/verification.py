@@ -28,7 +28,7 @@ from configs.experiments.common import (
     statement,
     training,
     weights,
-)  # fmt: skip
+)
 
 BUDGETS = {"countdown": (48, 96, 192), "mult": (24, 48, 96), "mult-v": (24, 48, 96)}
 
@@ -84,5 +84,5 @@ def get_config(size: str = "cpu"):
         curve("Response length at the middle budget", "length/mean", "tokens", three),
         curve("Checks, with and without negative gradients", "explore/verifications", "", four),
         curve("Reward, with and without negative gradients", "reward/mean", "", four, percent=True),
-    )  # fmt: skip
+    )
     return c

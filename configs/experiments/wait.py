@@ -40,7 +40,5 @@ def get_config(size: str = "cpu"):
         statement("waiting adds nothing to the base", "wait 4", plus=("countdown",), kind="within", margin=0.02),
         statement("RL does better than the base at its best", "best", plus=("e3",), minus=("countdown",)),
     )
-    c.figures = (
-        {"kind": "forced", "title": f"Made to go on: {EASY}", "of": EASY, "arms": ("countdown", "e3")},
-    )  # fmt: skip
+    c.figures = ({"kind": "forced", "title": f"Made to go on: {EASY}", "of": EASY, "arms": ("countdown", "e3")},)
     return c

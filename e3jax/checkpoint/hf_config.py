@@ -131,10 +131,15 @@ def rope_from_hub(c: dict, max_length: int) -> tuple[float, Scaling]:
         "default": (),
         "linear": ("factor",),
         "yarn": (
-            "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "truncate",
+            "factor",
+            "original_max_position_embeddings",
+            "beta_fast",
+            "beta_slow",
+            "attention_factor",
+            "truncate",
         ),
         "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    }  # fmt: skip
+    }
     if kind not in known:
         raise UserError(f"RoPE type {kind!r} is not one of {', '.join(known)}")
     whole = field(r, "partial_rotary_factor", float, 1.0) == 1.0
@@ -207,12 +212,19 @@ def scaling_to_hub(scaling: Scaling) -> dict | None:
             return {"rope_type": "linear", "factor": factor}
         case Llama3(factor, low, high, original_length):
             return {
-                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
                 "original_max_position_embeddings": original_length,
-            }  # fmt: skip
+            }
         case Yarn():
             return {
-                "rope_type": "yarn", "factor": scaling.factor, "beta_fast": scaling.beta_fast,
-                "beta_slow": scaling.beta_slow, "attention_factor": scaling.attention_factor,
-                "truncate": scaling.truncate, "original_max_position_embeddings": scaling.original_length,
-            }  # fmt: skip
+                "rope_type": "yarn",
+                "factor": scaling.factor,
+                "beta_fast": scaling.beta_fast,
+                "beta_slow": scaling.beta_slow,
+                "attention_factor": scaling.attention_factor,
+                "truncate": scaling.truncate,
+                "original_max_position_embeddings": scaling.original_length,
+            }

@@ -39,9 +39,14 @@ class Store:
     """
 
     def __init__(
-        self, directory: epath.PathLike, *, keep: int, keep_every: int, say: Callable[[str], None],
+        self,
+        directory: epath.PathLike,
+        *,
+        keep: int,
+        keep_every: int,
+        say: Callable[[str], None],
         ranks: dict[int, float] | None = None,
-    ):  # fmt: skip
+    ):
         self.directory, self.say, self.ranks = place(directory), say, dict(ranks or {})
         kept = [policies.LatestN(keep), Highest(self.ranks)]
         if keep_every:
@@ -300,8 +305,9 @@ def load_params(directory: epath.PathLike, like):
     wrong += [f"unexpected  {n} {x.shape}" for n, x in stored.items() if n not in wanted]
     wrong += [
         f"misshapen   {n}: expected {x.shape}, found {stored[n].shape}"
-        for n, x in wanted.items() if n in stored and stored[n].shape != x.shape
-    ]  # fmt: skip
+        for n, x in wanted.items()
+        if n in stored and stored[n].shape != x.shape
+    ]
     if wrong:
         raise UserError(f"{directory} is of another model, {len(wrong)} parameters:\n  " + "\n  ".join(wrong))
 

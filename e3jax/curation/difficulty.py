@@ -61,9 +61,16 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
 
 
 def measure(
-    bench: Bench, grader: GraderPool, known: set[int], plain: Sequence[Problem], *, samples: int, budget: int,
-    at_once: int, keep_responses: bool,
-) -> None:  # fmt: skip
+    bench: Bench,
+    grader: GraderPool,
+    known: set[int],
+    plain: Sequence[Problem],
+    *,
+    samples: int,
+    budget: int,
+    at_once: int,
+    keep_responses: bool,
+) -> None:
     """Draw and grade what rates.jsonl lacks, a block of problems after the other, and append a line for each.
 
     `known` are the problems that it has; `plain` all problems without a chat template.
@@ -84,17 +91,29 @@ def measure(
         drawn = [[block.responses.known["response", p, g] for g in numbers] for p in todo]
         with log.phase(f"{where}: grading", total=len(todo) * samples) as phase:
             counts = count(
-                [problems[p] for p in todo], drawn, decode=bench.pretrained.tokenizer.decode, grade=grader.submit,
-                budgets=(budget,), on_graded=unless_stopped(phase.advance, f"{where}, grading"),
-            )  # fmt: skip
+                [problems[p] for p in todo],
+                drawn,
+                decode=bench.pretrained.tokenizer.decode,
+                grade=grader.submit,
+                budgets=(budget,),
+                on_graded=unless_stopped(phase.advance, f"{where}, grading"),
+            )
         for p, c in zip(todo, counts):
             right = int(c.right_g.sum())
-            log.append("rates.jsonl", {
-                "index": p, "problem": c.problem.id, **line_digests(plain[p], samples), "samples": samples,
-                "correct": right, "rate": right / samples,
-                "length": float(c.length_g.mean()), "truncated": float(1 - c.done_g.mean()),
-                "reasons": dict(Counter(c.reasons).most_common()),
-            })  # fmt: skip
+            log.append(
+                "rates.jsonl",
+                {
+                    "index": p,
+                    "problem": c.problem.id,
+                    **line_digests(plain[p], samples),
+                    "samples": samples,
+                    "correct": right,
+                    "rate": right / samples,
+                    "length": float(c.length_g.mean()),
+                    "truncated": float(1 - c.done_g.mean()),
+                    "reasons": dict(Counter(c.reasons).most_common()),
+                },
+            )
         log.flush()
         barrier(f"graded {where}")
         if not keep_responses:
@@ -106,8 +125,13 @@ def as_row(problem: Problem, level: str, rate: dict[str, Any]) -> dict[str, Any]
     bare = problem.meta["problem"] if "problem" in problem.meta else problem.question
     meta = {name: value for name, value in problem.meta.items() if name not in ("problem", "where")}
     measured = {"pass_rate": rate["rate"], "samples": rate["samples"], "was": problem.difficulty, "id": problem.id}
-    return {"task": problem.task, "problem": bare, "answer": problem.answer, "difficulty": level,
-            "meta": meta | measured}  # fmt: skip
+    return {
+        "task": problem.task,
+        "problem": bare,
+        "answer": problem.answer,
+        "difficulty": level,
+        "meta": meta | measured,
+    }
 
 
 def split_set(problems: Sequence[Problem], rates: Sequence[dict], preset: str) -> dict[str, list[dict[str, Any]]]:
@@ -124,12 +148,14 @@ def write(log: RunLog, problems: Sequence[Problem], *, preset: str, title: str) 
     sets = split_set(problems, rates, preset)
     files = {
         f"sets/{preset}/{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-        for name, rows in sets.items() if rows
-    }  # fmt: skip
+        for name, rows in sets.items()
+        if rows
+    }
     files["pass_rates.svg"] = figures.pass_rates_file(
         {level: [row["meta"]["pass_rate"] for row in sets[level]] for level in LEVELS},
-        samples=rates[0]["samples"], title=title,
-    )  # fmt: skip
+        samples=rates[0]["samples"],
+        title=title,
+    )
     log.write(files)
     for name, rows in sets.items():
         mean = sum(row["meta"]["pass_rate"] for row in rows) / len(rows) if rows else float("nan")
@@ -157,17 +183,27 @@ def main(config: ConfigDict, workdir: str) -> None:
             asked = [in_chat(p, tokenizer, thinking=config.thinking) for p in problems]
             prompts = [tokenizer.encode(p.question) for p in asked]
             longest = max(map(len, prompts))
-            need(longest + config.budget <= model.config.max_length, "budget", config.budget,
-                 f"{model.config.max_length - longest} or less: the longest prompt has {longest} tokens")  # fmt: skip
+            need(
+                longest + config.budget <= model.config.max_length,
+                "budget",
+                config.budget,
+                f"{model.config.max_length - longest} or less: the longest prompt has {longest} tokens",
+            )
             key = jax.random.fold_in(jax.random.key(config.seed), 0)
             with sampling(params, tensor=tensor, dtype=model.dtype) as params:
                 bench = Bench(
                     "difficulty", "", Pretrained(model, params, tokenizer), asked, prompts, None, key, sampler, log
-                )  # fmt: skip
+                )
                 measure(
-                    bench, grader, known, problems, samples=config.samples, budget=config.budget,
-                    at_once=config.at_once, keep_responses=config.keep_responses,
-                )  # fmt: skip
+                    bench,
+                    grader,
+                    known,
+                    problems,
+                    samples=config.samples,
+                    budget=config.budget,
+                    at_once=config.at_once,
+                    keep_responses=config.keep_responses,
+                )
     write(log, problems, preset=config.preset, title=title)
     if not config.keep_responses:
         discard(log.workdir / "responses")

@@ -49,7 +49,7 @@ def after_thinking(text: str) -> str:
 
 def plan_fault(
     plan: str, tokens: int, *, fewest_steps: int, most_steps: int, most_plan_tokens: int, **_execution
-) -> str:  # fmt: skip
+) -> str:
     """Why a plan is not taken, "" if it is: tags in it, a box, too few or many numbered steps, too long."""
     if TAG.search(plan):
         return "tags"
@@ -114,8 +114,14 @@ class Drafts:
         grades = self.grade({key: after_thinking(text) for key, (text, _) in drawn.items()})
         for key, (text, _) in drawn.items():
             problem = self.bench.problems[key[0]]
-            self.rows[key] = {"question": bare(problem), "exploration": "", "execution": after_thinking(text),
-                              "re_execution": "", "answer": problem.answer, "cot": text}  # fmt: skip
+            self.rows[key] = {
+                "question": bare(problem),
+                "exploration": "",
+                "execution": after_thinking(text),
+                "re_execution": "",
+                "answer": problem.answer,
+                "cot": text,
+            }
             if not grades[key].score > 0:
                 self.drop(key, "solution", grades[key].reason)
 
@@ -156,9 +162,8 @@ def write_rows(bench: Bench, grader: GraderPool, plain: Sequence[Problem], *, sa
     asked = [p.question for p in plain]
     log, of = bench.log, {"stage": bench.label, "set": bench.name}
     known = still_counts(
-        log, "rows.jsonl", plain, samples=samples,
-        wanted=lambda x: (x["stage"], x["set"]) == (bench.label, bench.name),
-    )  # fmt: skip
+        log, "rows.jsonl", plain, samples=samples, wanted=lambda x: (x["stage"], x["set"]) == (bench.label, bench.name)
+    )
     limits = {name: c[name] for name in LIMITS}
     for first in range(0, len(asked), c.at_once):
         todo = [p for p in range(first, min(first + c.at_once, len(asked))) if p not in known]
@@ -166,8 +171,13 @@ def write_rows(bench: Bench, grader: GraderPool, plain: Sequence[Problem], *, sa
             continue
         directory = log.workdir / "responses" / bench.label / bench.name / f"{first:07d}"
         where = f"{bench.name} from {first} of {len(asked)}"
-        drafts = Drafts(bench._replace(name=where, responses=Responses(directory)), grader, asked,
-                        form={"thinking": c.thinking, "chat": c.chat}, limits=limits)  # fmt: skip
+        drafts = Drafts(
+            bench._replace(name=where, responses=Responses(directory)),
+            grader,
+            asked,
+            form={"thinking": c.thinking, "chat": c.chat},
+            limits=limits,
+        )
         check_responses(drafts.bench.responses, bench.problems, bench.prompts, log)
         barrier(f"read {where}")  # before process 0 writes more
         drafts.solve(todo, samples, **c.solution.to_dict())
@@ -176,10 +186,17 @@ def write_rows(bench: Bench, grader: GraderPool, plain: Sequence[Problem], *, sa
         for p in todo:
             rows = [row for (q, _), row in sorted(drafts.rows.items()) if q == p]
             dropped = dict(drafts.dropped[p]) if p in drafts.dropped else {}
-            log.append("rows.jsonl", of | {
-                "index": p, "problem": plain[p].id, **line_digests(plain[p], samples), "rows": rows,
-                "dropped": dropped,
-            })  # fmt: skip
+            log.append(
+                "rows.jsonl",
+                of
+                | {
+                    "index": p,
+                    "problem": plain[p].id,
+                    **line_digests(plain[p], samples),
+                    "rows": rows,
+                    "dropped": dropped,
+                },
+            )
         log.flush()
         barrier(f"wrote {where}")
         if not c.keep_responses:
@@ -190,8 +207,12 @@ def table(lines: Sequence[dict]) -> tables.Grid:
     """What happened to all solutions of a set, by phase and first fault."""
     kept, dropped = sum(len(x["rows"]) for x in lines), sum((Counter(x["dropped"]) for x in lines), Counter())
     order = sorted(dropped, key=lambda name: (PHASES.index(name.split(":")[0]), -dropped[name], name))
-    return [["", "solutions"], ["drawn", str(kept + dropped.total())], *([f"dropped, {n}", str(dropped[n])]
-            for n in order), ["kept", str(kept)]]  # fmt: skip
+    return [
+        ["", "solutions"],
+        ["drawn", str(kept + dropped.total())],
+        *([f"dropped, {n}", str(dropped[n])] for n in order),
+        ["kept", str(kept)],
+    ]
 
 
 def write(log: RunLog, name: str, problems: int) -> None:
@@ -200,8 +221,10 @@ def write(log: RunLog, name: str, problems: int) -> None:
     lines = sorted(mine, key=lambda x: x["index"])
     rows = [row | {"id": line["problem"]} for line in lines for row in line["rows"]]
     grid = table(lines)
-    files = {f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-             f"counts-{name}.md": tables.markdown(grid)}  # fmt: skip
+    files = {
+        f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        f"counts-{name}.md": tables.markdown(grid),
+    }
     log.write(files)
     log.console.print(tables.terminal(grid, f"{name}: what was kept"))
     log.say(f"{len(rows)} rows: {log.workdir / name}.jsonl")

@@ -64,9 +64,20 @@ def mu_of(ppl: np.ndarray, *, low: float, high: float, quantile: float) -> float
 
 
 def promote_set(
-    ppl: np.ndarray, length: np.ndarray, query: np.ndarray, *, total: int, low: float, high: float, width: float,
-    mu: float, sigma: float, per_query: int, seed: int, refill: bool,
-) -> tuple[np.ndarray, Bins]:  # fmt: skip
+    ppl: np.ndarray,
+    length: np.ndarray,
+    query: np.ndarray,
+    *,
+    total: int,
+    low: float,
+    high: float,
+    width: float,
+    mu: float,
+    sigma: float,
+    per_query: int,
+    seed: int,
+    refill: bool,
+) -> tuple[np.ndarray, Bins]:
     """Gaussian-guided sampling (C.2): indices in the order they were taken, and the bins' account.
 
     Bins from the lowest on, each by falling length, ties shuffled; rounds cap = 1 … per_query take a response while its

@@ -64,8 +64,9 @@ def query_of(problem: Problem) -> str:
 # ---- the two pools
 
 
-def teacher_items(*, form: str, source, prompt: str, where: str, problems: int, seed: int, responses: dict
-                  ) -> Iterator[Item]:  # fmt: skip
+def teacher_items(
+    *, form: str, source, prompt: str, where: str, problems: int, seed: int, responses: dict
+) -> Iterator[Item]:
     """A teacher's responses: of a file or set, whose rows have problem, answer and response; or a solver's traces.
 
     Countdown's traces are guided by the exact solver (tasks/countdown_traces.py): `samples` for each of `habits`.
@@ -103,9 +104,19 @@ def own_blocks(log: RunLog, problems: list[Problem], at_once: int) -> Iterator[t
 
 
 def draw_own(
-    log: RunLog, mesh, problems: list[Problem], *, model: str, dtype: str, thinking: bool, samples: int, budget: int,
-    at_once: int, seed: int, sampler: dict,
-) -> None:  # fmt: skip
+    log: RunLog,
+    mesh,
+    problems: list[Problem],
+    *,
+    model: str,
+    dtype: str,
+    thinking: bool,
+    samples: int,
+    budget: int,
+    at_once: int,
+    seed: int,
+    sampler: dict,
+) -> None:
     """Responses of `model` that are not there yet."""
     sampler, numbers = dict(sampler), tuple(range(samples))
     tensor = sampler.pop("tensor")
@@ -122,8 +133,12 @@ def draw_own(
     log.say(f"loading {model}")
     net, params, tokenizer = load_pretrained(model, dtype=dtype, mesh=mesh)
     longest = max(map(len, prompts))
-    need(longest + budget <= net.config.max_length, "own.budget", budget,
-         f"{net.config.max_length - longest} or less: the longest prompt has {longest} tokens")  # fmt: skip
+    need(
+        longest + budget <= net.config.max_length,
+        "own.budget",
+        budget,
+        f"{net.config.max_length - longest} or less: the longest prompt has {longest} tokens",
+    )
     key = jax.random.fold_in(jax.random.key(seed), 0)
     with sampling(params, tensor=tensor, dtype=net.dtype) as params:
         for here, responses in own_blocks(log, problems, at_once):
@@ -153,9 +168,19 @@ def own_items(
 
 
 def measure(
-    log: RunLog, name: str, items: Iterable[Item], base: Pretrained, grader: GraderPool, *, right: bool,
-    given_prompt: bool, chat: bool, most_tokens: int, score_tokens: int, at_once: int,
-) -> None:  # fmt: skip
+    log: RunLog,
+    name: str,
+    items: Iterable[Item],
+    base: Pretrained,
+    grader: GraderPool,
+    *,
+    right: bool,
+    given_prompt: bool,
+    chat: bool,
+    most_tokens: int,
+    score_tokens: int,
+    at_once: int,
+) -> None:
     """Lines of pool.jsonl that are missing. Perplexities only of what counts: `right` ones, or fairly wrong ones."""
     known = {line["index"]: line for line in log.read("pool.jsonl") if line["pool"] == name}
     encode = base.tokenizer.encode
@@ -181,17 +206,32 @@ def measure(
             phase.advance(len(todo) - len(counts))
             prompts = [encode(prompt_of(todo[k][1].problem, chat)) for k in counts] if given_prompt else None
             ppl[counts] = perplexities(
-                base.model, base.params, [tokens[k] for k in counts], prompts=prompts, most=most_tokens,
-                tokens=score_tokens, pad=base.tokenizer.pad, on_scored=heard,
-            )  # fmt: skip
+                base.model,
+                base.params,
+                [tokens[k] for k in counts],
+                prompts=prompts,
+                most=most_tokens,
+                tokens=score_tokens,
+                pad=base.tokenizer.pad,
+                on_scored=heard,
+            )
         first, last = todo[0][0], todo[-1][0]
         if any(i in known for i, _ in todo):
             log.keep("pool.jsonl", lambda x, a=first, b=last: x["pool"] != name or not a <= x["index"] <= b)
         for (i, item), now, grade, said, value in zip(todo, graded, grades, tokens, ppl):
-            log.append("pool.jsonl", {
-                "pool": name, "index": i, "query": query_of(item.problem), "graded": now, "correct": grade.score > 0,
-                "reason": grade.reason, "length": len(said), "ppl": float(value),
-            })  # fmt: skip
+            log.append(
+                "pool.jsonl",
+                {
+                    "pool": name,
+                    "index": i,
+                    "query": query_of(item.problem),
+                    "graded": now,
+                    "correct": grade.score > 0,
+                    "reason": grade.reason,
+                    "length": len(said),
+                    "ppl": float(value),
+                },
+            )
         log.flush()
         barrier(where)
 
@@ -215,8 +255,9 @@ def columns(lines: list[dict], numbers: dict[str, int]) -> dict[str, np.ndarray]
     }
 
 
-def select(lines: list[dict], *, seed: int, promote: dict, suppress: dict, baselines: int, most_tokens: int
-           ) -> tuple[dict[str, dict[str, np.ndarray]], oxa.Bins, dict[str, Any]]:  # fmt: skip
+def select(
+    lines: list[dict], *, seed: int, promote: dict, suppress: dict, baselines: int, most_tokens: int
+) -> tuple[dict[str, dict[str, np.ndarray]], oxa.Bins, dict[str, Any]]:
     """{set: the chosen rows' columns}, the promoted set's bins, and the report of selection.json.
 
     The right responses longer than `most_tokens` are in no set (C.5: dropped in training).
@@ -240,20 +281,34 @@ def select(lines: list[dict], *, seed: int, promote: dict, suppress: dict, basel
         "promote": (right, chosen),
         "random": (right, oxa.random_set(right_ppl, total=baselines, seed=seed)),
         "low_ppl": (right, oxa.least_per_query(right_ppl, right["query"], total=baselines)),
-        "suppress": (wrong, oxa.least_per_query(
-            wrong_ppl, wrong["query"], total=suppress["total"], least_ppl=suppress["least_ppl"])),
-    }  # fmt: skip
+        "suppress": (
+            wrong,
+            oxa.least_per_query(wrong_ppl, wrong["query"], total=suppress["total"], least_ppl=suppress["least_ppl"]),
+        ),
+    }
     sets = {name: {k: v[which] for k, v in pool.items()} for name, (pool, which) in picks.items()}
     report = {
-        "mu": promote["mu"], "sigma": promote["sigma"], "short": int(bins.short.sum()),
+        "mu": promote["mu"],
+        "sigma": promote["sigma"],
+        "short": int(bins.short.sum()),
         "missing": promote["total"] - len(chosen),
-        "bins": [dict(low=lo, target=t, available=a, taken=n) for lo, t, a, n in zip(
-            bins.edges.tolist(), bins.target.tolist(), bins.available.tolist(), bins.taken.tolist()) if t or a],
+        "bins": [
+            dict(low=lo, target=t, available=a, taken=n)
+            for lo, t, a, n in zip(
+                bins.edges.tolist(), bins.target.tolist(), bins.available.tolist(), bins.taken.tolist()
+            )
+            if t or a
+        ],
         "pools": {name: dict(Counter(x["reason"] for x in lines if x["pool"] == name)) for name in pools},
-        "sets": {name: {"rows": len(s["ppl"]), "queries": len(set(s["query"].tolist())), **(
-            {"ppl": float(s["ppl"].mean()), "length": float(s["length"].mean())} if len(s["ppl"]) else {}
-        )} for name, s in sets.items()},
-    }  # fmt: skip
+        "sets": {
+            name: {
+                "rows": len(s["ppl"]),
+                "queries": len(set(s["query"].tolist())),
+                **({"ppl": float(s["ppl"].mean()), "length": float(s["length"].mean())} if len(s["ppl"]) else {}),
+            }
+            for name, s in sets.items()
+        },
+    }
     return sets, bins, report
 
 
@@ -271,10 +326,13 @@ def write_sets(log: RunLog, sets: dict, pools: dict[str, Iterable[Item]], *, cha
             for n in (n for n in names if i in place[n]):
                 k = place[n][i]
                 row = {
-                    "query": query_of(item.problem), "prompt": prompt_of(item.problem, chat),
-                    "response": item.response, "answer": item.problem.answer, "ppl": float(sets[n]["ppl"][k]),
+                    "query": query_of(item.problem),
+                    "prompt": prompt_of(item.problem, chat),
+                    "response": item.response,
+                    "answer": item.problem.answer,
+                    "ppl": float(sets[n]["ppl"][k]),
                     "length": int(sets[n]["length"][k]),
-                }  # fmt: skip
+                }
                 files[n].write(json.dumps(row, ensure_ascii=False) + "\n")
         for n, file in files.items():
             file.close()
@@ -349,14 +407,27 @@ def main(config: ConfigDict, workdir: str) -> None:
             base = load_pretrained(config.base, dtype=dtype, mesh=mesh)
             for name, items in ((TEACHER, teacher()), (OWN, mine())):
                 measure(
-                    log, name, items, base, grader, right=name == TEACHER, given_prompt=config.given_prompt, chat=chat,
-                    most_tokens=config.most_tokens, score_tokens=config.score_tokens, at_once=at_once,
-                )  # fmt: skip
+                    log,
+                    name,
+                    items,
+                    base,
+                    grader,
+                    right=name == TEACHER,
+                    given_prompt=config.given_prompt,
+                    chat=chat,
+                    most_tokens=config.most_tokens,
+                    score_tokens=config.score_tokens,
+                    at_once=at_once,
+                )
     lines = log.read("pool.jsonl")
     sets, bins, report = select(
-        lines, seed=config.seed, promote=config.promote.to_dict(), suppress=config.suppress.to_dict(),
-        baselines=config.baselines, most_tokens=config.most_tokens,
-    )  # fmt: skip
+        lines,
+        seed=config.seed,
+        promote=config.promote.to_dict(),
+        suppress=config.suppress.to_dict(),
+        baselines=config.baselines,
+        most_tokens=config.most_tokens,
+    )
     write_sets(log, sets, {TEACHER: teacher(), OWN: mine()}, chat=chat)
     drawn = perplexity_file(
         {name: s["ppl"] for name, s in sets.items()},

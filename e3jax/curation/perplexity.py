@@ -21,9 +21,16 @@ Tokens = Sequence[int]
 
 
 def perplexities(
-    model: Qwen3, params, responses: Sequence[Tokens], *, prompts: Sequence[Tokens] | None = None, most: int,
-    tokens: int, pad: int, on_scored: Callable[[int], None] = lambda n: None,
-) -> np.ndarray:  # fmt: skip
+    model: Qwen3,
+    params,
+    responses: Sequence[Tokens],
+    *,
+    prompts: Sequence[Tokens] | None = None,
+    most: int,
+    tokens: int,
+    pad: int,
+    on_scored: Callable[[int], None] = lambda n: None,
+) -> np.ndarray:
     """[N] float64, 1 and more; NaN where nothing is left to score. Only the first `most` tokens are read.
 
     `prompts`: what each response is given; None: the response alone. `tokens` go through the model at once, about.

@@ -39,9 +39,11 @@ class Carry(NamedTuple):
 def begin(keys_s, **init) -> Carry:
     """Every seed's own M (`pk.init_logits` with **init)."""
     return Carry(
-        jnp.int32(0), jax.vmap(lambda key: pk.init_logits(jax.random.fold_in(key, 2**31 - 1), **init))(keys_s),
-        jnp.zeros(len(keys_s)), keys_s,
-    )  # fmt: skip
+        jnp.int32(0),
+        jax.vmap(lambda key: pk.init_logits(jax.random.fold_in(key, 2**31 - 1), **init))(keys_s),
+        jnp.zeros(len(keys_s)),
+        keys_s,
+    )
 
 
 def advantages(won_sg, average_s, *, advantage: str, baseline: float):
@@ -79,9 +81,17 @@ def mean_advantages(reward, *, advantage: str, baseline: float, group: int):
 
 
 def update(
-    carry: Carry, *, gradient: str, advantage: str, baseline: float, group: int, weighting: str, masked: bool,
-    lr: float, budget: int,
-) -> Carry:  # fmt: skip
+    carry: Carry,
+    *,
+    gradient: str,
+    advantage: str,
+    baseline: float,
+    group: int,
+    weighting: str,
+    masked: bool,
+    lr: float,
+    budget: int,
+) -> Carry:
     """One SGD step of every seed; `gradient` is "sampled" (G traces) or "exact" (its expectation, without noise)."""
     floor = 0.0 if masked else -jnp.inf
     if gradient == "exact":

@@ -32,7 +32,7 @@ def draw_rows(rows: list[Row], columns: dict[str, str], *, title: str) -> str:
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(
             len(rows), len(columns) + 1, squeeze=False, width_ratios=[WIDTHS[0], *[WIDTHS[1]] * len(columns)]
-        )  # fmt: skip
+        )
         for row, (words, *axes) in zip(rows, grid):
             words.axis("off")
             first, *others = row.words.split("\n")
@@ -44,8 +44,10 @@ def draw_rows(rows: list[Row], columns: dict[str, str], *, title: str) -> str:
             panel.set_title(heading, fontsize=8)
         for panel in grid[-1][1:]:
             panel.set_xlabel("updates")
-        labels = [figure.add_artist(matplotlib.lines.Line2D([], [], color=COLOURS[1 + i][0], lw=1.8, label=name))
-                  for i, name in enumerate(rows[0].arms)]  # fmt: skip
+        labels = [
+            figure.add_artist(matplotlib.lines.Line2D([], [], color=COLOURS[1 + i][0], lw=1.8, label=name))
+            for i, name in enumerate(rows[0].arms)
+        ]
         figure.legend(handles=labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=8)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         svg = as_svg(figure, "panels", title)

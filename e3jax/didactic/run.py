@@ -32,9 +32,7 @@ from e3jax.records import finite
 from e3jax.runtime import stop_asked
 
 ARMS = {"GRPO": False, "mask": True}
-PANELS = {
-    "length": "Length (tokens)", "reward": "Reward", "p_stop": "π(stop)", "entropy": "Entropy (nats)",
-}  # fmt: skip
+PANELS = {"length": "Length (tokens)", "reward": "Reward", "p_stop": "π(stop)", "entropy": "Entropy (nats)"}
 
 
 @all_errors()
@@ -45,16 +43,19 @@ def check(c: ConfigDict) -> None:
         need(c[field] >= 1, field, c[field], "use 1 or more")
     need(c.model.actions >= 2, "model.actions", c.model.actions, "a* and one more, at least")
     need(c.checks.traces >= 2, "checks.traces", c.checks.traces, "a standard error needs 2 or more")
-    need(len(c.order) > 0 and set(c.order) <= set(c.settings), "order", c.order,
-         f"some of {', '.join(c.settings)}")  # fmt: skip
+    need(len(c.order) > 0 and set(c.order) <= set(c.settings), "order", c.order, f"some of {', '.join(c.settings)}")
     for name, s in c.settings.items():
         where = f"settings.{name}"
         need(s.gradient in ("sampled", "exact"), f"{where}.gradient", s.gradient, "'sampled' or 'exact'")
         need(s.advantage in learn.ADVANTAGES, f"{where}.advantage", s.advantage, f"one of {learn.ADVANTAGES}")
         need(s.weighting in ("mean", "sum"), f"{where}.weighting", s.weighting, "'mean' or 'sum'")
         need(s.group >= 1 + (s.advantage == "group"), f"{where}.group", s.group, "a group of one has no baseline")
-        need(s.updates >= c.points >= 1 and s.updates % c.points == 0, f"{where}.updates", s.updates,
-             f"a multiple of config.points={c.points}")  # fmt: skip
+        need(
+            s.updates >= c.points >= 1 and s.updates % c.points == 0,
+            f"{where}.updates",
+            s.updates,
+            f"a multiple of config.points={c.points}",
+        )
 
 
 def train(log: RunLog, arm: str, start: learn.Carry, *, updates: int, points: int, budget: int, **how) -> None:
@@ -89,9 +90,7 @@ def run_checks(c: ConfigDict, log: RunLog) -> dict:
     logits = learn.begin(key[None], **c.model.to_dict()).logits[0]
     laws = checks.compare_laws(jax.random.fold_in(key, 1), logits, budget=c.budget, traces=c.checks.traces)
     gradients = checks.compare_gradients(jax.random.fold_in(key, 2), logits, budget=c.budget, traces=c.checks.traces)
-    policies = theorem.random_policies(
-        np.random.default_rng(c.seed), count=c.checks.policies, actions=c.model.actions
-    )  # fmt: skip
+    policies = theorem.random_policies(np.random.default_rng(c.seed), count=c.checks.policies, actions=c.model.actions)
     found = {
         "laws": laws,
         "gradients": gradients,
@@ -113,8 +112,12 @@ def run_checks(c: ConfigDict, log: RunLog) -> dict:
 
 def words(s: ConfigDict) -> str:
     """A setting in words, to stand beside its curves."""
-    advantage = {"sign": "A = 2r − 1", "constant": f"A = r − {s.baseline:g}", "average": "A = r − running mean",
-                 "group": f"A = (r − mean) / std of {s.group}"}[s.advantage]  # fmt: skip
+    advantage = {
+        "sign": "A = 2r − 1",
+        "constant": f"A = r − {s.baseline:g}",
+        "average": "A = r − running mean",
+        "group": f"A = (r − mean) / std of {s.group}",
+    }[s.advantage]
     traces = "exact expected gradient" if s.gradient == "exact" else f"{s.group} trace{'s'[: s.group > 1]} an update"
     weight = {"mean": "mean over tokens (1/T)", "sum": "sum over tokens"}[s.weighting]
     return f"{advantage}\n{weight}\n{traces}\nlr {s.lr:g}, {s.updates:,} updates"
@@ -140,9 +143,11 @@ def main(config: ConfigDict, workdir: str) -> None:
     lines = log.read("metrics.jsonl")
     arms = {name: {arm: curves(lines, f"{name}, {arm}") for arm in ARMS} for name in settings}
     results = judge_settings(
-        arms, {name: words(s).replace("\n", ", ") for name, s in settings.items()}, panels=PANELS,
+        arms,
+        {name: words(s).replace("\n", ", ") for name, s in settings.items()},
+        panels=PANELS,
         literal=config.order[0],
-    )  # fmt: skip
+    )
     results |= {"minutes": (time.monotonic() - began) / 60, "checks": found}
     rows = [
         Row("\n".join([name, words(s), *results["outcomes"][name].split(", ")]), arms[name], s.updates)

@@ -110,12 +110,24 @@ def judge_settings(settings: dict, words: dict[str, str], *, panels: dict[str, s
 def figure(name: str, arms: dict, of: str, label: str) -> dict:
     """One panel as data: means over seeds, least and greatest seed."""
     lines = [
-        {"label": arm, "x": c["step"].tolist(), "mean": c[of].mean(1).tolist(), "low": c[of].min(1).tolist(),
-         "high": c[of].max(1).tolist()}
+        {
+            "label": arm,
+            "x": c["step"].tolist(),
+            "mean": c[of].mean(1).tolist(),
+            "low": c[of].min(1).tolist(),
+            "high": c[of].max(1).tolist(),
+        }
         for arm, c in arms.items()
-    ]  # fmt: skip
-    return {"title": f"{name}: {label}", "xlabel": "updates", "ylabel": label, "log2": False, "percent": False,
-            "mark": None, "lines": lines}  # fmt: skip
+    ]
+    return {
+        "title": f"{name}: {label}",
+        "xlabel": "updates",
+        "ylabel": label,
+        "log2": False,
+        "percent": False,
+        "mark": None,
+        "lines": lines,
+    }
 
 
 def shorten(value):

@@ -42,9 +42,14 @@ def token_spans(problem: Problem, tokens: Sequence[int], decode: Callable, *, cl
 
 
 def chain(
-    response: Response, spans: Sequence[Span], attempts: int, *, close: Sequence[int], stop: Sequence[int],
+    response: Response,
+    spans: Sequence[Span],
+    attempts: int,
+    *,
+    close: Sequence[int],
+    stop: Sequence[int],
     closing: Sequence[int],
-) -> Trace:  # fmt: skip
+) -> Trace:
     """The thinking's first `attempts` attempts (all of it where there are fewer), then `closing`, forced.
 
     `close` ends the thinking, `stop` are the tokens that end a response; what is taken away is `dropped`.

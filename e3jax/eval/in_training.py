@@ -29,18 +29,37 @@ def with_interval(values_p: np.ndarray) -> list[float]:
 
 
 def evaluate(
-    model: Qwen3, params, tokenizer, problems: Sequence[Problem], *, key: jax.Array, samples: int,
-    budgets: Sequence[int], temperature: float, sampler: dict, read: Grader,
+    model: Qwen3,
+    params,
+    tokenizer,
+    problems: Sequence[Problem],
+    *,
+    key: jax.Array,
+    samples: int,
+    budgets: Sequence[int],
+    temperature: float,
+    sampler: dict,
+    read: Grader,
     on_finished: Callable[[int], None] | None = None,
-) -> tuple[dict, Graded]:  # fmt: skip
+) -> tuple[dict, Graded]:
     """-> what eval.jsonl records, and the rollouts. `accuracy` is pass@1 at each budget, mean over `samples`.
 
     `read` as for `rollout`, with apart=True where `distinct` and `sample_line` come after it.
     """
     graded = rollout(
-        model, params, tokenizer, problems, key=key, first_id=0, samples=samples, budget=max(budgets),
-        temperature=temperature, sampler=sampler, read=read, on_finished=on_finished,
-    )  # fmt: skip
+        model,
+        params,
+        tokenizer,
+        problems,
+        key=key,
+        first_id=0,
+        samples=samples,
+        budget=max(budgets),
+        temperature=temperature,
+        sampler=sampler,
+        read=read,
+        on_finished=on_finished,
+    )
 
     def per_problem(x):
         return x.reshape(len(problems), samples)

@@ -116,9 +116,17 @@ def cut(text: str, until: Sequence[str]) -> str:
 
 
 def generate(
-    pretrained: Pretrained, prompts: Sequence[str], settings: Settings, *, ids: Sequence[int], key: jax.Array,
-    most: int, slots: int, thinking: bool, on_finished: Callable[[int], None],
-) -> list[str]:  # fmt: skip
+    pretrained: Pretrained,
+    prompts: Sequence[str],
+    settings: Settings,
+    *,
+    ids: Sequence[int],
+    key: jax.Array,
+    most: int,
+    slots: int,
+    thinking: bool,
+    on_finished: Callable[[int], None],
+) -> list[str]:
     """A response to each prompt, cut at `until`; of a `thinking` model what follows its thought, "" if it never ended.
 
     Prompts that leave no room for the budget within `most` tokens lose their first tokens.
@@ -137,11 +145,23 @@ def generate(
     groups = 1 if mesh.empty else int(np.prod([mesh.shape[axis] for axis in AXES["J"]]))
     rows = max(min(PREFILL // len(tokens[order[0]]), len(order)) // groups, 1) * groups
     drawn = sample(
-        model, params, [tokens[i] for i in order], ids=[ids[i] for i in order], key=key, samples=1,
-        budget=settings.budget, stop=stop, pad=tokenizer.pad, slots=-(-slots // groups) * groups, block=16,
-        prefill_rows=rows, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
+        model,
+        params,
+        [tokens[i] for i in order],
+        ids=[ids[i] for i in order],
+        key=key,
+        samples=1,
+        budget=settings.budget,
+        stop=stop,
+        pad=tokenizer.pad,
+        slots=-(-slots // groups) * groups,
+        block=16,
+        prefill_rows=rows,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
         on_finished=lambda rows, _: on_finished(len(rows)),
-    )  # fmt: skip
+    )
     out = [""] * len(prompts)
     for row, i in enumerate(order):
         text = tokenizer.decode(drawn.tokens[row, drawn.prompt_len[row] : drawn.length[row]].tolist())
@@ -150,9 +170,16 @@ def generate(
 
 
 def make_lm(
-    pretrained: Pretrained, *, name: str, tokens: int, most: int, slots: int, seed: int, thinking: bool,
+    pretrained: Pretrained,
+    *,
+    name: str,
+    tokens: int,
+    most: int,
+    slots: int,
+    seed: int,
+    thinking: bool,
     console: Console,
-):  # fmt: skip
+):
     """The model as an `lm_eval.api.model.TemplateLM`; `params` lie as for sampling."""
     needed("lm_eval")
     from lm_eval.api.model import TemplateLM
@@ -173,9 +200,14 @@ def make_lm(
 
     def score(pairs):
         return log_likelihoods(
-            model, params, pairs, tokens=tokens, most=most, pad=ours.pad,
+            model,
+            params,
+            pairs,
+            tokens=tokens,
+            most=most,
+            pad=ours.pad,
             on_scored=progress("log-likelihoods", len(pairs)),
-        )  # fmt: skip
+        )
 
     class Adapter(TemplateLM):
         tokenizer = ours.hub
@@ -193,11 +225,14 @@ def make_lm(
 
         def loglikelihood_rolling(self, requests, disable_tqdm=False):
             windows = [
-                [make_disjoint_window(w) for w in get_rolling_token_windows(
-                    self.tok_encode(r.args[0]), self.prefix_token_id, max_seq_len=most, context_len=1
-                )]
+                [
+                    make_disjoint_window(w)
+                    for w in get_rolling_token_windows(
+                        self.tok_encode(r.args[0]), self.prefix_token_id, max_seq_len=most, context_len=1
+                    )
+                ]
                 for r in requests
-            ]  # fmt: skip
+            ]
             scored = iter(score([w for ws in windows for w in ws]))
             return [sum(next(scored).logp for _ in ws) for ws in windows]
 
@@ -212,9 +247,16 @@ def make_lm(
                     seen[context] = seen.get(context, -1) + 1
                     ids.append(zlib.crc32(f"{seen[context]} {context}".encode()))
                 texts = generate(
-                    pretrained, [requests[i].args[0] for i in which], settings, ids=ids, key=jax.random.key(seed),
-                    most=most, slots=slots, thinking=thinking, on_finished=heard,
-                )  # fmt: skip
+                    pretrained,
+                    [requests[i].args[0] for i in which],
+                    settings,
+                    ids=ids,
+                    key=jax.random.key(seed),
+                    most=most,
+                    slots=slots,
+                    thinking=thinking,
+                    on_finished=heard,
+                )
                 for i, text in zip(which, texts):
                     out[i] = text
             return out
@@ -274,10 +316,24 @@ def load_tasks(names: Sequence[str], include_path: str | None):
 
 
 def evaluate(
-    name: str, *, tasks: Sequence[str], include_path: str | None, limit: int | None, num_fewshot: int | None,
-    to: str, samples_to: str | None, gen_kwargs: str | None, chat: bool, thinking: bool, system: str | None,
-    dtype: str, max_length: int | None, tokens: int, slots: int, seed: int,
-) -> dict[str, Any]:  # fmt: skip
+    name: str,
+    *,
+    tasks: Sequence[str],
+    include_path: str | None,
+    limit: int | None,
+    num_fewshot: int | None,
+    to: str,
+    samples_to: str | None,
+    gen_kwargs: str | None,
+    chat: bool,
+    thinking: bool,
+    system: str | None,
+    dtype: str,
+    max_length: int | None,
+    tokens: int,
+    slots: int,
+    seed: int,
+) -> dict[str, Any]:
     """Load tasks and model, run, write; arguments are the flags. -> lm-eval's results without the samples."""
     for library in ("lm_eval", "huggingface_hub"):  # what becomes an error is told once, in a sentence
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -294,14 +350,26 @@ def evaluate(
             raise UserError(f"--chat: the tokenizer of {name} has no chat template, leave it out")
         with sampling(params, tensor=1, dtype=model.dtype) as params:
             lm = make_lm(
-                Pretrained(model, params, tokenizer), name=name, tokens=tokens * len(jax.devices()), most=most,
-                slots=slots, seed=seed, thinking=thinking, console=console,
-            )  # fmt: skip
+                Pretrained(model, params, tokenizer),
+                name=name,
+                tokens=tokens * len(jax.devices()),
+                most=most,
+                slots=slots,
+                seed=seed,
+                thinking=thinking,
+                console=console,
+            )
             results = needed("lm_eval.evaluator").simple_evaluate(
-                lm, tasks=list(tasks), task_manager=manager, limit=limit, num_fewshot=num_fewshot,
-                gen_kwargs=gen_kwargs, apply_chat_template=chat, system_instruction=system,
+                lm,
+                tasks=list(tasks),
+                task_manager=manager,
+                limit=limit,
+                num_fewshot=num_fewshot,
+                gen_kwargs=gen_kwargs,
+                apply_chat_template=chat,
+                system_instruction=system,
                 log_samples=samples_to is not None,
-            )  # fmt: skip
+            )
     utils = needed("lm_eval.utils")
     plain = partial(json.dumps, default=utils.handle_non_serializable)
     samples = [{"task": task, **line} for task, lines in results.pop("samples", {}).items() for line in lines]
@@ -320,10 +388,23 @@ def main() -> None:
     """Flags to `evaluate`."""
     f = flags.FLAGS
     evaluate(
-        f.model, tasks=f.tasks, include_path=f.include_path, limit=f.limit, num_fewshot=f.num_fewshot, to=f.to,
-        samples_to=f.samples_to, gen_kwargs=f.gen_kwargs, chat=f.chat, thinking=f.thinking, system=f.system,
-        dtype=f.dtype, max_length=f.max_length, tokens=f.tokens, slots=f.slots, seed=f.seed,
-    )  # fmt: skip
+        f.model,
+        tasks=f.tasks,
+        include_path=f.include_path,
+        limit=f.limit,
+        num_fewshot=f.num_fewshot,
+        to=f.to,
+        samples_to=f.samples_to,
+        gen_kwargs=f.gen_kwargs,
+        chat=f.chat,
+        thinking=f.thinking,
+        system=f.system,
+        dtype=f.dtype,
+        max_length=f.max_length,
+        tokens=f.tokens,
+        slots=f.slots,
+        seed=f.seed,
+    )
 
 
 if __name__ == "__main__":

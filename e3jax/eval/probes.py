@@ -100,9 +100,19 @@ def read(bench: Bench, grader: GraderPool, *, samples: int, close: str) -> list[
 
 
 def chains(
-    bench: Bench, grader: GraderPool, reads: Sequence[Read], *, close: str, attempts: Sequence[int], rollouts: int,
-    completions: int, closing: str, end: str, answer: int, pass_ks: Sequence[int],
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+    bench: Bench,
+    grader: GraderPool,
+    reads: Sequence[Read],
+    *,
+    close: str,
+    attempts: Sequence[int],
+    rollouts: int,
+    completions: int,
+    closing: str,
+    end: str,
+    answer: int,
+    pass_ks: Sequence[int],
+) -> dict[str, dict[str, Any]]:
     """Figs 3 and 12: pass@k when the thinking is cut after so many attempts and the model answers from there.
 
     `completions` of each of `rollouts` responses; an answer that is finished within `answer` tokens counts, as in the
@@ -120,8 +130,10 @@ def chains(
             for r in used
         ]
         new = [i for i, trace in enumerate(cut) if before[i] is None or trace.tokens != before[i].tokens]
-        asked = {i: Asked(used[i].problem, numbers[i], [*bench.prompts[used[i].problem], *cut[i].tokens], answer)
-                 for i in new}  # fmt: skip
+        asked = {
+            i: Asked(used[i].problem, numbers[i], [*bench.prompts[used[i].problem], *cut[i].tokens], answer)
+            for i in new
+        }
         bench.draw(part, list(asked.values()), stop)
         for i in new:
             drawn[i] = [bench.responses.known[part, used[i].problem, n] for n in numbers[i]]
@@ -135,9 +147,14 @@ def chains(
 
 
 def chain_cell(
-    cut: Sequence[Trace], drawn: Sequence[Sequence[Response]], right: Sequence[bool], reached: Sequence[bool], *,
-    problems: int, pass_ks: Sequence[int],
-) -> dict[str, Any]:  # fmt: skip
+    cut: Sequence[Trace],
+    drawn: Sequence[Sequence[Response]],
+    right: Sequence[bool],
+    reached: Sequence[bool],
+    *,
+    problems: int,
+    pass_ks: Sequence[int],
+) -> dict[str, Any]:
     """pass@k [mean, low, high] of one number of attempts, and its tokens: kept, forced, dropped, drawn (means)."""
     right_p = np.asarray(right).reshape(problems, -1)  # rollouts are problem by problem
     n, correct_p = right_p.shape[1], right_p.sum(1)
@@ -164,9 +181,14 @@ def ask_conditional(bench: Bench, reads: Sequence[Read], *, rollouts: int, attem
     where = f"{bench.label}, {bench.name}: App. G.1"
     with bench.log.phase(where, total=len(pairs)) as phase:
         scored = log_likelihoods(
-            model, params, pairs, tokens=tokens, most=model.config.max_length, pad=tokenizer.pad,
+            model,
+            params,
+            pairs,
+            tokens=tokens,
+            most=model.config.max_length,
+            pad=tokenizer.pad,
             on_scored=unless_stopped(phase.advance, where),
-        )  # fmt: skip
+        )
     logp, at, numbers = np.array([s.logp for s in scored]), 0, []
     for one in asked:
         parts = []
@@ -179,7 +201,7 @@ def ask_conditional(bench: Bench, reads: Sequence[Read], *, rollouts: int, attem
 
 def per_token(
     bench: Bench, reads: Sequence[Read], base: Pretrained, *, close: str, temperature: float, tokens: int
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Entropy, KL to the base and the chance of ending after an attempt, along all responses; nats, per token.
 
     `end…` is the probability, right after an attempt, of a token that ends the response or begins `close`; "wrong": of
@@ -192,10 +214,17 @@ def per_token(
     where = f"{bench.label}, {bench.name}: distributions"
     with bench.log.phase(where, total=len(reads)) as phase:
         along = distributions(
-            model, params, pairs, base=(base.model, base.params), temperature=temperature, watched=watched,
-            tokens=tokens, most=model.config.max_length, pad=tokenizer.pad,
+            model,
+            params,
+            pairs,
+            base=(base.model, base.params),
+            temperature=temperature,
+            watched=watched,
+            tokens=tokens,
+            most=model.config.max_length,
+            pad=tokenizer.pad,
             on_scored=unless_stopped(phase.advance, where),
-        )  # fmt: skip
+        )
     sums = {name: np.zeros((len(bench.problems), 2)) for name in token_sums(reads[0], along[0])}
     for r, a in zip(reads, along):
         for name, values in token_sums(r, a).items():
@@ -212,12 +241,16 @@ def token_sums(r: Read, a: Along) -> dict[str, np.ndarray]:
     wrong = [s for s in after if (s.truth is False) or (s.truth is None and not r.right)]
     end, eos = a.watched.sum(1), a.watched[:, 1:].sum(1)  # the first one watched begins `close`
     return {
-        "entropy": a.entropy, "entropy_choice": a.entropy[choice], "kl": a.kl,
+        "entropy": a.entropy,
+        "entropy_choice": a.entropy[choice],
+        "kl": a.kl,
         "k1": np.asarray(kl_penalty(a.logp, a.base_logp, estimator="k1")),
         "k3": np.asarray(kl_penalty(a.logp, a.base_logp, estimator="k3")),
-        "end_after_attempt": end[[s.end for s in after]], "end_after_wrong": end[[s.end for s in wrong]],
-        "eos_after_attempt": eos[[s.end for s in after]], "eos_after_wrong": eos[[s.end for s in wrong]],
-    }  # fmt: skip
+        "end_after_attempt": end[[s.end for s in after]],
+        "end_after_wrong": end[[s.end for s in wrong]],
+        "eos_after_attempt": eos[[s.end for s in after]],
+        "eos_after_wrong": eos[[s.end for s in wrong]],
+    }
 
 
 def probe(bench: Bench, grader: GraderPool, c: ConfigDict, *, checkpoint: str, samples: int, scored: dict) -> None:
@@ -236,7 +269,9 @@ def probe(bench: Bench, grader: GraderPool, c: ConfigDict, *, checkpoint: str, s
     if bench.label != c.base:
         base = load_pretrained(dict(c.models)[c.base], dtype=dtype_of(c), mesh=jax.sharding.get_mesh())
     line = {
-        "problems": len(bench.problems), "samples": samples, "budget": c.budget,
+        "problems": len(bench.problems),
+        "samples": samples,
+        "budget": c.budget,
         "success": interval(np.stack([right_pg.sum(1), np.full(len(right_pg), samples)], axis=1), ratio),
         "asymmetry": chained_asymmetry(right_pg, grid([p for p, _ in calls]), grid([qp for _, qp in calls])),
         "gap": verification_gap(spans_pg),
@@ -244,9 +279,11 @@ def probe(bench: Bench, grader: GraderPool, c: ConfigDict, *, checkpoint: str, s
         "conditional": ask_conditional(bench, reads, tokens=c.tokens, **c.conditional.to_dict()),
         "tokens": per_token(bench, reads, base, close=c.close, temperature=c.sampler.temperature, tokens=c.tokens),
         "explore": {name.removeprefix("explore/"): value for name, value in feature_means(features).items()}
-        | {"length": float(np.mean([len(r.response.tokens) for r in reads])),
-           "truncated": float(np.mean([not r.response.done for r in reads]))},
-    }  # fmt: skip
+        | {
+            "length": float(np.mean([len(r.response.tokens) for r in reads])),
+            "truncated": float(np.mean([not r.response.done for r in reads])),
+        },
+    }
     of = {"stage": bench.label, "set": bench.name}
     bench.log.keep("attempts.jsonl", lambda old: (old["stage"], old["set"]) != (bench.label, bench.name))
     for p, problem in enumerate(bench.problems):
@@ -268,12 +305,20 @@ def check(c: ConfigDict) -> None:
     need(c.sampler.temperature > 0, "sampler.temperature", c.sampler.temperature, "above 0: distributions are compared")
     rising(c.chains, "pass_ks")
     chained = list(c.chains.attempts)
-    need(chained == sorted(set(chained)) and min(chained, default=-1) >= 0, "chains.attempts", chained,
-         "numbers of attempts that rise, 0 or more")  # fmt: skip
+    need(
+        chained == sorted(set(chained)) and min(chained, default=-1) >= 0,
+        "chains.attempts",
+        chained,
+        "numbers of attempts that rise, 0 or more",
+    )
     least = min((one.samples for one in chosen_sets(c.sets, c.only).values()), default=1)
     for section in ("chains", "conditional"):
-        need(1 <= c[section].rollouts <= least, f"{section}.rollouts", c[section].rollouts,
-             f"1 to {least}, the fewest samples of a set")  # fmt: skip
+        need(
+            1 <= c[section].rollouts <= least,
+            f"{section}.rollouts",
+            c[section].rollouts,
+            f"1 to {least}, the fewest samples of a set",
+        )
     for field in ("budget", "tokens"):
         need(c[field] >= 1, field, c[field], "use 1 or more")
     for field in ("completions", "answer"):

@@ -33,7 +33,7 @@ from e3jax.tasks.sets import chosen_sets
 
 def go_on(
     bench: Bench, part: str, traces: dict[tuple[int, int], Trace], *, budget: int, longest: int, close, stop
-) -> dict[tuple[int, int], Trace]:  # fmt: skip
+) -> dict[tuple[int, int], Trace]:
     """Every trace that is not done, continued by up to `budget` tokens, `longest` in all, and the model's length."""
     most = {p: min(longest, bench.pretrained.model.config.max_length - len(x)) for p, x in enumerate(bench.prompts)}
     room = {k: min(budget, most[k[0]] - len(t.tokens)) for k, t in traces.items() if not t.done}
@@ -45,9 +45,19 @@ def go_on(
 
 
 def forced(
-    bench: Bench, *, longest: int, samples: int, close: str, early_stop, sentence: str, answer: int, wait, phrases,
-    thinking: int, extension: int,
-) -> Iterator[tuple[str, dict[tuple[int, int], Trace]]]:  # fmt: skip
+    bench: Bench,
+    *,
+    longest: int,
+    samples: int,
+    close: str,
+    early_stop,
+    sentence: str,
+    answer: int,
+    wait,
+    phrases,
+    thinking: int,
+    extension: int,
+) -> Iterator[tuple[str, dict[tuple[int, int], Trace]]]:
     """(name, traces of the first `samples` samples of each problem) for every way of forcing that the config asks for.
 
     "stop-T": thinking that has not ended after T tokens gets `sentence` (which closes it) and `answer` tokens more.
@@ -81,7 +91,7 @@ def forced(
 
 def evaluate(
     bench: Bench, grader: GraderPool, *, checkpoint: str, samples: int, budgets, pass_ks, forcing: dict, about: dict
-) -> None:  # fmt: skip
+) -> None:
     """Draw, grade, and write this model's and set's lines; `about` is what else the line in eval.jsonl says."""
     longest = max(budgets)
     ask_all(bench, samples=samples, longest=longest)
@@ -89,9 +99,13 @@ def evaluate(
     where = f"{bench.label}, {bench.name}"
     with bench.log.phase(f"{where}: grading", total=len(bench.problems) * samples) as phase:
         counts = count(
-            bench.problems, by_problem(known, "response", len(bench.problems), range(samples)), decode=decode,
-            grade=grader.submit, budgets=budgets, on_graded=unless_stopped(phase.advance, f"{where}, grading"),
-        )  # fmt: skip
+            bench.problems,
+            by_problem(known, "response", len(bench.problems), range(samples)),
+            decode=decode,
+            grade=grader.submit,
+            budgets=budgets,
+            on_graded=unless_stopped(phase.advance, f"{where}, grading"),
+        )
     fields = {f"{field}_field": f"config.sets.{bench.name}.{field}" for field in ("where", "prompt")}
     if unread := nothing_read([reason for c in counts for reason in c.reasons], bench.problems, **fields):
         bench.log.say(f"{where}: {unread}")
@@ -122,12 +136,20 @@ def check(c: ConfigDict) -> None:
         need(one.samples >= fewest, f"sets[{name!r}].samples", one.samples, f"{fewest} or more")
     f = c.forcing
     least = min((one.samples for one in sets.values()), default=1)
-    need(1 <= f.samples <= least or not (f.early_stop or f.wait), "forcing.samples", f.samples,
-         f"1 to {least}, the fewest of a set")  # fmt: skip
+    need(
+        1 <= f.samples <= least or not (f.early_stop or f.wait),
+        "forcing.samples",
+        f.samples,
+        f"1 to {least}, the fewest of a set",
+    )
     for field in ("early_stop", "wait"):
         need(all(n >= 1 for n in f[field]), f"forcing.{field}", tuple(f[field]), "1 or more each; () is off")
-    need(all(n <= max(c.budgets) for n in f.early_stop), "forcing.early_stop", tuple(f.early_stop),
-         f"within the longest of budgets, {max(c.budgets)}")  # fmt: skip
+    need(
+        all(n <= max(c.budgets) for n in f.early_stop),
+        "forcing.early_stop",
+        tuple(f.early_stop),
+        f"within the longest of budgets, {max(c.budgets)}",
+    )
     need(len(f.phrases) > 0, "forcing.phrases", f.phrases, "name at least one")
     for name in ("answer", "thinking", "extension"):
         need(f[name] >= 1, f"forcing.{name}", f[name], "use 1 or more")
@@ -136,20 +158,16 @@ def check(c: ConfigDict) -> None:
     need(c.pass_at_k in tables.PASS_AT_K, "pass_at_k", c.pass_at_k, f"use one of {choices}")
 
 
-
-
-
-
-
-
 def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int, pass_at_k: str) -> None:
     """Tables on the terminal and as files, and an extrapolation figure per set (Fig. 8)."""
     measure = tables.PASS_AT_K[pass_at_k]
     lines = sorted((x for x in lines if x["stage"] in order), key=lambda x: order.index(x["stage"]))
     grids = {
-        "table1": tables.table_1(lines, measure), "majority": tables.table_1(lines, "maj_at_k"),
-        "table3": tables.table_3(lines), "forced": tables.table_forced(lines),
-    }  # fmt: skip
+        "table1": tables.table_1(lines, measure),
+        "majority": tables.table_1(lines, "maj_at_k"),
+        "table3": tables.table_3(lines),
+        "forced": tables.table_forced(lines),
+    }
     files = {}
     for name, grid in grids.items():
         if len(grid) > 1:
@@ -168,12 +186,6 @@ def show(log: RunLog, lines: list[dict], order: list[str], train_budget: int, pa
     log.say(f"numbers, tables and figures: {log.workdir}")
 
 
-
-
-
-
-
-
 def main(config: ConfigDict, workdir: str) -> None:
     """All models of the config on all its sets; what eval.jsonl already has is left out."""
     check(config)
@@ -185,10 +197,15 @@ def main(config: ConfigDict, workdir: str) -> None:
     with GraderPool(**config.grader.to_dict()) as grader:
         for bench, checkpoint, samples in each_bench(config, log, "eval.jsonl", problems, longest=max(config.budgets)):
             evaluate(
-                bench, grader, checkpoint=checkpoint, samples=samples, budgets=tuple(config.budgets),
-                pass_ks=[k for k in config.pass_ks if k <= samples], forcing=forcing,
+                bench,
+                grader,
+                checkpoint=checkpoint,
+                samples=samples,
+                budgets=tuple(config.budgets),
+                pass_ks=[k for k in config.pass_ks if k <= samples],
+                forcing=forcing,
                 about=limits | {"scored": what_was_scored(problems[bench.name], samples)},
-            )  # fmt: skip
+            )
     show(log, log.read("eval.jsonl"), list(dict(config.models)), config.train_budget, config.pass_at_k)
     log.done()
     log.close()

@@ -73,9 +73,14 @@ def anywhere(problem: Problem) -> Problem:
 
 
 def count(
-    problems: Sequence[Problem], responses: Sequence[Sequence[Response]], *, decode: Callable, grade: Grader,
-    budgets: Sequence[int], on_graded: Callable[[int], None],
-) -> list[ProblemCounts]:  # fmt: skip
+    problems: Sequence[Problem],
+    responses: Sequence[Sequence[Response]],
+    *,
+    decode: Callable,
+    grade: Grader,
+    budgets: Sequence[int],
+    on_graded: Callable[[int], None],
+) -> list[ProblemCounts]:
     """Grade responses [P][n], whole and cut to every budget; `on_graded(responses)` hears of progress."""
     out, n = [], len(responses[0])
     step = max(TOGETHER // n, 1)
@@ -85,13 +90,16 @@ def count(
         texts = [decode(r.tokens) for _, r in flat]
         whole = grade([p for p, _ in flat], texts, [r.done for _, r in flat])
         shorter = [
-            (i, b) for i, (_, r) in enumerate(flat) for b, most in enumerate(budgets)
+            (i, b)
+            for i, (_, r) in enumerate(flat)
+            for b, most in enumerate(budgets)
             if len(r.tokens) > most or (len(r.tokens) == most and not r.done)
-        ]  # fmt: skip
+        ]
         cut = grade(
-            [anywhere(flat[i][0]) for i, _ in shorter], [decode(flat[i][1].tokens[: budgets[b]]) for i, b in shorter],
+            [anywhere(flat[i][0]) for i, _ in shorter],
+            [decode(flat[i][1].tokens[: budgets[b]]) for i, b in shorter],
             [True] * len(shorter),
-        )  # fmt: skip
+        )
         whole = whole.result()
         right_cut = np.repeat(np.array([g.score > 0 for g in whole])[:, None], len(budgets), axis=1)
         for (i, b), verdict in zip(shorter, cut.result()):
@@ -99,18 +107,20 @@ def count(
         for k, problem in enumerate(asked):
             own = slice(k * n, (k + 1) * n)
             done = np.array([r.done for _, r in flat[own]])
-            out.append(ProblemCounts(
-                problem=problem,
-                length_g=np.array([len(r.tokens) for _, r in flat[own]]),
-                done_g=done,
-                right_g=np.array([g.score > 0 for g in whole[own]]) & done,
-                right_cut_gb=right_cut[own],
-                reasons=[g.reason for g in whole[own]],
-                answers=[answer_of(problem, t) if d else None for t, d in zip(texts[own], done)],
-                verifications=tuple(
-                    float(np.mean([f(t) for t in texts[own]])) for f in (verifications_paper, verifications_code)
-                ),
-            ))  # fmt: skip
+            out.append(
+                ProblemCounts(
+                    problem=problem,
+                    length_g=np.array([len(r.tokens) for _, r in flat[own]]),
+                    done_g=done,
+                    right_g=np.array([g.score > 0 for g in whole[own]]) & done,
+                    right_cut_gb=right_cut[own],
+                    reasons=[g.reason for g in whole[own]],
+                    answers=[answer_of(problem, t) if d else None for t, d in zip(texts[own], done)],
+                    verifications=tuple(
+                        float(np.mean([f(t) for t in texts[own]])) for f in (verifications_paper, verifications_code)
+                    ),
+                )
+            )
         on_graded(len(flat))
     return out
 
@@ -167,11 +177,13 @@ def summary(counts: Sequence[ProblemCounts], *, budgets: Sequence[int], pass_ks:
         "pass_at_k_budget": budgets[last],
         "maj_at_k": {str(k): of_problems(majority_pk[:, i]) for i, k in enumerate(pass_ks)},
         "explore": {
-            "length": float(length.mean()), "truncated": float(1 - done.mean()),
-            "verifications": float(paper), "verifications_code": float(code),
+            "length": float(length.mean()),
+            "truncated": float(1 - done.mean()),
+            "verifications": float(paper),
+            "verifications_code": float(code),
         }
         | {f"reason/{r}": reasons[r] / reasons.total() for r in sorted(reasons)},
-    }  # fmt: skip
+    }
 
 
 def record(c: ProblemCounts, budgets: Sequence[int]) -> dict[str, Any]:
@@ -206,11 +218,19 @@ def score_traces(
     texts, done = [decode(traces[k].tokens) for k in keys], [traces[k].done for k in keys]
     verdicts = grade([problems[p] for p, _ in keys], texts, done).result()
     lines = [
-        {"problem": problems[p].id, "sample": g, "length": len(t.tokens), "forced": t.forced,
-         "sampled": len(t.tokens) - t.forced, "dropped": t.dropped, "done": t.done, "reward": v.score,
-         "reason": v.reason}
+        {
+            "problem": problems[p].id,
+            "sample": g,
+            "length": len(t.tokens),
+            "forced": t.forced,
+            "sampled": len(t.tokens) - t.forced,
+            "dropped": t.dropped,
+            "done": t.done,
+            "reward": v.score,
+            "reason": v.reason,
+        }
         for (p, g), t, v in zip(keys, map(traces.get, keys), verdicts)
-    ]  # fmt: skip
+    ]
     n = len({g for _, g in keys})
     right_p = np.array([v.score > 0 for v in verdicts]).reshape(-1, n).sum(1)
     means = {name: float(np.mean([x[name] for x in lines])) for name in ("length", "forced", "sampled", "dropped")}

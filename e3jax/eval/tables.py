@@ -78,18 +78,40 @@ def table_scaling(lines: Sequence[dict]) -> Grid:
     Behind "sc" stands self-consistency at the method's cost and how far the method is from it ("…": it costs less
     than one response, or more than all of them: the nearest).
     """
-    grid = [["model", "method", "judge", "K", "accuracy [95 %]", "thousand tokens", "forced", "prompt",
-             "sc at its cost", "difference [95 %]"]]  # fmt: skip
+    grid = [
+        [
+            "model",
+            "method",
+            "judge",
+            "K",
+            "accuracy [95 %]",
+            "thousand tokens",
+            "forced",
+            "prompt",
+            "sc at its cost",
+            "difference [95 %]",
+        ]
+    ]
     for line in lines:
         for c in line["cells"]:
             mean, low, high = (100 * x for x in c["accuracy"])
-            row = [line["stage"], c["method"], c["judge"], str(c["k"]), f"{mean:.1f} [{low:.1f}, {high:.1f}]",
-                   f"{c['tokens'] / 1000:.3f}", f"{c['forced'] / 1000:.3f}", f"{c['prompt'] / 1000:.3f}"]  # fmt: skip
+            row = [
+                line["stage"],
+                c["method"],
+                c["judge"],
+                str(c["k"]),
+                f"{mean:.1f} [{low:.1f}, {high:.1f}]",
+                f"{c['tokens'] / 1000:.3f}",
+                f"{c['forced'] / 1000:.3f}",
+                f"{c['prompt'] / 1000:.3f}",
+            ]
             if c["sc"]:
                 off = "" if abs(c["sc"]["tokens"] - c["tokens"]) < 1e-6 * c["tokens"] + 1e-9 else " …"
                 mean, low, high = (100 * x for x in c["sc"]["difference"])
-                row += [f"{percent(c['sc']['accuracy'])} (K={c['sc']['k']:.1f}){off}",
-                        f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"]  # fmt: skip
+                row += [
+                    f"{percent(c['sc']['accuracy'])} (K={c['sc']['k']:.1f}){off}",
+                    f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]",
+                ]
             grid.append(row + [""] * (len(grid[0]) - len(row)))
     return grid
 
@@ -106,10 +128,17 @@ def table_seeds(lines: Sequence[dict]) -> Grid:
         accuracy = [100 * c["accuracy"][0] for c in own]
         ahead = [100 * c["sc"]["difference"][0] for c in own if c["sc"]]
         n = len(own)
-        grid.append([label, str(n), method, str(k),
-                     f"{sum(accuracy) / n:.1f} [{min(accuracy):.1f}, {max(accuracy):.1f}]",
-                     f"{sum(c['tokens'] for c in own) / n / 1000:.3f}",
-                     f"{sum(ahead) / n:+.1f} [{min(ahead):+.1f}, {max(ahead):+.1f}]" if ahead else ""])  # fmt: skip
+        grid.append(
+            [
+                label,
+                str(n),
+                method,
+                str(k),
+                f"{sum(accuracy) / n:.1f} [{min(accuracy):.1f}, {max(accuracy):.1f}]",
+                f"{sum(c['tokens'] for c in own) / n / 1000:.3f}",
+                f"{sum(ahead) / n:+.1f} [{min(ahead):+.1f}, {max(ahead):+.1f}]" if ahead else "",
+            ]
+        )
     return grid
 
 
@@ -128,8 +157,13 @@ def table_probes(rows: Sequence[dict], unique: Sequence[float], problems: int) -
     `unique` are distinct wrong attempts per problem up to each model, on `problems` problems (Fig. 6).
     """
     grid = [["", *(row["stage"] for row in rows)], ["success", *(three(row["success"]) for row in rows)]]
-    sides = {"chained": "E[r | verified]", "any": "E[r | generated]", "difference": "difference",
-             "without": "E[r | never verified]", "chained_minus_without": "verified − never"}  # fmt: skip
+    sides = {
+        "chained": "E[r | verified]",
+        "any": "E[r | generated]",
+        "difference": "difference",
+        "without": "E[r | never verified]",
+        "chained_minus_without": "verified − never",
+    }
     for key, name in sides.items():
         counts = [row["asymmetry"]["responses"].get(key) for row in rows]
         cells = (three(row["asymmetry"][key]) for row in rows)

@@ -103,8 +103,14 @@ def main() -> None:
     runs = [read_run(there / f"seed-{s}" / arm, arm=arm, seed=s) for s in seeds for arm in ARMS]
     base = {s: read_run(there / f"seed-{s}" / "base", arm="base", seed=s)["pass_at_k"]["base"] for s in seeds}
     answers = questions(runs, seeds)
-    results = {"seeds": seeds, "arms": ARMS, "rule": __doc__.split("The rule, ")[1], "answers": answers,
-               "base": base, "runs": runs}  # fmt: skip
+    results = {
+        "seeds": seeds,
+        "arms": ARMS,
+        "rule": __doc__.split("The rule, ")[1],
+        "answers": answers,
+        "base": base,
+        "runs": runs,
+    }
     write_whole(there / "results.json", json.dumps(finite(results), indent=1) + "\n")
     title = f"OXA on Countdown, seeds {', '.join(map(str, seeds))}"
     write_whole(there / "arms.svg", arms_file(runs, arms=ARMS, title=title))

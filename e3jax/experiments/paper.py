@@ -2,8 +2,8 @@
 
     python -m e3jax.experiments.paper runs/experiments/* --to=paper.html
 
-Reads results.json (experiments/results.py) of every directory named; those without one are skipped with a line. The
-page is one file, loads nothing, and escapes every text. Prints a table "figure, command, verdict, numbers" in markdown too.
+Reads results.json (experiments/results.py) of every directory named; one without it is skipped with a line. The page
+is one file, loads nothing, and escapes every text. Prints a table "figure, command, verdict, numbers" in markdown too.
 """
 
 import argparse
@@ -50,8 +50,15 @@ def statement_cells(row: dict, results: dict) -> list[str]:
     of = f"{' + '.join(row['plus'])}{''.join(f' − {arm}' for arm in row['minus'])}"
     unit = " (points)" if percent else ""
     says = f"{row['says']} ({row['why']})" if "why" in row else row["says"]
-    return [says, f"{row['measure']}{unit}: {of}", wanted, show[0], f"{show[1]} … {show[2]}", seeds,
-            OUTCOME[row["outcome"]]]  # fmt: skip
+    return [
+        says,
+        f"{row['measure']}{unit}: {of}",
+        wanted,
+        show[0],
+        f"{show[1]} … {show[2]}",
+        seeds,
+        OUTCOME[row["outcome"]],
+    ]
 
 
 def interval_svg(row: dict, reach: float) -> str:
@@ -99,9 +106,15 @@ def drawn(figure: dict, figure_id: str) -> str:
     """The SVG of one figure, for a page."""
     mark = math.nan if figure["mark"] is None else float(figure["mark"])
     return figures.draw_intervals(
-        lines_of(figure), figure_id=figure_id, title=figure["title"], xlabel=figure["xlabel"], train_budget=mark,
-        ylabel=figure["ylabel"], log2=figure["log2"], percent=figure["percent"],
-    )  # fmt: skip
+        lines_of(figure),
+        figure_id=figure_id,
+        title=figure["title"],
+        xlabel=figure["xlabel"],
+        train_budget=mark,
+        ylabel=figure["ylabel"],
+        log2=figure["log2"],
+        percent=figure["percent"],
+    )
 
 
 def figure_file(figure: dict) -> str:
@@ -157,10 +170,15 @@ def section(results: dict, number: int) -> str:
 def whole_page(all_results: list[dict]) -> str:
     """The whole page as text."""
     rows = [
-        [f"<a href='#e{i}'>{escaped(r['name'])}</a>", escaped(r["paper"]), escaped(r["verdict"]), len(r["rule"]),
-         *(sum(x["outcome"] == outcome for x in r["rule"]) for outcome in OUTCOME)]
+        [
+            f"<a href='#e{i}'>{escaped(r['name'])}</a>",
+            escaped(r["paper"]),
+            escaped(r["verdict"]),
+            len(r["rule"]),
+            *(sum(x["outcome"] == outcome for x in r["rule"]) for outcome in OUTCOME),
+        ]
         for i, r in enumerate(all_results)
-    ]  # fmt: skip
+    ]
     top = table_html(["experiment", "in the paper", "verdict", "statements", *OUTCOME.values()], rows, set())
     why = (
         "Each experiment states its rule before it is run. Per seed, all arms share base model, problems and noise; "
@@ -201,7 +219,9 @@ def write_page(directories: list[str], to: epath.PathLike) -> epath.Path:
 
 def main() -> None:
     """The command: the page of all experiments, and README's table on stdout."""
-    parser = argparse.ArgumentParser(prog="python -m e3jax.experiments.paper", description="Write one page of experiments.")
+    parser = argparse.ArgumentParser(
+        prog="python -m e3jax.experiments.paper", description="Write one page of experiments."
+    )
     parser.add_argument("results", nargs="+", help="directories (or results.json files) of finished experiments")
     parser.add_argument("--to", default="paper.html", help="the page (default: paper.html)")
     given = parser.parse_args()

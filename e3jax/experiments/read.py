@@ -26,9 +26,7 @@ from e3jax.report.read_run import MAYBE, RECORDS
 from e3jax.train.eq2 import choose_budget
 
 FORMS = ("train", "rise", "eval", "gain", "wait", "best")
-FORCED = {
-    "explore": {"length": float}, "forcing": {str: {"length": float, "accuracy": [MAYBE, MAYBE, MAYBE]}},
-}  # fmt: skip
+FORCED = {"explore": {"length": float}, "forcing": {str: {"length": float, "accuracy": [MAYBE, MAYBE, MAYBE]}}}
 WINDOW = 5  # RL steps of the running mean of a curve
 
 
@@ -119,8 +117,15 @@ def curve_figure(records: dict, *, title: str, key: str, ylabel: str, percent: b
         if seeds:
             of = spread([running_mean(y, window=WINDOW) for y in seeds])
             drawn.append({"label": arm, "x": list(range(1, len(of["mean"]) + 1)), **of})
-    return {"title": title, "xlabel": "RL step", "ylabel": ylabel, "log2": False, "percent": percent, "mark": None,
-            "lines": drawn}  # fmt: skip
+    return {
+        "title": title,
+        "xlabel": "RL step",
+        "ylabel": ylabel,
+        "log2": False,
+        "percent": percent,
+        "mark": None,
+        "lines": drawn,
+    }
 
 
 def budget_figure(records: dict, *, title: str, of: str, mark: int | None, arms) -> dict:
@@ -131,8 +136,15 @@ def budget_figure(records: dict, *, title: str, of: str, mark: int | None, arms)
         if seeds:
             x = sorted(map(int, seeds[0]))
             drawn.append({"label": arm, "x": x, **spread([np.array([a[str(b)][0] for b in x]) for a in seeds])})
-    return {"title": title, "xlabel": "test budget (tokens)", "ylabel": "", "log2": True, "percent": True, "mark": mark,
-            "lines": drawn}  # fmt: skip
+    return {
+        "title": title,
+        "xlabel": "test budget (tokens)",
+        "ylabel": "",
+        "log2": True,
+        "percent": True,
+        "mark": mark,
+        "lines": drawn,
+    }
 
 
 def against_figure(values: dict, *, title: str, measure: str, percent: bool, xlabel: str, ylabel: str, groups) -> dict:
@@ -144,8 +156,15 @@ def against_figure(values: dict, *, title: str, measure: str, percent: bool, xla
         if known:
             of = {k: [float(f(v)) for _, v in known] for k, f in (("mean", np.mean), ("low", np.min), ("high", np.max))}
             drawn.append({"label": label, "x": [x for x, _ in known], **of})
-    return {"title": title, "xlabel": xlabel, "ylabel": ylabel, "log2": True, "percent": percent, "mark": None,
-            "lines": drawn}  # fmt: skip
+    return {
+        "title": title,
+        "xlabel": xlabel,
+        "ylabel": ylabel,
+        "log2": True,
+        "percent": percent,
+        "mark": None,
+        "lines": drawn,
+    }
 
 
 def forced_figure(records: dict, *, title: str, of: str, arms) -> dict:
@@ -161,8 +180,15 @@ def forced_figure(records: dict, *, title: str, of: str, arms) -> dict:
             p += [(s["forcing"][how]["length"], s["forcing"][how]["accuracy"][0]) for how in ways]
         x = np.array(points)  # [seed, way, (length, accuracy)]
         drawn.append({"label": arm, "x": x[..., 0].mean(0).tolist(), **spread(list(x[..., 1]))})
-    return {"title": title, "xlabel": "mean length (tokens)", "ylabel": "", "log2": False, "percent": True,
-            "mark": None, "lines": drawn}  # fmt: skip
+    return {
+        "title": title,
+        "xlabel": "mean length (tokens)",
+        "ylabel": "",
+        "log2": False,
+        "percent": True,
+        "mark": None,
+        "lines": drawn,
+    }
 
 
 def choices(records: dict, *, judge: str, of: str, budgets, kappas) -> list[tuple[int, float, int, dict]]:
@@ -183,6 +209,7 @@ def add_choice(values: dict, chosen: dict[int, int], *, arms: dict[int, str]) ->
         for name, shift in (("half", -1), ("chosen", 0), ("double", 1)):
             place = {seed: order.index(budget) + shift for seed, budget in chosen.items()}
             of[name] = {
-                seed: of[arms[order[i]]][seed] for seed, i in place.items()
+                seed: of[arms[order[i]]][seed]
+                for seed, i in place.items()
                 if 0 <= i < len(order) and seed in of.get(arms[order[i]], {})
-            }  # fmt: skip
+            }

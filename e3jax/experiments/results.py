@@ -42,10 +42,23 @@ from e3jax.storage import place, write_whole
 
 FILE = "results.json"
 FIELDS = {
-    "name": str, "paper": str, "claim": str, "setting": str, "command": str, "minutes": (int, float, type(None)),
-    "seeds": list, "level": (int, float), "arms": dict, "measures": dict, "values": dict, "rule": list, "verdict": str,
-    "figures": list, "tables": list, "failed": list,
-}  # fmt: skip
+    "name": str,
+    "paper": str,
+    "claim": str,
+    "setting": str,
+    "command": str,
+    "minutes": (int, float, type(None)),
+    "seeds": list,
+    "level": (int, float),
+    "arms": dict,
+    "measures": dict,
+    "values": dict,
+    "rule": list,
+    "verdict": str,
+    "figures": list,
+    "tables": list,
+    "failed": list,
+}
 MAYBE = (float, None)
 PARTS = {  # shapes (e3jax/readers.py) of what the page reads of them
     "rule": {
@@ -60,9 +73,13 @@ PARTS = {  # shapes (e3jax/readers.py) of what the page reads of them
     "failed": {"arm": object, "seed": object, "why": object},
 }  # fmt: skip
 SHAPE = {
-    **{name: [shape] for name, shape in PARTS.items()}, "arms": {str: str}, "level": float, "minutes": MAYBE,
-    "measures": {str: {"says": str, "percent": bool}}, "values": {str: {str: {str: MAYBE}}},
-}  # fmt: skip
+    **{name: [shape] for name, shape in PARTS.items()},
+    "arms": {str: str},
+    "level": float,
+    "minutes": MAYBE,
+    "measures": {str: {"says": str, "percent": bool}},
+    "values": {str: {str: {str: MAYBE}}},
+}
 VERDICTS = ("reproduced", "mixed", "not reproduced", "not decided")
 OUTCOMES, KINDS = ("yes", "no", "open"), ("above", "within")
 

@@ -276,22 +276,34 @@ def conclude(c: ConfigDict, nodes: list[Node], workdir: epath.Path, *, failed: l
         rows = read.choices(records, **choice)
         read.add_choice(values, {seed: b for seed, k, b, _ in rows if k == kappa}, arms=arms)
         about |= {"chosen": f"Eq. 2's budget with kappa {kappa}", "half": "the budget below", "double": "the one above"}
-        tables = [{
-            "title": "Eq. 2 by kappa", "header": ["seed", "kappa", "budget", "J(2B) / J(B)"],
-            "rows": [[*map(str, row[:3]), ", ".join(f"{b}: {x:.2f}" for b, x in row[3].items())] for row in rows],
-        }]  # fmt: skip
+        tables = [
+            {
+                "title": "Eq. 2 by kappa",
+                "header": ["seed", "kappa", "budget", "J(2B) / J(B)"],
+                "rows": [[*map(str, row[:3]), ", ".join(f"{b}: {x:.2f}" for b, x in row[3].items())] for row in rows],
+            }
+        ]
     rule = [judge(dict(s), values, seeds=c.seeds, level=c.level) for s in c.rule]
     enough = any(len(row["values"]) > 1 for row in rule)
     times = read_lines(workdir / "times.jsonl", TIMES)
     found = {
-        "name": c.name, "paper": c.paper, "claim": c.claim, "command": command,
+        "name": c.name,
+        "paper": c.paper,
+        "claim": c.claim,
+        "command": command,
         "setting": f"{c.setting} Bands in the figures: from the least to the greatest seed.",
         "minutes": sum(t["minutes"] for t in times) if times else None,
-        "seeds": list(c.seeds), "level": c.level, "arms": about,
+        "seeds": list(c.seeds),
+        "level": c.level,
+        "arms": about,
         "measures": {m: {"says": spec.says, "percent": spec.percent} for m, spec in c.measures.items()},
-        "values": values, "rule": rule, "figures": draw(c, records, values), "tables": tables, "failed": failed,
+        "values": values,
+        "rule": rule,
+        "figures": draw(c, records, values),
+        "tables": tables,
+        "failed": failed,
         "verdict": verdict([row["outcome"] for row in rule]) if enough else "not decided",
-    }  # fmt: skip
+    }
     path = results.write(workdir, found)
     for i, figure in enumerate(found["figures"]):
         write_whole(workdir / f"figure{i}.svg", paper.figure_file(figure))

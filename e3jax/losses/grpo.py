@@ -103,17 +103,7 @@ def kl_penalty(logp, ref_logp, *, estimator):
 
 
 def grpo_loss(
-    logp_bt,
-    entropy_bt,
-    batch,
-    *,
-    clip_low,
-    clip_high,
-    dual_clip,
-    kl_coef,
-    kl_estimator,
-    entropy_coef,
-    tis_cap,
+    logp_bt, entropy_bt, batch, *, clip_low, clip_high, dual_clip, kl_coef, kl_estimator, entropy_coef, tis_cap
 ):
     """Loss (scalar) and metrics of one `types.Batch`: Σ weight·[pg + kl_coef·KL − entropy_coef·H].
 

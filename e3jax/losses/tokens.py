@@ -55,8 +55,11 @@ def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chu
     rows = PartitionSpec(("data", "fsdp"))
     return jax.shard_map(  # `tensor` stays XLA's business; check_vma: of loops XLA is told nothing either
         partial(score, chunk=max(1, chunk // shards)),
-        in_specs=(rows, PartitionSpec(), rows), out_specs=rows, axis_names={"data", "fsdp"}, check_vma=False,
-    )(hidden_btd, embed_vd.astype(hidden_btd.dtype), targets_bt)  # fmt: skip
+        in_specs=(rows, PartitionSpec(), rows),
+        out_specs=rows,
+        axis_names={"data", "fsdp"},
+        check_vma=False,
+    )(hidden_btd, embed_vd.astype(hidden_btd.dtype), targets_bt)
 
 
 def _scores(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):

@@ -19,14 +19,7 @@ from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.traces import is_parsed, parse
 
-STARTS = (
-    "wait",
-    "but wait",
-    "alternatively",
-    "is there another way",
-    "but let me double",
-    "but hold on",
-)
+STARTS = ("wait", "but wait", "alternatively", "is there another way", "but let me double", "but hold on")
 EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # ALGORITHMS A.7
 # what lies between sentences, and a phrase if one follows; it never fails, so that runs of newlines are read once
 SENTENCE = re.compile(rf"(?:\A|[.!?\n])[\s.!?]*((?ai:{'|'.join(STARTS)}))?")

@@ -16,15 +16,7 @@ def mean_or_nan(x: np.ndarray) -> float:
 
 
 def rollout_metrics(
-    *,
-    score_b,
-    response_len_b,
-    done_b,
-    entropy_bt,
-    sampled_bt,
-    reasons,
-    advantage_b,
-    group_size: int,
+    *, score_b, response_len_b, done_b, entropy_bt, sampled_bt, reasons, advantage_b, group_size: int
 ) -> dict[str, float]:
     """Metrics of B graded responses; rewards, lengths and entropies split by outcome and by advantage sign.
 

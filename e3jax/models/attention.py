@@ -294,9 +294,15 @@ def cudnn(q_btnh, k_btkh, v_btkh, segment_bt, *, implementation: str = "cudnn") 
 
     def packed(q_btnh, k_btkh, v_btkh):
         return form(
-            q_btnh, k_btkh, v_btkh, q_seqlen=length_bm, kv_seqlen=length_bm, q_offsets=first_bm, kv_offsets=first_bm,
+            q_btnh,
+            k_btkh,
+            v_btkh,
+            q_seqlen=length_bm,
+            kv_seqlen=length_bm,
+            q_offsets=first_bm,
+            kv_offsets=first_bm,
             scale=q_btnh.shape[-1] ** -0.5,
-        )  # fmt: skip
+        )
 
     return jax.lax.cond(fit, packed, masked, q_btnh, k_btkh, v_btkh)
 

@@ -111,9 +111,17 @@ def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel
     pool = tuple(map(axes_of, pools[at]))
     axes = ("JNH", "JKH", "JKH", pool, "JT", "X", "X", "", "J")
     out, pools[at] = per_device(
-        partial(_attend, kernel=kernel), axes, ("JNH", pool),
-        q_jnh, k_jkh, v_jkh, pools[at], *cache[1:], jnp.asarray(layer, jnp.int32), position_j,
-    )  # fmt: skip
+        partial(_attend, kernel=kernel),
+        axes,
+        ("JNH", pool),
+        q_jnh,
+        k_jkh,
+        v_jkh,
+        pools[at],
+        *cache[1:],
+        jnp.asarray(layer, jnp.int32),
+        position_j,
+    )
     return out, cache._replace(pools=tuple(pools))
 
 
@@ -160,9 +168,11 @@ def _softmaxes(q_jkrh, pieces, layer, owner_x, last_x):
         def step(i, carry):
             here = i * chunk  # in the piece
             parts = [
-                None if x is None else jax.lax.dynamic_slice(
-                    x, (layer, here) + (0,) * (x.ndim - 2), (1, chunk, *x.shape[2:]))[0] for x in piece
-            ]  # fmt: skip
+                None
+                if x is None
+                else jax.lax.dynamic_slice(x, (layer, here) + (0,) * (x.ndim - 2), (1, chunk, *x.shape[2:]))[0]
+                for x in piece
+            ]
             owner = jax.lax.dynamic_slice(owner_x, (start + here,), (chunk,))
             last = jax.lax.dynamic_slice(last_x, (start + here,), (chunk,))
             results = softmax_of_pages(q_jkrh[jnp.maximum(owner, 0)], *parts, last)
@@ -258,8 +268,10 @@ def copy_prompts(pools: tuple[Pool, ...], prompts: KVCache, copies_m3, count) ->
             row, n, to = copies_m3[m]
             page = jax.tree.map(
                 lambda x: jax.lax.dynamic_slice(
-                    x, (row, 0, n * size) + (0,) * (x.ndim - 3), (1, x.shape[1], size, *x.shape[3:]))[0], source
-            )  # fmt: skip
+                    x, (row, 0, n * size) + (0,) * (x.ndim - 3), (1, x.shape[1], size, *x.shape[3:])
+                )[0],
+                source,
+            )
             page = Piece(page.k.swapaxes(1, 2), *page[1:])
             new, start = [], 0
             for piece in pieces:

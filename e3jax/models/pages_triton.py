@@ -107,10 +107,13 @@ def softmaxes(q_jkrh, pieces, layer, owner_x, last_x, *, interpret: bool = False
     sums = pl.BlockSpec((None, None, rows), lambda i: (i // heads, i % heads, 0))
     out = pl.BlockSpec((None, None, rows, h), lambda i: (i // heads, i % heads, 0, 0))
     return pallas_call(
-        kernel, interpret=interpret, grid=(total * heads,), out_specs=(sums, sums, out),
+        kernel,
+        interpret=interpret,
+        grid=(total * heads,),
+        out_specs=(sums, sums, out),
         out_shape=[jax.ShapeDtypeStruct((total, heads, queries, *more), jnp.float32) for more in ((), (), (h,))],
         name="softmax_of_pages",
-    )(jnp.reshape(layer, (1,)), owner_x, last_x, q, *parts)  # fmt: skip
+    )(jnp.reshape(layer, (1,)), owner_x, last_x, q, *parts)
 
 
 def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, merged: int, interpret: bool = False):
@@ -141,7 +144,10 @@ def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, merged: i
         out_ref[...] = o / jnp.maximum(total, 1.0)[:, None]  # at least 1 wherever there is a page
 
     return pallas_call(
-        kernel, interpret=interpret, grid=(slots * heads,),
+        kernel,
+        interpret=interpret,
+        grid=(slots * heads,),
         out_specs=pl.BlockSpec((None, None, queries, h), lambda i: (i // heads, i % heads, 0, 0)),
-        out_shape=jax.ShapeDtypeStruct((slots, heads, queries, h), jnp.float32), name="pages_together",
-    )(m_xkr, l_xkr, o_xkrh, table_jn, position_j)  # fmt: skip
+        out_shape=jax.ShapeDtypeStruct((slots, heads, queries, h), jnp.float32),
+        name="pages_together",
+    )(m_xkr, l_xkr, o_xkrh, table_jn, position_j)

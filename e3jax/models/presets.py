@@ -76,21 +76,54 @@ def presets() -> dict[str, ModelConfig]:
     return {
         # Countdown on a laptop: 3 layers learn propose-and-check in minutes (LOG.md)
         "tiny": ModelConfig(
-            vocab_size=210, width=64, layers=3, heads=2, kv_heads=1, head_width=32, mlp_width=192,
-            rope_theta=1e4, rope_scaling=None, norm_epsilon=1e-6, tied=True, max_length=2048,
-            qk_norm=True, qkv_bias=False,
+            vocab_size=210,
+            width=64,
+            layers=3,
+            heads=2,
+            kv_heads=1,
+            head_width=32,
+            mlp_width=192,
+            rope_theta=1e4,
+            rope_scaling=None,
+            norm_epsilon=1e-6,
+            tied=True,
+            max_length=2048,
+            qk_norm=True,
+            qkv_bias=False,
         ),
         # twice as wide (configs/experiments/ablate_size.py): own choice, .6M parameters
         "tiny-wide": ModelConfig(
-            vocab_size=210, width=128, layers=3, heads=4, kv_heads=2, head_width=32, mlp_width=384,
-            rope_theta=1e4, rope_scaling=None, norm_epsilon=1e-6, tied=True, max_length=2048,
-            qk_norm=True, qkv_bias=False,
+            vocab_size=210,
+            width=128,
+            layers=3,
+            heads=4,
+            kv_heads=2,
+            head_width=32,
+            mlp_width=384,
+            rope_theta=1e4,
+            rope_scaling=None,
+            norm_epsilon=1e-6,
+            tied=True,
+            max_length=2048,
+            qk_norm=True,
+            qkv_bias=False,
         ),
         # the same for one GPU (configs/experiments/common.py): own choice, 4.8M parameters
         "small": ModelConfig(
-            vocab_size=210, width=256, layers=6, heads=4, kv_heads=2, head_width=64, mlp_width=768,
-            rope_theta=1e4, rope_scaling=None, norm_epsilon=1e-6, tied=True, max_length=2048,
-            qk_norm=True, qkv_bias=False,
+            vocab_size=210,
+            width=256,
+            layers=6,
+            heads=4,
+            kv_heads=2,
+            head_width=64,
+            mlp_width=768,
+            rope_theta=1e4,
+            rope_scaling=None,
+            norm_epsilon=1e-6,
+            tied=True,
+            max_length=2048,
+            qk_norm=True,
+            qkv_bias=False,
         ),
         # hub: Qwen/Qwen3-…, config.json
         "qwen3-0.6b": qwen3(width=1024, layers=28, heads=16, mlp_width=3072, tied=True),
@@ -112,37 +145,74 @@ def presets() -> dict[str, ModelConfig]:
         # hub: meta-llama/Llama-3.2-…, config.json
         "llama-3.2-1b": llama_3_2(width=2048, layers=16, heads=32, head_width=64),
         "llama-3.2-3b": llama_3_2(width=3072, layers=28, heads=24, head_width=128),
-    }  # fmt: skip
+    }
 
 
 def qwen3(**shape) -> ModelConfig:
     """What all dense Qwen3 sizes share."""
     return ModelConfig(
-        vocab_size=151_936, kv_heads=8, head_width=128, rope_theta=1e6, rope_scaling=None, norm_epsilon=1e-6,
-        max_length=40_960, qk_norm=True, qkv_bias=False, **shape,
-    )  # fmt: skip
+        vocab_size=151_936,
+        kv_heads=8,
+        head_width=128,
+        rope_theta=1e6,
+        rope_scaling=None,
+        norm_epsilon=1e-6,
+        max_length=40_960,
+        qk_norm=True,
+        qkv_bias=False,
+        **shape,
+    )
 
 
 def qwen2_1_5b(**other) -> ModelConfig:
     """The 1.5B shape of Qwen2.5."""
     return ModelConfig(
-        vocab_size=151_936, width=1536, layers=28, heads=12, kv_heads=2, head_width=128, mlp_width=8960,
-        rope_scaling=None, norm_epsilon=1e-6, qk_norm=False, qkv_bias=True, **other,
-    )  # fmt: skip
+        vocab_size=151_936,
+        width=1536,
+        layers=28,
+        heads=12,
+        kv_heads=2,
+        head_width=128,
+        mlp_width=8960,
+        rope_scaling=None,
+        norm_epsilon=1e-6,
+        qk_norm=False,
+        qkv_bias=True,
+        **other,
+    )
 
 
 def qwen2_7b(**other) -> ModelConfig:
     """The 7B shape of Qwen2.5."""
     return ModelConfig(
-        vocab_size=152_064, width=3584, layers=28, heads=28, kv_heads=4, head_width=128, mlp_width=18_944,
-        rope_scaling=None, norm_epsilon=1e-6, tied=False, qk_norm=False, qkv_bias=True, **other,
-    )  # fmt: skip
+        vocab_size=152_064,
+        width=3584,
+        layers=28,
+        heads=28,
+        kv_heads=4,
+        head_width=128,
+        mlp_width=18_944,
+        rope_scaling=None,
+        norm_epsilon=1e-6,
+        tied=False,
+        qk_norm=False,
+        qkv_bias=True,
+        **other,
+    )
 
 
 def llama_3_2(**shape) -> ModelConfig:
     """What both small Llama-3.2 sizes share."""
     return ModelConfig(
-        vocab_size=128_256, kv_heads=8, mlp_width=8192, rope_theta=5e5, norm_epsilon=1e-5, tied=True,
+        vocab_size=128_256,
+        kv_heads=8,
+        mlp_width=8192,
+        rope_theta=5e5,
+        norm_epsilon=1e-5,
+        tied=True,
         rope_scaling=Llama3(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192),
-        max_length=131_072, qk_norm=False, qkv_bias=False, **shape,
-    )  # fmt: skip
+        max_length=131_072,
+        qk_norm=False,
+        qkv_bias=False,
+        **shape,
+    )

@@ -180,8 +180,9 @@ def abstract_params(model: Qwen3, mesh: jax.sharding.Mesh, *, dtype="float32"):
     shapes = jax.eval_shape(lambda: cast_matrices(init_params(model, jax.random.key(0)), dtype))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes, param_shardings(shapes, mesh),
-    )  # fmt: skip
+        shapes,
+        param_shardings(shapes, mesh),
+    )
 
 
 def cast_matrices(params, dtype):

@@ -69,11 +69,22 @@ def _evaluated(row: dict) -> dict:
 
 def _sample(row: dict, *, source: str, step: int, target: Any, truncated: bool) -> dict:
     return {
-        "from": str(source), "stage": str(row["stage"]), "step": step, "prompt": str(row["prompt"]),
-        "target": str(target), "text": str(row["response"]), "answer": str(row["answer"]) if step == NO_STEP else "",
-        "reward": row["reward"], "reason": str(row["reason"]), "length": row["length"], "truncated": bool(truncated),
-        "advantage": row["advantage"] if "advantage" in row else None, "tokens": [], "entropy": [], "logp": [],
-    }  # fmt: skip
+        "from": str(source),
+        "stage": str(row["stage"]),
+        "step": step,
+        "prompt": str(row["prompt"]),
+        "target": str(target),
+        "text": str(row["response"]),
+        "answer": str(row["answer"]) if step == NO_STEP else "",
+        "reward": row["reward"],
+        "reason": str(row["reason"]),
+        "length": row["length"],
+        "truncated": bool(truncated),
+        "advantage": row["advantage"] if "advantage" in row else None,
+        "tokens": [],
+        "entropy": [],
+        "logp": [],
+    }
 
 
 def _responses(run_dir: epath.Path, problems: list[dict], notes: list[str]) -> Iterator[dict]:
@@ -93,12 +104,21 @@ def _responses(run_dir: epath.Path, problems: list[dict], notes: list[str]) -> I
                 graded = 0 if problem is None else min(len(problem["right_of"]), len(problem["reason_of"]))
                 if line["part"] != "response" or g >= graded:
                     continue
-                row = {"stage": stage, "prompt": problem["question"], "response": line["text"], "answer": "",
-                       "reward": problem["right_of"][g], "reason": problem["reason_of"][g]}  # fmt: skip
+                row = {
+                    "stage": stage,
+                    "prompt": problem["question"],
+                    "response": line["text"],
+                    "answer": "",
+                    "reward": problem["right_of"][g],
+                    "reason": problem["reason_of"][g],
+                }
                 yield _sample(
-                    row | {"length": line["length"]}, source=name, step=NO_STEP, target=problem["answer"],
+                    row | {"length": line["length"]},
+                    source=name,
+                    step=NO_STEP,
+                    target=problem["answer"],
                     truncated=not line["done"],
-                )  # fmt: skip
+                )
 
 
 def response_files(directory: epath.Path, stage: str, name: str) -> list[epath.Path]:

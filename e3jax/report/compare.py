@@ -146,9 +146,11 @@ def as_latex(cells: Sequence[Cell], *, caption: str) -> str:
     """A booktabs table in %: a row per set, group and stage, a column per budget or k; intervals in brackets."""
     columns = sorted({c.at for c in cells})
     lines = [
-        "% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{lll{'r' * len(columns)}}}", "\\toprule",
+        "% needs \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{lll{'r' * len(columns)}}}",
+        "\\toprule",
         f"set & run & after & {' & '.join(map(str, columns))} \\\\",
-    ]  # fmt: skip
+    ]
     last = None
     for key in dict.fromkeys(c[:3] for c in cells):
         of = {c.at: c for c in cells if c[:3] == key}
@@ -266,15 +268,22 @@ def _extrapolation(groups, cells: list[Cell], measure: str, colours: dict[str, i
             own = [c for c in cells if (c.set, c.stage, c.group) == (name, stage, group.label)]
             if own:
                 x, mean, low, high = (np.array([c[k] for c in own], float) for k in (4, 5, 6, 7))
-                trained = {read_number(row, "train_budget") for run in group.runs for row in run.evals
-                           if row["stage"] == stage and measure == "accuracy"}  # fmt: skip
+                trained = {
+                    read_number(row, "train_budget")
+                    for run in group.runs
+                    for row in run.evals
+                    if row["stage"] == stage and measure == "accuracy"
+                }
                 one = trained.pop() if len(trained) == 1 else math.nan  # seeds that chose their own have none in common
                 lines.append(Line(group.label, colours[group.label], x, mean, low, high, one))
         common = {line.train_budget for line in lines}
         svg = figures.draw_intervals(
-            lines, figure_id=f"{measure}{i}", title=f"{name}, {stage}", xlabel=MEASURES[measure][0],
+            lines,
+            figure_id=f"{measure}{i}",
+            title=f"{name}, {stage}",
+            xlabel=MEASURES[measure][0],
             train_budget=common.pop() if len(common) == 1 else math.nan,
-        )  # fmt: skip
+        )
         drawn += figure_html(f"{name}, after {stage}", [(x.label, x.colour, False) for x in lines], svg)
     return drawn
 

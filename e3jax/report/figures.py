@@ -38,11 +38,7 @@ MAX_MARKERS, MAX_POINTS = 12, 300  # a line of more has no markers; one of more 
 # kind of stage -> title -> {key of metrics.jsonl: label}
 PANELS = {
     "grpo": {
-        "Reward": {
-            "reward/mean": "mean",
-            "reward/all_zero": "groups all 0",
-            "reward/all_one": "groups all 1",
-        },
+        "Reward": {"reward/mean": "mean", "reward/all_zero": "groups all 0", "reward/all_one": "groups all 1"},
         "Response length (tokens)": {
             "length/mean": "mean",
             "length/incorrect": "incorrect",
@@ -54,40 +50,21 @@ PANELS = {
             "entropy/incorrect": "incorrect",
             "entropy/correct": "correct",
         },
-        "Entropy by sign of advantage (nats)": {
-            "entropy/positive": "positive",
-            "entropy/negative": "negative",
-        },
-        "Entropy by phase (nats per token)": {
-            "entropy/exploration": "exploration",
-            "entropy/execution": "execution",
-        },
-        "Length by phase (tokens)": {
-            "length/exploration": "exploration",
-            "length/execution": "execution",
-        },
+        "Entropy by sign of advantage (nats)": {"entropy/positive": "positive", "entropy/negative": "negative"},
+        "Entropy by phase (nats per token)": {"entropy/exploration": "exploration", "entropy/execution": "execution"},
+        "Length by phase (tokens)": {"length/exploration": "exploration", "length/execution": "execution"},
         "Attempts per response": {
             "explore/attempts": "all",
             "explore/unique_attempts": "unique",
             "explore/verifications": "verifications",
         },
-        "Ways to end without an answer": {
-            "explore/give_up": "gave up",
-            "truncated": "cut by the budget",
-        },
+        "Ways to end without an answer": {"explore/give_up": "gave up", "truncated": "cut by the budget"},
         "Verdict accuracy": {"explore/verdict_accuracy": "verdicts that are right"},
         "Gradient norm": {"optim/grad_norm": "before clipping"},
         "Gradient mass of negative advantages": {"grad/negative_mass": "share"},
-        "Clipped tokens (fraction)": {
-            "loss/clip_low": "low",
-            "loss/clip_high": "high",
-            "loss/clip_dual": "dual",
-        },
+        "Clipped tokens (fraction)": {"loss/clip_low": "low", "loss/clip_high": "high", "loss/clip_dual": "dual"},
         "KL": {"loss/ppo_kl": "to the sampling policy", "loss/kl": "loss term"},
-        "Sampler against trainer, |Δ log p|": {
-            "parity/logp_mean": "mean",
-            "parity/logp_max": "max",
-        },
+        "Sampler against trainer, |Δ log p|": {"parity/logp_mean": "mean", "parity/logp_max": "max"},
     },
     "sft": {
         "Loss": {"loss/total": "loss"},
@@ -253,10 +230,20 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
 
 
 def draw_intervals(
-    lines: list[Line], *, figure_id: str, title: str, xlabel: str, train_budget: float, dashed: list[Line] = (),
-    percent: bool = True, names: list[str] = (), top: float | None = None, ylabel: str = "", log2: bool = True,
+    lines: list[Line],
+    *,
+    figure_id: str,
+    title: str,
+    xlabel: str,
+    train_budget: float,
+    dashed: list[Line] = (),
+    percent: bool = True,
+    names: list[str] = (),
+    top: float | None = None,
+    ylabel: str = "",
+    log2: bool = True,
     ticks: np.ndarray | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """Accuracy in % over log2 (or anything over x) as one SVG: a line per checkpoint, its interval as a band.
 
     `train_budget` (tokens; NaN: none) draws a vertical line and shades the extrapolation beyond it; `dashed` lines have

@@ -57,9 +57,13 @@ def extrapolation_file(rows: list[dict], *, order: list[str], title: str, train_
     lines = collect_lines(rows, "accuracy", order=order)
     dashed = [line for row in rows if (line := waiting_line(row, colour=order.index(row["stage"]) % len(COLOURS)))]
     svg = draw_intervals(
-        lines, figure_id="extrapolation", title=title, xlabel="test budget (tokens)",
-        train_budget=float(train_budget) or math.nan, dashed=dashed,
-    )  # fmt: skip
+        lines,
+        figure_id="extrapolation",
+        title=title,
+        xlabel="test budget (tokens)",
+        train_budget=float(train_budget) or math.nan,
+        dashed=dashed,
+    )
     legend = [Entry(line.label, line.colour, False) for line in lines]
     legend += [Entry(f'{line.label} + "wait"', line.colour, True) for line in dashed]
     return panels_file({title: svg}, title=title, legend=legend)
@@ -121,9 +125,14 @@ def tokens_file(rows: list[dict], *, title: str, panels: dict[str, dict[str, str
             lines.append(Line(name, len(lines), np.arange(len(rows)), *values, math.nan))
             legend.append(Entry(f"{panel}: {name}", lines[-1].colour, False))
         drawn[panel] = draw_intervals(
-            lines, figure_id=f"tokens{i}", title=panel, xlabel="model", train_budget=math.nan, percent=False,
+            lines,
+            figure_id=f"tokens{i}",
+            title=panel,
+            xlabel="model",
+            train_budget=math.nan,
+            percent=False,
             names=names,
-        )  # fmt: skip
+        )
     return panels_file(drawn, title=title, legend=legend)
 
 
@@ -145,10 +154,15 @@ def scaling_file(rows: list[dict], *, title: str, looks: dict[str, tuple[int, bo
             lines[dash].append(Line(method, colour, x, *values, math.nan))
             legend[method] = Entry(method, colour, dash)
         panels[str(row["stage"])] = draw_intervals(
-            lines[False] or lines[True], figure_id=f"scaling{i}", title=f"{title}, {row['stage']}",
-            xlabel="sampled tokens per problem", train_budget=math.nan, dashed=lines[True] if lines[False] else [],
-            top=1.05 * max(c["accuracy"][2] for c in cells), ticks=ticks,
-        )  # fmt: skip
+            lines[False] or lines[True],
+            figure_id=f"scaling{i}",
+            title=f"{title}, {row['stage']}",
+            xlabel="sampled tokens per problem",
+            train_budget=math.nan,
+            dashed=lines[True] if lines[False] else [],
+            top=1.05 * max(c["accuracy"][2] for c in cells),
+            ticks=ticks,
+        )
     return panels_file(panels, title=title, legend=list(legend.values()))
 
 

@@ -24,10 +24,7 @@ from e3jax.rewards.extract import Grade, last_answer
 
 MAX_CHARS, MAX_DEPTH, MAX_DIGITS = 500, 32, 9
 SPELLINGS = {"×": "*", "·": "*", "÷": "/", "−": "-", r"\times": "*", r"\cdot": "*", r"\div": "/"}
-LEVELS = (
-    {"+": operator.add, "-": operator.sub},
-    {"*": operator.mul, "/": operator.truediv},
-)
+LEVELS = ({"+": operator.add, "-": operator.sub}, {"*": operator.mul, "/": operator.truediv})
 
 
 class ExpressionError(ValueError):

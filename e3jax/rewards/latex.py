@@ -259,8 +259,10 @@ def _matrix(text: str) -> Parts | None:
     bars = re.fullmatch(r"([(\[|])(\\begin.*\\end\{\w+\})([)\]|])", text)
     if bars and bars[1] + bars[3] not in ("()", "[]", "||"):
         return None
-    env = re.fullmatch(r"\\begin\{([bBpvV]?)(?:small)?(matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1(?:small)?\2\}",
-                       bars[2] if bars else text)  # fmt: skip
+    env = re.fullmatch(
+        r"\\begin\{([bBpvV]?)(?:small)?(matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1(?:small)?\2\}",
+        bars[2] if bars else text,
+    )
     if env is None or r"\begin" in env[3]:
         return None
     kind = "|" if bars and bars[1] == "|" else {"v": "|", "V": "||"}.get(env[1], "")

@@ -176,9 +176,15 @@ def overlong(length_b, *, budget: int, buffer: int, factor: float) -> np.ndarray
 
 
 def shaped(
-    share_b: Sequence[float], score_b, length_b, *, budget: int, following: str, overlong_buffer: int,
+    share_b: Sequence[float],
+    score_b,
+    length_b,
+    *,
+    budget: int,
+    following: str,
+    overlong_buffer: int,
     overlong_factor: float,
-) -> tuple[np.ndarray, dict[str, float]]:  # fmt: skip
+) -> tuple[np.ndarray, dict[str, float]]:
     """What RL is rewarded with (B.5): score · share of the plan that is followed + overlong penalty, and its metrics.
 
     Scores and lengths (tokens) [B] are those of correctness; shares [B] are `plan_share`, which metrics/reading.py

@@ -29,10 +29,28 @@ TEXTS = set(
     "text textbf textit textrm textsf texttt textnormal textsc textup textmd textsl mbox hbox mathrm operatorname"
     " mathup".split()
 )
-TWO = {"frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sfrac": "frac", "nicefrac": "frac",
-       "binom": "binom", "dbinom": "binom", "tbinom": "binom"}  # fmt: skip
-ONE = {"overline": "overline", "bar": "overline", "dot": "dot", "mathbb": "mathbb", "mathcal": "mathcal",
-       "mathfrak": "mathfrak", "mathscr": "mathscr", "vec": "vec", "hat": "hat"}  # fmt: skip
+TWO = {
+    "frac": "frac",
+    "dfrac": "frac",
+    "tfrac": "frac",
+    "cfrac": "frac",
+    "sfrac": "frac",
+    "nicefrac": "frac",
+    "binom": "binom",
+    "dbinom": "binom",
+    "tbinom": "binom",
+}
+ONE = {
+    "overline": "overline",
+    "bar": "overline",
+    "dot": "dot",
+    "mathbb": "mathbb",
+    "mathcal": "mathcal",
+    "mathfrak": "mathfrak",
+    "mathscr": "mathscr",
+    "vec": "vec",
+    "hat": "hat",
+}
 AROUND = {"aligned", "align", "align*", "gathered", "gather", "gather*", "equation", "equation*", "split", "math",
           "displaymath", "center"}  # fmt: skip  # environments that only say where the answer stands
 OTHER_NAMES = {

@@ -1,8 +1,8 @@
 """One model on one set, ready to be asked: what every command that draws responses begins with.
 
-    for bench, checkpoint, samples in each_bench(config, log, "eval.jsonl", load_sets(config), longest=4096):
-        ask_all(bench, samples=samples, longest=4096)
-        bench.responses.known["response", 0, 1].tokens
+for bench, checkpoint, samples in each_bench(config, log, "eval.jsonl", load_sets(config), longest=4096):
+    ask_all(bench, samples=samples, longest=4096)
+    bench.responses.known["response", 0, 1].tokens
 """
 
 import sys
@@ -61,9 +61,16 @@ class Bench(NamedTuple):
                     raise Stopped(f"{where}, {phase.done} of {total} responses are kept")
 
             fill(
-                self.responses, part, asked, *self.pretrained, ids=[p.id for p in self.problems], key=self.key,
-                stop=stop, on_finished=heard, **self.sampler,
-            )  # fmt: skip
+                self.responses,
+                part,
+                asked,
+                *self.pretrained,
+                ids=[p.id for p in self.problems],
+                key=self.key,
+                stop=stop,
+                on_finished=heard,
+                **self.sampler,
+            )
 
 
 def load_problems(*, form: str, source, prompt: str, problems: int, where: str, seed: int) -> list[Problem]:
@@ -92,8 +99,17 @@ def user_turn(words: str, tokenizer, *, thinking: bool, chat: str) -> str:
     return tokenizer.chat_text(words, thinking=thinking) if tokenizer.has_chat else words
 
 
-def make_bench(label: str, name: str, pretrained: Pretrained, problems: list[Problem], *, longest: int, seed: int,
-               sampler: dict, log: RunLog) -> Bench:  # fmt: skip
+def make_bench(
+    label: str,
+    name: str,
+    pretrained: Pretrained,
+    problems: list[Problem],
+    *,
+    longest: int,
+    seed: int,
+    sampler: dict,
+    log: RunLog,
+) -> Bench:
     """Prompts, and the responses that are there already; UserError when prompt and budget do not fit the model."""
     prompts = [pretrained.tokenizer.encode(p.question) for p in problems]
     most = max(range(len(prompts)), key=lambda p: len(prompts[p]))
@@ -201,9 +217,11 @@ def each_bench(
                 "it another label"
             )
     for label, checkpoint in models.items():
-        todo = [name for name in problems if not is_scored(
-            log, known, label, name, problems[name], samples=c.sets[name].samples
-        )]  # fmt: skip
+        todo = [
+            name
+            for name in problems
+            if not is_scored(log, known, label, name, problems[name], samples=c.sets[name].samples)
+        ]
         if not todo:
             continue
         log.say(f"loading {label}: {checkpoint}")
@@ -212,10 +230,15 @@ def each_bench(
             with sampling(params, tensor=tensor, dtype=model.dtype) as params:
                 for name in todo:
                     bench = make_bench(
-                        label, name, Pretrained(model, params, tokenizer),
+                        label,
+                        name,
+                        Pretrained(model, params, tokenizer),
                         [in_chat(p, tokenizer, thinking=c.thinking, chat=c.chat) for p in problems[name]],
-                        longest=longest, seed=c.seed, sampler=sampler, log=log,
-                    )  # fmt: skip
+                        longest=longest,
+                        seed=c.seed,
+                        sampler=sampler,
+                        log=log,
+                    )
                     log.keep(record, lambda old, n=name, m=label: (old["stage"], old["set"]) != (m, n))
                     yield bench, checkpoint, c.sets[name].samples
 

@@ -31,9 +31,11 @@ def graded_by(problem: Problem) -> list:
 def what_was_scored(problems: Sequence[Problem], samples: int) -> dict[str, Any]:
     """Return how many problems and samples a record counts, and digests of the questions and of what grades them."""
     return {
-        "problems": len(problems), "samples": samples, "questions": digest([p.question for p in problems]),
+        "problems": len(problems),
+        "samples": samples,
+        "questions": digest([p.question for p in problems]),
         "answers": digest([graded_by(p) for p in problems]),
-    }  # fmt: skip
+    }
 
 
 def changed_since(before: dict[str, Any], problems: Sequence[Problem], samples: int) -> list[str]:

@@ -53,10 +53,18 @@ def compare_piece(hidden_btd, embed_vd, base_btd, base_vd, row_m, column_m, targ
 
 
 def distributions(
-    model: Qwen3, params, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, base: tuple[Qwen3, Any],
-    temperature: float, watched: Sequence[int], tokens: int, most: int, pad: int,
+    model: Qwen3,
+    params,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    base: tuple[Qwen3, Any],
+    temperature: float,
+    watched: Sequence[int],
+    tokens: int,
+    most: int,
+    pad: int,
     on_scored: Callable[[int], None] = lambda n: None,
-) -> list[Along]:  # fmt: skip
+) -> list[Along]:
     """Of every (prompt, response) in token ids, in their order; about `tokens` tokens go through a model at once.
 
     `base` is a (model, params) with the same vocabulary; the model itself gives kl = 0. UserError for another
@@ -82,10 +90,12 @@ def distributions(
         now = [reads[j] for j in which]
         token_bt = put(padded(now + [(pad,)] * (rows - len(now)), width, pad), "BT")
         hidden = [hidden_states(m, w, token_bt) for m, w in ((model, params), (base_model, base_params))]
-        places = np.concatenate([
-            np.stack([np.full(len(r), row), len(p) - 1 + np.arange(len(r)), np.asarray(r)], axis=1)
-            for row, (p, r) in enumerate(pairs[order[j]] for j in which)
-        ])  # fmt: skip
+        places = np.concatenate(
+            [
+                np.stack([np.full(len(r), row), len(p) - 1 + np.arange(len(r)), np.asarray(r)], axis=1)
+                for row, (p, r) in enumerate(pairs[order[j]] for j in which)
+            ]
+        )
         scored = compare(hidden, embeds, places, watched=watched, temperature=temperature)
         cuts = np.cumsum([len(pairs[order[j]][1]) for j in which])[:-1]
         for j, *columns in zip(which, *(np.split(x, cuts) for x in scored)):
@@ -102,8 +112,13 @@ def compare(hidden, embeds, places: np.ndarray, *, watched: Sequence[int], tempe
         filled = np.zeros((PIECE, 3), np.int32)
         filled[: len(piece)] = piece
         scored = compare_piece(
-            hidden[0], embeds[0], hidden[1], embeds[1], *(put(x, "") for x in filled.T), put(ids, ""),
+            hidden[0],
+            embeds[0],
+            hidden[1],
+            embeds[1],
+            *(put(x, "") for x in filled.T),
+            put(ids, ""),
             np.float32(temperature),
-        )  # fmt: skip
+        )
         pieces.append([x[: len(piece)] for x in fetch(scored)])
     return [np.concatenate(column) for column in zip(*pieces)]

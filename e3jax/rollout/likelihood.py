@@ -81,9 +81,7 @@ def hidden_states(model: Qwen3, params, token_bt: jax.Array) -> jax.Array:
 def score_piece(hidden_btd, embed_vd, row_m, column_m, target_m) -> tuple[jax.Array, jax.Array]:
     """Log-prob [M] of `target` after the token at (row, column), and whether it is the likeliest one."""
     hidden_md = constrain(hidden_btd[row_m, column_m], "BD")
-    logits = jnp.einsum(
-        "md,vd->mv", hidden_md, embed_vd.astype(hidden_md.dtype), preferred_element_type=jnp.float32
-    )  # fmt: skip
+    logits = jnp.einsum("md,vd->mv", hidden_md, embed_vd.astype(hidden_md.dtype), preferred_element_type=jnp.float32)
     logp = jax.nn.log_softmax(logits)
     return jnp.take_along_axis(logp, target_m[:, None], axis=1)[:, 0], logits.argmax(1) == target_m
 
@@ -102,9 +100,15 @@ def score_rows(hidden, embed, places: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def log_likelihoods(
-    model: Qwen3, params, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, tokens: int, most: int, pad: int,
+    model: Qwen3,
+    params,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    tokens: int,
+    most: int,
+    pad: int,
     on_scored: Callable[[int], None] = lambda n: None,
-) -> list[Scored]:  # fmt: skip
+) -> list[Scored]:
     """Scores of (context, continuation) token pairs, in their order; `on_scored(n)` hears of progress.
 
     `tokens` go through the model at once, about. A pair of more than `most` + 1 tokens loses the first ones of its
@@ -127,10 +131,12 @@ def log_likelihoods(
         hidden = hidden_states(model, params, put(token_bt, "BT"))
         requests = [(row, i) for row, read in enumerate(now) for i in asked[read]]
         targets = [np.asarray(pairs[i][1]) for _, i in requests]
-        places = np.concatenate([
-            np.stack([np.full(len(t), row), len(now[row]) - len(t) + np.arange(len(t)), t], axis=1)
-            for (row, _), t in zip(requests, targets)
-        ])  # fmt: skip
+        places = np.concatenate(
+            [
+                np.stack([np.full(len(t), row), len(now[row]) - len(t) + np.arange(len(t)), t], axis=1)
+                for (row, _), t in zip(requests, targets)
+            ]
+        )
         logp, likeliest = score_rows(hidden, embed, places)
         cuts = np.cumsum([len(t) for t in targets])[:-1]
         for (_, i), p, g in zip(requests, np.split(logp, cuts), np.split(likeliest, cuts)):

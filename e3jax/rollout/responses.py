@@ -130,8 +130,16 @@ class Responses:
             return
         for ((part, problem, number), r), id_, text in zip(new.items(), ids, texts):
             packed = base64.b64encode(zlib.compress(np.asarray(r.tokens, "<i4").tobytes())).decode()
-            line = {"part": part, "problem": problem, "sample": number, "id": id_, "done": r.done,
-                    "length": len(r.tokens), "text": text, "tokens": packed}  # fmt: skip
+            line = {
+                "part": part,
+                "problem": problem,
+                "sample": number,
+                "id": id_,
+                "done": r.done,
+                "length": len(r.tokens),
+                "text": text,
+                "tokens": packed,
+            }
             if len(self.prompts):
                 line["question"] = digest(self.prompts[problem])
             self.waiting += json.dumps(line) + "\n"
@@ -164,10 +172,22 @@ def discard(directory: epath.Path) -> None:
 
 
 def fill(
-    responses: Responses, part: str, asked: Sequence[Asked], model: Qwen3, params, tokenizer, *, ids: Sequence[str],
-    key: jax.Array, stop: Sequence, slots: int, prefill_rows: int, groups: int, on_finished: Callable[[int, int], None],
+    responses: Responses,
+    part: str,
+    asked: Sequence[Asked],
+    model: Qwen3,
+    params,
+    tokenizer,
+    *,
+    ids: Sequence[str],
+    key: jax.Array,
+    stop: Sequence,
+    slots: int,
+    prefill_rows: int,
+    groups: int,
+    on_finished: Callable[[int, int], None],
     **sampler,
-) -> None:  # fmt: skip
+) -> None:
     """Draw what is missing of `asked`; `on_finished(responses, tokens)` may raise, what was finished is then kept.
 
     `params` are in the sampling layout, `ids` the problems' ids, `stop` as in `sampler/slots.py`, `groups` how many
@@ -192,10 +212,19 @@ def fill(
         at_once = max(prefill_rows * PREFILL // longest // groups * groups, groups)
         try:
             sample(
-                model, params, [a.prompt for a in now], ids=[a.problem for a in now], samples=[a.samples for a in now],
-                key=key, budget=np.repeat([a.budget for a in now], [len(a.samples) for a in now]), stop=stop,
-                pad=tokenizer.pad, slots=slots, prefill_rows=min(prefill_rows, at_once), on_finished=finished,
+                model,
+                params,
+                [a.prompt for a in now],
+                ids=[a.problem for a in now],
+                samples=[a.samples for a in now],
+                key=key,
+                budget=np.repeat([a.budget for a in now], [len(a.samples) for a in now]),
+                stop=stop,
+                pad=tokenizer.pad,
+                slots=slots,
+                prefill_rows=min(prefill_rows, at_once),
+                on_finished=finished,
                 **sampler,
-            )  # fmt: skip
+            )
         finally:
             responses.flush()

@@ -74,10 +74,20 @@ def rollout(
 
     with sampling(params, tensor=sampler.pop("tensor"), dtype=model.dtype) as params:
         rollouts = sample(
-            model, params, prompts, ids=range(first_id, first_id + len(problems)),
-            key=jax.random.wrap_key_data(bits), samples=samples, budget=budget, stop=tokenizer.stop,
-            pad=tokenizer.pad, temperature=temperature, on_finished=finished, stats=stats, **sampler,
-        )  # fmt: skip
+            model,
+            params,
+            prompts,
+            ids=range(first_id, first_id + len(problems)),
+            key=jax.random.wrap_key_data(bits),
+            samples=samples,
+            budget=budget,
+            stop=tokenizer.stop,
+            pad=tokenizer.pad,
+            temperature=temperature,
+            on_finished=finished,
+            stats=stats,
+            **sampler,
+        )
     mine = []
     for i in range(me, total, n):
         text, readings, k = judged[i]

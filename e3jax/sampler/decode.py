@@ -83,9 +83,8 @@ def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
 
 @partial(jax.jit, donate_argnames=("pools", "slots"))
 def admit(
-    pools: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies_m3, count,
-    new_j, token_j, length_j, limit_j, key_j,
-) -> tuple[tuple[Pool, ...], Slots]:  # fmt: skip
+    pools: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies_m3, count, new_j, token_j, length_j, limit_j, key_j
+) -> tuple[tuple[Pool, ...], Slots]:
     """Start a sample in every slot of new_j, whose prompt is copied as `copy_prompts` says."""
     last_ji = jnp.where(new_j[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
     rest = Slots(
@@ -113,9 +112,18 @@ def fewer(pools: tuple[Pool, ...], slots: Slots, page_x, slot_j) -> tuple[tuple[
     donate_argnames=("cache", "slots"),
 )
 def decode_block(
-    model: Qwen3, params, cache: Pages, slots: Slots, enough: jax.Array, *, steps: int,
-    stop: tuple[tuple[int, ...], ...], temperature: float, top_k: int, top_p: float,
-) -> tuple[Pages, Slots, Drawn]:  # fmt: skip
+    model: Qwen3,
+    params,
+    cache: Pages,
+    slots: Slots,
+    enough: jax.Array,
+    *,
+    steps: int,
+    stop: tuple[tuple[int, ...], ...],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Pages, Slots, Drawn]:
     """Up to `steps` tokens for every live slot; any sequence of `stop` ends a sample.
 
     Ends early when none lives, or `enough` slots have finished in this block and could take other samples.
@@ -139,9 +147,7 @@ def decode_block(
         logits = jnp.einsum("jd,vd->jv", hidden[:, 0], weights_vd, preferred_element_type=jnp.float32)
         token, logp, entropy = choose(logits, uniform_ij[i], temperature=temperature, top_k=top_k, top_p=top_p)
         drawn = Drawn(
-            drawn.token_ij.at[i].set(token),
-            drawn.logp_ij.at[i].set(logp),
-            drawn.entropy_ij.at[i].set(entropy),
+            drawn.token_ij.at[i].set(token), drawn.logp_ij.at[i].set(logp), drawn.entropy_ij.at[i].set(entropy)
         )
         last_ji = jnp.concatenate([s.last_ji[:, 1:], token[:, None]], axis=1)
         last_ji = jnp.where(s.live_j[:, None], last_ji, s.last_ji)

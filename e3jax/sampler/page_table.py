@@ -34,9 +34,14 @@ class Book:
     @classmethod
     def empty(cls, shards: int, slots: int, *, page: int, rows: int, longest: int) -> "Book":
         return cls(
-            np.full(slots, -1), np.zeros(slots, np.int32), np.full((slots, rows), NONE, np.int32),
-            np.full((shards, 0), -1, np.int32), np.zeros((shards, 0), np.int32), page, longest,
-        )  # fmt: skip
+            np.full(slots, -1),
+            np.zeros(slots, np.int32),
+            np.full((slots, rows), NONE, np.int32),
+            np.full((shards, 0), -1, np.int32),
+            np.zeros((shards, 0), np.int32),
+            page,
+            longest,
+        )
 
     def free(self) -> np.ndarray:
         """[J] slots without a request."""

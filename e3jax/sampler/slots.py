@@ -218,9 +218,17 @@ def sample(
         pages = Pages(pools, *(put(x, a) for x, a in ((book.table_jn, "JT"), *((x, "X") for x in book.owners()))))
         enough = np.int32(max(slots // 8, 1) if waiting < total else slots + 1)
         pages, state, drawn = decode_block(
-            model, decoding, pages, state, enough, steps=block, stop=stop,
-            temperature=temperature, top_k=top_k, top_p=top_p,
-        )  # fmt: skip
+            model,
+            decoding,
+            pages,
+            state,
+            enough,
+            steps=block,
+            stop=stop,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
         pools = pages.pools
         length_j, live, stopped, drawn = fetch((state.length_j, state.live_j, state.stopped_j, drawn))
         book.length_j = length_j.copy()  # the device may own it

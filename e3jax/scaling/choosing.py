@@ -46,18 +46,19 @@ def judge(study: Study, pool: Pool, k: int, *, how: str, budget: int) -> dict[in
         said = {p: (study.tokenizer.decode(response.tokens), call) for (p, _), (response, call) in drawn.items()}
         return {p: (nearest(text, [x.text for x in pool[p][:k]]), (call,)) for p, (text, call) in said.items()}
     tag = study.tags[:1] if how == "prompted" else ()
-    pairs = [((*prompts[p], *tag) if prompts else study.begun(p), (*plan.tokens, study.tags[1]))
-             for p, plans in pool.items() for plan in plans[:k]]  # fmt: skip
+    pairs = [
+        ((*prompts[p], *tag) if prompts else study.begun(p), (*plan.tokens, study.tags[1]))
+        for p, plans in pool.items()
+        for plan in plans[:k]
+    ]
     model, params, tokenizer = study.bench.pretrained
-    scored = log_likelihoods(
-        model, params, pairs, tokens=study.tokens, most=model.config.max_length, pad=tokenizer.pad
-    )  # fmt: skip
+    scored = log_likelihoods(model, params, pairs, tokens=study.tokens, most=model.config.max_length, pad=tokenizer.pad)
     mean = np.array([s.logp / len(plan) for s, (_, plan) in zip(scored, pairs)]).reshape(-1, k)
     cost = np.array([len(a) + len(b) for a, b in pairs]).reshape(-1, k)
     return {
         p: (int(mean[i].argmax()), tuple(Call(f"judge-{k}", g, 0, 0, int(cost[i, g])) for g in range(k)))
         for i, p in enumerate(pool)
-    }  # fmt: skip
+    }
 
 
 def nearest(text: str, plans: Sequence[str]) -> int:
@@ -105,7 +106,7 @@ def embed(study: Study, pool: Pool, *, encoder: str) -> dict[int, np.ndarray]:
         pairs = [(study.begun(p), plan.tokens) for p, plans in pool.items() for plan in plans]
         vectors = mean_hidden(
             model, params, pairs, tokens=study.tokens, most=model.config.max_length, pad=tokenizer.pad
-        )  # fmt: skip
+        )
     else:
         vectors = np.asarray(load_encoder(encoder)([plan.text for plans in pool.values() for plan in plans]))
     return dict(zip(pool, np.split(vectors, counts)))

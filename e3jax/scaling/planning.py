@@ -174,8 +174,10 @@ def tree(study: Study, depth: int, *, thought: int) -> dict[int, list[Run]]:
                     prompt = (*study.begun(p), *state.tokens)
                     asked.append(Request(p, samples, prompt, 1, min(wanted or room, room)))
         drawn = ask(study.bench, part, asked, **how)
-        return {p: [gone_on(s, drawn.get((p, each * b + i))) for b, s in enumerate(states[p]) for i in range(each)]
-                for p in rows}  # fmt: skip
+        return {
+            p: [gone_on(s, drawn.get((p, each * b + i))) for b, s in enumerate(states[p]) for i in range(each)]
+            for p in rows
+        }
 
     for level in range(1, depth + 1):
         states = grown(f"thought-{level}", 2, thought)

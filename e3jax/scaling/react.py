@@ -36,8 +36,11 @@ SAME, ALIKE = 0.85, 0.75  # overlap of words: a refinement that changed nothing;
 FEWEST_LETTERS, MOST_WORDS = 5, 8  # of words that a plan was stuck with (ours)
 ACCEPT = ("box", "form", "target")
 REFINED, NEW = "refined", "new"
-NEGATED = re.compile(r"\b(wrong|incorrect|mistaken?|false|contradict\w*|not (?:true|right|correct|valid|hold)|"
-                     r"does(?:n't| not) hold|can(?:not|'t) be)\b", re.IGNORECASE)  # fmt: skip
+NEGATED = re.compile(
+    r"\b(wrong|incorrect|mistaken?|false|contradict\w*|not (?:true|right|correct|valid|hold)|"
+    r"does(?:n't| not) hold|can(?:not|'t) be)\b",
+    re.IGNORECASE,
+)
 # an equation's left side has 80 characters at most, and \( \) nothing of its kind inside: the work stays linear
 FORMULA = re.compile(r"\$[^$\n]+\$|\\\((?:(?!\\\().)+?\\\)|[^\s=.,;]{1,80} ?= ?[^\s=,;]*[^\s=,;.]")
 
@@ -140,9 +143,20 @@ class Loop(NamedTuple):
 
 
 def react(
-    study: Study, pool: dict[int, list[Plan]], picks: dict, *, k: int, accept: str, rounds: int, chunk: int, tail: int,
-    refine_budget: int, refine_temperature: float, explore_temperature: float, rescue_budget: int,
-) -> dict[int, Run]:  # fmt: skip
+    study: Study,
+    pool: dict[int, list[Plan]],
+    picks: dict,
+    *,
+    k: int,
+    accept: str,
+    rounds: int,
+    chunk: int,
+    tail: int,
+    refine_budget: int,
+    refine_temperature: float,
+    explore_temperature: float,
+    rescue_budget: int,
+) -> dict[int, Run]:
     """{problem: its last run, with everything that was spent}; `picks` as choosing.judge gives them."""
     state, live, name = {}, list(pool), f"react-{accept}-{k}"
     for p, plans_p in pool.items():
@@ -152,8 +166,11 @@ def react(
         state[p] = Loop(plans_p[index], index, (plans_p[index].text,), unused, calls, None, False)
     for number in range(rounds + 1):
         run_plans(study, state, live, f"{name}-execute-{number}", chunk=chunk)
-        arrived = {p for p in live if state[p].run.done and accepted(
-            study.bench.problems[p], state[p].run.execution, rule=accept)}  # fmt: skip
+        arrived = {
+            p
+            for p in live
+            if state[p].run.done and accepted(study.bench.problems[p], state[p].run.execution, rule=accept)
+        }
         lost = [p for p in live if p not in arrived and (state[p].stuck or not last_boxed(state[p].run.execution))]
         if study.words:
             arrived |= rescue(study, state, lost, f"{name}-rescue-{number}", tail=tail, budget=rescue_budget)
@@ -185,10 +202,15 @@ def run_plans(study: Study, state: dict[int, Loop], live: list[int], part: str, 
 def rescue(study: Study, state: dict[int, Loop], lost: list[int], part: str, *, tail: int, budget: int) -> set[int]:
     """Ask for the box alone; those that give one have arrived [inferred], with it at the end of their execution."""
     asked = [
-        Request(p, (0,), study.said(fill("rescue", problem=bare(study.bench.problems[p]),
-                                         tail=state[p].run.execution[-tail:])), 0, budget)
+        Request(
+            p,
+            (0,),
+            study.said(fill("rescue", problem=bare(study.bench.problems[p]), tail=state[p].run.execution[-tail:])),
+            0,
+            budget,
+        )
         for p in lost
-    ]  # fmt: skip
+    ]
     saved = set()
     for (p, _), (response, call) in ask(
         study.bench, part, asked, stop=study.tokenizer.stop, temperature=0.0, top_p=1.0
@@ -213,8 +235,13 @@ def refine(
         if study.words:
             end = state[p].run.execution[-tail:]
             wrong = "; ".join(negated_formulas(end))
-            told = fill("refine", problem=bare(study.bench.problems[p]), plan=state[p].plan.text, tail=end,
-                        feedback=fill_wrong(wrong))  # fmt: skip
+            told = fill(
+                "refine",
+                problem=bare(study.bench.problems[p]),
+                plan=state[p].plan.text,
+                tail=end,
+                feedback=fill_wrong(wrong),
+            )
             prompt = (*study.said(told), study.tags[0])
         asked.append(Request(p, (0,), prompt, 1, budget))
     drawn = plans(study, part, asked, temperature=temperature, top_p=study.top_p)
@@ -227,9 +254,16 @@ def fill_wrong(formulas: str) -> str:
 
 
 def choose_next(
-    study: Study, state: dict[int, Loop], live: list[int], refined: dict[int, Plan], part: str, *, pool, tail: int,
+    study: Study,
+    state: dict[int, Loop],
+    live: list[int],
+    refined: dict[int, Plan],
+    part: str,
+    *,
+    pool,
+    tail: int,
     temperature: float,
-) -> None:  # fmt: skip
+) -> None:
     """Give every live problem its next plan (`next_plan`), drawing new ones where none is left."""
     asked, avoid = [], {}
     for p in live:

@@ -84,8 +84,7 @@ def by_chains(study: Study, methods, *, ks, thought: int) -> Iterator[tuple[str,
             yield "sc", k, {p: voting(r[:k]) for p, r in drawn.items()}
             if "sc-target" in methods:
                 kept = {p: keeping(study, p, r[:k], "target") for p, r in drawn.items()}
-                yield "sc-target", k, {p: voting(kept[p])._replace(calls=voting(r[:k]).calls)
-                                       for p, r in drawn.items()}  # fmt: skip
+                yield "sc-target", k, {p: voting(kept[p])._replace(calls=voting(r[:k]).calls) for p, r in drawn.items()}
     for k in ks if "tot" in methods else ():
         leaves = tree(study, (k - 1).bit_length(), thought=thought)
         yield "tot", k, {p: voting(r) for p, r in leaves.items()}
@@ -138,9 +137,11 @@ def spent(calls) -> dict[str, int]:
 
 def graded(study: Study, all_outcomes: list[Outcomes], grader: GraderPool) -> dict[tuple[int, str, bool], float]:
     """Score of every different response (problem, text, done)."""
-    keys = list(dict.fromkeys(
-        (p, run.text, run.done) for found in all_outcomes for p, one in found.items() for run, _ in one.votes
-    ))  # fmt: skip
+    keys = list(
+        dict.fromkeys(
+            (p, run.text, run.done) for found in all_outcomes for p, one in found.items() for run, _ in one.votes
+        )
+    )
     problems = [graded_problem(study.bench.problems[p]) for p, _, _ in keys]
     grades = grader.submit(problems, [k[1] for k in keys], [k[2] for k in keys]).result()
     return {key: float(grade.score > 0) for key, grade in zip(keys, grades)}
@@ -154,11 +155,15 @@ def measured(study: Study, outcomes: Outcomes, grades: dict) -> list[dict]:
         ballots = [
             (answer_of(problem, run.text) if run.done else None, grades[p, run.text, run.done], weight)
             for run, weight in votes
-        ]  # fmt: skip
-        lines.append({
-            "problem": problem.id, "score": vote(ballots), **spent(calls),
-            "calls": [[call.part, call.sample, call.sampled] for call in dict.fromkeys(calls)],
-        })  # fmt: skip
+        ]
+        lines.append(
+            {
+                "problem": problem.id,
+                "score": vote(ballots),
+                **spent(calls),
+                "calls": [[call.part, call.sample, call.sampled] for call in dict.fromkeys(calls)],
+            }
+        )
     return lines
 
 
@@ -174,28 +179,45 @@ def against(lines: list[dict], voters: list[list[dict]]) -> dict:
     weights = at_cost(cost, costs)
     other, ones = np.stack([column(x, "score") for x in voters], 1) @ weights, np.ones(len(own))
     return {
-        "k": float(weights @ np.arange(1, len(costs) + 1)), "tokens": float(weights @ costs),
+        "k": float(weights @ np.arange(1, len(costs) + 1)),
+        "tokens": float(weights @ costs),
         "accuracy": interval(np.stack([other, ones], 1), ratio),
         "difference": interval(np.stack([own, ones, other, ones], 1), ratio_difference),
-    }  # fmt: skip
+    }
 
 
 def study_of(bench, asked, *, c: ConfigDict) -> Study:
     """The bench with everything that is asked of it."""
     return Study(
-        bench=bench, asked=tuple(asked), tags=need_tags(bench.pretrained.tokenizer, bench.label), words=c.words,
-        thinking=c.thinking, chat=c.chat, plan_budget=c.plan_budget, execution_budget=c.execution_budget,
-        temperature=c.sampler.temperature, top_p=c.sampler.top_p, tokens=c.tokens,
-    )  # fmt: skip
+        bench=bench,
+        asked=tuple(asked),
+        tags=need_tags(bench.pretrained.tokenizer, bench.label),
+        words=c.words,
+        thinking=c.thinking,
+        chat=c.chat,
+        plan_budget=c.plan_budget,
+        execution_budget=c.execution_budget,
+        temperature=c.sampler.temperature,
+        top_p=c.sampler.top_p,
+        tokens=c.tokens,
+    )
 
 
 def measure(study: Study, grader: GraderPool, *, ks, c: ConfigDict, about: dict) -> None:
     """All methods of the config on one bench; its lines; `about` is what else the line in scaling.jsonl says."""
     log, methods = study.bench.log, tuple(c.methods)
-    found = [*by_chains(study, methods, ks=ks, thought=c.thought), *by_plans(
-        study, methods, ks=ks, seed=c.seed, judging=c.judge.to_dict(), clustering=c.cluster.to_dict(),
-        reacting=c.react.to_dict(),
-    )]  # fmt: skip
+    found = [
+        *by_chains(study, methods, ks=ks, thought=c.thought),
+        *by_plans(
+            study,
+            methods,
+            ks=ks,
+            seed=c.seed,
+            judging=c.judge.to_dict(),
+            clustering=c.cluster.to_dict(),
+            reacting=c.react.to_dict(),
+        ),
+    ]
     log.say(f"{study.bench.label}, {study.bench.name}: grading")
     grades = graded(study, [outcomes for _, _, outcomes in found], grader)
     lines = {(method, k): measured(study, outcomes, grades) for method, k, outcomes in found}
@@ -208,13 +230,18 @@ def measure(study: Study, grader: GraderPool, *, ks, c: ConfigDict, about: dict)
         rival = "sc-target" if method.endswith("-target") else "sc"  # who may look at the target
         for line in own:
             log.append("ledger.jsonl", of | {"method": method, "k": k} | line)
-        cells.append({
-            "method": method, "judge": c.judge.how if method in JUDGED and k > 1 else "", "k": k,
-            "accuracy": interval(np.stack([column(own, "score"), np.ones(len(own))], 1), ratio),
-            "tokens": float(column(own, "sampled").mean()), "forced": float(column(own, "forced").mean()),
-            "prompt": float(column(own, "prompt").mean()),
-            "sc": against(own, voters[rival]) if rival in voters and method != rival else None,
-        })  # fmt: skip
+        cells.append(
+            {
+                "method": method,
+                "judge": c.judge.how if method in JUDGED and k > 1 else "",
+                "k": k,
+                "accuracy": interval(np.stack([column(own, "score"), np.ones(len(own))], 1), ratio),
+                "tokens": float(column(own, "sampled").mean()),
+                "forced": float(column(own, "forced").mean()),
+                "prompt": float(column(own, "prompt").mean()),
+                "sc": against(own, voters[rival]) if rival in voters and method != rival else None,
+            }
+        )
     log.append("scaling.jsonl", of | about | {"problems": len(study.asked), "cells": cells})
     log.flush()
 
@@ -228,18 +255,27 @@ def check(c: ConfigDict) -> None:
     fewest, sets = min(c.ks, default=1), chosen_sets(c.sets, c.only)
     for name, one in sets.items():
         need(one.samples >= fewest, f"sets[{name!r}].samples", one.samples, f"{fewest} or more: the largest K")
-    need(len(c.methods) > 0 and set(c.methods) <= set(LOOKS), "methods", tuple(c.methods),
-         f"some of {', '.join(LOOKS)}")  # fmt: skip
+    need(
+        len(c.methods) > 0 and set(c.methods) <= set(LOOKS), "methods", tuple(c.methods), f"some of {', '.join(LOOKS)}"
+    )
     plain = [one.form for one in sets.values()]
     for method in c.methods:
-        need(not method.endswith("-target") or set(plain) == {"plans"}, "methods", method,
-             "only form='plans' states a target in its question")  # fmt: skip
+        need(
+            not method.endswith("-target") or set(plain) == {"plans"},
+            "methods",
+            method,
+            "only form='plans' states a target in its question",
+        )
         need(method != "sc-target" or "sc" in c.methods, "methods", tuple(c.methods), "sc-target comes with sc")
     need(c.judge.how in JUDGES, "judge.how", c.judge.how, f"use one of {', '.join(JUDGES)}")
     need(c.words or c.judge.how == "likelihood", "judge.how", c.judge.how, "without words: 'likelihood'")
     need(c.react.accept in ACCEPT, "react.accept", c.react.accept, f"use one of {', '.join(ACCEPT)}")
-    need((c.react.accept == "box") == ("plans" not in plain), "react.accept", c.react.accept,
-         "'box' for boxed answers, 'form' or 'target' for form='plans'")  # fmt: skip
+    need(
+        (c.react.accept == "box") == ("plans" not in plain),
+        "react.accept",
+        c.react.accept,
+        "'box' for boxed answers, 'form' or 'target' for form='plans'",
+    )
     for field in ("plan_budget", "execution_budget", "thought", "tokens"):
         need(c[field] >= 1, field, c[field], "use 1 or more")
     need(c.cluster.most >= 1, "cluster.most", c.cluster.most, "use 1 or more")
@@ -253,8 +289,11 @@ def show(log: RunLog, lines: list[dict], order: list[str]) -> None:
         own = [line for line in lines if line["set"] == name]
         grid = tables.table_scaling(own)
         log.console.print(tables.terminal(grid, f"{name}: accuracy [%] and tokens per problem"))
-        files = {"md": tables.markdown(grid), "csv": tables.comma_separated(grid),
-                 "svg": scaling_file(own, title=name, looks=LOOKS)}  # fmt: skip
+        files = {
+            "md": tables.markdown(grid),
+            "csv": tables.comma_separated(grid),
+            "svg": scaling_file(own, title=name, looks=LOOKS),
+        }
         files = {f"scaling-{name}.{suffix}": text for suffix, text in files.items()}
         seeds = tables.table_seeds(own)
         if len(seeds) > 1:

@@ -28,9 +28,13 @@ def plans_problem(seed: int, index: int, *, numbers: int, split: str) -> Problem
     """`calculator_problem`'s, to be answered in two phases."""
     made = calculator_problem(seed, index, numbers=numbers, split=split)
     return Problem(
-        id=made.id.replace("calculator", "plans"), task="countdown_plans", question=made.question, answer=made.answer,
-        difficulty=made.difficulty, meta=made.meta | {"form": "plans"},
-    )  # fmt: skip
+        id=made.id.replace("calculator", "plans"),
+        task="countdown_plans",
+        question=made.question,
+        answer=made.answer,
+        difficulty=made.difficulty,
+        meta=made.meta | {"form": "plans"},
+    )
 
 
 def plan_trace(problem: Problem, rng: np.random.Generator, *, solution_rate: float) -> str:

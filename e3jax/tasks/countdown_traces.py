@@ -19,12 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax.tasks.countdown import (
-    CALCULATOR_MOST,
-    OPERATIONS,
-    calculator_reachable,
-    calculator_text,
-)
+from e3jax.tasks.countdown import CALCULATOR_MOST, OPERATIONS, calculator_reachable, calculator_text
 from e3jax.tasks.problem import Problem
 
 YES, NO = "yes", "no"

@@ -12,9 +12,15 @@ from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
 
 
 def multiplication_problem(
-    seed: int, index: int, *, digits: tuple[int, int], split: str, prompt: str, chat: Chat = qwen3_chat,
+    seed: int,
+    index: int,
+    *,
+    digits: tuple[int, int],
+    split: str,
+    prompt: str,
+    chat: Chat = qwen3_chat,
     where: str = "response",
-) -> Problem:  # fmt: skip
+) -> Problem:
     """a uniform over the numbers of digits[0] digits, b over those of digits[1], until (a, b) belongs to `split`.
 
     a x b and b x a are one product, and are in one split (`split_of`).

@@ -92,9 +92,16 @@ def checked(guess: int, wanted: int) -> tuple[str, bool]:
 
 
 def base_trace(
-    problem: Problem, rng: np.random.Generator, *, verify: bool, solution_rate: float, give_up: float,
-    persistent: float, persistent_solution_rate: float, most_tokens: int,
-) -> str:  # fmt: skip
+    problem: Problem,
+    rng: np.random.Generator,
+    *,
+    verify: bool,
+    solution_rate: float,
+    give_up: float,
+    persistent: float,
+    persistent_solution_rate: float,
+    most_tokens: int,
+) -> str:
     """A response of the synthetic base policy: guesses, right with probability `solution_rate`, often given up.
 
     Without `verify` a trace ends after any guess with probability `give_up`, the last guess being its answer: it cannot

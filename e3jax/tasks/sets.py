@@ -67,9 +67,15 @@ def chosen_sets(sets: Mapping[str, Any], only: str, *, field: str = "only") -> d
 
 
 def load_set(
-    name: str, *, prompt: str, seed: int = 0, split: str = "", limit: int = 0, chat: Chat = qwen3_chat,
+    name: str,
+    *,
+    prompt: str,
+    seed: int = 0,
+    split: str = "",
+    limit: int = 0,
+    chat: Chat = qwen3_chat,
     where: str = "response",
-) -> list[Problem]:  # fmt: skip
+) -> list[Problem]:
     """Problems of a set in its own order: at most `limit` rows are read (0: all).
 
     `name`: one of SETS or TFDS, a hub id, or a path; "NAME@SPLIT" is the same as `split`. `prompt` names the words
@@ -79,9 +85,10 @@ def load_set(
     that cannot be reached, missing columns, no usable row.
     """
     source = short_name(name)
-    return [to_problem(fields, source, index, prompt, chat, where) for index, fields in load_fields(
-        name, seed=seed, split=split, limit=limit
-    )]  # fmt: skip
+    return [
+        to_problem(fields, source, index, prompt, chat, where)
+        for index, fields in load_fields(name, seed=seed, split=split, limit=limit)
+    ]
 
 
 def load_fields(name: str, *, seed: int, split: str, limit: int) -> list[tuple[int, Fields]]:

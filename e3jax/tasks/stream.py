@@ -32,9 +32,17 @@ Stream = Callable[[int, int], list[Problem]]  # start, count -> problems
 
 
 def open_stream(
-    form: str, source, *, seed: int, split: str, prompt: str = "", chat: Chat = qwen3_chat, where: str = "response",
-    fits: Callable[[str], bool] = lambda text: True, tokens: Callable[[str], int] = len,
-) -> Stream:  # fmt: skip
+    form: str,
+    source,
+    *,
+    seed: int,
+    split: str,
+    prompt: str = "",
+    chat: Chat = qwen3_chat,
+    where: str = "response",
+    fits: Callable[[str], bool] = lambda text: True,
+    tokens: Callable[[str], int] = len,
+) -> Stream:
     """What draws problems start … start + count - 1 of a stage or an evaluation.
 
     `source` is what the form's field says: numbers of Countdown, digits of multiplication, the name of a set. Countdown

@@ -68,9 +68,18 @@ def measure(program: Program, chip: Chip) -> Measured:
         named = [f"{chip_bytes(x) / GIB:.2f} GiB {jax.tree_util.keystr(p)} {x.dtype}{x.shape}" for p, x in largest]
         message = " ".join(str(error).split("See http")[0].split())
         return Measured(
-            **common, arguments=chip_bytes(program.arguments), temporaries=None, results=None, total=None, traffic={},
-            seconds=math.nan, bound="", compile_seconds=time.perf_counter() - start, biggest=named, message=message,
-        )  # fmt: skip
+            **common,
+            arguments=chip_bytes(program.arguments),
+            temporaries=None,
+            results=None,
+            total=None,
+            traffic={},
+            seconds=math.nan,
+            bound="",
+            compile_seconds=time.perf_counter() - start,
+            biggest=named,
+            message=message,
+        )
     took = time.perf_counter() - start
     m, text = compiled.memory_analysis(), compiled.as_text()
     traffic = collectives(text, loops=program.loops)
@@ -82,10 +91,18 @@ def measure(program: Program, chip: Chip) -> Measured:
     }
     bound = max(floor, key=floor.__getitem__)
     return Measured(
-        **common, arguments=m.argument_size_in_bytes, temporaries=m.temp_size_in_bytes, results=results,
-        total=program.resident + m.argument_size_in_bytes + m.temp_size_in_bytes + results, traffic=traffic,
-        seconds=floor[bound], bound=bound, compile_seconds=took, biggest=biggest_arrays(text), message="",
-    )  # fmt: skip
+        **common,
+        arguments=m.argument_size_in_bytes,
+        temporaries=m.temp_size_in_bytes,
+        results=results,
+        total=program.resident + m.argument_size_in_bytes + m.temp_size_in_bytes + results,
+        traffic=traffic,
+        seconds=floor[bound],
+        bound=bound,
+        compile_seconds=took,
+        biggest=biggest_arrays(text),
+        message="",
+    )
 
 
 def gib(n: int | None) -> str:
@@ -96,19 +113,35 @@ def gib(n: int | None) -> str:
 def fit_table(title: str, measured: list[Measured], limit: float) -> Table:
     """What the terminal shows."""
     table = Table(title=title)
-    for column in ("program", "beside", "arguments", "temporaries", "results", "GiB per chip", "collectives (GB sent)",
-                   "TFLOP", "at best", "compiled"):  # fmt: skip
+    for column in (
+        "program",
+        "beside",
+        "arguments",
+        "temporaries",
+        "results",
+        "GiB per chip",
+        "collectives (GB sent)",
+        "TFLOP",
+        "at best",
+        "compiled",
+    ):
         table.add_column(column, justify="left" if column[0] in "pc" and column != "compiled" else "right")
     for m in measured:
         over = m.total is None or m.total > limit * GIB
         total = "out of memory" if m.total is None else gib(m.total)
         moves = [f"{kind} {t.bytes / 1e9:.2f} ({t.count})" for kind, t in sorted(m.traffic.items())]
         table.add_row(
-            f"{m.name}\n[dim]{m.what}[/dim]", gib(m.beside), gib(m.arguments), gib(m.temporaries), gib(m.results),
+            f"{m.name}\n[dim]{m.what}[/dim]",
+            gib(m.beside),
+            gib(m.arguments),
+            gib(m.temporaries),
+            gib(m.results),
             f"[red]{total}[/red]" if over else f"[bold]{total}[/bold]",
-            "\n".join(moves) or "–", f"{m.flops / 1e12:.1f}",
-            "–" if m.total is None else f"{m.seconds:.3f} s ({m.bound})", f"{m.compile_seconds:.0f} s",
-        )  # fmt: skip
+            "\n".join(moves) or "–",
+            f"{m.flops / 1e12:.1f}",
+            "–" if m.total is None else f"{m.seconds:.3f} s ({m.bound})",
+            f"{m.compile_seconds:.0f} s",
+        )
     return table
 
 
@@ -206,14 +239,20 @@ def main() -> None:
             out.print("[dim](a straight line through the programs compiled at the set and at twice the set size)[/dim]")
         if f.json:
             line = {
-                "topology": f.topology, "devices": len(devices), "preset": c.model.preset, "stage": stage,
-                "mesh": c.mesh.to_dict(), "sampling_tensor": c.sampler.tensor,
+                "topology": f.topology,
+                "devices": len(devices),
+                "preset": c.model.preset,
+                "stage": stage,
+                "mesh": c.mesh.to_dict(),
+                "sampling_tensor": c.sampler.tensor,
                 "rows": c.grpo.rows if rolls else c.stages[stage].rows,
-                "slots": c.sampler.slots, "limit_gib": limit, "fit_per_chip": fits,
+                "slots": c.sampler.slots,
+                "limit_gib": limit,
+                "fit_per_chip": fits,
                 "programs": [
                     m._asdict() | {"traffic": {k: t._asdict() for k, t in m.traffic.items()}} for m in measured
                 ],
-            }  # fmt: skip
+            }
             with open(f.json, "a") as file:
                 file.write(re.sub(r"\bNaN\b", "null", json.dumps(line)) + "\n")
         failed += [(stage, m) for m in measured if m.total is None or m.total > limit * GIB]

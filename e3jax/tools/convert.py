@@ -19,12 +19,7 @@ from etils import epath
 from e3jax.checkpoint import store
 from e3jax.checkpoint.hf import load_hf, save_hf, stored_dtypes
 from e3jax.checkpoint.hf_config import read_config
-from e3jax.checkpoint.pretrained import (
-    copy_description,
-    description_of,
-    load_tokenizer,
-    local_directory,
-)
+from e3jax.checkpoint.pretrained import copy_description, description_of, load_tokenizer, local_directory
 from e3jax.checkpoint.vocabulary import grow
 from e3jax.errors import UserError
 from e3jax.flags import run_tool

@@ -60,9 +60,15 @@ def rl_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float)
         raise UserError(f"Eq. 2 has not chosen yet: give a number, --config.stages.{stage}.budget=256")
     model, n = preset(c.model.preset), g.prompts * g.group_size
     decode = decode_seconds(
-        model, chip, responses=n, length=length, budget=g.budget, slots=c.sampler.slots, chips=chips,
+        model,
+        chip,
+        responses=n,
+        length=length,
+        budget=g.budget,
+        slots=c.sampler.slots,
+        chips=chips,
         tensor=c.sampler.tensor,
-    )  # fmt: skip
+    )
     passes = 3 + (c.model.remat == "full") + (g.old_logp == "trainer") + bool(g.loss.kl_coef)
     work = n * (PROMPT + length) * flops_per_token(model, (PROMPT + length) / 2) * passes
     return Step(n * length, decode, work / chips / chip.flops)
@@ -89,9 +95,15 @@ def row(name: str, steps: int, step: Step, *, chips: int, reach: tuple[float, fl
     expected = step.decode / reach[0] + step.update / reach[1]
     hours = steps * expected / 3600
     return [
-        name, f"{steps:,}", f"{step.tokens / 1e6:,.2f} M", seconds(step.decode + step.update), seconds(expected),
-        f"{hours:.1f}", f"{chips * hours:,.0f}", f"{chips * hours * price:,.0f}",
-    ]  # fmt: skip
+        name,
+        f"{steps:,}",
+        f"{step.tokens / 1e6:,.2f} M",
+        seconds(step.decode + step.update),
+        seconds(expected),
+        f"{hours:.1f}",
+        f"{chips * hours:,.0f}",
+        f"{chips * hours * price:,.0f}",
+    ]
 
 
 def rows_of(f, config: ConfigDict | None) -> list[list[str]]:

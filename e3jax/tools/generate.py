@@ -94,10 +94,20 @@ def choose_budget(asked: int | None, *, longest_prompt: int, max_length: int) ->
 
 
 def respond(
-    pretrained: Pretrained, prompts: list[Prompt], *, samples: int, budget: int, seed: int, slots: int, block: int,
-    temperature: float, top_k: int, top_p: float, on_response: Callable[[int, Response], None],
+    pretrained: Pretrained,
+    prompts: list[Prompt],
+    *,
+    samples: int,
+    budget: int,
+    seed: int,
+    slots: int,
+    block: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    on_response: Callable[[int, Response], None],
     on_tokens: Callable[[list[int]], None] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Sample every prompt; hears of tokens as they are drawn, of response p · samples + g when it is complete."""
     model, params, tokenizer = pretrained
     stop = tokenizer.stop
@@ -118,11 +128,23 @@ def respond(
 
     longest = max(len(p.tokens) for p in prompts)
     sample(
-        model, params, [p.tokens for p in prompts], ids=range(len(prompts)), key=jax.random.key(seed), samples=samples,
-        budget=budget, stop=stop, pad=tokenizer.pad, slots=min(slots, len(drawn)), block=block,
-        prefill_rows=min(len(prompts), max(1, PREFILL // longest)), temperature=temperature, top_k=top_k,
-        top_p=top_p, on_tokens=collect,
-    )  # fmt: skip
+        model,
+        params,
+        [p.tokens for p in prompts],
+        ids=range(len(prompts)),
+        key=jax.random.key(seed),
+        samples=samples,
+        budget=budget,
+        stop=stop,
+        pad=tokenizer.pad,
+        slots=min(slots, len(drawn)),
+        block=block,
+        prefill_rows=min(len(prompts), max(1, PREFILL // longest)),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        on_tokens=collect,
+    )
 
 
 def stream(pretrained: Pretrained, prompt: Prompt, **sampling) -> None:
@@ -143,9 +165,15 @@ def stream(pretrained: Pretrained, prompt: Prompt, **sampling) -> None:
         sys.stdout.write(DIM)
     try:
         respond(
-            pretrained, [prompt], samples=1, slots=1, block=4, on_tokens=on_tokens,
-            on_response=lambda row, response: finished.append(response), **sampling,
-        )  # fmt: skip
+            pretrained,
+            [prompt],
+            samples=1,
+            slots=1,
+            block=4,
+            on_tokens=on_tokens,
+            on_response=lambda row, response: finished.append(response),
+            **sampling,
+        )
     finally:  # Ctrl-C too
         write(text.rest())
         rate = ""
@@ -168,8 +196,9 @@ def show_all(pretrained: Pretrained, prompts: list[Prompt], *, samples: int, **s
         parts = [
             (f"\n{of}: {printable(title[:60], lines=False)}{'…' if len(title) > 60 else ''}\n", "bold"),
             (thinking, "dim"),
-            f"{printable(r.answer, lines=True)}\n", (f"{r.tokens} tokens, {r.stopped}", "dim"),
-        ]  # fmt: skip
+            f"{printable(r.answer, lines=True)}\n",
+            (f"{r.tokens} tokens, {r.stopped}", "dim"),
+        ]
         progress.console.print(Text.assemble(*parts), soft_wrap=True)
         progress.advance(task)
 
@@ -184,8 +213,16 @@ def write_lines(pretrained: Pretrained, prompts: list[Prompt], *, samples: int, 
 
     def write(row):
         r = waiting.pop(row)
-        line = {"prompt": prompts[r.prompt].asked, "sample": r.sample, "response": r.text, "thinking": r.thinking,
-                "answer": r.answer, "tokens": r.tokens, "stopped": r.stopped, "logp_mean": r.logp_mean}  # fmt: skip
+        line = {
+            "prompt": prompts[r.prompt].asked,
+            "sample": r.sample,
+            "response": r.text,
+            "thinking": r.thinking,
+            "answer": r.answer,
+            "tokens": r.tokens,
+            "stopped": r.stopped,
+            "logp_mean": r.logp_mean,
+        }
         print(json.dumps(line), flush=True)
 
     def finished(row, response):
@@ -213,9 +250,19 @@ def bar(console: Console) -> Progress:
 
 
 def generate(
-    name: str, *, prompt: str | None, prompts: str | None, system: str, raw: bool, thinking: bool, samples: int,
-    budget: int | None, dtype: str, slots: int, **sampling,
-) -> None:  # fmt: skip
+    name: str,
+    *,
+    prompt: str | None,
+    prompts: str | None,
+    system: str,
+    raw: bool,
+    thinking: bool,
+    samples: int,
+    budget: int | None,
+    dtype: str,
+    slots: int,
+    **sampling,
+) -> None:
     """Load, ask, show; arguments are the flags."""
     if (prompt is None) == (prompts is None):
         raise UserError("give either --prompt='…' or --prompts=FILE")
@@ -231,9 +278,7 @@ def generate(
         pretrained = load_pretrained(name, dtype=dtype, mesh=mesh)
         ready = [make_prompt(pretrained.tokenizer, a, raw=raw, thinking=thinking, system=system) for a in asked]
         sampling["budget"] = choose_budget(
-            budget,
-            longest_prompt=max(len(p.tokens) for p in ready),
-            max_length=pretrained.model.config.max_length,
+            budget, longest_prompt=max(len(p.tokens) for p in ready), max_length=pretrained.model.config.max_length
         )
         if not sys.stdout.isatty():
             write_lines(pretrained, ready, samples=samples, slots=slots, **sampling)
@@ -247,10 +292,21 @@ def main() -> None:
     """Flags to `generate`."""
     f = flags.FLAGS
     generate(
-        f.model, prompt=f.prompt, prompts=f.prompts, system=f.system, raw=f.raw, thinking=f.thinking,
-        samples=f.samples, budget=f.budget, dtype=f.dtype, slots=f.slots, seed=f.seed, temperature=f.temperature,
-        top_k=f.top_k, top_p=f.top_p,
-    )  # fmt: skip
+        f.model,
+        prompt=f.prompt,
+        prompts=f.prompts,
+        system=f.system,
+        raw=f.raw,
+        thinking=f.thinking,
+        samples=f.samples,
+        budget=f.budget,
+        dtype=f.dtype,
+        slots=f.slots,
+        seed=f.seed,
+        temperature=f.temperature,
+        top_k=f.top_k,
+        top_p=f.top_p,
+    )
 
 
 if __name__ == "__main__":

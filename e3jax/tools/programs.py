@@ -79,18 +79,21 @@ def train_state(tx, params, mesh) -> TrainState:
 
     shapes = jax.eval_shape(lambda p: new_state(tx, p), params)
     return shapes.replace(
-        step=array(mesh, "", (), jnp.int32), params=params,
+        step=array(mesh, "", (), jnp.int32),
+        params=params,
         opt_state=jax.tree_util.tree_map_with_path(placed, shapes.opt_state),
-    )  # fmt: skip
+    )
 
 
 def micro_batch(mesh, rows: int, width: int) -> Batch:
     """Shapes of a packed micro-batch."""
     whole = {"tokens", "position", "segment"}
-    return Batch(**{
-        f.name: array(mesh, "BT", (rows, width), jnp.int32 if f.name in whole else jnp.float32)
-        for f in dataclasses.fields(Batch)
-    })  # fmt: skip
+    return Batch(
+        **{
+            f.name: array(mesh, "BT", (rows, width), jnp.int32 if f.name in whole else jnp.float32)
+            for f in dataclasses.fields(Batch)
+        }
+    )
 
 
 def supervised_programs(c: ConfigDict, stage: str, devices, *, names=NAMES) -> list[Program]:
@@ -118,25 +121,44 @@ def supervised_programs(c: ConfigDict, stage: str, devices, *, names=NAMES) -> l
         return lowered
 
     gradient, fixed = (oxa_gradient, {"ul_weight": s.ul_weight}) if oxa else (sft_gradient, {})
-    metrics = [f"loss/{n}" for n in ("total", "ce", "ul", "entropy_promoted", "p_promoted", "entropy_suppressed",
-                                     "p_suppressed")]  # fmt: skip
+    metrics = [
+        f"loss/{n}"
+        for n in ("total", "ce", "ul", "entropy_promoted", "p_promoted", "entropy_suppressed", "p_suppressed")
+    ]
     sums = (params, {name: array(mesh, "", (), jnp.float32) for name in metrics})
     made = {
         "gradient": Program(
-            "gradient", f"{s.rows} x {width} tokens",
-            lower(gradient, model, params, *batch, chunk=c.model.chunk, **fixed), (params, batch),
-            moments + masters * oxa, 4 * forward, 3 * gathered, 1,
+            "gradient",
+            f"{s.rows} x {width} tokens",
+            lower(gradient, model, params, *batch, chunk=c.model.chunk, **fixed),
+            (params, batch),
+            moments + masters * oxa,
+            4 * forward,
+            3 * gathered,
+            1,
         ),
         "apply": Program(
-            "apply", f"AdamW, {c.optim.moments_dtype} moments", lower(apply_gradients, tx, state, params),
-            (state, params), 0, 0.0, 3 * masters + 2 * moments, 1,
+            "apply",
+            f"AdamW, {c.optim.moments_dtype} moments",
+            lower(apply_gradients, tx, state, params),
+            (state, params),
+            0,
+            0.0,
+            3 * masters + 2 * moments,
+            1,
         ),
-    }  # fmt: skip
+    }
     if oxa:
         made["add"] = Program(
-            "add", "gradients of two micro-batches", lower(add_sums, sums, sums), (params, params),
-            masters + moments, 0.0, 3 * masters, 1,
-        )  # fmt: skip
+            "add",
+            "gradients of two micro-batches",
+            lower(add_sums, sums, sums),
+            (params, params),
+            masters + moments,
+            0.0,
+            3 * masters,
+            1,
+        )
     return [made[name] for name in names if name in made]
 
 
@@ -187,8 +209,10 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     pools = (tuple(Piece(*placed(AXES, pages, PAGE)) for pages in grown),)
     table = array(sampling, "JT", book.table_jn.shape, jnp.int32)
     cache = Pages(pools, table, *(array(sampling, "X", x.shape, jnp.int32) for x in book.owners()))
-    copies = [array(sampling, axes, x.shape, jnp.int32) for axes, x in
-              zip(("JT", "J"), book.copies(np.array([], int), np.array([], int), prompt_width))]  # fmt: skip
+    copies = [
+        array(sampling, axes, x.shape, jnp.int32)
+        for axes, x in zip(("JT", "J"), book.copies(np.array([], int), np.array([], int), prompt_width))
+    ]
     state_j = Slots(small(1), small(), small(), small(), small(dtype=bool), small(dtype=bool), keys)
     prompts = KVCache(*placed(("LBKSH", "LBKSH", "LBKS", "LBKS"), prompt_rows, prompt_width))
 
@@ -208,9 +232,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     block = c.sampler.block
 
     def gradients():
-        metrics = jax.eval_shape(
-            lambda p, b: grpo_gradient(model, p, b, **fixed, **g.loss.to_dict())[1], params, batch
-        )  # fmt: skip
+        metrics = jax.eval_shape(lambda p, b: grpo_gradient(model, p, b, **fixed, **g.loss.to_dict())[1], params, batch)
         return params, jax.tree.map(lambda x: array(mesh, "", x.shape, x.dtype), metrics)
 
     def under(mesh, lower):
@@ -222,48 +244,108 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
 
     made = {
         "gradient": Program(
-            "gradient", f"{rows} x {width} tokens",
+            "gradient",
+            f"{rows} x {width} tokens",
             under(mesh, lambda: grpo_gradient.lower(model, params, batch, **fixed, **g.loss.to_dict())),
-            (params, batch), moments + ref + masters, passes * forward - kept, (passes - 1) * gathered, 1,
+            (params, batch),
+            moments + ref + masters,
+            passes * forward - kept,
+            (passes - 1) * gathered,
+            1,
         ),
         "add": Program(
-            "add", "gradients of two micro-batches", under(mesh, lambda: add.lower(gradients(), gradients())),
-            (params, params), training, 0.0, 3 * masters, 1,
+            "add",
+            "gradients of two micro-batches",
+            under(mesh, lambda: add.lower(gradients(), gradients())),
+            (params, params),
+            training,
+            0.0,
+            3 * masters,
+            1,
         ),
         "apply": Program(
-            "apply", f"AdamW, {c.optim.moments_dtype} moments",
+            "apply",
+            f"AdamW, {c.optim.moments_dtype} moments",
             under(mesh, lambda: apply_gradients.lower(tx, state, params)),
-            (state, params), ref, 0.0, 3 * masters + 2 * moments, 1,
+            (state, params),
+            ref,
+            0.0,
+            3 * masters + 2 * moments,
+            1,
         ),
         "score": Program(
-            "score", f"{rows} x {width} tokens",
+            "score",
+            f"{rows} x {width} tokens",
             under(mesh, lambda: score.lower(model, params, batch.tokens, batch.position, batch.segment, **fixed)),
-            (params, batch.tokens), moments + ref, forward, gathered, 1,
+            (params, batch.tokens),
+            moments + ref,
+            forward,
+            gathered,
+            1,
         ),
         "to_sampling": Program(
-            "to_sampling", f"{c.model.dtype}, tensor={c.sampler.tensor}",
+            "to_sampling",
+            f"{c.model.dtype}, tensor={c.sampler.tensor}",
             under(mesh, lambda: mover(params, sampling).lower(params, c.model.dtype)),
-            params, moments + ref, 0.0, masters + copy, 1,
+            params,
+            moments + ref,
+            0.0,
+            masters + copy,
+            1,
         ),
         "prefill": Program(
-            "prefill", f"{prompt_rows} x {prompt_width} tokens",
-            under(sampling, lambda: prefill.lower(
-                model, moved, array(sampling, "", (prompt_rows, prompt_width), jnp.int32), kv_dtype)),
-            moved, training + kv + prompt_kv, prompt_flops, copy, 1,
+            "prefill",
+            f"{prompt_rows} x {prompt_width} tokens",
+            under(
+                sampling,
+                lambda: prefill.lower(
+                    model, moved, array(sampling, "", (prompt_rows, prompt_width), jnp.int32), kv_dtype
+                ),
+            ),
+            moved,
+            training + kv + prompt_kv,
+            prompt_flops,
+            copy,
+            1,
         ),
         "admit": Program(
-            "admit", f"{prompt_rows} prompts into {slots} slots",
-            under(sampling, lambda: admit.lower(
-                pools, state_j, prompts, *copies, small(dtype=bool), small(), small(), small(), keys)),
-            (pools, state_j, prompts), training + copy, 0.0, 2 * prompt_kv, 1,
+            "admit",
+            f"{prompt_rows} prompts into {slots} slots",
+            under(
+                sampling,
+                lambda: admit.lower(
+                    pools, state_j, prompts, *copies, small(dtype=bool), small(), small(), small(), keys
+                ),
+            ),
+            (pools, state_j, prompts),
+            training + copy,
+            0.0,
+            2 * prompt_kv,
+            1,
         ),
         "decode": Program(
-            "decode", f"{slots} slots, {block} steps, {sum(grown)} pages of {PAGE}",
-            under(sampling, lambda: decode_block.lower(
-                model, moved, cache, state_j, array(sampling, "", (), jnp.int32), steps=block,
-                stop=stops, temperature=g.temperature, top_k=c.sampler.top_k, top_p=c.sampler.top_p)),
-            (moved, cache, state_j), training + prompt_kv, block * slots * flops_per_token(config, size) / chips,
-            block * (copy + kv), block,
+            "decode",
+            f"{slots} slots, {block} steps, {sum(grown)} pages of {PAGE}",
+            under(
+                sampling,
+                lambda: decode_block.lower(
+                    model,
+                    moved,
+                    cache,
+                    state_j,
+                    array(sampling, "", (), jnp.int32),
+                    steps=block,
+                    stop=stops,
+                    temperature=g.temperature,
+                    top_k=c.sampler.top_k,
+                    top_p=c.sampler.top_p,
+                ),
+            ),
+            (moved, cache, state_j),
+            training + prompt_kv,
+            block * slots * flops_per_token(config, size) / chips,
+            block * (copy + kv),
+            block,
         ),
-    }  # fmt: skip
+    }
     return [made[name] for name in names]

@@ -128,10 +128,7 @@ def main() -> None:
     f, out = flags.FLAGS, Console(width=None if os.isatty(1) else 120)
     call, batches, c = read(place(f.dump))
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
-    model = Qwen3(
-        model_config(c["preset"]), dtype=jnp.dtype(f.dtype or c["dtype"]), remat=c["remat"],
-        kernel="auto",
-    )  # fmt: skip
+    model = Qwen3(model_config(c["preset"]), dtype=jnp.dtype(f.dtype or c["dtype"]), remat=c["remat"], kernel="auto")
     params = load_params(f.dump, abstract_params(model, mesh))
     total, terms = None, Table(title="terms of the loss, by micro-batch")
     terms.add_column("term")

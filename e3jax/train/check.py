@@ -46,13 +46,21 @@ def check(c: ConfigDict) -> None:
     known = need_one_of(c, "task.form", tuple(FIELDS))
     need_one_of(c, "task.where", WHERE)
     need_one_of(c, "task.chat", ("template", "plain"))
-    need(not c.task.opening or begins_plan(c.task.opening), "task.opening", c.task.opening,
-         "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none")  # fmt: skip
+    need(
+        not c.task.opening or begins_plan(c.task.opening),
+        "task.opening",
+        c.task.opening,
+        "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none",
+    )
     check_prompt(c)
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     words = c.tokenizer == "words"
-    need(not known or words == (c.task.form in (*FORMS, "plans")), "tokenizer", c.tokenizer,
-         f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}")  # fmt: skip
+    need(
+        not known or words == (c.task.form in (*FORMS, "plans")),
+        "tokenizer",
+        c.tokenizer,
+        f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}",
+    )
     need(words or not c.init.number_embeddings, "init.number_embeddings", True, "only with tokenizer='words'")
     check_counts(c)
     check_grpo(c.grpo, {}, "")
@@ -79,8 +87,12 @@ def check_attention(c: ConfigDict) -> None:
     kernel = resolve_kernel(c.model.attention, dtype=c.model.dtype, head_width=width)
     runs_on = {"xla": backend, "splash": "tpu", "splash_interpret": backend, "cudnn": "gpu"}[kernel]
     need(runs_on == backend, "model.attention", kernel, f"runs on {runs_on}, this is {backend}: use 'auto'")
-    need(kernel != "cudnn" or c.model.dtype == "bfloat16", "model.dtype", c.model.dtype,
-         f"attention={c.model.attention!r} is cuDNN, which wants 'bfloat16'; else set attention='auto'")  # fmt: skip
+    need(
+        kernel != "cudnn" or c.model.dtype == "bfloat16",
+        "model.dtype",
+        c.model.dtype,
+        f"attention={c.model.attention!r} is cuDNN, which wants 'bfloat16'; else set attention='auto'",
+    )
 
 
 @all_errors()
@@ -88,11 +100,15 @@ def check_counts(c: ConfigDict) -> None:
     """Counts are at least one, lists are not empty."""
     need_seed(c.seed)
     fields = {
-        "model": ("chunk",), "mesh": ("data", "tensor"), "sampler": ("tensor", "slots", "block", "prefill_rows"),
+        "model": ("chunk",),
+        "mesh": ("data", "tensor"),
+        "sampler": ("tensor", "slots", "block", "prefill_rows"),
         "budget_rule": ("problems", "samples"),
-        "eval": ("problems", "samples", "pass_problems", "pass_budget"), "checkpoint": ("every", "keep"),
-        "grader": ("workers",), "faults": ("most_skipped",),
-    }  # fmt: skip
+        "eval": ("problems", "samples", "pass_problems", "pass_budget"),
+        "checkpoint": ("every", "keep"),
+        "grader": ("workers",),
+        "faults": ("most_skipped",),
+    }
     for section, names in fields.items():
         for name in names:
             need(c[section][name] >= 1, f"{section}.{name}", c[section][name], "use 1 or more")
@@ -124,15 +140,27 @@ def need_source(c: ConfigDict, field: str, source) -> None:
     if form == "math":
         need(isinstance(source, str), field, source, "name a set (tasks/sets.py), a hub id or a path")
         base = source.partition("@")[0]
-        need(base in SETS or base in TFDS or base.count("/") == 1 or is_place(base), field, source,
-             f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path")  # fmt: skip
+        need(
+            base in SETS or base in TFDS or base.count("/") == 1 or is_place(base),
+            field,
+            source,
+            f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path",
+        )
     elif FIELDS[form] == "digits":
-        need(several and len(source) == 2 and counts(source) and max(source) <= 18, field, source,
-             "two counts of digits, 1 to 18 each")  # fmt: skip
+        need(
+            several and len(source) == 2 and counts(source) and max(source) <= 18,
+            field,
+            source,
+            "two counts of digits, 1 to 18 each",
+        )
     else:  # how many numbers a Countdown problem has: what its generator makes
         most = 12 if form == "paper" else 6
-        need(several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source), field,
-             tuple(source) if several else source, f"2 to {most} each")  # fmt: skip
+        need(
+            several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source),
+            field,
+            tuple(source) if several else source,
+            f"2 to {most} each",
+        )
 
 
 @all_errors()
@@ -153,11 +181,16 @@ def check_grpo(g: ConfigDict, stage: dict, name: str) -> None:
     need(g.temperature > 0, of("temperature"), g.temperature, "must be above 0: greedy samples have no log-prob")
     need(g.parity_alarm > 0, of("parity_alarm"), g.parity_alarm, "must be above 0")
     choices = {
-        "old_logp": ("trainer", "sampler"), "weights.aggregation": ("token_mean", "sequence_mean", "dr_grpo"),
-        "weights.gradients": GRADIENTS, "weights.denominator": ("shrunken", "fixed"), "weights.closing_match": MATCHES,
-        "loss.kl_estimator": ("k1", "k2", "k3"), "e2c.missing": MISSING, "reward.following": FOLLOWING,
+        "old_logp": ("trainer", "sampler"),
+        "weights.aggregation": ("token_mean", "sequence_mean", "dr_grpo"),
+        "weights.gradients": GRADIENTS,
+        "weights.denominator": ("shrunken", "fixed"),
+        "weights.closing_match": MATCHES,
+        "loss.kl_estimator": ("k1", "k2", "k3"),
+        "e2c.missing": MISSING,
+        "reward.following": FOLLOWING,
         "reward.unfinished": UNFINISHED,
-    }  # fmt: skip
+    }
     for field, allowed in choices.items():
         section, _, last = field.rpartition(".")
         value = g[section][last] if section else g[last]
@@ -166,8 +199,12 @@ def check_grpo(g: ConfigDict, stage: dict, name: str) -> None:
     need(g.reward.overlong_buffer >= 0, of("reward.overlong_buffer"), g.reward.overlong_buffer, "use 0 (off) or more")
     for field, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):
         value = g.loss[field]
-        need(value is None or (isinstance(value, int | float) and value > least), of(f"loss.{field}"), value,
-             f"use a number above {least:g}, or None for off")  # fmt: skip
+        need(
+            value is None or (isinstance(value, int | float) and value > least),
+            of(f"loss.{field}"),
+            value,
+            f"use a number above {least:g}, or None for off",
+        )
 
 
 @all_errors()
@@ -189,20 +226,32 @@ def check_sampler(c: ConfigDict) -> None:
     """Slots and prefilled rows divide over the devices."""
     need(0 < c.sampler.top_p <= 1, "sampler.top_p", c.sampler.top_p, "above 0, 1 is off")
     devices, tensor, heads = len(jax.devices()), c.sampler.tensor, model_config(c.model.preset).kv_heads
-    if tensor >= 1 and need(devices % tensor == 0 and heads % tensor == 0, "sampler.tensor", tensor,
-                            f"must divide {devices} devices and {heads} key/value heads"):  # fmt: skip
+    if tensor >= 1 and need(
+        devices % tensor == 0 and heads % tensor == 0,
+        "sampler.tensor",
+        tensor,
+        f"must divide {devices} devices and {heads} key/value heads",
+    ):
         for field in ("slots", "prefill_rows"):
             rows, groups = c.sampler[field], devices // tensor
-            need(rows % groups == 0, f"sampler.{field}", rows,
-                 f"must be a multiple of devices / sampler.tensor = {groups}")  # fmt: skip
+            need(
+                rows % groups == 0,
+                f"sampler.{field}",
+                rows,
+                f"must be a multiple of devices / sampler.tensor = {groups}",
+            )
 
 
 @all_errors()
 def check_rules(c: ConfigDict) -> None:
     """Eq. 2's factor; pass@k takes problems that the set has."""
     need(c.budget_rule.kappa > 1, "budget_rule.kappa", c.budget_rule.kappa, "Eq. 2 needs kappa > 1")
-    need(c.eval.pass_problems <= c.eval.problems, "eval.pass_problems", c.eval.pass_problems,
-         f"at most eval.problems={c.eval.problems}")  # fmt: skip
+    need(
+        c.eval.pass_problems <= c.eval.problems,
+        "eval.pass_problems",
+        c.eval.pass_problems,
+        f"at most eval.problems={c.eval.problems}",
+    )
 
 
 @all_errors()
@@ -244,19 +293,21 @@ def check_rl(c: ConfigDict, stage: dict, name: str, of: str) -> None:
     field, budget = f"stages.{name}", stage["budget"]
     unknown = sorted(set(stage) - {*STAGE, *FIELDS.values(), *c.grpo})
     need(not unknown, field, unknown, f"no such fields: a stage says {', '.join(STAGE)}, {of}, or what config.grpo has")
-    need(budget == "auto" or counts([budget]), f"{field}.budget", budget,
-         "use a number of tokens, or 'auto' for Eq. 2")  # fmt: skip
+    need(budget == "auto" or counts([budget]), f"{field}.budget", budget, "use a number of tokens, or 'auto' for Eq. 2")
     changes = {k: v for k, v in stage.items() if k in c.grpo}
     for section in (k for k, v in changes.items() if isinstance(v, dict)):
         missing = sorted(set(c.grpo[section]) - set(changes[section]))
-        need(not missing, f"{field}.{section}", changes[section],
-             f"stands for all of config.grpo.{section}: say {', '.join(missing)} too")  # fmt: skip
+        need(
+            not missing,
+            f"{field}.{section}",
+            changes[section],
+            f"stands for all of config.grpo.{section}: say {', '.join(missing)} too",
+        )
     own = ConfigDict(c.grpo.to_dict() | changes)
     check_grpo(own, changes, name)
     buffer = own.reward.overlong_buffer
     of_buffer = f"{field}.reward.overlong_buffer" if "reward" in changes else "grpo.reward.overlong_buffer"
-    need(not counts([budget]) or buffer <= budget, of_buffer, buffer,
-         f"at most the budget of stage {name}, {budget}")  # fmt: skip
+    need(not counts([budget]) or buffer <= budget, of_buffer, buffer, f"at most the budget of stage {name}, {budget}")
 
 
 @all_errors()
@@ -271,28 +322,48 @@ def check_lengths(c: ConfigDict, prompt_room: int, room: int) -> None:
         stage, field = c.stages[name], f"stages.{name}"
         if stage.kind == "grpo":
             tokens = doubled if stage.budget == "auto" else stage.budget
-            need(not counts([tokens]) or tokens <= room, f"{field}.budget", stage.budget,
-                 f"asks for {tokens} tokens, {c.model.preset} has room for {room} after the prompt")  # fmt: skip
+            need(
+                not counts([tokens]) or tokens <= room,
+                f"{field}.budget",
+                stage.budget,
+                f"asks for {tokens} tokens, {c.model.preset} has room for {room} after the prompt",
+            )
         elif stage.kind == "oxa":
-            need(stage.row_length <= prompt_room + room, f"{field}.row_length", stage.row_length,
-                 f"the model has room for {prompt_room + room}")  # fmt: skip
+            need(
+                stage.row_length <= prompt_room + room,
+                f"{field}.row_length",
+                stage.row_length,
+                f"the model has room for {prompt_room + room}",
+            )
         elif "traces" in stage and "most_tokens" in stage.traces:
-            need(stage.traces.most_tokens + prompt_room <= stage.row_length, f"{field}.traces.most_tokens",
-                 stage.traces.most_tokens, f"prompt and trace must fit row_length={stage.row_length}")  # fmt: skip
+            need(
+                stage.traces.most_tokens + prompt_room <= stage.row_length,
+                f"{field}.traces.most_tokens",
+                stage.traces.most_tokens,
+                f"prompt and trace must fit row_length={stage.row_length}",
+            )
 
 
 @all_errors()
 def check_sft(c: ConfigDict, stage: ConfigDict, field: str) -> None:
     """A supervised stage on synthetic traces."""
     forms = (*FORMS, "plans")
-    need(c.task.form in forms, f"{field}.kind", "sft",
-         f"traces exist for task.form {', '.join(forms)} only; else name `data` (configs/e2c.py)")  # fmt: skip
+    need(
+        c.task.form in forms,
+        f"{field}.kind",
+        "sft",
+        f"traces exist for task.form {', '.join(forms)} only; else name `data` (configs/e2c.py)",
+    )
     need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
     if c.task.form not in FORMS:
         return
     least = 5 * max(stage.numbers) + 4 if c.task.form == "calculator" else 3 * sum(stage.digits) + 9  # with its answer
-    need(stage.traces.most_tokens >= least, f"{field}.traces.most_tokens", stage.traces.most_tokens,
-         f"one attempt and its answer need {least}")  # fmt: skip
+    need(
+        stage.traces.most_tokens >= least,
+        f"{field}.traces.most_tokens",
+        stage.traces.most_tokens,
+        f"one attempt and its answer need {least}",
+    )
 
 
 @all_errors()
@@ -304,8 +375,12 @@ def check_data(stage: ConfigDict, field: str) -> None:
     need(data.longer in ("drop", "cut"), f"{field}.data.longer", data.longer, "use 'drop' or 'cut'")
     need(data.per_step >= 1, f"{field}.data.per_step", data.per_step, "use 1 or more")
     share, named = data.regulariser_share, bool(data.regulariser)
-    need(0 <= share < 1 and named == (share > 0), f"{field}.data.regulariser_share", share,
-         "0 without a regulariser, below 1 with one")  # fmt: skip
+    need(
+        0 <= share < 1 and named == (share > 0),
+        f"{field}.data.regulariser_share",
+        share,
+        "0 without a regulariser, below 1 with one",
+    )
 
 
 @all_errors()

@@ -54,9 +54,21 @@ def initial_params(run: Run, *, number_embeddings: bool, init_from: str):
 
 
 def automatic_budget(
-    run: Run, params, *, stage: str, stage_index: int, draw: Stream, first_problem: int,
-    incoming_budget: int | None, budgets, kappa: float, problems: int, samples: int, temperature: float, sampler: dict,
-) -> int:  # fmt: skip
+    run: Run,
+    params,
+    *,
+    stage: str,
+    stage_index: int,
+    draw: Stream,
+    first_problem: int,
+    incoming_budget: int | None,
+    budgets,
+    kappa: float,
+    problems: int,
+    samples: int,
+    temperature: float,
+    sampler: dict,
+) -> int:
     """Choose by Eq. 2 on `problems` training problems of the stage; asked once, then read from budget.jsonl."""
     for line in run.log.read("budget.jsonl"):
         if line["stage"] == stage:
@@ -65,10 +77,18 @@ def automatic_budget(
     asked = draw(first_problem, problems)
     with run.log.phase(f"{stage}: budget by Eq. 2", total=problems * samples) as phase:
         line, graded = evaluate(
-            run.model, params, run.tokenizer, asked, key=run.key(stage_index, BUDGET_KEY), samples=samples,
-            budgets=grid, temperature=temperature, sampler=sampler, read=run.grader.submit,
+            run.model,
+            params,
+            run.tokenizer,
+            asked,
+            key=run.key(stage_index, BUDGET_KEY),
+            samples=samples,
+            budgets=grid,
+            temperature=temperature,
+            sampler=sampler,
+            read=run.grader.submit,
             on_finished=unless_stopped(phase.advance, f"{stage}, before its first step"),
-        )  # fmt: skip
+        )
     accuracy = {b: line["accuracy"][str(b)][0] for b in grid}
     score_pg, length_pg, done_pg = (
         x.reshape(-1, samples) for x in (graded.score_b, graded.response_len_b, graded.rollouts.done)
@@ -84,9 +104,18 @@ def automatic_budget(
     said = remarks(rows, minimum=minimum, kappa=kappa)
     run.log.append(
         "budget.jsonl",
-        {"stage": stage, "kappa": kappa, "minimum": minimum, "chosen": chosen, "satisfied": satisfied, "rows": rows,
-         "problems": problems, "samples": samples, "remarks": said},
-    )  # fmt: skip
+        {
+            "stage": stage,
+            "kappa": kappa,
+            "minimum": minimum,
+            "chosen": chosen,
+            "satisfied": satisfied,
+            "rows": rows,
+            "problems": problems,
+            "samples": samples,
+            "remarks": said,
+        },
+    )
     run.log.flush()
     run.log.say(f"{stage}: Eq. 2 chose a budget of {chosen} tokens (kappa {kappa})")
     for remark in said:
@@ -95,9 +124,23 @@ def automatic_budget(
 
 
 def evaluate_stage(
-    run: Run, params, *, stage: str, train_budget: int | None, sets: dict, only: str, problems: int, samples: int,
-    budgets, temperature: float, pass_ks, pass_problems: int, pass_budget: int, shown: int, sampler: dict,
-) -> None:  # fmt: skip
+    run: Run,
+    params,
+    *,
+    stage: str,
+    train_budget: int | None,
+    sets: dict,
+    only: str,
+    problems: int,
+    samples: int,
+    budgets,
+    temperature: float,
+    pass_ks,
+    pass_problems: int,
+    pass_budget: int,
+    shown: int,
+    sampler: dict,
+) -> None:
     """Accuracy at every budget and pass@k on every held-out set that `only` names; not those that eval.jsonl has."""
     known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage}
     common = dict(temperature=temperature, sampler=sampler, read=partial(run.grader.submit, apart=True))
@@ -108,15 +151,28 @@ def evaluate_stage(
         asked = run.draw_from(sets[name], split="test")(0, problems)  # a set that has fewer gives all
         with run.log.phase(f"{stage}: eval, {name}", total=len(asked) * samples) as phase:
             line, graded = evaluate(
-                run.model, params, run.tokenizer, asked, key=run.key(index, EVAL_KEY), samples=samples,
-                budgets=budgets, on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"), **common,
-            )  # fmt: skip
+                run.model,
+                params,
+                run.tokenizer,
+                asked,
+                key=run.key(index, EVAL_KEY),
+                samples=samples,
+                budgets=budgets,
+                on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"),
+                **common,
+            )
         with run.log.phase(f"{stage}: pass@k, {name}", total=len(asked[:pass_problems]) * max(pass_ks)) as phase:
             _, many = evaluate(
-                run.model, params, run.tokenizer, asked[:pass_problems], key=run.key(index, PASS_KEY),
-                samples=max(pass_ks), budgets=(pass_budget,),
-                on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"), **common,
-            )  # fmt: skip
+                run.model,
+                params,
+                run.tokenizer,
+                asked[:pass_problems],
+                key=run.key(index, PASS_KEY),
+                samples=max(pass_ks),
+                budgets=(pass_budget,),
+                on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"),
+                **common,
+            )
         line |= {
             "pass_at_k": pass_at_ks(many, max(pass_ks), pass_ks),
             "pass_at_k_budget": pass_budget,
@@ -124,10 +180,7 @@ def evaluate_stage(
         }
         run.log.keep("eval_samples.jsonl", lambda old, n=name: (old["stage"], old["set"]) != (stage, n))
         for i in range(min(shown, len(asked))):
-            run.log.append(
-                "eval_samples.jsonl",
-                {"stage": stage, "set": name, **sample_line(graded, i * samples)},
-            )
+            run.log.append("eval_samples.jsonl", {"stage": stage, "set": name, **sample_line(graded, i * samples)})
         run.log.append("eval.jsonl", {"stage": stage, "set": name, "train_budget": train_budget, **line})
         run.log.flush()
 
@@ -164,9 +217,14 @@ def main(config: ConfigDict, workdir: str) -> None:
                 how = config.sft.to_dict()
                 aggregation, examples = how.pop("aggregation"), open_examples(run, stage, **how)
                 params = sft.train(
-                    run, params, **where, **stage, examples=examples, aggregation=aggregation,
+                    run,
+                    params,
+                    **where,
+                    **stage,
+                    examples=examples,
+                    aggregation=aggregation,
                     optim=config.optim.to_dict(),
-                )  # fmt: skip
+                )
             elif kind == "oxa":
                 params = oxa.train(run, params, **where, **stage, optim=config.optim.to_dict())
             else:
@@ -174,20 +232,34 @@ def main(config: ConfigDict, workdir: str) -> None:
                 asked, stage = stage.pop("budget"), rl | stage  # a stage's own temperature is Eq. 2's too
                 if asked == "auto":
                     asked = automatic_budget(
-                        run, params, stage=name, stage_index=index, draw=draw,
-                        first_problem=first_problem, incoming_budget=budget,
-                        temperature=stage["temperature"], sampler=sampler, **config.budget_rule,
-                    )  # fmt: skip
+                        run,
+                        params,
+                        stage=name,
+                        stage_index=index,
+                        draw=draw,
+                        first_problem=first_problem,
+                        incoming_budget=budget,
+                        temperature=stage["temperature"],
+                        sampler=sampler,
+                        **config.budget_rule,
+                    )
                 budget = asked
                 params = grpo.train(
-                    run, params, **where, **stage, first_problem=first_problem, draw=draw, budget=budget,
-                    optim=config.optim.to_dict(), sampler=sampler,
-                )  # fmt: skip
+                    run,
+                    params,
+                    **where,
+                    **stage,
+                    first_problem=first_problem,
+                    draw=draw,
+                    budget=budget,
+                    optim=config.optim.to_dict(),
+                    sampler=sampler,
+                )
             if evaluated:
                 trained_at = budget if kind == "grpo" else None
                 evaluate_stage(
                     run, params, stage=name, train_budget=trained_at, sampler=sampler, **config.eval.to_dict()
-                )  # fmt: skip
+                )
             first_step += stage["steps"]
             first_problem += stage["steps"] * (stage["prompts"] if kind == "grpo" else rl["prompts"])
     if lines := run.log.read("eval.jsonl"):

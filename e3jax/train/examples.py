@@ -54,9 +54,16 @@ def trace_examples(run: Run, *, draw: Stream, traces: dict, position_gap: int, g
 
 
 def set_examples(
-    run: Run, *, row_length: int, set: str, part: str, longer: str, per_step: int, regulariser: str,
+    run: Run,
+    *,
+    row_length: int,
+    set: str,
+    part: str,
+    longer: str,
+    per_step: int,
+    regulariser: str,
     regulariser_share: float,
-) -> Examples:  # fmt: skip
+) -> Examples:
     """`per_step` examples a step of a set with explorations (tasks/math.py read_plan), in epochs of new orders.
 
     part "both": E2C-SFT (B.2), both phases and EOS. "exploration": EF-SFT (B.3), the plan up to <EXECUTION>; then the

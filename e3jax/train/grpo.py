@@ -40,10 +40,18 @@ TOKENS_LOGGED = 2048  # of a response in samples.jsonl, 25 bytes each: a bucket 
 @partial(
     jax.jit,
     static_argnames=(
-        "model", "temperature", "chunk", "clip_low", "clip_high", "dual_clip", "kl_coef", "kl_estimator",
-        "entropy_coef", "tis_cap",
+        "model",
+        "temperature",
+        "chunk",
+        "clip_low",
+        "clip_high",
+        "dual_clip",
+        "kl_coef",
+        "kl_estimator",
+        "entropy_coef",
+        "tis_cap",
     ),
-)  # fmt: skip
+)
 def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chunk: int, **loss):
     """Gradients and metrics of `grpo_loss` on one micro-batch; sums over micro-batches are the mini-batch's.
 
@@ -52,9 +60,14 @@ def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chu
 
     def loss_of(params):
         logp, entropy = forward(
-            model, params, batch.tokens, temperature=temperature, chunk=chunk,
-            position_bt=batch.position, segment_bt=batch.segment,
-        )  # fmt: skip
+            model,
+            params,
+            batch.tokens,
+            temperature=temperature,
+            chunk=chunk,
+            position_bt=batch.position,
+            segment_bt=batch.segment,
+        )
         value, metrics = grpo_loss(logp, entropy, batch, **loss)
         gap = jnp.where(batch.weight != 0, jnp.abs(logp - batch.rollout_logp), 0.0)
         return value, {"total": value, **metrics, "gap_sum": gap.sum(), "gap_max": gap.max()}
@@ -81,10 +94,22 @@ def score_packed(run: Run, params, graded: Graded, micro: Sequence[Packed], *, t
 
 
 def update(
-    run: Run, tx, state: TrainState, graded: Graded, advantage_b: np.ndarray, ref_params, *, minibatches: int,
-    rows: int, temperature: float, budget: int, old_logp: str, weights: dict, loss: dict,
+    run: Run,
+    tx,
+    state: TrainState,
+    graded: Graded,
+    advantage_b: np.ndarray,
+    ref_params,
+    *,
+    minibatches: int,
+    rows: int,
+    temperature: float,
+    budget: int,
+    old_logp: str,
+    weights: dict,
+    loss: dict,
     lambda_bt: np.ndarray | None = None,
-) -> tuple[TrainState, dict[str, float], Callable[[], list[Batch]]]:  # fmt: skip
+) -> tuple[TrainState, dict[str, float], Callable[[], list[Batch]]]:
     """All optimiser updates of one RL step: `minibatches` of prompts, each in exact micro-batches of packed rows.
 
     `old_logp`: of the policy before the update, computed here ("trainer") or taken from the rollouts ("sampler", which
@@ -99,8 +124,12 @@ def update(
         advantage = advantage * lambda_bt
     widths = row_widths(run.prompt_room + budget)  # the same in every step of the stage
     longest = int(r.prompt_len.max())
-    need(r.length.max() <= widths[0], "task.prompt_room", run.prompt_room,
-         f"a prompt of this step has {longest} tokens: use {longest} or more")  # fmt: skip
+    need(
+        r.length.max() <= widths[0],
+        "task.prompt_room",
+        run.prompt_room,
+        f"a prompt of this step has {longest} tokens: use {longest} or more",
+    )
     # Rows are prompt-major: groups stay whole. Every old log-prob is taken before the first update.
     parts = np.split(np.arange(len(mask)), minibatches)
     packed = [[m.of(part) for m in pack_micro_batches(r.length[part], rows=rows, widths=widths)] for part in parts]
@@ -160,11 +189,34 @@ def update(
 
 
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, first_problem: int, draw: Stream, steps: int,
-    lr: float, warmup: int, budget: int, prompts: int, group_size: int, temperature: float, minibatches: int, rows: int,
-    old_logp: str, parity_alarm: float, advantage: dict, weights: dict, e2c: dict, reward: dict, loss: dict,
-    optim: dict, sampler: dict, samples_logged: int,
-):  # fmt: skip
+    run: Run,
+    params,
+    *,
+    stage: str,
+    stage_index: int,
+    first_step: int,
+    first_problem: int,
+    draw: Stream,
+    steps: int,
+    lr: float,
+    warmup: int,
+    budget: int,
+    prompts: int,
+    group_size: int,
+    temperature: float,
+    minibatches: int,
+    rows: int,
+    old_logp: str,
+    parity_alarm: float,
+    advantage: dict,
+    weights: dict,
+    e2c: dict,
+    reward: dict,
+    loss: dict,
+    optim: dict,
+    sampler: dict,
+    samples_logged: int,
+):
     """Train `params` for `steps` RL steps; the KL reference is the stage's start. Returns the final parameters.
 
     Resumes from the stage's newest checkpoint to the same numbers: problems and noise are functions of (seed, step).
@@ -180,9 +232,16 @@ def train(
     skips = Skips(run, stage, kind="grpo", temperature=temperature, loss=loss)
     if done < steps:
         compile_ahead(
-            run, tx, state, stage=stage, rows=rows, widths=row_widths(run.prompt_room + budget),
-            scored=old_logp == "trainer" or bool(loss["kl_coef"]), temperature=temperature, loss=loss,
-        )  # fmt: skip
+            run,
+            tx,
+            state,
+            stage=stage,
+            rows=rows,
+            widths=row_widths(run.prompt_room + budget),
+            scored=old_logp == "trainer" or bool(loss["kl_coef"]),
+            temperature=temperature,
+            loss=loss,
+        )
     rolled, summary = 0, ""
     reward = dict(reward)
     unfinished = {"unfinished": reward.pop("unfinished")}  # in the problems it reaches the graders' processes
@@ -200,36 +259,64 @@ def train(
             problems = [replace(p, meta=p.meta | unfinished) for p in draw(first, prompts)]
             rolled = 0
             graded = rollout(
-                run.model, state.params, run.tokenizer, problems, key=run.key(stage_index, step), first_id=0,
-                samples=group_size, budget=budget, temperature=temperature, sampler=sampler,
-                read=partial(run.grader.submit, following=reward["following"]), on_finished=heard,
-            )  # fmt: skip
+                run.model,
+                state.params,
+                run.tokenizer,
+                problems,
+                key=run.key(stage_index, step),
+                first_id=0,
+                samples=group_size,
+                budget=budget,
+                temperature=temperature,
+                sampler=sampler,
+                read=partial(run.grader.submit, following=reward["following"]),
+                on_finished=heard,
+            )
             sampled_at = time.monotonic()
             r = graded.rollouts
-            reward_b, rewarded = shaped(
-                graded.share_b, graded.score_b, graded.response_len_b, budget=budget, **reward
-            )  # fmt: skip
+            reward_b, rewarded = shaped(graded.share_b, graded.score_b, graded.response_len_b, budget=budget, **reward)
             advantage_b = group_advantages(reward_b.reshape(prompts, group_size), **advantage).reshape(-1)
             lambda_bt = exploration_weights(r.tokens, r.prompt_len, r.length, tags=tags, **e2c) if tags else None
             state, values, batches = update(
-                run, tx, state, graded, advantage_b, ref_params, minibatches=minibatches, rows=rows,
-                temperature=temperature, budget=budget, old_logp=old_logp, weights=weights, loss=loss,
+                run,
+                tx,
+                state,
+                graded,
+                advantage_b,
+                ref_params,
+                minibatches=minibatches,
+                rows=rows,
+                temperature=temperature,
+                budget=budget,
+                old_logp=old_logp,
+                weights=weights,
+                loss=loss,
                 lambda_bt=lambda_bt,
-            )  # fmt: skip
+            )
             end = time.monotonic()
             values |= rollout_metrics(
-                score_b=graded.score_b, response_len_b=graded.response_len_b, done_b=r.done, entropy_bt=r.entropy,
-                sampled_bt=r.sampled, reasons=graded.reasons, advantage_b=advantage_b, group_size=group_size,
-            )  # fmt: skip
+                score_b=graded.score_b,
+                response_len_b=graded.response_len_b,
+                done_b=r.done,
+                entropy_bt=r.entropy,
+                sampled_bt=r.sampled,
+                reasons=graded.reasons,
+                advantage_b=advantage_b,
+                group_size=group_size,
+            )
             values |= feature_means(graded.features) | phase_metrics(r, tags) | rewarded
             for alarm in alarms(graded, values, advantage_b, weights=weights, parity_alarm=parity_alarm):
                 run.log.say(f"{stage}, step {step + 1}: {alarm}")
             values |= {
-                "budget": budget, "optim/lr": learning_rate(state),
-                "time/step_s": end - start, "time/rollout_s": sampled_at - start,
-                "time/first_token_s": graded.stats["first_token_s"], "sampler/occupancy": graded.stats["occupancy"],
-                "time/update_s": end - sampled_at, "time/rollout_tokens_per_s": r.sampled.sum() / (sampled_at - start),
-            }  # fmt: skip
+                "budget": budget,
+                "optim/lr": learning_rate(state),
+                "time/step_s": end - start,
+                "time/rollout_s": sampled_at - start,
+                "time/first_token_s": graded.stats["first_token_s"],
+                "sampler/occupancy": graded.stats["occupancy"],
+                "time/update_s": end - sampled_at,
+                "time/rollout_tokens_per_s": r.sampled.sum() / (sampled_at - start),
+            }
             run.log.metrics(stage, "grpo", step=step + 1, global_step=first_step + step + 1, values=values)
             log_samples(run, stage, step + 1, graded, advantage_b, samples_logged)
             summary = (
@@ -265,9 +352,17 @@ def alarms(
 
 
 def compile_ahead(
-    run: Run, tx, state: TrainState, *, stage: str, rows: int, widths: list[int], scored: bool, temperature: float,
+    run: Run,
+    tx,
+    state: TrainState,
+    *,
+    stage: str,
+    rows: int,
+    widths: list[int],
+    scored: bool,
+    temperature: float,
     loss: dict,
-) -> None:  # fmt: skip
+) -> None:
     """Compile the programs of this stage's update, saying which, so that no step has to wait for one.
 
     The widths are in shapes.jsonl too. The sampler's programs follow what its requests need: compiled as they come.
@@ -284,8 +379,9 @@ def compile_ahead(
             phase.advance(1)
             return jax.tree.map(
                 lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-                lowered.out_info, ready.output_shardings,
-            )  # fmt: skip
+                lowered.out_info,
+                ready.output_shardings,
+            )
 
         for width in widths:
             whole, real = (put(np.zeros((rows, width), dtype), "BT") for dtype in (np.int32, np.float32))
@@ -319,12 +415,19 @@ def log_samples(run: Run, stage: str, step: int, graded: Graded, advantage_b: np
         run.log.append(
             "samples.jsonl",
             {
-                "stage": stage, "step": step, "problem": graded.problems[i].id, "prompt": graded.problems[i].question,
-                "response": graded.texts[i], "answer": graded.problems[i].answer, "reward": float(graded.score_b[i]),
-                "reason": graded.reasons[i], "length": int(graded.response_len_b[i]),
-                "truncated": not bool(r.done[i]), "advantage": float(advantage_b[i]),
+                "stage": stage,
+                "step": step,
+                "problem": graded.problems[i].id,
+                "prompt": graded.problems[i].question,
+                "response": graded.texts[i],
+                "answer": graded.problems[i].answer,
+                "reward": float(graded.score_b[i]),
+                "reason": graded.reasons[i],
+                "length": int(graded.response_len_b[i]),
+                "truncated": not bool(r.done[i]),
+                "advantage": float(advantage_b[i]),
                 "tokens": pieces(run.tokenizer.decode, r.tokens[i, first].tolist()),
                 "entropy": [round(x, 3) for x in r.entropy[i, first].tolist()],
                 "logp": [round(x, 3) for x in r.logp[i, first].tolist()],
             },
-        )  # fmt: skip
+        )

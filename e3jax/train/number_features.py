@@ -12,24 +12,7 @@ import numpy as np
 from e3jax.runtime import fetch
 
 SCALE = 3.0  # times the random entries: at 1 the model ignores them, at 10 it learns little else (LOG.md)
-PERIODS = (
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-    10,
-    12.5,
-    20,
-    25,
-    100 / 3,
-    50,
-    100,
-    200,
-)  # residues first, then size
+PERIODS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12.5, 20, 25, 100 / 3, 50, 100, 200)  # residues first, then size
 
 
 def number_features(embed_vd: jax.Array, words: Sequence[str]) -> jax.Array:

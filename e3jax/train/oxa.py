@@ -45,7 +45,7 @@ class Pool(NamedTuple):
 @partial(jax.jit, static_argnames=("model", "chunk"))
 def oxa_gradient(
     model: Qwen3, params, token_bt, position_bt, segment_bt, promote_bt, suppress_bt, *, chunk: int, ul_weight: float
-):  # fmt: skip
+):
     """Gradients and metrics of `oxa_loss` on packed rows; sums over micro-batches are the batch's."""
 
     def loss_of(params):
@@ -101,13 +101,36 @@ def make_batch(run: Run, pools: list[Pool], step: int, *, per_step: int, rows: i
 
 
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, promote: str, suppress: str, ul_weight: float,
-    per_step: int, steps: int, lr: float, warmup: int, rows: int, row_length: int, optim: dict,
-):  # fmt: skip
+    run: Run,
+    params,
+    *,
+    stage: str,
+    stage_index: int,
+    first_step: int,
+    promote: str,
+    suppress: str,
+    ul_weight: float,
+    per_step: int,
+    steps: int,
+    lr: float,
+    warmup: int,
+    rows: int,
+    row_length: int,
+    optim: dict,
+):
     """Fine-tune `params` for `steps`; `suppress` "" is without a suppressed set. Returns the final parameters."""
     pools = [read_pool(path, per_step=per_step) for path in (promote, suppress) if path]
     return fit(
-        run, params, stage=stage, kind="oxa", first_step=first_step, steps=steps, lr=lr, warmup=warmup, optim=optim,
+        run,
+        params,
+        stage=stage,
+        kind="oxa",
+        first_step=first_step,
+        steps=steps,
+        lr=lr,
+        warmup=warmup,
+        optim=optim,
         batch_of=partial(make_batch, run, pools, per_step=per_step, rows=rows, row_length=row_length),
-        gradient=oxa_gradient, loss={"ul_weight": ul_weight},
-    )  # fmt: skip
+        gradient=oxa_gradient,
+        loss={"ul_weight": ul_weight},
+    )

@@ -69,9 +69,12 @@ class Run(NamedTuple):
         c = self.checkpoint
         known = [x for x in self.log.read("metrics.jsonl") if x["stage"] == stage] if c.best else []
         return Store(
-            self.workdir / "checkpoints" / stage, keep=c.keep, keep_every=c.keep_every, say=self.log.say,
+            self.workdir / "checkpoints" / stage,
+            keep=c.keep,
+            keep_every=c.keep_every,
+            say=self.log.say,
             ranks={x["step"]: self.rank(x) for x in known},
-        )  # fmt: skip
+        )
 
     def rank(self, values: dict) -> float:
         """What a checkpoint is kept for: its config.checkpoint.best, "-NAME" for the least; NaN where it has none."""
@@ -88,13 +91,16 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     """Check the config, claim the run directory, build model, tokenizer and mesh."""
     check(c)
     model = Qwen3(
-        model_config(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat,
-        kernel=c.model.attention,
-    )  # fmt: skip
+        model_config(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat, kernel=c.model.attention
+    )
     words = countdown_plans.WORDS if c.task.form == "plans" else countdown_traces.WORDS
     tokenizer = WordTokenizer(words) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)
-    need(tokenizer.vocab_size <= model.config.vocab_size, "tokenizer", c.tokenizer,
-         f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}")  # fmt: skip
+    need(
+        tokenizer.vocab_size <= model.config.vocab_size,
+        "tokenizer",
+        c.tokenizer,
+        f"has {tokenizer.vocab_size} tokens, {c.model.preset} holds {model.config.vocab_size}",
+    )
     need(not c.task.opening or tag_ids(tokenizer), "task.opening", c.task.opening, NO_TAGS)
     for weights in [c.grpo.weights, *(c.stages[name].weights for name in c.order if "weights" in c.stages[name])]:
         if weights.gradients == "no-eos":
@@ -108,12 +114,20 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
         log.say(UNSOUND)
     from_main(lambda: describe_run(workdir, c.model.preset, model.config, tokenizer))
     return Run(
-        workdir=log.workdir, log=log, model=model, tokenizer=tokenizer, mesh=mesh, seed=c.seed,
-        form=c.task.form, draw_from=problem_source(c.seed, tokenizer, **task), chunk=c.model.chunk,
+        workdir=log.workdir,
+        log=log,
+        model=model,
+        tokenizer=tokenizer,
+        mesh=mesh,
+        seed=c.seed,
+        form=c.task.form,
+        draw_from=problem_source(c.seed, tokenizer, **task),
+        chunk=c.model.chunk,
         prompt_room=task["prompt_room"],
-        grader=GraderPool(**c.grader, function=READ, lost=LOST), checkpoint=Checkpoints(**c.checkpoint),
+        grader=GraderPool(**c.grader, function=READ, lost=LOST),
+        checkpoint=Checkpoints(**c.checkpoint),
         **c.faults,
-    )  # fmt: skip
+    )
 
 
 def check_thinking(c: ConfigDict, tokenizer) -> None:
@@ -160,9 +174,13 @@ def room_for_prompts(c: ConfigDict, tokenizer) -> int:
         need(longest > 0, "task.prompt_room", 0, "no stage and no set has prompts to measure: say how many tokens")
         room = longest + (SPARE if endless and c.tokenizer != "words" else 0)  # of words, every number is one token
         check_room(c, room)
-    need(longest <= room, "task.prompt_room", room,
-         f"prompts of config.{name} have up to {longest} tokens (of the first {PROBED} problems): use {longest} or "
-         "more, or 0 for what is measured")  # fmt: skip
+    need(
+        longest <= room,
+        "task.prompt_room",
+        room,
+        f"prompts of config.{name} have up to {longest} tokens (of the first {PROBED} problems): use {longest} or "
+        "more, or 0 for what is measured",
+    )
     return room
 
 

@@ -30,9 +30,8 @@ def sft_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, weight
 
     def loss_of(params):
         logp, entropy = forward(
-            model, params, token_bt, temperature=1.0, chunk=chunk,
-            position_bt=position_bt, segment_bt=segment_bt,
-        )  # fmt: skip
+            model, params, token_bt, temperature=1.0, chunk=chunk, position_bt=position_bt, segment_bt=segment_bt
+        )
         loss = sft_loss(logp, weight_bt)
         share = weight_bt / jnp.maximum(weight_bt.sum(), 1e-9)
         return loss, {"loss/total": loss, "loss/entropy": (share * entropy).sum()}
@@ -42,9 +41,21 @@ def sft_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, weight
 
 
 def train(
-    run: Run, params, *, stage: str, stage_index: int, first_step: int, examples: Examples, steps: int, lr: float,
-    warmup: int, rows: int, row_length: int, aggregation: str, optim: dict,
-):  # fmt: skip
+    run: Run,
+    params,
+    *,
+    stage: str,
+    stage_index: int,
+    first_step: int,
+    examples: Examples,
+    steps: int,
+    lr: float,
+    warmup: int,
+    rows: int,
+    row_length: int,
+    aggregation: str,
+    optim: dict,
+):
     """Train `params` on `examples` for `steps`; returns the final parameters."""
 
     def batch_of(step: int) -> list[list[np.ndarray]]:
@@ -55,9 +66,19 @@ def train(
         return [[*packed, sft_weights(mask, aggregation=aggregation)]]
 
     return fit(
-        run, params, stage=stage, kind="sft", first_step=first_step, steps=steps, lr=lr, warmup=warmup, optim=optim,
-        batch_of=batch_of, gradient=sft_gradient, loss={},
-    )  # fmt: skip
+        run,
+        params,
+        stage=stage,
+        kind="sft",
+        first_step=first_step,
+        steps=steps,
+        lr=lr,
+        warmup=warmup,
+        optim=optim,
+        batch_of=batch_of,
+        gradient=sft_gradient,
+        loss={},
+    )
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -67,9 +88,20 @@ def add(total, more):
 
 
 def fit(
-    run: Run, params, *, stage: str, kind: str, first_step: int, steps: int, lr: float, warmup: int, optim: dict,
-    batch_of: Callable[[int], list[list[np.ndarray]]], gradient: Callable, loss: dict,
-):  # fmt: skip
+    run: Run,
+    params,
+    *,
+    stage: str,
+    kind: str,
+    first_step: int,
+    steps: int,
+    lr: float,
+    warmup: int,
+    optim: dict,
+    batch_of: Callable[[int], list[list[np.ndarray]]],
+    gradient: Callable,
+    loss: dict,
+):
     """The loop of every supervised stage; resumes from its newest checkpoint. Returns the final parameters.
 
     `batch_of(step)`: the step's micro-batches, each the arrays [B, T] that `gradient` takes after the parameters:

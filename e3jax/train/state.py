@@ -16,9 +16,16 @@ from e3jax.types import TrainState
 
 
 def make_optimizer(
-    *, lr: float, warmup: int, decay_steps: int, weight_decay: float, beta1: float, beta2: float, grad_clip: float,
+    *,
+    lr: float,
+    warmup: int,
+    decay_steps: int,
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+    grad_clip: float,
     moments_dtype: str,
-) -> optax.GradientTransformation:  # fmt: skip
+) -> optax.GradientTransformation:
     """AdamW after clipping by global norm; linear warm-up, then constant, or cosine to 0 at `decay_steps` (0: off).
 
     The last update's learning rate is in the state: `learning_rate(state)`. Both moments are kept in `moments_dtype`;

@@ -44,10 +44,18 @@ TRL = {
     "dapo|beta0.04 k3": {"loss_type": "dapo", "beta": 0.04},
 }
 TRAINER = dict(
-    beta=0.0, epsilon_low=0.2, epsilon_high=0.2, importance_sampling_level="token", max_completion_length=10,
-    top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False, aux_loss_enabled=False,
-    current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False,
-)  # fmt: skip
+    beta=0.0,
+    epsilon_low=0.2,
+    epsilon_high=0.2,
+    importance_sampling_level="token",
+    max_completion_length=10,
+    top_entropy_quantile=1.0,
+    off_policy_mask_threshold=None,
+    use_vllm=False,
+    aux_loss_enabled=False,
+    current_gradient_accumulation_steps=1,
+    _entropy_bonus_enabled=False,
+)
 ARGS = dict(delta=None, use_bias_correction_kl=False, steps_per_generation=1)
 
 
@@ -103,9 +111,14 @@ def verl_loss(x, advantage, name: str, aggregation: str, clip, tis_cap):
     """(loss, metrics) as verl's actor gets them."""
     low, high, dual = clip
     config = ActorConfig(
-        strategy="fsdp", rollout_n=SAMPLES, ppo_micro_batch_size_per_gpu=1, clip_ratio=low, clip_ratio_low=low,
-        clip_ratio_high=high, clip_ratio_c=dual,
-    )  # fmt: skip
+        strategy="fsdp",
+        rollout_n=SAMPLES,
+        ppo_micro_batch_size_per_gpu=1,
+        clip_ratio=low,
+        clip_ratio_low=low,
+        clip_ratio_high=high,
+        clip_ratio_c=dual,
+    )
     weights = None
     if tis_cap is not None:
         weights, _ = compute_rollout_correction_weights(x.old_logprob - x.rollout_logprob, x.mask, "token", tis_cap)
@@ -119,16 +132,28 @@ def trl_loss(x, advantage, changes):
     metrics = {"train": defaultdict(list)}
     accelerator = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x)
     trainer = SimpleNamespace(
-        **TRAINER | changes, args=SimpleNamespace(**ARGS), accelerator=accelerator, _metrics=metrics,
+        **TRAINER | changes,
+        args=SimpleNamespace(**ARGS),
+        accelerator=accelerator,
+        _metrics=metrics,
         model=SimpleNamespace(training=True),
         _get_per_token_logps_and_entropies=lambda *_, **__: (x.logprob, torch.zeros_like(x.mask), None),
-    )  # fmt: skip
+    )
     nothing = torch.zeros((len(x.mask), 0))
-    loss = grpo_trainer.GRPOTrainer._compute_loss(trainer, None, {
-        "prompt_ids": nothing, "prompt_mask": nothing, "completion_ids": torch.zeros_like(x.mask),
-        "completion_mask": x.mask, "advantages": advantage, "old_per_token_logps": x.old_logprob,
-        "ref_per_token_logps": x.ref_logprob, "num_items_in_batch": x.mask.sum(),
-    })  # fmt: skip
+    loss = grpo_trainer.GRPOTrainer._compute_loss(
+        trainer,
+        None,
+        {
+            "prompt_ids": nothing,
+            "prompt_mask": nothing,
+            "completion_ids": torch.zeros_like(x.mask),
+            "completion_mask": x.mask,
+            "advantages": advantage,
+            "old_per_token_logps": x.old_logprob,
+            "ref_per_token_logps": x.ref_logprob,
+            "num_items_in_batch": x.mask.sum(),
+        },
+    )
     return loss, {name: values[0] for name, values in metrics["train"].items()}
 
 
