@@ -14,8 +14,9 @@ import numpy as np
 from e3jax.checkpoint.hf import load_hf
 from e3jax.checkpoint.hf_config import read_config
 from e3jax.models.qwen3 import Qwen3, abstract_params, unembedding
-from e3jax.sampler.layout import sampling
-from e3jax.sampler.slots import sample
+from e3jax.sampler.layout import sampling_layout
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.sharding import make_mesh
 from e3jax.types import Rollouts
 
@@ -63,25 +64,19 @@ def roll(
 ) -> tuple[Rollouts, dict]:
     """Responses of exactly `length_pg` tokens (a budget each), or `samples` up to `budget` that end at `stop`."""
     stats = {}
+    each, most = samples or length_pg.shape[1], budget or length_pg.reshape(-1).tolist()
+    requests = Requests(prompts, range(len(prompts)), each, most)
     with jax.set_mesh(side.mesh):
-        with sampling(side.params if params is None else params, tensor=1, dtype=side.model.dtype) as moved:
+        with sampling_layout(side.params if params is None else params, tensor=1, dtype=side.model.dtype) as moved:
             rollouts = sample(
                 side.model,
                 moved,
-                prompts,
-                ids=range(len(prompts)),
+                requests,
+                Sampling(temperature=1.0, slots=slots, block=block, prefill_rows=prefill_rows),
                 key=jax.random.key(key),
-                samples=samples or length_pg.shape[1],
-                budget=budget or length_pg.reshape(-1).tolist(),
                 stop=stop,
                 pad=PAD,
-                slots=slots,
-                block=block,
-                prefill_rows=prefill_rows,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                stats=stats,
+                events=Events(stats=stats),
             )
     if length_pg is not None:
         assert np.array_equal(rollouts.length - rollouts.prompt_len, length_pg.reshape(-1)), "lengths not as recorded"

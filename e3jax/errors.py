@@ -1,6 +1,6 @@
 """Errors shown to the person at the command line: bad input and SIGTERM; checks of a config, told all at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -12,15 +12,18 @@ class UserError(ValueError):
 
 
 REFUSED: ContextVar[dict[str, str] | None] = ContextVar("refused", default=None)  # field -> message; None: raise
+SECTION: ContextVar[Callable[[str], str]] = ContextVar("section", default=str)  # field of a section -> dotted path
 
 
 def need(holds: bool, field: str, value, allowed: str) -> bool:
     """Refuse "config.field=value: allowed" unless it holds: raise UserError, or within `all_errors` write it down.
 
-    Return whether it holds. A field is refused once; later checks of it may only repeat what is wrong.
+    Return whether it holds. A field is refused once; later checks of it may only repeat what is wrong. Within `section`
+    the field is one of that section's.
     """
     if holds:
         return True
+    field = SECTION.get()(field)
     message, refused = f"config.{field}={value!r}: {allowed}", REFUSED.get()
     if refused is None:
         raise UserError(message)
@@ -49,6 +52,23 @@ def all_errors() -> Iterator[None]:
         REFUSED.reset(token)
     if outer is None and refused:
         raise UserError("\n  ".join(refused.values()))  # a list, as flags.stop shows one
+
+
+@contextmanager
+def section(path: Callable[[str], str]) -> Iterator[None]:
+    """Let `need` name fields of one section of a config within the block: `path` turns a field into its dotted path.
+
+    >>> with section("sampler.{}".format):
+    ...     need(False, "slots", 0, "use 1 or more")
+    Traceback (most recent call last):
+    e3jax.errors.UserError: config.sampler.slots=0: use 1 or more
+    """
+    outer = SECTION.get()
+    token = SECTION.set(lambda field: outer(path(field)))
+    try:
+        yield
+    finally:
+        SECTION.reset(token)
 
 
 def need_seed(seed, field: str = "seed") -> None:

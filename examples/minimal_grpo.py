@@ -24,7 +24,8 @@ from e3jax.losses.grpo import group_advantages, grpo_loss, token_weights
 from e3jax.losses.tokens import next_token_logp_and_entropy
 from e3jax.models.qwen3 import unembedding
 from e3jax.rewards.grade import grade_one
-from e3jax.sampler.slots import sample
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Requests, sample
 from e3jax.sharding import make_mesh
 from e3jax.tasks.stream import problems_at
 from e3jax.types import Batch, Rollouts
@@ -37,23 +38,9 @@ LOSS = dict(
 def roll_out(model, params, tokenizer, problems, *, key, group_size: int, budget: int) -> Rollouts:
     """Sample G responses to each problem; row p · G + g is the g-th response to problem p."""
     prompts = [tokenizer.encode(problem.question) for problem in problems]
-    return sample(
-        model,
-        params,
-        prompts,
-        ids=range(len(prompts)),
-        key=key,
-        samples=group_size,
-        budget=budget,
-        stop=tokenizer.stop,
-        pad=tokenizer.pad,
-        slots=len(prompts) * group_size,
-        block=16,
-        prefill_rows=len(prompts),
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-    )
+    requests = Requests(prompts, ids=range(len(prompts)), samples=group_size, budget=budget)
+    sampling = Sampling(temperature=1.0, slots=len(prompts) * group_size, prefill_rows=len(prompts))
+    return sample(model, params, requests, sampling, key=key, stop=tokenizer.stop, pad=tokenizer.pad)
 
 
 def rewards(tokenizer, problems, r: Rollouts, group_size: int) -> np.ndarray:

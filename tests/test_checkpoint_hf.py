@@ -24,7 +24,8 @@ from tiny_hub import (
 from e3jax.checkpoint.hf import inventory, load_hf, save_hf, stored_dtypes
 from e3jax.errors import UserError
 from e3jax.models.qwen3 import unembedding
-from e3jax.sampler.slots import sample
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Requests, sample
 from e3jax.sharding import assert_sharded, make_mesh
 
 PARITY = "parity needs pip install -e '.[parity]'"
@@ -71,19 +72,11 @@ def test_both_ways_with_transformers(name, tmp_path):
     drawn = sample(
         model,
         params,
-        prompt.tolist(),
-        ids=[0],
+        Requests(prompt.tolist(), ids=[0], samples=1, budget=64),
+        Sampling(temperature=0.0, slots=1, prefill_rows=1),
         key=jax.random.key(0),
-        samples=1,
-        budget=64,
         stop=(-1,),
         pad=0,
-        slots=1,
-        block=16,
-        prefill_rows=1,
-        temperature=0.0,
-        top_k=0,
-        top_p=1.0,
     )
     np.testing.assert_array_equal(drawn.tokens[0], greedy[0].numpy())
 

@@ -20,7 +20,7 @@ from e3jax.checkpoint.pretrained import load_pretrained
 from e3jax.errors import UserError
 from e3jax.eval import lm_eval as ours
 from e3jax.rollout.likelihood import batches, log_likelihoods
-from e3jax.sampler.layout import sampling
+from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.slots import unsampled
 from e3jax.sharding import make_mesh
 
@@ -246,7 +246,7 @@ def test_a_mesh_changes_nothing(directory, pretrained):
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
     with jax.set_mesh(mesh):
         model, params, _ = load_pretrained(str(directory), dtype="float32", mesh=mesh)
-        with sampling(params, tensor=1, dtype=jnp.float32) as spread:
+        with sampling_layout(params, tensor=1, dtype=jnp.float32) as spread:
             got = log_likelihoods(model, spread, pairs, tokens=64, most=MOST, pad=0)
     np.testing.assert_allclose([s.logp for s in got], [s.logp for s in expected], atol=1e-5)
     assert [s.greedy for s in got] == [s.greedy for s in expected]

@@ -13,7 +13,7 @@ from e3jax.models.pages import Pages, Piece, attend_pages, axes_of
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.runtime import put
-from e3jax.sampler.page_table import Book
+from e3jax.sampler.page_table import PageTable
 from e3jax.sharding import make_mesh
 
 SLOTS, SIZE, NOWHERE = 6, 16, 1 << 30
@@ -24,10 +24,10 @@ def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int = 32, cache: st
     """Arguments of attend_pages: slots of 1 to 200 tokens in a pool that grew three times, one slot dead."""
     rng = np.random.default_rng(0)
     length_j = rng.integers(1, 200, SLOTS)
-    book = Book.empty(shards, SLOTS, page=SIZE, rows=16, longest=16)
-    grown = [x for share in (0.1, 0.5, 1.0) for x in book.reserve(np.maximum((length_j * share).astype(int), 1))]
-    book.request_j[:] = np.arange(SLOTS)
-    book.release(np.array([DEAD]))
+    table = PageTable.empty(shards, SLOTS, page=SIZE, columns=16, longest=16)
+    grown = [x for share in (0.1, 0.5, 1.0) for x in table.reserve(np.maximum((length_j * share).astype(int), 1))]
+    table.request_j[:] = np.arange(SLOTS)
+    table.release(np.array([DEAD]))
     assert len(grown) > 1
 
     def random(*shape):
@@ -43,7 +43,7 @@ def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int = 32, cache: st
         pieces.append(Piece(k, v, scales(2, x, kv_heads, SIZE), scales(2, x, kv_heads, SIZE)))
     q, k, v = (random(SLOTS, n, head_width) for n in (heads, kv_heads, kv_heads))
     position = jnp.where(jnp.arange(SLOTS) == DEAD, NOWHERE, jnp.asarray(length_j - 1, jnp.int32))
-    return q, k, v, Pages((tuple(pieces),), book.table_jn, *book.owners()), jnp.int32(1), position
+    return q, k, v, Pages((tuple(pieces),), table.table_jn, *table.owners()), jnp.int32(1), position
 
 
 def compare(arguments, most: float) -> None:

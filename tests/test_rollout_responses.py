@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from etils import epath
 
+from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import UserError
 from e3jax.eval.scoring import by_problem, count, finished_gb
 from e3jax.rewards.extract import Grade
 from e3jax.rollout.responses import Asked, Response, Responses, fill
+from e3jax.sampler.plan import Sampling
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tasks.stream import problems_at
 from e3jax.tokenizer import WordTokenizer
@@ -42,7 +44,6 @@ def sharp(tiny):
 
 
 def draw(sharp, directory, *, budget, asked=None, part="response", stop_after=10**9):
-    model, params = sharp
     responses, heard = Responses(epath.Path(directory)), []
 
     def on_finished(finished, tokens):
@@ -58,20 +59,12 @@ def draw(sharp, directory, *, budget, asked=None, part="response", stop_after=10
             responses,
             part,
             asked,
-            model,
-            params,
-            TOKENIZER,
+            Pretrained(*sharp, TOKENIZER),
+            Sampling(temperature=1.0, slots=16, block=8, prefill_rows=4),
             ids=IDS,
             key=jax.random.key(3),
             stop=(*TOKENIZER.stop, 5),
-            slots=16,
-            prefill_rows=4,
-            groups=1,
             on_finished=on_finished,
-            block=8,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
         )
     except KeyboardInterrupt:
         pass

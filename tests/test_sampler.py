@@ -15,7 +15,8 @@ from e3jax.sampler import decode
 from e3jax.sampler import slots as slots_module
 from e3jax.sampler.choose import choose, inverse_cdf, truncate
 from e3jax.sampler.layout import to_sampling
-from e3jax.sampler.slots import sample
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.sharding import make_mesh, param_shardings, sampling_mesh
 from e3jax.train.logprobs import score
 
@@ -24,21 +25,11 @@ PLAIN = dict(top_k=0, top_p=1.0)
 
 
 def draw(model, params, prompts, *, ids=None, samples=3, budget=24, stop=(EOS,), temperature=1.0, key=7, **schedule):
-    schedule = dict(slots=16, block=8, prefill_rows=4) | schedule
-    ids = range(len(prompts)) if ids is None else ids
+    heard = {name: schedule.pop(name) for name in Events._fields if name in schedule}
+    sampling = Sampling(temperature=temperature, **dict(slots=16, block=8, prefill_rows=4) | schedule)
+    requests = Requests(prompts, range(len(prompts)) if ids is None else ids, samples, budget)
     return sample(
-        model,
-        params,
-        prompts,
-        ids=ids,
-        key=jax.random.key(key),
-        samples=samples,
-        budget=budget,
-        stop=stop,
-        pad=PAD,
-        temperature=temperature,
-        **PLAIN,
-        **schedule,
+        model, params, requests, sampling, key=jax.random.key(key), stop=stop, pad=PAD, events=Events(**heard)
     )
 
 
@@ -191,7 +182,7 @@ def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse,
 
 def small_pages(monkeypatch):
     """Pages of 8 positions and pools that begin with 8 of them: samples have several, and pools grow on the way."""
-    monkeypatch.setattr("e3jax.sampler.slots.PAGE", 8)
+    monkeypatch.setattr("e3jax.sampler.plan.PAGE", 8)
 
 
 def poisoned_piece(*args):

@@ -1,80 +1,80 @@
-"""The host's book of pages: nobody shares a page, none is lost, and the pool grows only when it must."""
+"""The host's table of pages: nobody shares a page, none is lost, and the pool grows only when it must."""
 
 import numpy as np
 import pytest
 
 from e3jax.models.pages import NONE
-from e3jax.sampler.page_table import Book
+from e3jax.sampler.page_table import PageTable
 
 
-def check(book: Book):
+def check(table: PageTable):
     """Table and owners say the same, on every device for itself."""
-    each = book.per_device()
-    for j, row in enumerate(book.table_jn):
+    each = table.per_device()
+    for j, row in enumerate(table.table_jn):
         device, slot = divmod(j, each)
         pages = row[row != NONE]
         assert (row[len(pages) :] == NONE).all()
-        assert (book.owner_dx[device, pages] == slot).all()
-        assert book.order_dx[device, pages].tolist() == list(range(len(pages)))
-    assert (book.owner_dx >= 0).sum() == (book.table_jn != NONE).sum()
+        assert (table.owner_dx[device, pages] == slot).all()
+        assert table.order_dx[device, pages].tolist() == list(range(len(pages)))
+    assert (table.owner_dx >= 0).sum() == (table.table_jn != NONE).sum()
 
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_pages_through_a_random_life(shards):
     rng = np.random.default_rng(0)
-    book = Book.empty(shards, 8, page=4, rows=8, longest=8)
+    table = PageTable.empty(shards, 8, page=4, columns=8, longest=8)
     have = 0
     for _ in range(200):
-        tokens = np.where(book.free(), 0, np.minimum(book.length_j + rng.integers(0, 6, 8), 32))
-        have += sum(book.reserve(tokens))
-        book.length_j = tokens.astype(np.int32)
-        check(book)
-        assert ((book.table_jn != NONE).sum(1) >= -(-tokens // 4)).all()
-        assert book.owner_dx.size == have <= 8 * 8
-        book.release(np.flatnonzero((rng.random(8) < 0.1) & ~book.free()))
-        check(book)
-        new = book.free() & (rng.random(8) < 0.5)
-        book.request_j[new], book.length_j[new] = 1, 3
+        tokens = np.where(table.free(), 0, np.minimum(table.length_j + rng.integers(0, 6, 8), 32))
+        have += sum(table.reserve(tokens))
+        table.length_j = tokens.astype(np.int32)
+        check(table)
+        assert ((table.table_jn != NONE).sum(1) >= -(-tokens // 4)).all()
+        assert table.owner_dx.size == have <= 8 * 8
+        table.release(np.flatnonzero((rng.random(8) < 0.1) & ~table.free()))
+        check(table)
+        new = table.free() & (rng.random(8) < 0.5)
+        table.request_j[new], table.length_j[new] = 1, 3
     assert have == 8 * 8
 
 
 def test_the_pool_doubles_when_it_is_too_small():
     """8 pages at first, then 8 more, then 16; never more than all slots at their longest need."""
-    book = Book.empty(1, 4, page=4, rows=16, longest=10)
-    assert book.reserve(np.array([12, 0, 0, 0])) == [8]
-    assert book.reserve(np.array([12, 20, 0, 0])) == []
-    assert book.reserve(np.array([12, 20, 1, 0])) == [8]
-    assert book.reserve(np.array([40, 40, 40, 40])) == [16, 8]
+    table = PageTable.empty(1, 4, page=4, columns=16, longest=10)
+    assert table.reserve(np.array([12, 0, 0, 0])) == [8]
+    assert table.reserve(np.array([12, 20, 0, 0])) == []
+    assert table.reserve(np.array([12, 20, 1, 0])) == [8]
+    assert table.reserve(np.array([40, 40, 40, 40])) == [16, 8]
 
 
 def test_fewer_slots_keep_their_requests_and_pages():
     """Slots 1 and 6 are left, of one device and of the other: half of the slots hold them, their pages first."""
-    book = Book.empty(2, 8, page=4, rows=8, longest=8)
-    book.request_j[:] = np.arange(8) + 10
-    book.length_j[:] = [5, 9, 5, 5, 5, 5, 17, 5]
-    book.reserve(book.length_j)
-    assert book.fewer(4) is None
-    book.release(np.array([0, 2, 3, 4, 5, 7]))
-    before = {j: book.table_jn[j][book.table_jn[j] != NONE] for j in (1, 6)}
-    assert book.fewer(8) is None
-    slot_j, page_x, left = book.fewer(4)
+    table = PageTable.empty(2, 8, page=4, columns=8, longest=8)
+    table.request_j[:] = np.arange(8) + 10
+    table.length_j[:] = [5, 9, 5, 5, 5, 5, 17, 5]
+    table.reserve(table.length_j)
+    assert table.fewer(4) is None
+    table.release(np.array([0, 2, 3, 4, 5, 7]))
+    before = {j: table.table_jn[j][table.table_jn[j] != NONE] for j in (1, 6)}
+    assert table.fewer(8) is None
+    slot_j, page_x, left = table.fewer(4)
     check(left)
     assert left.request_j[left.request_j >= 0].tolist() == [11, 16] and slot_j[[0, 2]].tolist() == [1, 6]
     for new, old in ((0, 1), (2, 6)):
         pages = left.table_jn[new][left.table_jn[new] != NONE]
         assert page_x.reshape(2, -1)[old // 4][pages].tolist() == before[old].tolist()
-        assert left.length_j[new] == book.length_j[old]
+        assert left.length_j[new] == table.length_j[old]
 
 
 def test_any_number_of_slots_comes_down_to_powers_of_two():
     """There are as many slots as requests, 5 for 5; six on two devices go on as four and as two, an odd number too."""
     for shards, slots, then in ((1, 5, [4, 2, 1]), (2, 6, [4, 2]), (1, 1, [])):
-        book, seen = Book.empty(shards, slots, page=4, rows=8, longest=8), []
-        book.request_j[0], book.length_j[0] = 7, 9
-        book.reserve(np.where(book.free(), 0, book.length_j))
-        while left := book.fewer(1):
-            slot_j, _, book = left
-            check(book)
+        table, seen = PageTable.empty(shards, slots, page=4, columns=8, longest=8), []
+        table.request_j[0], table.length_j[0] = 7, 9
+        table.reserve(np.where(table.free(), 0, table.length_j))
+        while left := table.fewer(1):
+            slot_j, _, table = left
+            check(table)
             seen.append(len(slot_j))
-            assert book.request_j.tolist() == [7] + [-1] * (len(slot_j) - 1) and book.length_j[0] == 9
+            assert table.request_j.tolist() == [7] + [-1] * (len(slot_j) - 1) and table.length_j[0] == 9
         assert seen == then

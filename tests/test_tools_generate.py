@@ -16,6 +16,7 @@ from e3jax.checkpoint.hf import save_hf
 from e3jax.checkpoint.pretrained import write_description
 from e3jax.errors import UserError
 from e3jax.flags import guard
+from e3jax.sampler.plan import Sampling
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tokenizer import HubTokenizer, WordTokenizer
 from e3jax.tools import generate
@@ -23,21 +24,14 @@ from e3jax.tools.prompts import make_prompt, read_prompts
 
 ROOT = Path(__file__).parent.parent
 STOP = (1, WordTokenizer(WORDS).index["?46"])  # EOS, and a word that generation_config.json names beside it
-DEFAULTS = dict(
-    prompt=None,
-    prompts=None,
-    system="",
-    raw=False,
-    thinking=True,
-    samples=1,
-    budget=None,
-    dtype="",
-    slots=8,
-    seed=0,
-    temperature=0.6,
-    top_k=20,
-    top_p=0.95,
-)
+SAMPLING = dict(temperature=0.6, top_k=20, top_p=0.95, slots=8)
+
+
+def ask(model, *, samples=1, budget=None, seed=0, temperature=0.6, **words):
+    """Call `generate` as its flags' defaults do, but for what is given."""
+    sampling = Sampling(**SAMPLING | {"temperature": temperature})
+    words = generate.Words(**{"prompt": None, "prompts": None} | words)
+    generate.generate(str(model), words, generate.Draws(samples, budget, seed, sampling), dtype="")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +80,7 @@ def test_greedy_lines_equal_repeated_argmax(greedy, directory, tmp_path, capsys)
     words = WordTokenizer(WORDS)
     asked = ["7 5 2 ?24", "3 3 ?9", "1 + 2 =", "99 ?98", "no yes", "50 40 30 ?20"]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": a, "id": 1}) + "\n\n" for a in asked))
-    generate.generate(str(directory), **DEFAULTS | dict(prompts=str(tmp_path / "p.jsonl"), budget=20, temperature=0.0))
+    ask(directory, prompts=str(tmp_path / "p.jsonl"), budget=20, temperature=0.0)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["prompt"] for line in lines] == asked
     last = set()
@@ -134,7 +128,7 @@ def test_commands(directory, tmp_path):
 )
 def test_mistakes_are_one_sentence(directory, changes, message):
     with pytest.raises(UserError, match=message):
-        generate.generate(str(directory), **DEFAULTS | changes)
+        ask(directory, **changes)
 
 
 def test_budget_fits_the_model():
@@ -206,18 +200,18 @@ def script(monkeypatch):
     pretrained = generate.Pretrained(None, None, tokenizer)
     prompts = [generate.Prompt(t, tokenizer.encode(t), t) for t in ("7 5 2 ?24", "3 3 ?9")]
 
-    def play(show, prompts, blocks, **arguments):
-        def sample(*_, on_tokens, **__):
+    def play(show, prompts, blocks, *, samples=1):
+        def sample(*_, events, **__):
             for block in blocks:
                 if callable(block):
                     block()
                 else:
                     row, text = block
                     tokens = [tokenizer.eos if word == "end" else tokenizer.index[word] for word in text.split()]
-                    on_tokens(row, np.array(tokens), np.full(len(tokens), -0.5, np.float32))
+                    events.on_tokens(row, np.array(tokens), np.full(len(tokens), -0.5, np.float32))
 
         monkeypatch.setattr(generate, "sample", sample)
-        show(pretrained, prompts, budget=9, seed=0, temperature=1.0, top_k=0, top_p=1.0, **arguments)
+        show(pretrained, prompts, generate.Draws(samples, 9, 0, Sampling(temperature=1.0)))
 
     return SimpleNamespace(play=play, prompts=prompts)
 
@@ -236,7 +230,7 @@ def test_lines_are_in_order_as_early_as_it_allows(script, capsys):
 
     blocks = [(2, "5 end"), look, (0, "<think> 1"), look, (0, "</think> 2 end"), look, (3, "end"), (1, "4"), interrupt]
     with pytest.raises(KeyboardInterrupt):
-        script.play(generate.write_lines, script.prompts, blocks, samples=2, slots=4)
+        script.play(generate.write_lines, script.prompts, blocks, samples=2)
     look()
     assert counts == [0, 0, 1, 3]
     assert [(x["prompt"], x["sample"], x["tokens"]) for x in lines] == [
@@ -266,7 +260,7 @@ def test_a_terminal_sees_text_as_it_is_drawn(script, capsys):
 
 def test_a_terminal_sees_many_under_their_headers(script, capsys):
     blocks = [(1, "<think> 1 </think> \x1b[2J 2 end"), (0, "4 5 end")]
-    script.play(generate.show_all, script.prompts, blocks, samples=1, slots=2)
+    script.play(generate.show_all, script.prompts, blocks, samples=1)
     out = capsys.readouterr().out
     assert "prompt 2/2, sample 1/1: 3 3 ?9\n 1 \n\n \ufffd[2J 2\n6 tokens, end\n" in out
     assert out.index("prompt 2/2") < out.index("prompt 1/2, sample 1/1: 7 5 2 ?24\n4 5\n3 tokens, end\n")
@@ -279,7 +273,7 @@ def test_a_terminal_streams_one_and_lists_many(directory, monkeypatch):
         monkeypatch.setattr(generate, name, lambda *_, name=name, **__: shown.append(name))
     for terminal, samples in ((True, 1), (True, 2), (False, 1)):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
-        generate.generate(str(directory), **DEFAULTS | dict(prompt="7 5 2 ?24", samples=samples))
+        ask(directory, prompt="7 5 2 ?24", samples=samples)
     assert shown == ["stream", "show_all", "write_lines"]
 
 

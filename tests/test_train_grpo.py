@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from e3jax.errors import UserError
-from e3jax.sampler.slots import sample
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Requests, sample
 from e3jax.sharding import make_mesh, param_shardings
 from e3jax.train import grpo
 from e3jax.train.closing import check_closing, closing_mask
@@ -29,19 +30,11 @@ def graded(model, params, score_b, *, prompts=4, samples=4, budget=20):
     rollouts = sample(
         model,
         params,
-        [[5, 6, 7 + p] for p in range(prompts)],
-        ids=range(prompts),
+        Requests([[5, 6, 7 + p] for p in range(prompts)], range(prompts), samples, budget),
+        Sampling(temperature=1.0, slots=16, block=8, prefill_rows=4),
         key=jax.random.key(0),
-        samples=samples,
-        budget=budget,
         stop=(1,),
         pad=0,
-        slots=16,
-        block=8,
-        prefill_rows=4,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
     )
     return SimpleNamespace(rollouts=rollouts, score_b=score_b)
 

@@ -32,7 +32,8 @@ from e3jax.rollout.bench import Bench, check_responses, check_sampling, in_chat
 from e3jax.rollout.digests import line_digests, still_counts
 from e3jax.rollout.responses import Asked, Responses, discard
 from e3jax.runtime import barrier, unless_stopped
-from e3jax.sampler.layout import sampling
+from e3jax.sampler.layout import sampling_layout
+from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.stream import FIELDS, open_stream
@@ -172,9 +173,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     title = f"{config.model[-56:]}\n{config.samples} samples, {config.budget} tokens"
     known = still_counts(log, "rates.jsonl", problems, samples=config.samples, wanted=lambda line: True)
     if len(known) < len(problems):
-        sampler = config.sampler.to_dict()
-        tensor = sampler.pop("tensor")
-        sampler["groups"] = len(jax.devices()) // tensor
+        sampling = Sampling(**config.sampler)
         mesh = make_mesh(data=1, fsdp=-1, tensor=1)
         dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         with GraderPool(**config.grader.to_dict()) as grader, jax.set_mesh(mesh):
@@ -190,9 +189,9 @@ def main(config: ConfigDict, workdir: str) -> None:
                 f"{model.config.max_length - longest} or less: the longest prompt has {longest} tokens",
             )
             key = jax.random.fold_in(jax.random.key(config.seed), 0)
-            with sampling(params, tensor=tensor, dtype=model.dtype) as params:
+            with sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype) as params:
                 bench = Bench(
-                    "difficulty", "", Pretrained(model, params, tokenizer), asked, prompts, None, key, sampler, log
+                    "difficulty", "", Pretrained(model, params, tokenizer), asked, prompts, None, key, sampling, log
                 )
                 measure(
                     bench,

@@ -35,7 +35,8 @@ from e3jax.rollout.bench import Bench, check_responses, check_sampling, in_chat
 from e3jax.rollout.digests import digest, graded_by
 from e3jax.rollout.responses import Asked, Responses
 from e3jax.runtime import barrier, is_main, unless_stopped
-from e3jax.sampler.layout import sampling
+from e3jax.sampler.layout import sampling_layout
+from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
 from e3jax.storage import patiently
 from e3jax.tasks.countdown_traces import base_trace
@@ -115,12 +116,10 @@ def draw_own(
     budget: int,
     at_once: int,
     seed: int,
-    sampler: dict,
+    sampling: Sampling,
 ) -> None:
-    """Responses of `model` that are not there yet."""
-    sampler, numbers = dict(sampler), tuple(range(samples))
-    tensor = sampler.pop("tensor")
-    sampler["groups"] = len(jax.devices()) // tensor
+    """Draw the responses of `model` that are not there yet."""
+    numbers = tuple(range(samples))
     tokenizer = load_tokenizer(model, config_of(model))
     asked = [in_chat(p, tokenizer, thinking=thinking) for p in problems]
     prompts, left = [tokenizer.encode(p.question) for p in asked], []
@@ -140,7 +139,7 @@ def draw_own(
         f"{net.config.max_length - longest} or less: the longest prompt has {longest} tokens",
     )
     key = jax.random.fold_in(jax.random.key(seed), 0)
-    with sampling(params, tensor=tensor, dtype=net.dtype) as params:
+    with sampling_layout(params, tensor=sampling.tensor, dtype=net.dtype) as params:
         for here, responses in own_blocks(log, problems, at_once):
             if here not in left:
                 continue
@@ -148,7 +147,7 @@ def draw_own(
             barrier(f"read problems from {here.start}")  # before process 0 writes more
             name = f"problems {here.start} to {here.stop - 1} of {len(problems)}"
             bench = Bench(
-                "own responses", name, Pretrained(net, params, tokenizer), asked, prompts, responses, key, sampler, log
+                "own responses", name, Pretrained(net, params, tokenizer), asked, prompts, responses, key, sampling, log
             )
             bench.draw("response", [Asked(p, numbers, prompts[p], budget) for p in here], tokenizer.stop)
 
@@ -399,9 +398,8 @@ def main(config: ConfigDict, workdir: str) -> None:
         return own_items(log, problems, tokenizer, samples=own["samples"], at_once=at_once, prefix=prefix)
 
     with jax.set_mesh(mesh):
-        draw_own(
-            log, mesh, problems, **own, dtype=dtype, at_once=at_once, seed=config.seed, sampler=config.sampler.to_dict()
-        )
+        sampling = Sampling(**config.sampler)
+        draw_own(log, mesh, problems, **own, dtype=dtype, at_once=at_once, seed=config.seed, sampling=sampling)
         with GraderPool(**config.grader.to_dict()) as grader:
             log.say(f"loading {config.base}")
             base = load_pretrained(config.base, dtype=dtype, mesh=mesh)

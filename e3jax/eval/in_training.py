@@ -1,6 +1,7 @@
 """Evaluation of one checkpoint on one problem set: accuracy at every budget from one long generation, and pass@k.
 
-line, graded = evaluate(model, params, tokenizer, problems, key=key, samples=2, budgets=(96, 192, 384), …)
+line, graded = evaluate(Pretrained(model, params, tokenizer), problems, Sampling(temperature=1.0), key=key, samples=2,
+                        budgets=(96, 192, 384), read=pool.submit)
 """
 
 from collections.abc import Callable, Sequence
@@ -8,14 +9,15 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.metrics.exploration import cumulative_unique
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
 from e3jax.metrics.reading import Parts
 from e3jax.metrics.training import phase_metrics
-from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import tag_ids
 from e3jax.rollout.rollouts import Graded, Grader, feature_means, rollout
+from e3jax.sampler.plan import Sampling
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.traces import is_parsed
 
@@ -29,16 +31,13 @@ def with_interval(values_p: np.ndarray) -> list[float]:
 
 
 def evaluate(
-    model: Qwen3,
-    params,
-    tokenizer,
+    pretrained: Pretrained,
     problems: Sequence[Problem],
+    sampling: Sampling,
     *,
     key: jax.Array,
     samples: int,
     budgets: Sequence[int],
-    temperature: float,
-    sampler: dict,
     read: Grader,
     on_finished: Callable[[int], None] | None = None,
 ) -> tuple[dict, Graded]:
@@ -47,16 +46,12 @@ def evaluate(
     `read` as for `rollout`, with apart=True where `distinct` and `sample_line` come after it.
     """
     graded = rollout(
-        model,
-        params,
-        tokenizer,
+        pretrained,
         problems,
+        sampling,
         key=key,
-        first_id=0,
         samples=samples,
         budget=max(budgets),
-        temperature=temperature,
-        sampler=sampler,
         read=read,
         on_finished=on_finished,
     )
@@ -71,12 +66,12 @@ def evaluate(
     line = {
         "problems": len(problems),
         "samples": samples,
-        "temperature": temperature,
+        "temperature": sampling.temperature,
         "budgets": list(budgets),
         "accuracy": {str(b): with_interval(accuracy[:, i]) for i, b in enumerate(budgets)},
         "explore": explored
         | {"length": float(length_pg.mean()), "truncated": float(1 - done_pg.mean())}
-        | phase_metrics(graded.rollouts, tag_ids(tokenizer))
+        | phase_metrics(graded.rollouts, tag_ids(pretrained.tokenizer))
         | {f"reason/{r}": graded.reasons.count(r) / len(graded.reasons) for r in sorted(set(graded.reasons))},
     }
     return line, graded

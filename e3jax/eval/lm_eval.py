@@ -30,8 +30,9 @@ from e3jax.errors import SEEDS, UserError, first_line
 from e3jax.flags import run_tool
 from e3jax.printable import printable
 from e3jax.rollout.likelihood import log_likelihoods
-from e3jax.sampler.layout import sampling
-from e3jax.sampler.slots import sample
+from e3jax.sampler.layout import sampling_layout
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.sharding import AXES, make_mesh
 from e3jax.storage import patiently, place
 from e3jax.tokenizer import split_thinking
@@ -147,20 +148,12 @@ def generate(
     drawn = sample(
         model,
         params,
-        [tokens[i] for i in order],
-        ids=[ids[i] for i in order],
+        Requests([tokens[i] for i in order], [ids[i] for i in order], 1, settings.budget),
+        Sampling(settings.temperature, settings.top_k, settings.top_p, slots=slots, prefill_rows=rows),
         key=key,
-        samples=1,
-        budget=settings.budget,
         stop=stop,
         pad=tokenizer.pad,
-        slots=-(-slots // groups) * groups,
-        block=16,
-        prefill_rows=rows,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        on_finished=lambda rows, _: on_finished(len(rows)),
+        events=Events(on_finished=lambda rows, _: on_finished(len(rows))),
     )
     out = [""] * len(prompts)
     for row, i in enumerate(order):
@@ -348,7 +341,7 @@ def evaluate(
         most = min(max_length or model.config.max_length, model.config.max_length)
         if chat and not tokenizer.has_chat:
             raise UserError(f"--chat: the tokenizer of {name} has no chat template, leave it out")
-        with sampling(params, tensor=1, dtype=model.dtype) as params:
+        with sampling_layout(params, tensor=1, dtype=model.dtype) as params:
             lm = make_lm(
                 Pretrained(model, params, tokenizer),
                 name=name,

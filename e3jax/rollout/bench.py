@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -21,7 +21,8 @@ from e3jax.rewards.extract import WHERE
 from e3jax.rollout.digests import is_scored
 from e3jax.rollout.responses import Asked, Responses, fill
 from e3jax.runtime import barrier, stop_asked
-from e3jax.sampler.layout import sampling
+from e3jax.sampler.layout import sampling_layout
+from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import qwen3_chat
@@ -39,7 +40,7 @@ class Bench(NamedTuple):
     prompts: list[list[int]]
     responses: Responses
     key: jax.Array
-    sampler: dict[str, Any]
+    sampling: Sampling
     log: RunLog
 
     def draw(self, part: str, asked: list[Asked], stop) -> None:
@@ -64,12 +65,12 @@ class Bench(NamedTuple):
                 self.responses,
                 part,
                 asked,
-                *self.pretrained,
+                self.pretrained,
+                self.sampling,
                 ids=[p.id for p in self.problems],
                 key=self.key,
                 stop=stop,
                 on_finished=heard,
-                **self.sampler,
             )
 
 
@@ -107,7 +108,7 @@ def make_bench(
     *,
     longest: int,
     seed: int,
-    sampler: dict,
+    sampling: Sampling,
     log: RunLog,
 ) -> Bench:
     """Prompts, and the responses that are there already; UserError when prompt and budget do not fit the model."""
@@ -123,7 +124,7 @@ def make_bench(
     check_responses(responses, problems, prompts, log)
     barrier(f"read {label} {name}")  # before process 0 writes more
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-    return Bench(label, name, pretrained, problems, prompts, responses, key, sampler, log)
+    return Bench(label, name, pretrained, problems, prompts, responses, key, sampling, log)
 
 
 def check_responses(responses: Responses, problems: list[Problem], prompts: list[list[int]], log: RunLog) -> None:
@@ -205,9 +206,7 @@ def each_bench(
     while a bench is at work. UserError for a label that means another checkpoint in `record`.
     """
     models = dict(c.models)
-    sampler = c.sampler.to_dict()
-    tensor = sampler.pop("tensor")
-    sampler["groups"] = len(jax.devices()) // tensor
+    sampling = Sampling(**c.sampler)
     mesh = make_mesh(data=1, fsdp=-1, tensor=1)
     known = {(line["stage"], line["set"]): line for line in log.read(record)}
     for (label, _), line in known.items():
@@ -227,7 +226,7 @@ def each_bench(
         log.say(f"loading {label}: {checkpoint}")
         with jax.set_mesh(mesh):
             model, params, tokenizer = load_pretrained(checkpoint, dtype=dtype_of(c), mesh=mesh)
-            with sampling(params, tensor=tensor, dtype=model.dtype) as params:
+            with sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype) as params:
                 for name in todo:
                     bench = make_bench(
                         label,
@@ -236,7 +235,7 @@ def each_bench(
                         [in_chat(p, tokenizer, thinking=c.thinking, chat=c.chat) for p in problems[name]],
                         longest=longest,
                         seed=c.seed,
-                        sampler=sampler,
+                        sampling=sampling,
                         log=log,
                     )
                     log.keep(record, lambda old, n=name, m=label: (old["stage"], old["set"]) != (m, n))

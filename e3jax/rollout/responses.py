@@ -16,18 +16,20 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
+from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import UserError
-from e3jax.models.qwen3 import Qwen3
 from e3jax.readers import fault, parse_json, read_bytes
 from e3jax.rollout.digests import digest
 from e3jax.runtime import is_main
-from e3jax.sampler.slots import sample
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.storage import append, is_bucket, patiently
 
 FLUSH_EVERY_S = 30.0  # in a bucket
@@ -175,24 +177,19 @@ def fill(
     responses: Responses,
     part: str,
     asked: Sequence[Asked],
-    model: Qwen3,
-    params,
-    tokenizer,
+    pretrained: Pretrained,
+    sampling: Sampling,
     *,
     ids: Sequence[str],
     key: jax.Array,
     stop: Sequence,
-    slots: int,
-    prefill_rows: int,
-    groups: int,
     on_finished: Callable[[int, int], None],
-    **sampler,
 ) -> None:
     """Draw what is missing of `asked`; `on_finished(responses, tokens)` may raise, what was finished is then kept.
 
-    `params` are in the sampling layout, `ids` the problems' ids, `stop` as in `sampler/slots.py`, `groups` how many
-    parts of the devices hold a prompt each (`prefill_rows` has to divide over them).
+    The parameters are in the sampling layout, `ids` are the problems' ids, `stop` is as in `sampler/slots.py`.
     """
+    model, params, tokenizer = pretrained
     left = responses.missing(part, asked)
     while left:
         many = np.cumsum([len(a.samples) for a in left])
@@ -209,22 +206,18 @@ def fill(
             on_finished(len(new), sum(len(x.tokens) for x in new.values()))
 
         longest = max(len(a.prompt) for a in now)
-        at_once = max(prefill_rows * PREFILL // longest // groups * groups, groups)
+        rows = min(sampling.prefill_rows, max(sampling.prefill_rows * PREFILL // longest, 1))
+        budgets = np.repeat([a.budget for a in now], [len(a.samples) for a in now])
         try:
             sample(
                 model,
                 params,
-                [a.prompt for a in now],
-                ids=[a.problem for a in now],
-                samples=[a.samples for a in now],
+                Requests([a.prompt for a in now], [a.problem for a in now], [a.samples for a in now], budgets),
+                replace(sampling, prefill_rows=rows),
                 key=key,
-                budget=np.repeat([a.budget for a in now], [len(a.samples) for a in now]),
                 stop=stop,
                 pad=tokenizer.pad,
-                slots=slots,
-                prefill_rows=min(prefill_rows, at_once),
-                on_finished=finished,
-                **sampler,
+                events=Events(on_finished=finished),
             )
         finally:
             responses.flush()

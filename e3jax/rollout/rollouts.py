@@ -1,7 +1,7 @@
 """Problems -> prompts -> rollouts -> texts -> grades: the half of an RL step that an evaluation shares.
 
-graded = rollout(model, params, tokenizer, problems, key=key, first_id=0, samples=8, budget=96, temperature=1.0,
-                 sampler=dict(tensor=1, slots=128, block=16, prefill_rows=16, top_k=0, top_p=1.0), read=pool.submit)
+graded = rollout(Pretrained(model, params, tokenizer), problems, Sampling(temperature=1.0), key=key, samples=8,
+                 budget=96, read=pool.submit)
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +10,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.metrics.reading import Parts
-from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.workers import Later
 from e3jax.runtime import gather
-from e3jax.sampler.layout import sampling
-from e3jax.sampler.slots import sample
+from e3jax.sampler.layout import sampling_layout
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.tasks.problem import Problem
 from e3jax.types import Rollouts
 
@@ -38,55 +39,47 @@ class Graded(NamedTuple):
 
 
 def rollout(
-    model: Qwen3,
-    params,
-    tokenizer,
+    pretrained: Pretrained,
     problems: Sequence[Problem],
+    sampling: Sampling,
     *,
     key: jax.Array,
-    first_id: int,
     samples: int,
     budget: int,
-    temperature: float,
-    sampler: dict,
     read: Grader,
     on_finished: Callable[[int], None] | None = None,
 ) -> Graded:
-    """Sample and grade `samples` responses per problem; problem p's noise is named by first_id + p.
+    """Sample and grade `samples` responses per problem; problem p's noise is that of (key, p).
 
     `read` is the submit of a `rewards.pool.GraderPool` whose function is metrics/reading.py's: responses are read while
     others are still being sampled, and never in this process.
     """
-    prompts = [tokenizer.encode(p.question) for p in problems]
-    sampler, bits = dict(sampler), np.asarray(jax.random.key_data(key))  # a key belongs to the mesh it was made on
+    model, params, tokenizer = pretrained
+    requests = Requests([tokenizer.encode(p.question) for p in problems], range(len(problems)), samples, budget)
+    bits = np.asarray(jax.random.key_data(key))  # a key belongs to the mesh it was made on
     repeated = [p for p in problems for _ in range(samples)]
     n, me, total, stats = jax.process_count(), jax.process_index(), len(problems) * samples, {}
     judged = {}  # of this process's own responses p, p + n, …: text, readings, which; the others read theirs
 
     def finished(rows: np.ndarray, r: Rollouts) -> None:
-        own = [int(i) for i in rows if i % n == me]
-        asked, done = [repeated[i] for i in own], [bool(r.done[i]) for i in own]
-        texts = [tokenizer.decode(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()) for i in own]
-        readings = read(asked, texts, done)  # while the others are sampled
-        judged.update({i: (text, readings, k) for k, (i, text) in enumerate(zip(own, texts))})
+        rows_here = [int(i) for i in rows if i % n == me]
+        texts = [tokenizer.decode(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()) for i in rows_here]
+        done = [bool(r.done[i]) for i in rows_here]
+        readings = read([repeated[i] for i in rows_here], texts, done)  # while the others are sampled
+        judged.update({i: (text, readings, k) for k, (i, text) in enumerate(zip(rows_here, texts))})
         if on_finished:
             on_finished(len(rows))
 
-    with sampling(params, tensor=sampler.pop("tensor"), dtype=model.dtype) as params:
+    with sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype) as params:
         rollouts = sample(
             model,
             params,
-            prompts,
-            ids=range(first_id, first_id + len(problems)),
+            requests,
+            sampling,
             key=jax.random.wrap_key_data(bits),
-            samples=samples,
-            budget=budget,
             stop=tokenizer.stop,
             pad=tokenizer.pad,
-            temperature=temperature,
-            on_finished=finished,
-            stats=stats,
-            **sampler,
+            events=Events(on_finished=finished, stats=stats),
         )
     mine = []
     for i in range(me, total, n):

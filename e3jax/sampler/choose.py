@@ -5,10 +5,20 @@ rows happen to sit beside it. The log-probability and entropy returned are those
 distribution, which is what the trainer computes; top-k and top-p change only what may be drawn.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 BLOCK = 512  # entries of the vocabulary that are summed together
+
+
+class Choice(NamedTuple):
+    """Which tokens may be drawn, and how likely each is: the keyword arguments of `choose`."""
+
+    temperature: float
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
 
 
 def truncate(logit_jv: jax.Array, *, top_k: int, top_p: float) -> jax.Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from e3jax.models.cache import KVCache, empty_cache
 from e3jax.models.pages import Pages, Piece, Pool, copy_prompts, empty_piece, gather_pages
 from e3jax.models.qwen3 import Qwen3, angles_of, unembedding
-from e3jax.sampler.choose import choose
+from e3jax.sampler.choose import Choice, choose
 from e3jax.sharding import constrain
 
 NOWHERE = 1 << 30  # a position beyond any page: a slot without a sample writes nothing
@@ -34,6 +34,16 @@ class Slots(NamedTuple):
     live_j: jax.Array
     stopped_j: jax.Array  # ended by a stop sequence, not by its budget
     key_j: jax.Array  # one key per sample; the draw at position t uses fold_in(key, t)
+
+
+class Begin(NamedTuple):
+    """Samples that start, an entry a slot; those of other slots mean nothing."""
+
+    new_j: jax.Array  # bool: a sample starts here
+    token_j: jax.Array  # last token of its prompt
+    length_j: jax.Array  # tokens of its prompt
+    limit_j: jax.Array
+    key_j: jax.Array
 
 
 class Drawn(NamedTuple):
@@ -83,9 +93,10 @@ def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
 
 @partial(jax.jit, donate_argnames=("pools", "slots"))
 def admit(
-    pools: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies_m3, count, new_j, token_j, length_j, limit_j, key_j
+    pools: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies_m3, count, begin: Begin
 ) -> tuple[tuple[Pool, ...], Slots]:
-    """Start a sample in every slot of new_j, whose prompt is copied as `copy_prompts` says."""
+    """Start a sample in every slot that `begin` says; its prompt is copied as `copy_prompts` says."""
+    new_j, token_j, length_j, limit_j, key_j = begin
     last_ji = jnp.where(new_j[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
     rest = Slots(
         last_ji,
@@ -106,11 +117,7 @@ def fewer(pools: tuple[Pool, ...], slots: Slots, page_x, slot_j) -> tuple[tuple[
     return pools, replicated(jax.tree.map(lambda x: x[slot_j], slots))
 
 
-@partial(
-    jax.jit,
-    static_argnames=("model", "steps", "stop", "temperature", "top_k", "top_p"),
-    donate_argnames=("cache", "slots"),
-)
+@partial(jax.jit, static_argnames=("model", "steps", "stop", "choice"), donate_argnames=("cache", "slots"))
 def decode_block(
     model: Qwen3,
     params,
@@ -120,11 +127,9 @@ def decode_block(
     *,
     steps: int,
     stop: tuple[tuple[int, ...], ...],
-    temperature: float,
-    top_k: int,
-    top_p: float,
+    choice: Choice,
 ) -> tuple[Pages, Slots, Drawn]:
-    """Up to `steps` tokens for every live slot; any sequence of `stop` ends a sample.
+    """Draw up to `steps` tokens for every live slot; any sequence of `stop` ends a sample.
 
     Ends early when none lives, or `enough` slots have finished in this block and could take other samples.
     `cache` has pages for every position that the block may reach; with a pool a layer, params are `unstack`ed.
@@ -145,7 +150,7 @@ def decode_block(
         here = tuple(x_ijh[i][:, None] for x_ijh in angles)
         hidden, cache = model.apply({"params": params}, s.last_ji[:, -1:], position[:, None], cache=cache, angles=here)
         logits = jnp.einsum("jd,vd->jv", hidden[:, 0], weights_vd, preferred_element_type=jnp.float32)
-        token, logp, entropy = choose(logits, uniform_ij[i], temperature=temperature, top_k=top_k, top_p=top_p)
+        token, logp, entropy = choose(logits, uniform_ij[i], **choice._asdict())
         drawn = Drawn(
             drawn.token_ij.at[i].set(token), drawn.logp_ij.at[i].set(logp), drawn.entropy_ij.at[i].set(entropy)
         )

@@ -4,7 +4,7 @@ Training splits every float32 master over `fsdp` and gathers a layer when it is 
 for one token, so sampling wants the matrices there already: cast to the sampling dtype, replicated where they fit, else
 split over a small `tensor` axis (`sharding.sampling_mesh`).
 
-    with sampling(params, tensor=1, dtype=model.dtype) as params:
+    with sampling_layout(params, tensor=1, dtype=model.dtype) as params:
         rollouts = sample(model, params, prompts, …)
 """
 
@@ -18,7 +18,7 @@ from e3jax.sharding import param_shardings, sampling_mesh
 
 
 @contextmanager
-def sampling(params, *, tensor: int, dtype) -> Iterator:
+def sampling_layout(params, *, tensor: int, dtype) -> Iterator:
     """Within: the sampling mesh is set, and the value is `params` moved to it. Without a mesh nothing is moved."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:

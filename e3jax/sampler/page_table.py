@@ -1,10 +1,11 @@
-"""The host's book of slots: which request each one works for, and which pages of the cache it holds.
+"""The host's table of slots: which request each one works for, and which pages of the cache it holds.
 
 Slots and pages are dealt to `shards` devices, slot j to device j // (slots / shards); a device's pages have numbers of
 their own, from 0 through all pieces of its pool. Numpy only.
 
-    book = Book.empty(shards=1, slots=4, page=64, rows=8, longest=5)
-    grown = book.reserve(np.array([100, 0, 0, 0]))      # [8]: pages that the pool has to grow by
+    table = PageTable.empty(shards=1, slots=4, page=64, columns=8, longest=5)
+    grown = table.reserve(np.array([100, 0, 0, 0]))     # [8]: pages that the pool has to grow by
+    table.release(np.array([0]))                        # slot 0 and its pages are free again
 """
 
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ LEAST = 8  # pages per device in the first piece; each later one doubles the poo
 
 
 def pages_of(tokens, page: int):
-    """Pages that hold so many positions."""
+    """Return how many pages hold so many positions."""
     return -(-tokens // page)
 
 
 @dataclass
-class Book:
+class PageTable:
+    """Slots, J of them over all devices, and the pages of each device; changed in place as responses begin and end."""
+
     request_j: np.ndarray  # request in each slot, or -1
     length_j: np.ndarray  # tokens of each slot's sample so far, as the device has them
     table_jn: np.ndarray  # number of the slot's n-th page, or NONE
@@ -32,11 +35,11 @@ class Book:
     longest: int  # pages of the longest sample that can occur
 
     @classmethod
-    def empty(cls, shards: int, slots: int, *, page: int, rows: int, longest: int) -> "Book":
+    def empty(cls, shards: int, slots: int, *, page: int, columns: int, longest: int) -> "PageTable":
         return cls(
             np.full(slots, -1),
             np.zeros(slots, np.int32),
-            np.full((slots, rows), NONE, np.int32),
+            np.full((slots, columns), NONE, np.int32),
             np.full((shards, 0), -1, np.int32),
             np.zeros((shards, 0), np.int32),
             page,
@@ -44,19 +47,22 @@ class Book:
         )
 
     def free(self) -> np.ndarray:
-        """[J] slots without a request."""
+        """Return [J] bool: slots without a request."""
         return self.request_j < 0
 
     def per_device(self) -> int:
-        """Slots per device."""
+        """Return how many slots a device has."""
         return len(self.request_j) // len(self.owner_dx)
 
     def owners(self) -> tuple[np.ndarray, np.ndarray]:
-        """owner_x and order_x of models/pages.py."""
+        """Return owner_x and order_x of models/pages.py."""
         return self.owner_dx.reshape(-1), self.order_dx.reshape(-1)
 
     def reserve(self, tokens_j: np.ndarray) -> list[int]:
-        """Give every slot pages for tokens_j positions; -> pages (of all devices) of each new piece of the pool."""
+        """Allocate pages so that slot j can hold tokens_j[j] positions; grow the pool where it has too few.
+
+        Returns the pages, over all devices, of each new piece of the pool.
+        """
         shards, grown = len(self.owner_dx), []
         wanted = pages_of(tokens_j, self.page)
         held = (self.table_jn != NONE).sum(1)
@@ -71,9 +77,8 @@ class Book:
             self.order_dx = np.pad(self.order_dx, ((0, 0), (0, more)))
         for j in np.flatnonzero(wanted > held):
             device, slot = divmod(int(j), self.per_device())
-            pages = np.flatnonzero(self.owner_dx[device] < 0)[
-                : wanted[j] - held[j]
-            ]  # the lowest: what is read is short
+            free = np.flatnonzero(self.owner_dx[device] < 0)
+            pages = free[: wanted[j] - held[j]]  # the lowest: attention reads a short part of the pool
             order = np.arange(held[j], wanted[j])
             self.table_jn[j, order] = pages
             self.owner_dx[device, pages] = slot
@@ -81,7 +86,7 @@ class Book:
         return grown
 
     def release(self, slots: np.ndarray) -> None:
-        """These slots are free, and so are their pages."""
+        """Free these slots and their pages."""
         for j in slots:
             device, slot = divmod(int(j), self.per_device())
             self.owner_dx[device, self.owner_dx[device] == slot] = -1
@@ -89,7 +94,10 @@ class Book:
         self.request_j[slots] = -1
 
     def copies(self, slots: np.ndarray, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """For `copy_prompts`, slots that begin on prompt `rows`: [shards · M, 3], and how many on each device."""
+        """Return what `copy_prompts` has to copy where `slots` begin on prompts `rows`, and how much on each device.
+
+        [shards · M, 3] int32 (prompt row, its page, page of the pool) and [shards] int32.
+        """
         shards, each = len(self.owner_dx), self.per_device()
         copies = np.zeros((shards, each * pages_of(width, self.page), 3), np.int32)
         count = np.zeros(shards, np.int32)
@@ -100,11 +108,11 @@ class Book:
                 count[device] += 1
         return copies.reshape(-1, 3), count
 
-    def fewer(self, fewest: int) -> "tuple[np.ndarray, np.ndarray, Book] | None":
-        """The next power of two of slots below these, if so many hold all requests: which, which pages, their book.
+    def fewer(self, fewest: int) -> "tuple[np.ndarray, np.ndarray, PageTable] | None":
+        """Move to the next smaller power of two of slots; return (slots kept, pages kept, their table).
 
-        None where they do not. Powers of two are few programs, whatever number of slots there was at first. The pages
-        of every device are closed up, and the pool is as small as they allow.
+        None where so few cannot hold all requests, or are below `fewest`. Powers of two make few programs, whatever the
+        number of slots was at first. The pages of every device are closed up: the pool gets as small as they allow.
         """
         shards, each = len(self.owner_dx), self.per_device()
         busy_d = (~self.free()).reshape(shards, each).sum(1)
@@ -116,16 +124,16 @@ class Book:
         rows = [self.table_jn[j][self.table_jn[j] != NONE] for j in slot_j]
         held_d = [sum(len(r) for r in rows[d * kept : (d + 1) * kept]) for d in range(shards)]
         size = max(LEAST, 1 << (max(held_d) - 1).bit_length())
-        page_dx = np.zeros((shards, size), np.int32)
-        book = Book.empty(shards, len(slot_j), page=self.page, rows=self.table_jn.shape[1], longest=self.longest)
-        book.request_j, book.length_j = self.request_j[slot_j], self.length_j[slot_j]
-        book.owner_dx, book.order_dx = np.full((shards, size), -1, np.int32), np.zeros((shards, size), np.int32)
+        page_dx, columns = np.zeros((shards, size), np.int32), self.table_jn.shape[1]
+        table = PageTable.empty(shards, len(slot_j), page=self.page, columns=columns, longest=self.longest)
+        table.request_j, table.length_j = self.request_j[slot_j], self.length_j[slot_j]
+        table.owner_dx, table.order_dx = np.full((shards, size), -1, np.int32), np.zeros((shards, size), np.int32)
         at_d = np.zeros(shards, int)
         for j, row in enumerate(rows):
             device, slot = divmod(j, kept)
             to = at_d[device] + np.arange(len(row))
             page_dx[device, to] = row
-            book.owner_dx[device, to], book.order_dx[device, to] = slot, np.arange(len(row))
-            book.table_jn[j, : len(row)] = to
+            table.owner_dx[device, to], table.order_dx[device, to] = slot, np.arange(len(row))
+            table.table_jn[j, : len(row)] = to
             at_d[device] += len(row)
-        return slot_j, page_dx.reshape(-1), book
+        return slot_j, page_dx.reshape(-1), table

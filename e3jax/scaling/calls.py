@@ -14,6 +14,7 @@ prompt share its prefill, so both are counted with the first of them.
 
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -67,7 +68,7 @@ def ask(
         )
     own = bench._replace(
         key=jax.random.fold_in(bench.key, zlib.crc32(part.encode())),
-        sampler=bench.sampler | {"temperature": temperature, "top_p": top_p},
+        sampling=replace(bench.sampling, temperature=temperature, top_p=top_p),
     )
     own.draw(part, [Asked(r.problem, r.samples, r.prompt, min(r.budget, most - len(r.prompt))) for r in requests], stop)
     out = {}

@@ -17,6 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,8 @@ from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
 from e3jax.errors import SEEDS, UserError
 from e3jax.flags import run_tool
 from e3jax.printable import printable
-from e3jax.sampler.slots import sample
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.sharding import make_mesh
 from e3jax.tokenizer import split_thinking
 from e3jax.tools.prompts import Prompt, make_prompt, read_prompts
@@ -38,6 +40,25 @@ from e3jax.tools.prompts import Prompt, make_prompt, read_prompts
 BUDGET = 512  # when --budget is not given, if the model's length allows it
 PREFILL = 4096  # prompt tokens that are prefilled at once, about
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
+
+
+class Words(NamedTuple):
+    """What to ask, and how it becomes a prompt: the flags of those names."""
+
+    prompt: str | None
+    prompts: str | None  # a file
+    system: str = ""
+    raw: bool = False
+    thinking: bool = True
+
+
+class Draws(NamedTuple):
+    """How many responses each prompt gets, and how they are drawn."""
+
+    samples: int
+    budget: int | None  # None: BUDGET, or what fits
+    seed: int
+    sampling: Sampling
 
 
 class Response(NamedTuple):
@@ -96,20 +117,14 @@ def choose_budget(asked: int | None, *, longest_prompt: int, max_length: int) ->
 def respond(
     pretrained: Pretrained,
     prompts: list[Prompt],
+    draws: Draws,
     *,
-    samples: int,
-    budget: int,
-    seed: int,
-    slots: int,
-    block: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
     on_response: Callable[[int, Response], None],
     on_tokens: Callable[[list[int]], None] | None = None,
 ) -> None:
-    """Sample every prompt; hears of tokens as they are drawn, of response p · samples + g when it is complete."""
+    """Sample every prompt; tell `on_tokens` what is drawn, `on_response` of row p · samples + g once it is whole."""
     model, params, tokenizer = pretrained
+    samples, budget, seed, sampling = draws
     stop = tokenizer.stop
     drawn = [([], []) for _ in range(len(prompts) * samples)]  # tokens, log-probs
 
@@ -130,25 +145,17 @@ def respond(
     sample(
         model,
         params,
-        [p.tokens for p in prompts],
-        ids=range(len(prompts)),
+        Requests([p.tokens for p in prompts], range(len(prompts)), samples, budget),
+        replace(sampling, prefill_rows=max(1, PREFILL // longest)),
         key=jax.random.key(seed),
-        samples=samples,
-        budget=budget,
         stop=stop,
         pad=tokenizer.pad,
-        slots=min(slots, len(drawn)),
-        block=block,
-        prefill_rows=min(len(prompts), max(1, PREFILL // longest)),
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        on_tokens=collect,
+        events=Events(on_tokens=collect),
     )
 
 
-def stream(pretrained: Pretrained, prompt: Prompt, **sampling) -> None:
-    """One response on a terminal while it is drawn, its thinking dimmed; then how long it is and why it stopped."""
+def stream(pretrained: Pretrained, prompt: Prompt, draws: Draws) -> None:
+    """Show one response on a terminal while it is drawn, thinking dimmed; then its length and why it stopped."""
     text, finished, times = TextStream(pretrained.tokenizer.decode), [], []
 
     def write(new):
@@ -163,16 +170,14 @@ def stream(pretrained: Pretrained, prompt: Prompt, **sampling) -> None:
 
     if prompt.text.rstrip().endswith("<think>"):
         sys.stdout.write(DIM)
+    draws = draws._replace(samples=1, sampling=replace(draws.sampling, slots=1, block=4))
     try:
         respond(
             pretrained,
             [prompt],
-            samples=1,
-            slots=1,
-            block=4,
+            draws,
             on_tokens=on_tokens,
             on_response=lambda row, response: finished.append(response),
-            **sampling,
         )
     finally:  # Ctrl-C too
         write(text.rest())
@@ -185,13 +190,13 @@ def stream(pretrained: Pretrained, prompt: Prompt, **sampling) -> None:
         print(f"{NORMAL}\n\n{DIM}{len(text.tokens)} tokens{rate}, {why}{NORMAL}", flush=True)
 
 
-def show_all(pretrained: Pretrained, prompts: list[Prompt], *, samples: int, **sampling) -> None:
-    """Many responses on a terminal, each under its header when it is complete, above a progress bar."""
+def show_all(pretrained: Pretrained, prompts: list[Prompt], draws: Draws) -> None:
+    """Show many responses on a terminal, each under its header when it is complete, above a progress bar."""
 
     def show(row, r):
         asked = prompts[r.prompt].asked
         title = " ".join((asked if isinstance(asked, str) else asked[-1]["content"]).split())
-        of = f"prompt {r.prompt + 1}/{len(prompts)}, sample {r.sample + 1}/{samples}"
+        of = f"prompt {r.prompt + 1}/{len(prompts)}, sample {r.sample + 1}/{draws.samples}"
         thinking = "" if r.thinking is None else f"{printable(r.thinking, lines=True)}\n\n"
         parts = [
             (f"\n{of}: {printable(title[:60], lines=False)}{'…' if len(title) > 60 else ''}\n", "bold"),
@@ -203,12 +208,12 @@ def show_all(pretrained: Pretrained, prompts: list[Prompt], *, samples: int, **s
         progress.advance(task)
 
     with bar(Console(file=sys.stdout)) as progress:
-        task = progress.add_task("responses", total=len(prompts) * samples)
-        respond(pretrained, prompts, samples=samples, block=16, on_response=show, **sampling)
+        task = progress.add_task("responses", total=len(prompts) * draws.samples)
+        respond(pretrained, prompts, draws, on_response=show)
 
 
-def write_lines(pretrained: Pretrained, prompts: list[Prompt], *, samples: int, **sampling) -> None:
-    """A JSON line for every response on stdout, in order; the progress bar is on stderr."""
+def write_lines(pretrained: Pretrained, prompts: list[Prompt], draws: Draws) -> None:
+    """Write a JSON line for every response to stdout, in order; the progress bar is on stderr."""
     waiting, first = {}, 0
 
     def write(row):
@@ -234,9 +239,9 @@ def write_lines(pretrained: Pretrained, prompts: list[Prompt], *, samples: int, 
             first += 1
 
     with bar(Console(stderr=True)) as progress:
-        task = progress.add_task("responses", total=len(prompts) * samples)
+        task = progress.add_task("responses", total=len(prompts) * draws.samples)
         try:
-            respond(pretrained, prompts, samples=samples, block=16, on_response=finished, **sampling)
+            respond(pretrained, prompts, draws, on_response=finished)
         except KeyboardInterrupt:
             for row in sorted(waiting):
                 write(row)
@@ -249,26 +254,11 @@ def bar(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal, redirect_stdout=False, transient=True)
 
 
-def generate(
-    name: str,
-    *,
-    prompt: str | None,
-    prompts: str | None,
-    system: str,
-    raw: bool,
-    thinking: bool,
-    samples: int,
-    budget: int | None,
-    dtype: str,
-    slots: int,
-    **sampling,
-) -> None:
-    """Load, ask, show; arguments are the flags."""
-    if (prompt is None) == (prompts is None):
+def generate(name: str, words: Words, draws: Draws, *, dtype: str) -> None:
+    """Load the model, ask, and show the responses; `dtype` "" is that of the backend."""
+    if (words.prompt is None) == (words.prompts is None):
         raise UserError("give either --prompt='…' or --prompts=FILE")
-    if not all(map(math.isfinite, (sampling["temperature"], sampling["top_p"]))):
-        raise UserError(f"--temperature={sampling['temperature']} --top_p={sampling['top_p']}: use finite numbers")
-    asked = [prompt] if prompts is None else read_prompts(prompts)
+    texts = [words.prompt] if words.prompts is None else read_prompts(words.prompts)
     note = Console(stderr=True)
     if note.is_terminal:
         note.print(printable(f"loading {name}", lines=False), style="dim", highlight=False, markup=False)
@@ -276,37 +266,27 @@ def generate(
     with jax.set_mesh(mesh):
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         pretrained = load_pretrained(name, dtype=dtype, mesh=mesh)
-        ready = [make_prompt(pretrained.tokenizer, a, raw=raw, thinking=thinking, system=system) for a in asked]
-        sampling["budget"] = choose_budget(
-            budget, longest_prompt=max(len(p.tokens) for p in ready), max_length=pretrained.model.config.max_length
-        )
+        how = dict(raw=words.raw, thinking=words.thinking, system=words.system)
+        ready = [make_prompt(pretrained.tokenizer, text, **how) for text in texts]
+        longest = max(len(p.tokens) for p in ready)
+        most = pretrained.model.config.max_length
+        draws = draws._replace(budget=choose_budget(draws.budget, longest_prompt=longest, max_length=most))
         if not sys.stdout.isatty():
-            write_lines(pretrained, ready, samples=samples, slots=slots, **sampling)
-        elif len(ready) * samples > 1:
-            show_all(pretrained, ready, samples=samples, slots=slots, **sampling)
+            write_lines(pretrained, ready, draws)
+        elif len(ready) * draws.samples > 1:
+            show_all(pretrained, ready, draws)
         else:
-            stream(pretrained, ready[0], **sampling)
+            stream(pretrained, ready[0], draws)
 
 
 def main() -> None:
     """Flags to `generate`."""
     f = flags.FLAGS
-    generate(
-        f.model,
-        prompt=f.prompt,
-        prompts=f.prompts,
-        system=f.system,
-        raw=f.raw,
-        thinking=f.thinking,
-        samples=f.samples,
-        budget=f.budget,
-        dtype=f.dtype,
-        slots=f.slots,
-        seed=f.seed,
-        temperature=f.temperature,
-        top_k=f.top_k,
-        top_p=f.top_p,
-    )
+    if not all(map(math.isfinite, (f.temperature, f.top_p))):
+        raise UserError(f"--temperature={f.temperature} --top_p={f.top_p}: use finite numbers")
+    words = Words(f.prompt, f.prompts, f.system, f.raw, f.thinking)
+    sampling = Sampling(f.temperature, f.top_k, f.top_p, slots=f.slots)
+    generate(f.model, words, Draws(f.samples, f.budget, f.seed, sampling), dtype=f.dtype)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,9 @@ from e3jax.models.cache import KVCache
 from e3jax.models.pages import AXES, PAGE, Pages, Piece
 from e3jax.models.presets import flops_per_token, num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
-from e3jax.sampler.decode import Slots, admit, decode_block, prefill
+from e3jax.sampler.decode import Begin, Slots, admit, decode_block, prefill
 from e3jax.sampler.layout import mover
-from e3jax.sampler.page_table import Book, pages_of
-from e3jax.sampler.slots import cache_size, size_bucket
+from e3jax.sampler.plan import Sampling, plan, prompt_width
 from e3jax.sharding import assert_sharded, make_mesh, param_axes, sampling_mesh, spec
 from e3jax.train.grpo import add, grpo_gradient
 from e3jax.train.logprobs import score
@@ -182,6 +181,8 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     need_divides("model.preset's kv_heads", config.kv_heads, c.sampler.tensor, "sampler.tensor")
     prompt_rows = c.sampler.prefill_rows * (times if "prefill" in names and len(names) == 1 else 1)
 
+    drawing = Sampling(g.temperature, **c.sampler.to_dict() | {"slots": slots, "prefill_rows": prompt_rows})
+
     # ---- shapes
     params = abstract_params(model, mesh)
     assert_sharded(params)
@@ -190,7 +191,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     fixed = dict(temperature=g.temperature, chunk=c.model.chunk)
     moved = abstract_params(model, sampling, dtype=c.model.dtype)
 
-    kv_dtype = jnp.dtype("int8") if c.sampler.cache == "int8" else model.dtype
+    kv_dtype = drawing.kv_dtype(model.dtype)
 
     def placed(axes, rows, size):
         sizes = dict(L=config.layers, B=rows, X=rows, K=config.kv_heads, S=size, H=config.head_width)
@@ -202,19 +203,19 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
 
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), slots))
     keys = array(sampling, "", key.shape, key.dtype)
-    prompt_width = pages_of(cache_size(c.task.prompt_room, config.max_length), PAGE) * PAGE
     size = c.task.prompt_room + budget
-    book = Book.empty(replicas, slots, page=PAGE, rows=size_bucket(pages_of(size, PAGE)), longest=pages_of(size, PAGE))
-    grown = book.reserve(np.full(slots, c.task.prompt_room)) + book.reserve(np.full(slots, size))
+    sizes = plan(drawing, shards=replicas, responses=slots, prompts=prompt_rows, longest=size)
+    width_p, page_table = prompt_width(c.task.prompt_room, config.max_length), sizes.empty_table()
+    grown = page_table.reserve(np.full(slots, c.task.prompt_room)) + page_table.reserve(np.full(slots, size))
     pools = (tuple(Piece(*placed(AXES, pages, PAGE)) for pages in grown),)
-    table = array(sampling, "JT", book.table_jn.shape, jnp.int32)
-    cache = Pages(pools, table, *(array(sampling, "X", x.shape, jnp.int32) for x in book.owners()))
+    table = array(sampling, "JT", page_table.table_jn.shape, jnp.int32)
+    cache = Pages(pools, table, *(array(sampling, "X", x.shape, jnp.int32) for x in page_table.owners()))
     copies = [
         array(sampling, axes, x.shape, jnp.int32)
-        for axes, x in zip(("JT", "J"), book.copies(np.array([], int), np.array([], int), prompt_width))
+        for axes, x in zip(("JT", "J"), page_table.copies(np.array([], int), np.array([], int), width_p))
     ]
     state_j = Slots(small(1), small(), small(), small(), small(dtype=bool), small(dtype=bool), keys)
-    prompts = KVCache(*placed(("LBKSH", "LBKSH", "LBKS", "LBKS"), prompt_rows, prompt_width))
+    prompts = KVCache(*placed(("LBKSH", "LBKSH", "LBKS", "LBKS"), prompt_rows, width_p))
 
     # ---- bytes and FLOPs per chip
     masters, moments, copy = chip_bytes(params), chip_bytes(state.opt_state), chip_bytes(moved)
@@ -224,7 +225,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
     forward = rows * width * flops_per_token(config, (width + 1) / 2) / chips
     gathered = num_params(config) * model.dtype.itemsize / c.mesh.tensor  # weights of one pass, as a chip reads them
     unembed = 2 * config.vocab_size * config.width
-    prompt_flops = prompt_rows * prompt_width * (flops_per_token(config, (prompt_width + 1) / 2) - unembed) / chips
+    prompt_flops = prompt_rows * width_p * (flops_per_token(config, (width_p + 1) / 2) - unembed) / chips
     passes = 3 if c.model.remat in ("none", "matmuls") else 4
     attention = rows * width * 4 * config.layers * config.heads * config.head_width * (width + 1) / 2 / chips
     kept = attention if c.model.remat == "attention" else 0.0
@@ -295,12 +296,10 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
         ),
         "prefill": Program(
             "prefill",
-            f"{prompt_rows} x {prompt_width} tokens",
+            f"{prompt_rows} x {width_p} tokens",
             under(
                 sampling,
-                lambda: prefill.lower(
-                    model, moved, array(sampling, "", (prompt_rows, prompt_width), jnp.int32), kv_dtype
-                ),
+                lambda: prefill.lower(model, moved, array(sampling, "", (prompt_rows, width_p), jnp.int32), kv_dtype),
             ),
             moved,
             training + kv + prompt_kv,
@@ -314,7 +313,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
             under(
                 sampling,
                 lambda: admit.lower(
-                    pools, state_j, prompts, *copies, small(dtype=bool), small(), small(), small(), keys
+                    pools, state_j, prompts, *copies, Begin(small(dtype=bool), small(), small(), small(), keys)
                 ),
             ),
             (pools, state_j, prompts),
@@ -336,9 +335,7 @@ def stage_programs(c: ConfigDict, stage: str, devices, *, names=NAMES, times: in
                     array(sampling, "", (), jnp.int32),
                     steps=block,
                     stop=stops,
-                    temperature=g.temperature,
-                    top_k=c.sampler.top_k,
-                    top_p=c.sampler.top_p,
+                    choice=drawing.choice,
                 ),
             ),
             (moved, cache, state_j),

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 from rich.text import Text
 
-from e3jax.checkpoint.pretrained import load_params, same_model
+from e3jax.checkpoint.pretrained import Pretrained, load_params, same_model
 from e3jax.eval.in_training import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.metrics.bootstrap import resampled
@@ -25,6 +25,7 @@ from e3jax.printable import printable
 from e3jax.report.browser import write_samples
 from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, unless_stopped
+from e3jax.sampler.plan import Sampling
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.sets import chosen_sets
 from e3jax.tasks.stream import FIELDS, Stream
@@ -77,15 +78,12 @@ def automatic_budget(
     asked = draw(first_problem, problems)
     with run.log.phase(f"{stage}: budget by Eq. 2", total=problems * samples) as phase:
         line, graded = evaluate(
-            run.model,
-            params,
-            run.tokenizer,
+            Pretrained(run.model, params, run.tokenizer),
             asked,
+            Sampling(temperature, **sampler),
             key=run.key(stage_index, BUDGET_KEY),
             samples=samples,
             budgets=grid,
-            temperature=temperature,
-            sampler=sampler,
             read=run.grader.submit,
             on_finished=unless_stopped(phase.advance, f"{stage}, before its first step"),
         )
@@ -143,7 +141,8 @@ def evaluate_stage(
 ) -> None:
     """Accuracy at every budget and pass@k on every held-out set that `only` names; not those that eval.jsonl has."""
     known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage}
-    common = dict(temperature=temperature, sampler=sampler, read=partial(run.grader.submit, apart=True))
+    pretrained, drawing = Pretrained(run.model, params, run.tokenizer), Sampling(temperature, **sampler)
+    common = dict(read=partial(run.grader.submit, apart=True))
     chosen = chosen_sets(sets, only, field="eval.only")
     for index, name in enumerate(sorted(sets)):  # a set's noise is its own, whatever is left out
         if name in known or name not in chosen:
@@ -151,10 +150,9 @@ def evaluate_stage(
         asked = run.draw_from(sets[name], split="test")(0, problems)  # a set that has fewer gives all
         with run.log.phase(f"{stage}: eval, {name}", total=len(asked) * samples) as phase:
             line, graded = evaluate(
-                run.model,
-                params,
-                run.tokenizer,
+                pretrained,
                 asked,
+                drawing,
                 key=run.key(index, EVAL_KEY),
                 samples=samples,
                 budgets=budgets,
@@ -163,10 +161,9 @@ def evaluate_stage(
             )
         with run.log.phase(f"{stage}: pass@k, {name}", total=len(asked[:pass_problems]) * max(pass_ks)) as phase:
             _, many = evaluate(
-                run.model,
-                params,
-                run.tokenizer,
+                pretrained,
                 asked[:pass_problems],
+                drawing,
                 key=run.key(index, PASS_KEY),
                 samples=max(pass_ks),
                 budgets=(pass_budget,),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import need
 from e3jax.losses.e2c import exploration_weights
 from e3jax.losses.grpo import group_advantages, grpo_loss, negative_mass, token_weights
@@ -23,6 +24,7 @@ from e3jax.rewards.plan import shaped
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded, feature_means, rollout
 from e3jax.runtime import put
+from e3jax.sampler.plan import Sampling
 from e3jax.sharding import constrain_params
 from e3jax.tasks.stream import Stream
 from e3jax.tokenizer import pieces
@@ -259,16 +261,12 @@ def train(
             problems = [replace(p, meta=p.meta | unfinished) for p in draw(first, prompts)]
             rolled = 0
             graded = rollout(
-                run.model,
-                state.params,
-                run.tokenizer,
+                Pretrained(run.model, state.params, run.tokenizer),
                 problems,
+                Sampling(temperature, **sampler),
                 key=run.key(stage_index, step),
-                first_id=0,
                 samples=group_size,
                 budget=budget,
-                temperature=temperature,
-                sampler=sampler,
                 read=partial(run.grader.submit, following=reward["following"]),
                 on_finished=heard,
             )

@@ -1,0 +1,90 @@
+"""How responses are drawn, and the sizes of slots, pages and prompts that follow: for sampling, and for tools/aot.py.
+
+sampling = Sampling(temperature=1.0, slots=128, prefill_rows=64)
+sizes = plan(sampling, shards=8, responses=512, prompts=64, longest=1024)
+sizes.slots, sizes.prompt_rows, sizes.empty_table()
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from e3jax.errors import need
+from e3jax.models.pages import MERGED, PAGE
+from e3jax.sampler.choose import Choice
+from e3jax.sampler.page_table import PageTable, pages_of
+
+CACHES = ("compute", "int8")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A config's `sampler` section with a temperature: what may be drawn, and how many responses decode together."""
+
+    temperature: float  # 0 takes the likeliest token
+    top_k: int = 0  # tokens that may be drawn; 0: all
+    top_p: float = 1.0  # mass of the nucleus that may be drawn; 1: all
+    slots: int = 128  # responses that decode together
+    block: int = 16  # decode steps between refills
+    prefill_rows: int = 64  # prompts prefilled together
+    cache: str = "compute"  # keys and values in the model's dtype; "int8": in 8 bits
+    tensor: int = 1  # devices that share one copy of the weights
+
+    def __post_init__(self):
+        need(self.temperature >= 0, "temperature", self.temperature, "0 (the likeliest token) or more")
+        need(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
+        need(0 < self.top_p <= 1, "top_p", self.top_p, "above 0, 1 is off")
+        need(self.cache in CACHES, "cache", self.cache, f"use one of {', '.join(map(repr, CACHES))}")
+        for name in ("slots", "block", "prefill_rows", "tensor"):
+            need(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more")
+
+    @property
+    def choice(self) -> Choice:
+        """Return which tokens may be drawn."""
+        return Choice(self.temperature, self.top_k, self.top_p)
+
+    def kv_dtype(self, compute_dtype) -> jnp.dtype:
+        """Return the dtype of keys and values for a model that computes in `compute_dtype`."""
+        return jnp.dtype("int8") if self.cache == "int8" else jnp.dtype(compute_dtype)
+
+
+class Sizes(NamedTuple):
+    """Shapes of the sampler's programs; slots and rows are the same number on every one of `shards` devices."""
+
+    shards: int
+    slots: int
+    prompt_rows: int  # of a prefill
+    longest: int  # pages of the longest sample that can occur
+
+    def empty_table(self) -> PageTable:
+        """Return the page table of slots without requests."""
+        columns = size_bucket(-(-self.longest // MERGED) * MERGED)
+        return PageTable.empty(self.shards, self.slots, page=PAGE, columns=columns, longest=self.longest)
+
+
+def plan(sampling: Sampling, *, shards: int, responses: int, prompts: int, longest: int) -> Sizes:
+    """Return the sizes for so many responses to `prompts` prompts, each at most `longest` tokens with its prompt.
+
+    No more slots and rows than there is work; each rounded up to a multiple of `shards`.
+    """
+
+    def dealt(most: int) -> int:
+        return -(-most // shards) * shards
+
+    slots, rows = min(sampling.slots, responses), min(sampling.prefill_rows, prompts)
+    return Sizes(shards, dealt(slots), dealt(rows), pages_of(longest, PAGE))
+
+
+def prompt_width(longest: int, most: int) -> int:
+    """Return the positions of a prefill whose longest prompt has `longest` tokens, for a model that reads `most`.
+
+    Powers of two for short prompts, multiples of 1,024 for long ones, and whole pages.
+    """
+    width = size_bucket(longest, most) if longest <= 1024 else min(-(-longest // 1024) * 1024, most)
+    return pages_of(width, PAGE) * PAGE
+
+
+def size_bucket(n: int, most: int = 1 << 30) -> int:
+    """Return the smallest of 16, 32, 64, 128, … that holds n, or `most`: the few shapes that the sampler compiles."""
+    return min(max(16, 1 << (n - 1).bit_length()), most)
