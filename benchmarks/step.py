@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -74,7 +75,7 @@ def our_step(asked, trainer: OurTrainer, side: ours.Ours, prompts, length_pg, *,
         budget=asked.budget,
         old_logp=old_logp,
         ref_params=side.params,
-        loss=LOSS | {"kl_coef": KL},
+        loss=replace(LOSS, kl_coef=KL),
     )
     end = time.perf_counter()
     return {

@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import ours
 
-from e3jax.losses.grpo import group_advantages, token_weights
-from e3jax.train.grpo import update
-from e3jax.train.state import make_optimizer, new_state
+from configs.common import base_config
+from e3jax.losses.grpo import GrpoLoss, group_advantages, token_weights
+from e3jax.sections import build
+from e3jax.train.grpo import GrpoStage, update
+from e3jax.train.state import Optimizer, make_optimizer, new_state
 from e3jax.types import Rollouts
 
 WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="", closing_match="text")
-LOSS = dict(
+LOSS = GrpoLoss(
     clip_low=ours.CLIP,
     clip_high=ours.CLIP,
     dual_clip=None,
@@ -67,21 +69,20 @@ def make_work(prompts, length_pg: np.ndarray, vocabulary: int, *, seed: int) -> 
     return Work(tokens, prompt_len, length, weight, advantage.reshape(-1), np.zeros(tokens.shape, np.float32))
 
 
+def stage_of(*, rows: int, budget: int, old_logp: str, loss: GrpoLoss) -> GrpoStage:
+    """Return a stage of one minibatch, which `update` reads."""
+    values = base_config().grpo.to_dict() | dict(rows=rows, old_logp=old_logp, minibatches=1, weights=WEIGHTS)
+    where = dict(name="", index=0, first_step=0, first_problem=0, evaluated=False, steps=1, lr=ours.LR, warmup=0)
+    return build(GrpoStage, values | where | dict(source=(), budget=budget, loss=loss))
+
+
 class OurTrainer:
     """What train/grpo.py holds while it trains: optimiser, state, and the run's constants."""
 
     def __init__(self, side: ours.Ours, *, chunk: int, room: int):
         self.side = side
-        self.tx = make_optimizer(
-            lr=ours.LR,
-            warmup=0,
-            decay_steps=0,
-            weight_decay=ours.DECAY,
-            beta1=ours.BETAS[0],
-            beta2=ours.BETAS[1],
-            grad_clip=ours.GRAD_CLIP,
-            moments_dtype="float32",
-        )
+        optim = Optimizer(ours.DECAY, *ours.BETAS, ours.GRAD_CLIP, moments_dtype="float32")
+        self.tx = make_optimizer(optim, lr=ours.LR, warmup=0, decay_steps=0)
         with jax.set_mesh(side.mesh):
             self.state = new_state(self.tx, jax.tree.map(jnp.copy, side.params))
         tokenizer = SimpleNamespace(pad=ours.PAD)
@@ -106,13 +107,7 @@ class OurTrainer:
                 SimpleNamespace(rollouts=rollouts),
                 work.advantage_b,
                 ref_params,
-                minibatches=1,
-                rows=rows,
-                temperature=1.0,
-                budget=budget,
-                old_logp=old_logp,
-                weights=WEIGHTS,
-                loss=loss,
+                stage_of(rows=rows, budget=budget, old_logp=old_logp, loss=loss),
             )
             jax.block_until_ready(self.state)
         return values

@@ -71,7 +71,7 @@ def our_loss_and_norm(side: ours.Ours, work: Work, *, chunk: int) -> tuple[float
     )
     with jax.set_mesh(side.mesh):
         batch = jax.tree.map(lambda x: put(x, "BT"), batch)
-        grads, metrics = grpo_gradient(side.model, side.params, batch, temperature=1.0, chunk=chunk, **LOSS)
+        grads, metrics = grpo_gradient(side.model, side.params, batch, temperature=1.0, chunk=chunk, loss=LOSS)
         return float(metrics["total"]), float(optax.global_norm(grads))
 
 

@@ -23,7 +23,7 @@ def need(holds: bool, field: str, value, allowed: str) -> bool:
     """
     if holds:
         return True
-    field = SECTION.get()(field)
+    field = place(field)
     message, refused = f"config.{field}={value!r}: {allowed}", REFUSED.get()
     if refused is None:
         raise UserError(message)
@@ -69,6 +69,33 @@ def section(path: Callable[[str], str]) -> Iterator[None]:
         yield
     finally:
         SECTION.reset(token)
+
+
+def need_at_least_one(settings, *names: str) -> None:
+    """Refuse fields of a dataclass that are below 1."""
+    for name in names:
+        need(getattr(settings, name) >= 1, name, getattr(settings, name), "use 1 or more")
+
+
+def need_choice(settings, name: str, allowed: tuple) -> bool:
+    """Refuse a field of a dataclass that is none of `allowed`; return whether it is one."""
+    value = getattr(settings, name)
+    return need(value in allowed, name, value, f"use one of {', '.join(map(repr, allowed))}")
+
+
+def are_counts(values) -> bool:
+    """Return whether these are whole numbers of 1 and more, at least one of them."""
+    return len(values) > 0 and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in values)
+
+
+def need_counts(field: str, values) -> bool:
+    """Refuse a field that does not hold whole numbers of 1 and more; return whether it does."""
+    return need(are_counts(values), field, tuple(values), "name at least one, each 1 or more")
+
+
+def place(field: str) -> str:
+    """Return the dotted path of a field of the section that is checked."""
+    return SECTION.get()(field)
 
 
 def need_seed(seed, field: str = "seed") -> None:

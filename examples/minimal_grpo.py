@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from e3jax.checkpoint.pretrained import load_pretrained
-from e3jax.losses.grpo import group_advantages, grpo_loss, token_weights
+from e3jax.losses.grpo import GrpoLoss, group_advantages, grpo_loss, token_weights
 from e3jax.losses.tokens import next_token_logp_and_entropy
 from e3jax.models.qwen3 import unembedding
 from e3jax.rewards.grade import grade_one
@@ -30,7 +30,7 @@ from e3jax.sharding import make_mesh
 from e3jax.tasks.stream import problems_at
 from e3jax.types import Batch, Rollouts
 
-LOSS = dict(
+LOSS = GrpoLoss(
     clip_low=0.2, clip_high=0.5, dual_clip=3.0, kl_coef=0.001, kl_estimator="k3", entropy_coef=0.0, tis_cap=None
 )
 
@@ -90,7 +90,7 @@ def update(model, tx, params, opt_state, batch: Batch):
 
     def loss_of(params):
         logp_bt, entropy_bt = forward(model, params, batch.tokens, batch.position, batch.segment)
-        return grpo_loss(logp_bt, entropy_bt, batch, **LOSS)
+        return grpo_loss(logp_bt, entropy_bt, batch, LOSS)
 
     (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     updates, opt_state = tx.update(grads, opt_state, params)

@@ -15,7 +15,7 @@ from e3jax import storage
 from e3jax.checkpoint.store import MARKERS, WRITING, Store, load_params
 from e3jax.errors import UserError
 from e3jax.sigterm import LATE
-from e3jax.train.state import apply_gradients, make_optimizer, new_state
+from e3jax.train.state import Optimizer, apply_gradients, make_optimizer, new_state
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +26,7 @@ def quiet():
 
 @pytest.fixture
 def tx():
-    return make_optimizer(
-        lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0, moments_dtype="float32"
-    )
+    return make_optimizer(Optimizer(0.0, 0.9, 0.9, 1.0, "float32"), lr=0.1, warmup=0, decay_steps=0)
 
 
 @pytest.fixture

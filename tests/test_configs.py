@@ -9,6 +9,7 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.train.check import check
+from e3jax.train.settings import resolve
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
@@ -128,12 +129,14 @@ def test_all_errors_of_a_config_come_at_once(monkeypatch):
         (dict(prompts=5), "config.stages.hard.prompts=5: must be a multiple of grpo.minibatches=2"),
         (dict(minibatches=3), "config.stages.hard.minibatches=3: must divide grpo.prompts=16"),
         (dict(old_logp="both"), "config.stages.hard.old_logp='both': use one of 'trainer', 'sampler'"),
-        (dict(reward={"following": "off"}), "config.stages.hard.reward={'following': 'off'}: stands for all of config"),
-        (dict(group=8), r"config.stages.hard=\['group'\]: no such fields"),
+        (dict(reward={"following": "on"}), "config.stages.hard.reward.following='on': use one of 'off', 'sound'"),
+        (dict(reward={"followed": "off"}), "config.stages.hard.reward.followed='off': no such field: it has unfinish"),
+        (dict(group=8), "config.stages.hard.group=8: no such field: it has name"),
+        (dict(rows=8.5), "config.stages.hard.rows=8.5: use a whole number"),
     ],
 )
 def test_a_stage_s_own_fields_are_checked(fields, words, monkeypatch):
-    """Five prompts in two minibatches passed the check and died in numpy, a section without a field in a TypeError."""
+    """Five prompts in two minibatches passed the check and died in numpy, an unknown field in a TypeError."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     config = load("quickstart")
     with config.unlocked():
@@ -150,15 +153,15 @@ def test_room_for_prompts():
     from e3jax.train.setup import room_for_prompts
 
     config, tokenizer = load("smoke"), WordTokenizer(WORDS)
-    assert room_for_prompts(config, tokenizer) == config.task.prompt_room == 8
+    assert room_for_prompts(resolve(config), tokenizer) == config.task.prompt_room == 8
     config.task.prompt_room = 2
     with pytest.raises(UserError, match=r"config.task.prompt_room=2: prompts of config.*: use 5 or more, or 0"):
-        room_for_prompts(config, tokenizer)
+        room_for_prompts(resolve(config), tokenizer)
     config.task.prompt_room = 0
-    assert room_for_prompts(config, tokenizer) == 5
+    assert room_for_prompts(resolve(config), tokenizer) == 5
     config.eval.budgets = (2044,)
     with pytest.raises(UserError, match=r"config.eval.budgets=\(2044,\): tiny has room for 2043"):
-        room_for_prompts(config, tokenizer)
+        room_for_prompts(resolve(config), tokenizer)
 
 
 def test_multiplication_is_possible(monkeypatch):

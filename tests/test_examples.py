@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,9 @@ import pytest
 
 from e3jax.train import grpo
 from e3jax.train.state import new_state
+from tests.stages import grpo_stage
 
 ROOT = Path(__file__).parent.parent
-WEIGHTS = dict(
-    aggregation="sequence_mean", gradients="all", denominator="shrunken", closing="<answer>", closing_match="text"
-)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +49,7 @@ def test_the_minimal_loop_is_the_trainers_update(tiny, example):
         SimpleNamespace(rollouts=r),
         advantage_pg.reshape(-1),
         reference,
-        minibatches=1,
-        rows=8,
-        temperature=1.0,
-        budget=20,
-        old_logp="trainer",
-        weights=WEIGHTS,
-        loss=example.LOSS,
+        replace(grpo_stage(minibatches=1, rows=8), loss=example.LOSS),
     )
     for name, value in loss.items():
         assert float(value) == pytest.approx(values[f"loss/{name}"], rel=1e-6, abs=1e-6), name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
-    "errors": -2, "printable": -2, "storage": -1, "readers": 0, "types": 0, "phases": 0, "sharding": 0, "sigterm": 0,
+    "errors": -2, "printable": -2, "sections": -1, "storage": -1, "readers": 0, "types": 0, "phases": 0, "sharding": 0, "sigterm": 0,
     "lock": 0.5, "runtime": 1,
     "tasks": 1, "rewards": 1, "tokenizer": 1,
     "losses": 2, "metrics": 2, "records": 2,
@@ -128,4 +128,4 @@ def test_four_files_from_the_command_to_the_equation():
     source = {name: ast.unparse(tree) for name, tree in modules()}
     assert "grpo.train(" in source["train/curriculum.py"]
     assert "grpo_loss(" in source["train/grpo.py"] and "from e3jax.losses.grpo import" in source["train/grpo.py"]
-    assert "jnp.clip(ratio, 1 - clip_low, 1 + clip_high)" in source["losses/grpo.py"]
+    assert "jnp.clip(ratio, 1 - loss.clip_low, 1 + loss.clip_high)" in source["losses/grpo.py"]

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from e3jax.losses.e2c import exploration_weights
-from e3jax.losses.grpo import grpo_loss
+from e3jax.losses.grpo import GrpoLoss, grpo_loss
 from e3jax.types import Batch
 
 P, p, E, e = TAGS = (90, 91, 92, 93)  # the four tags
-LOSS = dict(clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0, kl_estimator="k3", entropy_coef=0.0, tis_cap=None)
+LOSS = GrpoLoss(
+    clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0, kl_estimator="k3", entropy_coef=0.0, tis_cap=None
+)
 
 
 def weights(prompt, response, *, missing, coefficient=2.0):
@@ -75,7 +77,7 @@ RATIO = np.array([[1.0, 1.5, 1.0, 1.5], [1.0, 0.5, 1.0, 4.0]])
 def test_loss_by_hand():
     """λ = 2, clip .2: A > 0: 2·(−.5·1), 2·(−.5·1.2), −.5, −.5·1.2; A < 0: 2·.5·1, 2·.5·.8, .5, min(.5·4, .5·3)."""
     assert LAMBDA.tolist() == [[2, 2, 1, 1], [2, 2, 1, 1]]
-    loss, metrics = grpo_loss(jnp.zeros((2, 4)), jnp.zeros((2, 4)), batch(ADVANTAGE * LAMBDA, RATIO), **LOSS)
+    loss, metrics = grpo_loss(jnp.zeros((2, 4)), jnp.zeros((2, 4)), batch(ADVANTAGE * LAMBDA, RATIO), LOSS)
     want = (-1.0 - 1.2 - 0.5 - 0.6 + 1.0 + 0.8 + 0.5 + 1.5) / 8
     assert float(loss) == pytest.approx(want, abs=1e-6)
     assert float(metrics["clip_high"]) == pytest.approx(2 / 8) and float(metrics["clip_dual"]) == pytest.approx(1 / 8)
@@ -84,7 +86,7 @@ def test_loss_by_hand():
 def gradient(lambda_bt, ratio=RATIO):
     """d loss / d logp [B, T]."""
     given = batch(ADVANTAGE * lambda_bt, ratio)
-    return jax.grad(lambda logp: grpo_loss(logp, jnp.zeros((2, 4)), given, **LOSS)[0])(jnp.zeros((2, 4)))
+    return jax.grad(lambda logp: grpo_loss(logp, jnp.zeros((2, 4)), given, LOSS)[0])(jnp.zeros((2, 4)))
 
 
 def test_gradient_scales_with_lambda():
@@ -104,7 +106,7 @@ def test_lambda_one_changes_no_bit():
     a_bt = np.broadcast_to(rng.normal(size=(2, 1)), (2, 4)).astype(np.float32)
     ratio = np.exp(rng.normal(size=(2, 4)))
     both = [
-        jax.value_and_grad(lambda logp, x=x: grpo_loss(logp, jnp.ones((2, 4)), batch(x, ratio), **LOSS)[0])(
+        jax.value_and_grad(lambda logp, x=x: grpo_loss(logp, jnp.ones((2, 4)), batch(x, ratio), LOSS)[0])(
             jnp.asarray(rng.normal(size=(2, 4)) * 0)
         )
         for x in (a_bt, a_bt * ones)

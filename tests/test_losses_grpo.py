@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.losses.grpo import group_advantages, grpo_loss, kl_penalty, negative_mass, token_weights
+from e3jax.losses.grpo import GrpoLoss, group_advantages, grpo_loss, kl_penalty, negative_mass, token_weights
 from e3jax.types import Batch
 
 S = 1 / np.sqrt(3)
@@ -93,7 +93,7 @@ def random_example(rng, rows=8, length=6):
 @partial(jax.jit, static_argnames=tuple(ALL_TERMS))
 def jitted(logp, entropy, batch, **options):
     def loss(logp, entropy):
-        return grpo_loss(logp, entropy, batch, **options)
+        return grpo_loss(logp, entropy, batch, GrpoLoss(**options))
 
     (value, metrics), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(logp, entropy)
     return value, metrics, grads
@@ -167,7 +167,7 @@ def test_importance_weight_is_capped_and_detached(cap, factor):
     @jax.grad
     def by_old(old_logp):  # ratio fixed: what is left of d/d old is the weight's own gradient
         moved = batch.replace(old_logp=old_logp)
-        return grpo_loss(logp + old_logp - batch.old_logp, entropy, moved, **options)[0]
+        return grpo_loss(logp + old_logp - batch.old_logp, entropy, moved, GrpoLoss(**options))[0]
 
     np.testing.assert_allclose(by_old(batch.old_logp), 0.0, atol=1e-15)
 
@@ -185,7 +185,7 @@ def test_ratio_one_is_reinforce():
     def gradient(logits):
         logp = (jax.nn.log_softmax(logits) * onehot).sum(-1)
         on_policy = batch.replace(old_logp=jax.lax.stop_gradient(logp))
-        return grpo_loss(logp, 0 * logp, on_policy, **PG_ONLY)[0]
+        return grpo_loss(logp, 0 * logp, on_policy, GrpoLoss(**PG_ONLY))[0]
 
     policy = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     want = -(batch.weight * batch.advantage)[:, :, None] * (onehot - policy)
@@ -429,7 +429,7 @@ def test_bad_arguments_are_named():
         kl_penalty(jnp.zeros(1), jnp.zeros(1), estimator="k4")
     logp, entropy, batch = hand_example()
     with pytest.raises(ValueError, match="dual_clip"):
-        grpo_loss(logp, entropy, batch, **{**PG_ONLY, "dual_clip": 1.0})
+        grpo_loss(logp, entropy, batch, GrpoLoss(**{**PG_ONLY, "dual_clip": 1.0}))
     with pytest.raises(ValueError, match="advantage_b"):
         weights(MASK, gradients="positive")
     with pytest.raises(ValueError, match="'no_eos': one of 'all', 'positive', 'negative', 'no-eos'"):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.losses.grpo import group_advantages, grpo_loss, kl_penalty, token_weights
+from e3jax.losses.grpo import GrpoLoss, group_advantages, grpo_loss, kl_penalty, token_weights
 from e3jax.types import Batch
 
 PATHS = {
@@ -64,7 +64,9 @@ def loss_gradient_metrics(oracle, aggregation, options, *, max_length=None):
 
     @jax.jit
     def value_and_gradient(logp):
-        return jax.value_and_grad(lambda logp: grpo_loss(logp, 0 * logp, batch, **options), has_aux=True)(logp)
+        return jax.value_and_grad(lambda logp: grpo_loss(logp, 0 * logp, batch, GrpoLoss(**options)), has_aux=True)(
+            logp
+        )
 
     (loss, metrics), grad = value_and_gradient(inputs["logprob"])
     assert loss.dtype == jnp.float64

@@ -20,6 +20,7 @@ from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train import oxa
 from e3jax.train.sft import add, sft_gradient
+from tests.stages import oxa_stage
 
 # torch 2.13 in float64: log p clamped to log(1 − 1e-6), log(−expm1) above ln ½, log1p(−exp) below; and its gradient
 PROBABILITY = [1e-30, 1e-8, 1e-3, 0.2, 0.5, 0.7, 0.99, 0.99999, 1 - 2e-6]
@@ -142,9 +143,8 @@ def test_micro_batches_and_devices_add_up(run):
     """Micro-batches on one device and one batch on eight make the same loss, metrics and gradients."""
     params = jax.jit(lambda: init_params(run.model, jax.random.key(0)))()
     params |= {"embed_vd": params["embed_vd"] * 8}
-    common, weight = dict(per_step=4, row_length=48), {"ul_weight": 0.1}
-    one = oxa.make_batch(run, [PROMOTED, SUPPRESS], 1, rows=8, **common)
-    many = oxa.make_batch(run, [PROMOTED, SUPPRESS], 1, rows=2, **common)
+    weight = {"ul_weight": 0.1}
+    one, many = (oxa.make_batch(run, [PROMOTED, SUPPRESS], oxa_stage(rows=rows), 1) for rows in (8, 2))
     assert len(one) == 1 < len(many)
     for batch in (one, many):  # denominators are global: each pool's weights sum to 1 over all micro-batches
         assert [sum(micro[k].sum() for micro in batch) for k in (3, 4)] == pytest.approx([1.0, 1.0], rel=1e-6)
@@ -180,7 +180,7 @@ def test_pools_are_shuffled_per_epoch():
 def test_a_set_that_does_not_fit_is_named(run, tmp_path):
     """Nothing is cut silently, and no file of another kind is trained on."""
     with pytest.raises(UserError, match=r"promoted: \d\d tokens .* row_length=24"):
-        oxa.make_batch(run, [PROMOTED], 0, per_step=8, rows=4, row_length=24)
+        oxa.make_batch(run, [PROMOTED], oxa_stage(per_step=8, rows=4, row_length=24), 0)
     (tmp_path / "x.jsonl").write_text('{"prompt": "1 2 ?3"}\n')
     with pytest.raises(UserError, match="line 1: needs the texts prompt and response"):
         oxa.read_pool(tmp_path / "x.jsonl", per_step=1)

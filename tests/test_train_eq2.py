@@ -13,6 +13,8 @@ from configs import common, smoke
 from e3jax.sharding import make_mesh
 from e3jax.train import curriculum
 from e3jax.train.eq2 import choose_budget, could_have_been, ratio_interval, remarks
+from e3jax.train.run import Run
+from e3jax.train.settings import resolve
 
 #        J:  ratios J(2B)/J(B): 256: 2.0, 512: 1.5, 1024: 1.1, 2048: 1.0
 CURVE = {256: 0.2, 512: 0.4, 1024: 0.6, 2048: 0.66, 4096: 0.66}
@@ -190,19 +192,22 @@ def test_a_stages_own_settings_reach_eq_2(monkeypatch):
     config.order, config.stages.hard.temperature, config.stages.hard.prompts = ("hard",), 0.7, 8
     seen = {}
 
-    def asked(*_, **settings):
-        seen.update(settings)
+    def evaluated(pretrained, problems, sampling, **how):
+        seen.update(temperature=sampling.temperature)
         raise InterruptedError
 
-    run = SimpleNamespace(
-        mesh=make_mesh(data=1, fsdp=-1, tensor=1), grader=nullcontext(), form="calculator", draw_from=lambda *_, **__: 0
-    )
-    monkeypatch.setattr(curriculum, "make_run", lambda *_: run)
-    monkeypatch.setattr(curriculum, "initial_params", lambda *_, **__: None)
-    monkeypatch.setattr(curriculum, "automatic_budget", asked)
+    def draw(first, count):
+        seen.update(first_problem=first)
+        return []
+
+    settings = resolve(config)
+    log = SimpleNamespace(read=lambda name: [], phase=lambda *_, **__: nullcontext(SimpleNamespace(advance=None)))
+    run = Run(None, log, None, None, make_mesh(data=1, fsdp=-1, tensor=1), settings, lambda *_, **__: draw, 8, None)
+    run = run._replace(grader=SimpleNamespace(submit=None))
+    monkeypatch.setattr(curriculum, "evaluate", evaluated)
     with pytest.raises(InterruptedError):
-        curriculum.main(config, "")
-    assert seen["temperature"] == 0.7 and seen["first_problem"] == 0
+        curriculum.automatic_budget(run, None, settings.stages[0], incoming_budget=None)
+    assert seen == {"temperature": 0.7, "first_problem": 0}
 
 
 def test_no_rl_stage_sees_anothers_problems(monkeypatch):
@@ -217,15 +222,14 @@ def test_no_rl_stage_sees_anothers_problems(monkeypatch):
     run = SimpleNamespace(
         mesh=make_mesh(data=1, fsdp=-1, tensor=1),
         grader=nullcontext(),
-        form="calculator",
+        settings=resolve(config),
         workdir=Path("absent"),
         log=SimpleNamespace(read=lambda name: [], done=lambda: None, close=lambda: None, say=print),
-        draw_from=lambda *_, **__: 0,
     )
     monkeypatch.setattr(curriculum, "make_run", lambda *_: run)
     monkeypatch.setattr(curriculum, "initial_params", lambda *_, **__: None)
     monkeypatch.setattr(curriculum, "write_report", lambda *_: "")
-    monkeypatch.setattr(curriculum.grpo, "train", lambda *_, **settings: seen.append(settings))
+    monkeypatch.setattr(curriculum.grpo, "train", lambda _, __, stage: seen.append(stage))
     curriculum.main(config, "")
-    ends = [s["first_problem"] + s["steps"] * s["prompts"] for s in seen]
-    assert [s["first_problem"] for s in seen] == [0, ends[0]] and ends[0] == 8 * seen[0]["steps"]
+    ends = [s.first_problem + s.steps * s.prompts for s in seen]
+    assert [s.first_problem for s in seen] == [0, ends[0]] and ends[0] == 8 * seen[0].steps

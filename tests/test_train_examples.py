@@ -12,8 +12,9 @@ from e3jax.errors import UserError
 from e3jax.phases import TAGS, read_tokens, tag_ids
 from e3jax.tasks.stream import open_stream
 from e3jax.tokenizer import WordTokenizer
-from e3jax.train.examples import open_examples
+from e3jax.train.examples import SetData, open_examples
 from e3jax.train.packing import pack_rows
+from tests.stages import sft_stage
 
 
 class Spaced(WordTokenizer):
@@ -45,15 +46,13 @@ def run(tmp_path):
         say=said.append, phase=lambda *_, **__: contextlib.nullcontext(SimpleNamespace(advance=lambda n: None))
     )
     draw = partial(open_stream, "math", seed=0, prompt="bare", chat="{}<EXPLORATION>".format, where="execution")
-    return SimpleNamespace(tokenizer=TOKENIZER, seed=0, log=log, draw_from=draw, said=said, form="math", at=tmp_path)
+    return SimpleNamespace(tokenizer=TOKENIZER, seed=0, log=log, draw_from=draw, said=said, at=tmp_path)
 
 
 def examples(run, *, row_length=12, **data):
     whole = dict(part="both", longer="drop", regulariser="", regulariser_share=0.0)
-    stage = {"data": {**whole, **data, "set": str(run.at / data["set"])}, "row_length": row_length, "steps": 3}
-    of_step = open_examples(run, stage, position_gap=0, gap_rate=0.0)
-    assert set(stage) == {"row_length", "steps"}
-    return of_step
+    data = SetData(**{**whole, **data, "set": str(run.at / data["set"])})
+    return open_examples(run, sft_stage(data=data, row_length=row_length))
 
 
 def words(example):

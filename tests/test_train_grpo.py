@@ -17,12 +17,18 @@ from e3jax.train import grpo
 from e3jax.train.closing import check_closing, closing_mask
 from e3jax.train.logprobs import score
 from e3jax.train.packing import pack_micro_batches, padding, row_widths
-from e3jax.train.state import apply_gradients, make_optimizer, new_state
+from e3jax.train.state import Optimizer, apply_gradients, make_optimizer, new_state
+from tests.stages import grpo_stage
 
 LOSS = dict(
     clip_low=0.2, clip_high=0.5, dual_clip=3.0, kl_coef=0.01, kl_estimator="k3", entropy_coef=0.001, tis_cap=2.0
 )
 WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken", closing="", closing_match="text")
+
+
+def stage(*, weights=WEIGHTS, loss=LOSS, **changes):
+    """A stage whose budget is 20 tokens, with one minibatch."""
+    return grpo_stage(**dict(minibatches=1, rows=16, weights=weights, loss=loss) | changes)
 
 
 def graded(model, params, score_b, *, prompts=4, samples=4, budget=20):
@@ -75,13 +81,7 @@ def updated(
         g,
         advantage_b,
         params if ref is None else ref,
-        minibatches=minibatches,
-        rows=rows,
-        temperature=1.0,
-        budget=20,
-        old_logp=old_logp,
-        weights=weights,
-        loss=LOSS,
+        stage(minibatches=minibatches, rows=rows, old_logp=old_logp, weights=weights),
         lambda_bt=lambda_bt,
     )
     return state.params, values
@@ -117,13 +117,7 @@ def test_all_equal_groups_change_nothing(setting):
         graded(run.model, params, score_b),
         advantage_b,
         params,
-        minibatches=1,
-        rows=16,
-        temperature=1.0,
-        budget=20,
-        old_logp="trainer",
-        weights=WEIGHTS,
-        loss=LOSS | {"entropy_coef": 0.0, "kl_coef": 0.0},
+        stage(loss=LOSS | {"entropy_coef": 0.0, "kl_coef": 0.0}),
     )
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
 
@@ -257,7 +251,7 @@ def test_what_no_eos_takes_out_is_logged_and_told(setting):
     _, nothing = updated(run, params, MIXED, rows=16, weights=weights)
     advantage_b = np.where(MIXED > 0, 1.0, -1.0)
     told = SimpleNamespace(reasons=["wrong_value"], problems=[])
-    sentences = list(grpo.alarms(told, nothing, advantage_b, weights=weights, parity_alarm=9.0))
+    sentences = list(grpo.alarms(told, nothing, advantage_b, stage(weights=weights, parity_alarm=9.0)))
     assert nothing["grad/masked"] == 0 and len(sentences) == 1 and "'9999'" in sentences[0]
     _, positive = updated(run, params, MIXED, rows=16, weights=WEIGHTS | {"gradients": "positive"})
     sampled = graded(run.model, params, MIXED).rollouts.sampled
@@ -272,9 +266,7 @@ def test_later_minibatches_are_off_policy(setting):
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
-    tx = make_optimizer(
-        lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0, moments_dtype="float32"
-    )
+    tx = make_optimizer(Optimizer(0.0, 0.9, 0.9, 1.0, "float32"), lr=0.1, warmup=0, decay_steps=0)
     state = new_state(tx, {"w": jnp.ones(3)})
     state, metrics = apply_gradients(tx, state, {"w": jnp.array([1.0, jnp.nan, 0.0])})
     assert metrics["skipped"] == 1 and (state.params["w"] == 1).all() and state.step == 1
@@ -287,9 +279,7 @@ def test_bfloat16_moments():
     """Half the bytes, three updates within 2^-8 of float32's; scalars stay (a count in bfloat16 stops at 256)."""
     params, after = {"w_d": jnp.linspace(-1, 1, 7)}, {}
     for dtype in ("float32", "bfloat16"):
-        tx = make_optimizer(
-            lr=0.1, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.95, grad_clip=1.0, moments_dtype=dtype
-        )
+        tx = make_optimizer(Optimizer(0.0, 0.9, 0.95, 1.0, dtype), lr=0.1, warmup=0, decay_steps=0)
         state = new_state(tx, jax.tree.map(jnp.copy, params))
         for i in range(3):
             state, _ = apply_gradients(tx, state, {"w_d": jnp.sin(jnp.arange(7) + i)})
@@ -308,7 +298,7 @@ def test_packed_log_probs_equal_those_alone(setting):
     alone = np.asarray(score(run.model, params, g.rollouts.tokens, temperature=0.7, chunk=4096))
     micro = pack_micro_batches(g.rollouts.length, rows=2, widths=[64, 32])
     assert max(m.segments().max() for m in micro) > 1
-    for m, logp in zip(micro, grpo.score_packed(run, params, g, micro, temperature=0.7)):
+    for m, logp in zip(micro, grpo.score_packed(run, params, g.rollouts, micro, temperature=0.7)):
         sampled = m.take(g.rollouts.sampled)
         np.testing.assert_allclose(logp[sampled], m.take(alone)[sampled], atol=2e-5)
 
@@ -354,9 +344,7 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
     run, params = setting
     run = SimpleNamespace(**vars(run) | {"prompt_room": 60})
     widths = row_widths(60 + 20)
-    tx = make_optimizer(
-        lr=1e-3, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.9, grad_clip=1.0, moments_dtype="float32"
-    )
+    tx = make_optimizer(Optimizer(0.0, 0.9, 0.9, 1.0, "float32"), lr=1e-3, warmup=0, decay_steps=0)
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     programs = (grpo.grpo_gradient, grpo.score, apply_gradients)
     rng = np.random.default_rng(0)
@@ -364,7 +352,8 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
         params = jax.tree.map(jnp.copy, jax.device_put(params, param_shardings(params, mesh)))
         state = new_state(tx, jax.tree.map(jnp.copy, params))  # its buffers are donated
         run.log = Quiet()
-        grpo.compile_ahead(run, tx, state, stage="hard", rows=2, widths=widths, scored=True, temperature=1.0, loss=LOSS)
+        two = stage(name="hard", rows=2, minibatches=2)
+        grpo.compile_ahead(run, tx, state, two)
         own = {"score", "grpo_gradient", "add", "apply_gradients"}
         assert own <= {name.removeprefix("jit_").removeprefix("jit(").rstrip(")") for name in compiled}, compiled
         assert run.log.done == run.log.total == 6 and run.log.lines == [{"stage": "hard", "rows": 2, "widths": widths}]
@@ -378,21 +367,7 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
             g = SimpleNamespace(rollouts=r._replace(length=length, sampled=r.sampled & cut), score_b=MIXED)
             micro = [m for part in np.split(length, 2) for m in pack_micro_batches(part, rows=2, widths=widths)]
             seen |= {m.width for m in micro}
-            state, values, _ = grpo.update(
-                run,
-                tx,
-                state,
-                g,
-                np.repeat([1.0, -1.0], 8),
-                params,
-                minibatches=2,
-                rows=2,
-                temperature=1.0,
-                budget=20,
-                old_logp="trainer",
-                weights=WEIGHTS,
-                loss=LOSS,
-            )
+            state, values, _ = grpo.update(run, tx, state, g, np.repeat([1.0, -1.0], 8), params, two)
             assert values["pack/padding"] == pytest.approx(padding(micro))
         traced = [f._cache_size() - n for f, n in zip(programs, before)]
     assert seen == set(widths) == {80, 40}

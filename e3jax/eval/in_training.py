@@ -4,12 +4,15 @@ line, graded = evaluate(Pretrained(model, params, tokenizer), problems, Sampling
                         budgets=(96, 192, 384), read=pool.submit)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
 from e3jax.checkpoint.pretrained import Pretrained
+from e3jax.errors import need, need_at_least_one, need_counts
 from e3jax.metrics.exploration import cumulative_unique
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
@@ -19,9 +22,35 @@ from e3jax.phases import tag_ids
 from e3jax.rollout.rollouts import Graded, Grader, feature_means, rollout
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.sets import chosen_sets
 from e3jax.tasks.traces import is_parsed
 
 RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured after a stage: config.eval."""
+
+    sets: Mapping[str, Any]  # name -> source of its problems
+    only: str  # names of sets with commas between them; "": all
+    problems: int  # per set; one that has fewer gives all
+    samples: int  # responses per problem
+    budgets: tuple[int, ...]
+    temperature: float
+    pass_ks: tuple[int, ...]
+    pass_problems: int  # the first so many problems of a set …
+    pass_budget: int  # … at this budget
+    shown: int  # responses kept in eval_samples.jsonl
+
+    def __post_init__(self):
+        need_at_least_one(self, "problems", "samples", "pass_problems", "pass_budget")
+        need_counts("budgets", self.budgets)
+        need_counts("pass_ks", self.pass_ks)
+        need(self.temperature >= 0, "temperature", self.temperature, "0 (the likeliest token) or more")
+        most = f"at most eval.problems={self.problems}"
+        need(self.pass_problems <= self.problems, "pass_problems", self.pass_problems, most)
+        chosen_sets(self.sets, self.only, field="only")
 
 
 def with_interval(values_p: np.ndarray) -> list[float]:

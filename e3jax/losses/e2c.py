@@ -11,12 +11,26 @@ negative advantage as well, so that failed plans are pushed down harder than fai
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from e3jax.errors import need, need_choice
 from e3jax.phases import read_tokens
 
 MISSING = ("plain", "original")
+
+
+@dataclass(frozen=True)
+class PlanWeights:
+    """λ and its rule: config.grpo.e2c."""
+
+    coefficient: float  # λ, of the plan's tokens; 1 is plain GRPO
+    missing: str  # what counts as the plan where none is well formed
+
+    def __post_init__(self):
+        need(self.coefficient > 0, "coefficient", self.coefficient, "must be above 0; 1 is plain GRPO")
+        need_choice(self, "missing", MISSING)
 
 
 def exploration_weights(

@@ -11,18 +11,70 @@ r = exp(logp − old_logp):
 `weight` is mask / global denominator, so that micro-batches add up to the batch exactly, and
 leaving negative gradients out (GRPOMask, e3 App. G.3) is only another weight.
 
-Usage: `loss, metrics = grpo_loss(logp, entropy, batch, clip_low=0.2, clip_high=0.5, dual_clip=3.0,
-kl_coef=1e-3, kl_estimator="k3", entropy_coef=2e-3, tis_cap=None)`.
+Usage: `loss, metrics = grpo_loss(logp, entropy, batch, GrpoLoss(clip_low=0.2, clip_high=0.5, dual_clip=3.0,
+kl_coef=1e-3, kl_estimator="k3", entropy_coef=2e-3, tis_cap=None))`.
 """
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from e3jax.losses.tokens import token_denominator
+from e3jax.errors import need, need_choice
+from e3jax.losses.tokens import AGGREGATIONS, token_denominator
 
 MAX_LOG_RATIO = 20.0  # verl's bound on log-ratios before exp: e^20 is finite in float32
 MAX_K3 = 10.0  # verl's bound on the k3 estimate of one token
 GRADIENTS = ("all", "positive", "negative", "no-eos")  # of which tokens: `token_weights`
+DENOMINATORS = ("shrunken", "fixed")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+MATCHES = ("text", "token")  # how `closing` is found: train/closing.py
+
+
+@dataclass(frozen=True)
+class GrpoLoss:
+    """The terms of `grpo_loss`: config.grpo.loss, or a stage's `loss`. Hashable: a static argument of compiled code."""
+
+    clip_low: float  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
+    clip_high: float
+    dual_clip: float | None  # most that a negative token's ratio counts; None: off
+    kl_coef: float
+    kl_estimator: str  # "k1", "k2", "k3": `kl_penalty`
+    entropy_coef: float
+    tis_cap: float | None  # most that a token's importance weight against the sampler counts; None: off
+
+    def __post_init__(self):
+        need_choice(self, "kl_estimator", KL_ESTIMATORS)
+        for name, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):
+            value = getattr(self, name)
+            right = value is None or (isinstance(value, int | float) and value > least)
+            need(right, name, value, f"use a number above {least:g}, or None for off")
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """The keyword arguments of `group_advantages`: config.grpo.advantage."""
+
+    normalize_std: bool
+    ddof: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """Which tokens are trained and how they are averaged: config.grpo.weights, for `token_weights`."""
+
+    aggregation: str  # losses/tokens.py token_denominator
+    gradients: str
+    denominator: str
+    closing: str  # what ends a thought, for gradients="no-eos" (train/closing.py)
+    closing_match: str
+
+    def __post_init__(self):
+        need_choice(self, "aggregation", AGGREGATIONS)
+        need_choice(self, "gradients", GRADIENTS)
+        need_choice(self, "denominator", DENOMINATORS)
+        need_choice(self, "closing_match", MATCHES)
 
 
 def group_advantages(rewards_pg, *, normalize_std: bool, ddof: int, epsilon: float):
@@ -65,7 +117,7 @@ def token_weights(mask_bt, *, aggregation, max_length, advantage_b=None, closing
 
     Nothing left, or an empty mask, gives weights of 0. Numpy and jax arrays alike.
     """
-    if denominator not in ("shrunken", "fixed"):
+    if denominator not in DENOMINATORS:
         raise ValueError(f"denominator {denominator!r}: 'shrunken' or 'fixed'")
     if gradients not in GRADIENTS:
         raise ValueError(f"gradients {gradients!r}: one of {', '.join(map(repr, GRADIENTS))}")
@@ -102,10 +154,8 @@ def kl_penalty(logp, ref_logp, *, estimator):
     raise ValueError(f"kl_estimator {estimator!r} is not 'k1', 'k2' or 'k3'")
 
 
-def grpo_loss(
-    logp_bt, entropy_bt, batch, *, clip_low, clip_high, dual_clip, kl_coef, kl_estimator, entropy_coef, tis_cap
-):
-    """Loss (scalar) and metrics of one `types.Batch`: Σ weight·[pg + kl_coef·KL − entropy_coef·H].
+def grpo_loss(logp_bt, entropy_bt, batch, loss: GrpoLoss):
+    """Return loss (scalar) and metrics of one `types.Batch`: Σ weight·[pg + kl_coef·KL − entropy_coef·H].
 
     `logp_bt` and `entropy_bt` [B, T] are the current policy's, aligned with the tokens; logp − old
     is bounded to ±20. `dual_clip` (verl's c; None = off, as in TRL) bounds pg of a negative token
@@ -116,22 +166,20 @@ def grpo_loss(
     `entropy`, `ppo_kl` = old − logp, and the fractions `clip_low`, `clip_high` (the clipped branch
     is strictly larger; their sum is verl's pg_clipfrac), `clip_dual` (its pg_clipfrac_lower).
     """
-    if dual_clip is not None and dual_clip <= 1:
-        raise ValueError(f"dual_clip {dual_clip} must be > 1, or None to switch it off")
     advantage = batch.advantage
     ratio = jnp.exp(jnp.clip(logp_bt - batch.old_logp, -MAX_LOG_RATIO, MAX_LOG_RATIO))
     plain = -advantage * ratio
-    clipped = -advantage * jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    clipped = -advantage * jnp.clip(ratio, 1 - loss.clip_low, 1 + loss.clip_high)
     single = jnp.maximum(plain, clipped)
     # −A·c for A < 0; it cannot bind for A >= 0, where pg <= 0.
-    bound = jnp.inf if dual_clip is None else jnp.abs(advantage) * dual_clip
+    bound = jnp.inf if loss.dual_clip is None else jnp.abs(advantage) * loss.dual_clip
     pg = jnp.minimum(single, bound)
-    if tis_cap is not None:
+    if loss.tis_cap is not None:
         mismatch = jnp.clip(batch.old_logp - batch.rollout_logp, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-        pg = pg * jax.lax.stop_gradient(jnp.minimum(jnp.exp(mismatch), tis_cap))
+        pg = pg * jax.lax.stop_gradient(jnp.minimum(jnp.exp(mismatch), loss.tis_cap))
     terms = {
         "pg": pg,
-        "kl": kl_penalty(logp_bt, batch.ref_logp, estimator=kl_estimator),
+        "kl": kl_penalty(logp_bt, batch.ref_logp, estimator=loss.kl_estimator),
         "entropy": entropy_bt,
         "ppo_kl": batch.old_logp - logp_bt,
         "clip_low": (clipped > plain) & (ratio < 1),
@@ -139,12 +187,12 @@ def grpo_loss(
         "clip_dual": single > bound,
     }
     metrics = {name: jnp.sum(batch.weight * term) for name, term in terms.items()}
-    loss = metrics["pg"]
-    if kl_coef:  # 0 · x would still be differentiated, a tenth of an update's time for the entropy
-        loss += kl_coef * metrics["kl"]
-    if entropy_coef:
-        loss -= entropy_coef * metrics["entropy"]
-    return loss, metrics
+    total = metrics["pg"]
+    if loss.kl_coef:  # 0 · x would still be differentiated, a tenth of an update's time for the entropy
+        total += loss.kl_coef * metrics["kl"]
+    if loss.entropy_coef:
+        total -= loss.entropy_coef * metrics["entropy"]
+    return total, metrics
 
 
 def negative_mass(weight_bt, advantage_bt):

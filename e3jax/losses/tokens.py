@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+AGGREGATIONS = ("token_mean", "sequence_mean", "dr_grpo")  # `token_denominator`
+
 
 def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
     """Log-prob of `targets_bt` [B, T] and entropy (nats) of softmax(hidden · embedᵀ / temperature).
@@ -138,7 +140,7 @@ def next_token_logp_and_entropy(hidden_btd, embed_vd, tokens_bt, *, temperature,
 
 
 def token_denominator(mask_bt, *, aggregation, max_length):
-    """What a token is divided by so that Σ mask/denominator·term is the mean `aggregation` names.
+    """Return what a token is divided by so that Σ mask/denominator·term is the mean `aggregation` names.
 
         "token_mean"     Σ_bt mask                             DAPO; e3
         "sequence_mean"  #sequences · Σ_t mask_b   [B, 1]      GRPO's mean of per-sequence means

@@ -15,6 +15,7 @@ THINKING_ENDS = "</think>"
 PLACES = ("response", "after_thinking", "anywhere")
 # of models that plan (rewards/plan.py): in a well-formed execution; as E2C's own grader reads, which is unsound
 IN_PHASES = ("execution", "e2c_original")
+UNFINISHED = ("wrong", "graded")  # what a response without EOS is worth
 WHERE = PLACES + IN_PHASES
 MAX_BOXES = 16  # that may be one answer
 OPENING, BRACES = re.compile(r"\s*+\{"), re.compile(r"(?:\\.)++|\{++|\}++", re.DOTALL)

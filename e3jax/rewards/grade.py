@@ -9,7 +9,6 @@ from e3jax.errors import UserError
 from e3jax.rewards import countdown, countdown_plans, math, mcq, multiplication, plan
 from e3jax.rewards.extract import IN_PHASES, WHERE, Grade
 
-UNFINISHED = ("wrong", "graded")  # what a response without EOS is worth
 BOXED = {"math": math.grade_text, "mcq": mcq.grade_text, "multiplication": multiplication.grade_text}
 
 

@@ -11,14 +11,15 @@ numbers; its format check passes everything, and its comparison of answers is UN
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
-from e3jax.errors import UserError
+from e3jax.errors import UserError, need, need_choice
 from e3jax.phases import TAGS, begins_plan, split_text
 from e3jax.rewards import countdown_plans
-from e3jax.rewards.extract import Grade, last_boxed
+from e3jax.rewards.extract import UNFINISHED, Grade, last_boxed
 
 UNSOUND = (
     "task.where='e2c_original' is E2C's released grader and UNSOUND: it drops minus signs and decimal points, so that "
@@ -164,6 +165,21 @@ def _longest(n: int, m: int, same: Callable[[int, int], bool]) -> int:
 
 
 # ---- the reward of RL
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """What RL is rewarded with beside correctness: config.grpo.reward."""
+
+    unfinished: str  # a response that the budget cut: "wrong", "graded"
+    following: str  # "off", "sound", "original": a right answer is worth the share of its plan that it followed
+    overlong_buffer: int  # tokens before the budget in which the soft penalty grows; 0: none
+    overlong_factor: float
+
+    def __post_init__(self):
+        need_choice(self, "unfinished", UNFINISHED)
+        need_choice(self, "following", FOLLOWING)
+        need(self.overlong_buffer >= 0, "overlong_buffer", self.overlong_buffer, "use 0 (off) or more")
 
 
 def overlong(length_b, *, budget: int, buffer: int, factor: float) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -33,6 +33,7 @@ from e3jax.flags import run_tool
 from e3jax.tools.chips import GIB, Chip, find_devices
 from e3jax.tools.hlo import Traffic, biggest_arrays, collectives
 from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, stage_programs, supervised_programs
+from e3jax.train.settings import Settings, resolve
 
 
 class Measured(NamedTuple):
@@ -156,7 +157,7 @@ def most_that_fits(once: Measured, twice: Measured, per_chip: float, limit: floa
     return int(per_chip + (limit * GIB - once.total) / slope)
 
 
-def suggestions(c: ConfigDict, stage: str, devices, chip: Chip, measured: dict[str, Measured], limit: float, say):
+def suggestions(settings: Settings, stage: str, devices, chip: Chip, measured: dict[str, Measured], limit: float, say):
     """Lines on rows of a micro-batch and slots per chip, from compiling both sizes."""
     lines = []
     fits = {}
@@ -164,13 +165,16 @@ def suggestions(c: ConfigDict, stage: str, devices, chip: Chip, measured: dict[s
         if name not in measured or measured[name].total is None:
             continue
         unit = GROWS_WITH[name]
-        count = c.grpo.rows if unit == "rows" else c.sampler.slots
+        count = settings.stage(stage).rows if unit == "rows" else settings.sampling.slots
         say(f"{name} at twice the {unit}")
-        (program,) = stage_programs(c, stage, devices, names=(name,), times=2)
+        (program,) = stage_programs(settings, stage, devices, names=(name,), times=2)
         most = most_that_fits(measured[name], measure(program, chip), count / len(devices), limit)
         fits[unit] = min(most, fits.get(unit, most))
     for unit, most in fits.items():
-        field, now = {"rows": ("grpo.rows", c.grpo.rows), "slots": ("sampler.slots", c.sampler.slots)}[unit]
+        field, now = {
+            "rows": ("grpo.rows", settings.stage(stage).rows),
+            "slots": ("sampler.slots", settings.sampling.slots),
+        }[unit]
         lines.append(f"{field}: {most} per chip fit, {most * len(devices)} in all; {now} are set")
     return lines, fits
 
@@ -209,11 +213,12 @@ def main() -> None:
         raise UserError("config.sampler has no field 'tensor', the sampling layout: start from configs/e3_math.py")
     chip, devices = find_devices(f.topology)
     limit = f.limit or chip.memory * 7 / 8
+    settings = resolve(c)
     out, err = Console(width=None if os.isatty(1) else 180), Console(stderr=True)
     failed = []
     for stage in c.order:
         rolls = c.stages[stage].kind == "grpo"
-        programs = (stage_programs if rolls else supervised_programs)(c, stage, devices, names=names)
+        programs = (stage_programs if rolls else supervised_programs)(settings, stage, devices, names=names)
         measured = []
         with err.status("") as status:
 
@@ -227,7 +232,9 @@ def main() -> None:
                 say(f"{program.name} ({i + 1}/{len(programs)})")
                 measured.append(measure(program, chip))
             by_name = {m.name: m for m in measured}
-            lines, fits = suggestions(c, stage, devices, chip, by_name, limit, say) if f.suggest and rolls else ([], {})
+            lines, fits = (
+                suggestions(settings, stage, devices, chip, by_name, limit, say) if f.suggest and rolls else ([], {})
+            )
         out.print(
             fit_table(
                 f"{escape(c.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)", measured, limit

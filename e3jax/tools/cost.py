@@ -25,6 +25,7 @@ from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.models.presets import ModelConfig, flops_per_token, num_params, preset
 from e3jax.tools.chips import CHIPS, Chip
+from e3jax.train.settings import resolve
 
 PROMPT = 200  # tokens of a problem with its template, about
 COLUMNS = ("stage", "steps", "tokens a step", "s a step at best", "s a step expected", "hours", "chip-hours", "$")
@@ -55,10 +56,10 @@ def decode_seconds(
 
 def rl_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float) -> Step:
     """One step of a GRPO stage."""
-    g = ConfigDict(c.grpo.to_dict() | c.stages[stage].to_dict())
+    g = resolve(c).stage(stage)
     if g.budget == "auto":
         raise UserError(f"Eq. 2 has not chosen yet: give a number, --config.stages.{stage}.budget=256")
-    model, n = preset(c.model.preset), g.prompts * g.group_size
+    model, n = preset(c.model.preset), g.responses
     decode = decode_seconds(
         model,
         chip,

@@ -23,6 +23,7 @@ from e3jax.checkpoint.pretrained import model_config
 from e3jax.checkpoint.store import by_name, load_params
 from e3jax.errors import UserError, first_line
 from e3jax.flags import run_tool
+from e3jax.losses.grpo import GrpoLoss
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.readers import read_json
 from e3jax.sharding import make_mesh
@@ -85,7 +86,7 @@ def gradient(model: Qwen3, params, arrays: list[np.ndarray], call: dict):
         found = oxa_gradient(model, params, *arrays, **fixed, **call["loss"])
     else:
         fixed["temperature"] = call["temperature"]
-        found = grpo_gradient(model, params, Batch(*arrays), **fixed, **call["loss"])
+        found = grpo_gradient(model, params, Batch(*arrays), **fixed, loss=GrpoLoss(**call["loss"]))
     logp = score(model, params, *arrays[:3], temperature=call["temperature"], chunk=call["chunk"])
     return *found, np.asarray(logp)
 

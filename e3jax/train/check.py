@@ -1,239 +1,131 @@
-"""Is this config possible? Answered before anything is compiled, in a sentence for every field that is not."""
+"""Is this config possible? Answered before anything is compiled, in a sentence for every field that is not.
+
+What one section can know is refused by its dataclass; here is what spans sections, or depends on the machine.
+"""
 
 import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
-from e3jax.errors import UserError, all_errors, need, need_seed
-from e3jax.losses.e2c import MISSING
-from e3jax.losses.grpo import GRADIENTS
-from e3jax.models.attention import KERNELS, resolve_kernel
-from e3jax.phases import begins_plan
-from e3jax.rewards.extract import WHERE
-from e3jax.rewards.grade import UNFINISHED
-from e3jax.rewards.plan import FOLLOWING
+from e3jax.errors import UserError, all_errors, are_counts, need
+from e3jax.models.attention import resolve_kernel
 from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
-from e3jax.tasks.sets import SETS, TFDS, chosen_sets
+from e3jax.tasks.sets import SETS, TFDS
 from e3jax.tasks.stream import FIELDS
 from e3jax.tasks.traces import FORMS
-from e3jax.train.closing import MATCHES
-
-STAGE = ("kind", "evaluated", "warmup", "budget", "steps", "lr")  # fields of an RL stage that are not config.grpo's
-
-
-def need_one_of(c: ConfigDict, field: str, allowed: tuple) -> bool:
-    """Refuse a field (dotted) that has none of the values; return whether it has one."""
-    value = c
-    for name in field.split("."):
-        value = value[name]
-    return need(value in allowed, field, value, f"use one of {', '.join(map(repr, allowed))}")
-
-
-def counts(values) -> bool:
-    """Return whether these are whole numbers of 1 and more, at least one of them."""
-    return len(values) > 0 and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in values)
+from e3jax.train.grpo import GrpoStage
+from e3jax.train.oxa import OxaStage
+from e3jax.train.settings import Settings, resolve
+from e3jax.train.sft import SftStage
 
 
 @all_errors()
-def check(c: ConfigDict) -> None:
-    """Refuse impossible values and combinations, all of them in one UserError."""
-    need_one_of(c, "model.dtype", ("float32", "bfloat16"))
-    if need_one_of(c, "model.attention", ("auto", *KERNELS)):
-        check_attention(c)
-    need_one_of(c, "model.remat", ("none", "matmuls", "attention", "full"))
-    need_one_of(c, "sampler.cache", ("compute", "int8"))
-    known = need_one_of(c, "task.form", tuple(FIELDS))
-    need_one_of(c, "task.where", WHERE)
-    need_one_of(c, "task.chat", ("template", "plain"))
-    need(
-        not c.task.opening or begins_plan(c.task.opening),
-        "task.opening",
-        c.task.opening,
-        "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none",
-    )
-    check_prompt(c)
-    need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
-    words = c.tokenizer == "words"
-    need(
-        not known or words == (c.task.form in (*FORMS, "plans")),
-        "tokenizer",
-        c.tokenizer,
-        f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}",
-    )
-    need(words or not c.init.number_embeddings, "init.number_embeddings", True, "only with tokenizer='words'")
-    check_counts(c)
-    check_grpo(c.grpo, {}, "")
-    check_mesh(c)
-    check_sampler(c)
-    check_rules(c)
-    check_stages(c)
-    check_room(c, c.task.prompt_room)
+def check(config: ConfigDict) -> Settings:
+    """Return the config's settings; refuse impossible values and combinations, all of them in one UserError."""
+    s = resolve(config)
+    known = s.task.form in FIELDS
+    check_attention(s)
+    check_prompt(s)
+    words = s.tokenizer == "words"
+    wanted = f"task.form={s.task.form!r} wants {'a hub tokenizer' if words else 'words'}"
+    need(not known or words == (s.task.form in (*FORMS, "plans")), "tokenizer", s.tokenizer, wanted)
+    numbers = s.init.number_embeddings
+    need(words or not numbers, "init.number_embeddings", numbers, "only with tokenizer='words'")
+    check_sources(s)
+    check_mesh(s, config)
+    check_sampler(s)
+    check_traces(s)
+    check_room(s, s.task.prompt_room)
+    return s
 
 
-def check_room(c: ConfigDict, prompt_room: int) -> None:
+def check_room(s: Settings, prompt_room: int) -> None:
     """Refuse what does not fit the model behind a prompt of `prompt_room` tokens."""
     with all_errors():
-        most = model_config(c.model.preset).max_length
-        fits = f"0 (measured) to {most - 1}: {c.model.preset} reads {most} tokens"
-        if need(0 <= prompt_room < most, "task.prompt_room", prompt_room, fits):
-            check_lengths(c, prompt_room, most - max(prompt_room, 1))
+        most = model_config(s.model.preset).max_length
+        allowed = f"0 (measured) to {most - 1}: {s.model.preset} reads {most} tokens"
+        if need(0 <= prompt_room < most, "task.prompt_room", prompt_room, allowed):
+            check_lengths(s, prompt_room, most - max(prompt_room, 1))
 
 
 @all_errors()
-def check_attention(c: ConfigDict) -> None:
-    """The attention kernel runs on this backend, in this dtype; "auto" always does."""
-    width, backend = model_config(c.model.preset).head_width, jax.default_backend()
-    kernel = resolve_kernel(c.model.attention, dtype=c.model.dtype, head_width=width)
+def check_attention(s: Settings) -> None:
+    """Refuse an attention kernel that does not run on this backend, or in this dtype; "auto" always does."""
+    width, backend = model_config(s.model.preset).head_width, jax.default_backend()
+    kernel = resolve_kernel(s.model.attention, dtype=s.model.dtype, head_width=width)
     runs_on = {"xla": backend, "splash": "tpu", "splash_interpret": backend, "cudnn": "gpu"}[kernel]
     need(runs_on == backend, "model.attention", kernel, f"runs on {runs_on}, this is {backend}: use 'auto'")
-    need(
-        kernel != "cudnn" or c.model.dtype == "bfloat16",
-        "model.dtype",
-        c.model.dtype,
-        f"attention={c.model.attention!r} is cuDNN, which wants 'bfloat16'; else set attention='auto'",
-    )
+    cudnn = f"attention={s.model.attention!r} is cuDNN, which wants 'bfloat16'; else set attention='auto'"
+    need(kernel != "cudnn" or s.model.dtype == "bfloat16", "model.dtype", s.model.dtype, cudnn)
 
 
 @all_errors()
-def check_counts(c: ConfigDict) -> None:
-    """Counts are at least one, lists are not empty."""
-    need_seed(c.seed)
-    fields = {
-        "model": ("chunk",),
-        "mesh": ("data", "tensor"),
-        "sampler": ("tensor", "slots", "block", "prefill_rows"),
-        "budget_rule": ("problems", "samples"),
-        "eval": ("problems", "samples", "pass_problems", "pass_budget"),
-        "checkpoint": ("every", "keep"),
-        "grader": ("workers",),
-        "faults": ("most_skipped",),
-    }
-    for section, names in fields.items():
-        for name in names:
-            need(c[section][name] >= 1, f"{section}.{name}", c[section][name], "use 1 or more")
-    need(c.checkpoint.keep_every >= 0, "checkpoint.keep_every", c.checkpoint.keep_every, "use 0 (none) or more")
-    need(c.grader.timeout_s > 0, "grader.timeout_s", c.grader.timeout_s, "must be above 0")
-    for section, name in (("eval", "budgets"), ("eval", "pass_ks"), ("budget_rule", "budgets")):
-        values = tuple(c[section][name])
-        need(counts(values), f"{section}.{name}", values, "name at least one, each 1 or more")
-    chosen_sets(c.eval.sets, c.eval.only, field="eval.only")
-    for name, source in c.eval.sets.items():
-        need_source(c, f"eval.sets[{name!r}]", source)
-
-
-@all_errors()
-def check_prompt(c: ConfigDict) -> None:
-    """task.prompt is one of the task's."""
+def check_prompt(s: Settings) -> None:
+    """Refuse a task.prompt that is none of the task's."""
     fields = {"math": ("problem",), "multiplication": ("a", "b")}
-    if c.task.form in fields:
+    if s.task.form in fields:
         try:
-            need_prompt(c.task.prompt, fields[c.task.form])
+            need_prompt(s.task.prompt, fields[s.task.form])
         except UserError as error:
             raise UserError(f"config.task.prompt: {error}") from error
 
 
 @all_errors()
-def need_source(c: ConfigDict, field: str, source) -> None:
-    """Which problems, in the form's own way (tasks/stream.py): numbers, digits, or the name of a set."""
-    form, several = c.task.form, isinstance(source, tuple | list)
+def check_sources(s: Settings) -> None:
+    """Refuse stages and evaluation sets whose problems the task has not."""
+    which = FIELDS[s.task.form]
+    for stage in s.stages:
+        if isinstance(stage, GrpoStage) or (isinstance(stage, SftStage) and stage.data is None):
+            need_source(s.task.form, f"stages.{stage.name}.{which}", stage.source)
+    for name, source in s.eval.sets.items():
+        need_source(s.task.form, f"eval.sets[{name!r}]", source)
+
+
+@all_errors()
+def need_source(form: str, field: str, source) -> None:
+    """Refuse a source that is not of the form's own kind (tasks/stream.py): numbers, digits, or the name of a set."""
+    several = isinstance(source, tuple | list)
     if form == "math":
         need(isinstance(source, str), field, source, "name a set (tasks/sets.py), a hub id or a path")
         base = source.partition("@")[0]
-        need(
-            base in SETS or base in TFDS or base.count("/") == 1 or is_place(base),
-            field,
-            source,
-            f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path",
-        )
+        known = base in SETS or base in TFDS or base.count("/") == 1 or is_place(base)
+        allowed = f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path"
+        need(known, field, source, allowed)
     elif FIELDS[form] == "digits":
-        need(
-            several and len(source) == 2 and counts(source) and max(source) <= 18,
-            field,
-            source,
-            "two counts of digits, 1 to 18 each",
-        )
+        right = several and len(source) == 2 and are_counts(source) and max(source) <= 18
+        need(right, field, source, "two counts of digits, 1 to 18 each")
     else:  # how many numbers a Countdown problem has: what its generator makes
         most = 12 if form == "paper" else 6
-        need(
-            several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source),
-            field,
-            tuple(source) if several else source,
-            f"2 to {most} each",
-        )
+        right = several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source)
+        need(right, field, tuple(source) if several else source, f"2 to {most} each")
 
 
 @all_errors()
-def check_grpo(g: ConfigDict, stage: dict, name: str) -> None:
-    """config.grpo, or what a stage (by `name`) makes of it with its own fields: sizes, temperature, choices, clips."""
-
-    def of(field: str) -> str:
-        return f"stages.{name}.{field}" if field.partition(".")[0] in stage else f"grpo.{field}"
-
-    for field in ("rows", "prompts", "minibatches"):
-        need(g[field] >= 1, of(field), g[field], "use 1 or more")
-    need(g.group_size >= 2, of("group_size"), g.group_size, "a group of one has no baseline, use 2 or more")
-    split = g.minibatches >= 1 and g.prompts % g.minibatches == 0
-    if "prompts" in stage:
-        need(split, of("prompts"), g.prompts, f"must be a multiple of {of('minibatches')}={g.minibatches}")
-    else:
-        need(split, of("minibatches"), g.minibatches, f"must divide {of('prompts')}={g.prompts}")
-    need(g.temperature > 0, of("temperature"), g.temperature, "must be above 0: greedy samples have no log-prob")
-    need(g.parity_alarm > 0, of("parity_alarm"), g.parity_alarm, "must be above 0")
-    choices = {
-        "old_logp": ("trainer", "sampler"),
-        "weights.aggregation": ("token_mean", "sequence_mean", "dr_grpo"),
-        "weights.gradients": GRADIENTS,
-        "weights.denominator": ("shrunken", "fixed"),
-        "weights.closing_match": MATCHES,
-        "loss.kl_estimator": ("k1", "k2", "k3"),
-        "e2c.missing": MISSING,
-        "reward.following": FOLLOWING,
-        "reward.unfinished": UNFINISHED,
-    }
-    for field, allowed in choices.items():
-        section, _, last = field.rpartition(".")
-        value = g[section][last] if section else g[last]
-        need(value in allowed, of(field), value, f"use one of {', '.join(map(repr, allowed))}")
-    need(g.e2c.coefficient > 0, of("e2c.coefficient"), g.e2c.coefficient, "must be above 0; 1 is plain GRPO")
-    need(g.reward.overlong_buffer >= 0, of("reward.overlong_buffer"), g.reward.overlong_buffer, "use 0 (off) or more")
-    for field, least in (("dual_clip", 1.0), ("tis_cap", 0.0)):
-        value = g.loss[field]
-        need(
-            value is None or (isinstance(value, int | float) and value > least),
-            of(f"loss.{field}"),
-            value,
-            f"use a number above {least:g}, or None for off",
-        )
-
-
-@all_errors()
-def check_mesh(c: ConfigDict) -> None:
-    """The mesh covers the devices, and every batch divides over it."""
-    devices = len(jax.devices())
-    fsdp = max(devices // (c.mesh.data * c.mesh.tensor), 1) if c.mesh.fsdp == -1 else c.mesh.fsdp
-    total = c.mesh.data * fsdp * c.mesh.tensor
-    if not need(total == devices, "mesh", c.mesh.to_dict(), f"needs {total} devices, {devices} are here"):
+def check_mesh(s: Settings, config: ConfigDict) -> None:
+    """Refuse a mesh that does not cover the devices, and batches that do not divide over it."""
+    devices, mesh = len(jax.devices()), s.mesh
+    fsdp = max(devices // (mesh.data * mesh.tensor), 1) if mesh.fsdp == -1 else mesh.fsdp
+    total, shards = mesh.data * fsdp * mesh.tensor, mesh.data * fsdp
+    if not need(total == devices, "mesh", config.mesh.to_dict(), f"needs {total} devices, {devices} are here"):
         return
-    batches = {"grpo.rows": c.grpo.rows}
-    batches |= {f"stages.{n}.rows": c.stages[n].rows for n in c.order if n in c.stages and "rows" in c.stages[n]}
+    batches = {"grpo.rows": config.grpo.rows}
+    batches |= {f"stages.{x.name}.rows": x.rows for x in s.stages if "rows" in config.stages[x.name]}
     for field, rows in batches.items():
-        need(rows % (c.mesh.data * fsdp) == 0, field, rows, f"must be a multiple of data x fsdp = {c.mesh.data * fsdp}")
+        need(rows % shards == 0, field, rows, f"must be a multiple of data x fsdp = {shards}")
 
 
 @all_errors()
-def check_sampler(c: ConfigDict) -> None:
-    """Slots and prefilled rows divide over the devices."""
-    need(0 < c.sampler.top_p <= 1, "sampler.top_p", c.sampler.top_p, "above 0, 1 is off")
-    devices, tensor, heads = len(jax.devices()), c.sampler.tensor, model_config(c.model.preset).kv_heads
-    if tensor >= 1 and need(
-        devices % tensor == 0 and heads % tensor == 0,
-        "sampler.tensor",
-        tensor,
-        f"must divide {devices} devices and {heads} key/value heads",
-    ):
+def check_sampler(s: Settings) -> None:
+    """Refuse slots and prefilled rows that do not divide over the devices."""
+    devices, tensor, heads = len(jax.devices()), s.sampling.tensor, model_config(s.model.preset).kv_heads
+    if tensor < 1:
+        return
+    allowed = f"must divide {devices} devices and {heads} key/value heads"
+    if need(devices % tensor == 0 and heads % tensor == 0, "sampler.tensor", tensor, allowed):
+        groups = devices // tensor
         for field in ("slots", "prefill_rows"):
-            rows, groups = c.sampler[field], devices // tensor
+            rows = getattr(s.sampling, field)
             need(
                 rows % groups == 0,
                 f"sampler.{field}",
@@ -243,151 +135,40 @@ def check_sampler(c: ConfigDict) -> None:
 
 
 @all_errors()
-def check_rules(c: ConfigDict) -> None:
-    """Eq. 2's factor; pass@k takes problems that the set has."""
-    need(c.budget_rule.kappa > 1, "budget_rule.kappa", c.budget_rule.kappa, "Eq. 2 needs kappa > 1")
-    need(
-        c.eval.pass_problems <= c.eval.problems,
-        "eval.pass_problems",
-        c.eval.pass_problems,
-        f"at most eval.problems={c.eval.problems}",
-    )
-
-
-@all_errors()
-def check_stages(c: ConfigDict) -> None:
-    """Every stage that runs is there once and can run."""
-    need(len(c.order) > 0 and len(set(c.order)) == len(c.order), "order", tuple(c.order), "name each stage once")
-    need(set(c.order) <= set(c.stages), "order", tuple(c.order), f"stages are {sorted(c.stages)}")
-    for name in dict.fromkeys(c.order):
-        if name in c.stages:
-            check_stage(c, name)
-
-
-@all_errors()
-def check_stage(c: ConfigDict, name: str) -> None:
-    """One stage, but for what has to fit the model (`check_lengths`)."""
-    stage, field = c.stages[name], f"stages.{name}"
-    need(stage.steps >= 1, f"{field}.steps", stage.steps, "use 1 or more")
-    need(stage.lr > 0, f"{field}.lr", stage.lr, "must be above 0")
-    if not need(stage.kind in ("sft", "oxa", "grpo"), f"{field}.kind", stage.kind, "use 'sft', 'oxa' or 'grpo'"):
-        return
-    if stage.kind == "oxa":
-        check_oxa(stage, field)
-        return
-    if stage.kind == "sft" and "data" in stage:
-        check_data(stage, field)
-        return
-    of = FIELDS[c.task.form]
-    if need(of in stage, field, sorted(stage), f"task.form={c.task.form!r} wants {of!r}, which says which problems"):
-        need_source(c, f"{field}.{of}", stage[of])
-    if stage.kind == "sft":
-        check_sft(c, stage, field)
-    else:
-        check_rl(c, stage.to_dict(), name, of)
-
-
-@all_errors()
-def check_rl(c: ConfigDict, stage: dict, name: str, of: str) -> None:
-    """A GRPO stage's budget, and config.grpo as its own fields change it (train/curriculum.py)."""
-    field, budget = f"stages.{name}", stage["budget"]
-    unknown = sorted(set(stage) - {*STAGE, *FIELDS.values(), *c.grpo})
-    need(not unknown, field, unknown, f"no such fields: a stage says {', '.join(STAGE)}, {of}, or what config.grpo has")
-    need(budget == "auto" or counts([budget]), f"{field}.budget", budget, "use a number of tokens, or 'auto' for Eq. 2")
-    changes = {k: v for k, v in stage.items() if k in c.grpo}
-    for section in (k for k, v in changes.items() if isinstance(v, dict)):
-        missing = sorted(set(c.grpo[section]) - set(changes[section]))
-        need(
-            not missing,
-            f"{field}.{section}",
-            changes[section],
-            f"stands for all of config.grpo.{section}: say {', '.join(missing)} too",
-        )
-    own = ConfigDict(c.grpo.to_dict() | changes)
-    check_grpo(own, changes, name)
-    buffer = own.reward.overlong_buffer
-    of_buffer = f"{field}.reward.overlong_buffer" if "reward" in changes else "grpo.reward.overlong_buffer"
-    need(not counts([budget]) or buffer <= budget, of_buffer, buffer, f"at most the budget of stage {name}, {budget}")
-
-
-@all_errors()
-def check_lengths(c: ConfigDict, prompt_room: int, room: int) -> None:
-    """Budgets and rows fit the model, which has `room` tokens behind a prompt of `prompt_room`."""
-    fits = f"{c.model.preset} has room for {room} tokens after the prompt"
-    need(c.eval.pass_budget <= room, "eval.pass_budget", c.eval.pass_budget, fits)
-    if counts(c.eval.budgets):
-        need(max(c.eval.budgets) <= room, "eval.budgets", tuple(c.eval.budgets), fits)
-    doubled = 2 * max(c.budget_rule.budgets) if counts(c.budget_rule.budgets) else 0
-    for name in (n for n in c.order if n in c.stages):
-        stage, field = c.stages[name], f"stages.{name}"
-        if stage.kind == "grpo":
+def check_lengths(s: Settings, prompt_room: int, room: int) -> None:
+    """Refuse budgets and rows that do not fit the model, which has `room` tokens behind a prompt of `prompt_room`."""
+    fits = f"{s.model.preset} has room for {room} tokens after the prompt"
+    need(s.eval.pass_budget <= room, "eval.pass_budget", s.eval.pass_budget, fits)
+    if are_counts(s.eval.budgets):
+        need(max(s.eval.budgets) <= room, "eval.budgets", tuple(s.eval.budgets), fits)
+    doubled = 2 * max(s.budget_rule.budgets) if are_counts(s.budget_rule.budgets) else 0
+    for stage in s.stages:
+        field = f"stages.{stage.name}"
+        if isinstance(stage, GrpoStage):
             tokens = doubled if stage.budget == "auto" else stage.budget
-            need(
-                not counts([tokens]) or tokens <= room,
-                f"{field}.budget",
-                stage.budget,
-                f"asks for {tokens} tokens, {c.model.preset} has room for {room} after the prompt",
-            )
-        elif stage.kind == "oxa":
-            need(
-                stage.row_length <= prompt_room + room,
-                f"{field}.row_length",
-                stage.row_length,
-                f"the model has room for {prompt_room + room}",
-            )
-        elif "traces" in stage and "most_tokens" in stage.traces:
-            need(
-                stage.traces.most_tokens + prompt_room <= stage.row_length,
-                f"{field}.traces.most_tokens",
-                stage.traces.most_tokens,
-                f"prompt and trace must fit row_length={stage.row_length}",
-            )
+            asks = f"asks for {tokens} tokens, {s.model.preset} has room for {room} after the prompt"
+            need(not are_counts([tokens]) or tokens <= room, f"{field}.budget", stage.budget, asks)
+        elif isinstance(stage, OxaStage):
+            allowed = f"the model has room for {prompt_room + room}"
+            need(stage.row_length <= prompt_room + room, f"{field}.row_length", stage.row_length, allowed)
+        elif "most_tokens" in stage.traces:
+            most = stage.traces["most_tokens"]
+            allowed = f"prompt and trace must fit row_length={stage.row_length}"
+            need(most + prompt_room <= stage.row_length, f"{field}.traces.most_tokens", most, allowed)
 
 
 @all_errors()
-def check_sft(c: ConfigDict, stage: ConfigDict, field: str) -> None:
-    """A supervised stage on synthetic traces."""
+def check_traces(s: Settings) -> None:
+    """Refuse supervised stages on traces that the task has not, or that leave no room for one attempt."""
     forms = (*FORMS, "plans")
-    need(
-        c.task.form in forms,
-        f"{field}.kind",
-        "sft",
-        f"traces exist for task.form {', '.join(forms)} only; else name `data` (configs/e2c.py)",
-    )
-    need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
-    if c.task.form not in FORMS:
-        return
-    least = 5 * max(stage.numbers) + 4 if c.task.form == "calculator" else 3 * sum(stage.digits) + 9  # with its answer
-    need(
-        stage.traces.most_tokens >= least,
-        f"{field}.traces.most_tokens",
-        stage.traces.most_tokens,
-        f"one attempt and its answer need {least}",
-    )
-
-
-@all_errors()
-def check_data(stage: ConfigDict, field: str) -> None:
-    """A supervised stage on a set with explorations."""
-    data = stage.data
-    need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
-    need(data.part in ("both", "exploration"), f"{field}.data.part", data.part, "use 'both' or 'exploration'")
-    need(data.longer in ("drop", "cut"), f"{field}.data.longer", data.longer, "use 'drop' or 'cut'")
-    need(data.per_step >= 1, f"{field}.data.per_step", data.per_step, "use 1 or more")
-    share, named = data.regulariser_share, bool(data.regulariser)
-    need(
-        0 <= share < 1 and named == (share > 0),
-        f"{field}.data.regulariser_share",
-        share,
-        "0 without a regulariser, below 1 with one",
-    )
-
-
-@all_errors()
-def check_oxa(stage: ConfigDict, field: str) -> None:
-    """A stage of train/oxa.py: sets that could be read, counts."""
-    need(is_place(stage.promote), f"{field}.promote", stage.promote, "a .jsonl file of curation/oxa_sets.py")
-    need(not stage.suppress or is_place(stage.suppress), f"{field}.suppress", stage.suppress, "a file, or '' for none")
-    for name in ("per_step", "rows", "row_length"):
-        need(stage[name] >= 1, f"{field}.{name}", stage[name], "use 1 or more")
-    need(stage.ul_weight >= 0, f"{field}.ul_weight", stage.ul_weight, "use 0 (off) or more")
+    for stage in s.stages:
+        if not isinstance(stage, SftStage) or stage.data is not None:
+            continue
+        field = f"stages.{stage.name}"
+        allowed = f"traces exist for task.form {', '.join(forms)} only; else name `data` (configs/e2c.py)"
+        need(s.task.form in forms, f"{field}.kind", "sft", allowed)
+        if s.task.form in FORMS:
+            # of one attempt with its answer
+            least = 5 * max(stage.source) + 4 if s.task.form == "calculator" else 3 * sum(stage.source) + 9
+            most = stage.traces["most_tokens"]
+            need(most >= least, f"{field}.traces.most_tokens", most, f"one attempt and its answer need {least}")

@@ -10,8 +10,6 @@ import numpy as np
 from e3jax.errors import need
 from e3jax.types import Rollouts
 
-MATCHES = ("text", "token")
-
 
 def closing_mask(tokenizer, r: Rollouts, *, closing: str, match: str) -> np.ndarray:
     """Return bool [B, T]: True from the token that begins the first `closing` of a response onward.

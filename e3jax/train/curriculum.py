@@ -4,10 +4,12 @@
 
 e3's coupled curriculum (§6): a stage is (data difficulty, token budget, steps); a budget of 'auto' is chosen by Eq. 2
 on the stage's own problems with the model that enters it, and the table it saw is kept in budget.jsonl. Each
-stage has its own optimiser, and its KL reference is the model it started from (ALGORITHMS A.6).
+stage has its own optimiser, and its KL reference is the model it started from (docs/algorithms.md, GRPO).
 """
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 from rich.text import Text
 
-from e3jax.checkpoint.pretrained import Pretrained, load_params, same_model
+from e3jax.checkpoint.pretrained import load_params, same_model
 from e3jax.eval.in_training import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.metrics.bootstrap import resampled
@@ -25,165 +27,134 @@ from e3jax.printable import printable
 from e3jax.report.browser import write_samples
 from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, unless_stopped
-from e3jax.sampler.plan import Sampling
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.sets import chosen_sets
-from e3jax.tasks.stream import FIELDS, Stream
 from e3jax.train import grpo, oxa, sft
 from e3jax.train.eq2 import choose_budget, remarks
-from e3jax.train.examples import open_examples
+from e3jax.train.grpo import GrpoStage
 from e3jax.train.number_features import number_features
-from e3jax.train.setup import Run, make_run
+from e3jax.train.run import Run
+from e3jax.train.setup import make_run
+from e3jax.train.sft import SftStage
+from e3jax.train.stage import Stage
 
 # "Steps" whose noise no training step uses; an evaluation's noise is the same in every stage.
 BUDGET_KEY, EVAL_KEY, PASS_KEY = 1_000_001, 1_000_002, 1_000_003
 
 
-def initial_params(run: Run, *, number_embeddings: bool, init_from: str):
-    """Random parameters, or those of a checkpoint or a Hugging Face model; float32, placed on the mesh."""
-    like = abstract_params(run.model, run.mesh)
-    if init_from:
-        same_model(init_from, run.model.config)
-        params = load_params(init_from, like)
+def initial_params(run: Run):
+    """Return random parameters, or those of a checkpoint or a Hugging Face model; float32, placed on the mesh."""
+    init, like = run.settings.init, abstract_params(run.model, run.mesh)
+    if init.init_from:
+        same_model(init.init_from, run.model.config)
+        params = load_params(init.init_from, like)
     else:
         shardings = jax.tree.map(lambda x: x.sharding, like)
         params = jax.jit(lambda: init_params(run.model, jax.random.key(run.seed)), out_shardings=shardings)()
-        if number_embeddings:
+        if init.number_embeddings:
             params["embed_vd"] = number_features(params["embed_vd"], run.tokenizer.words)
     assert_sharded(params)
     return params
 
 
-def automatic_budget(
-    run: Run,
-    params,
-    *,
-    stage: str,
-    stage_index: int,
-    draw: Stream,
-    first_problem: int,
-    incoming_budget: int | None,
-    budgets,
-    kappa: float,
-    problems: int,
-    samples: int,
-    temperature: float,
-    sampler: dict,
-) -> int:
-    """Choose by Eq. 2 on `problems` training problems of the stage; asked once, then read from budget.jsonl."""
+def automatic_budget(run: Run, params, stage: GrpoStage, *, incoming_budget: int | None) -> int:
+    """Choose the stage's budget by Eq. 2 on its own problems; measured once, then read from budget.jsonl.
+
+    `incoming_budget` is the budget of the RL stage before, None where there is none.
+    """
     for line in run.log.read("budget.jsonl"):
-        if line["stage"] == stage:
+        if line["stage"] == stage.name:
             return line["chosen"]
-    grid = sorted({m * b for b in budgets for m in (1, 2)})
-    asked = draw(first_problem, problems)
-    with run.log.phase(f"{stage}: budget by Eq. 2", total=problems * samples) as phase:
+    rule = run.settings.budget_rule
+    grid = sorted({m * b for b in rule.budgets for m in (1, 2)})
+    problems = run.draw_from(stage.source, split="train")(stage.first_problem, rule.problems)
+    with run.log.phase(f"{stage.name}: budget by Eq. 2", total=rule.problems * rule.samples) as phase:
         line, graded = evaluate(
-            Pretrained(run.model, params, run.tokenizer),
-            asked,
-            Sampling(temperature, **sampler),
-            key=run.key(stage_index, BUDGET_KEY),
-            samples=samples,
+            run.pretrained(params),
+            problems,
+            run.sampling(stage.temperature),
+            key=run.key(stage.index, BUDGET_KEY),
+            samples=rule.samples,
             budgets=grid,
             read=run.grader.submit,
-            on_finished=unless_stopped(phase.advance, f"{stage}, before its first step"),
+            on_finished=unless_stopped(phase.advance, f"{stage.name}, before its first step"),
         )
     accuracy = {b: line["accuracy"][str(b)][0] for b in grid}
     score_pg, length_pg, done_pg = (
-        x.reshape(-1, samples) for x in (graded.score_b, graded.response_len_b, graded.rollouts.done)
+        x.reshape(-1, rule.samples) for x in (graded.score_b, graded.response_len_b, graded.rollouts.done)
     )
     draws = resampled(accuracy_at_budgets(score_pg, length_pg, done_pg, grid)) / len(score_pg)
     # B0 (e3 §6.1): mean response length of the incoming model on these problems, at the budget it comes from; a
     # model that never gives up would otherwise fill whatever limit it is measured with
-    minimum = float(np.minimum(graded.response_len_b, incoming_budget or max(budgets)).mean())
+    minimum = float(np.minimum(graded.response_len_b, incoming_budget or max(rule.budgets)).mean())
     chosen, rows = choose_budget(
-        accuracy, budgets=budgets, minimum=minimum, kappa=kappa, draws=dict(zip(grid, draws.T))
+        accuracy, budgets=rule.budgets, minimum=minimum, kappa=rule.kappa, draws=dict(zip(grid, draws.T))
     )
-    satisfied = any(row["chosen"] and row["satisfied"] for row in rows)
-    said = remarks(rows, minimum=minimum, kappa=kappa)
-    run.log.append(
-        "budget.jsonl",
-        {
-            "stage": stage,
-            "kappa": kappa,
-            "minimum": minimum,
-            "chosen": chosen,
-            "satisfied": satisfied,
-            "rows": rows,
-            "problems": problems,
-            "samples": samples,
-            "remarks": said,
-        },
-    )
+    line = {"stage": stage.name, "kappa": rule.kappa, "minimum": minimum, "chosen": chosen}
+    line["satisfied"] = any(row["chosen"] and row["satisfied"] for row in rows)
+    line |= {"rows": rows, "problems": rule.problems, "samples": rule.samples}
+    line["remarks"] = remarks(rows, minimum=minimum, kappa=rule.kappa)
+    run.log.append("budget.jsonl", line)
     run.log.flush()
-    run.log.say(f"{stage}: Eq. 2 chose a budget of {chosen} tokens (kappa {kappa})")
-    for remark in said:
-        run.log.say(f"{stage}: {remark}")
+    run.log.say(f"{stage.name}: Eq. 2 chose a budget of {chosen} tokens (kappa {rule.kappa})")
+    for remark in line["remarks"]:
+        run.log.say(f"{stage.name}: {remark}")
     return chosen
 
 
-def evaluate_stage(
-    run: Run,
-    params,
-    *,
-    stage: str,
-    train_budget: int | None,
-    sets: dict,
-    only: str,
-    problems: int,
-    samples: int,
-    budgets,
-    temperature: float,
-    pass_ks,
-    pass_problems: int,
-    pass_budget: int,
-    shown: int,
-    sampler: dict,
-) -> None:
-    """Accuracy at every budget and pass@k on every held-out set that `only` names; not those that eval.jsonl has."""
-    known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage}
-    pretrained, drawing = Pretrained(run.model, params, run.tokenizer), Sampling(temperature, **sampler)
-    common = dict(read=partial(run.grader.submit, apart=True))
-    chosen = chosen_sets(sets, only, field="eval.only")
-    for index, name in enumerate(sorted(sets)):  # a set's noise is its own, whatever is left out
+def evaluate_stage(run: Run, params, stage: Stage, *, train_budget: int | None) -> None:
+    """Measure accuracy at every budget and pass@k on every held-out set; not on those that eval.jsonl has already."""
+    e = run.settings.eval
+    known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage.name}
+    chosen = chosen_sets(e.sets, e.only, field="eval.only")
+    for index, name in enumerate(sorted(e.sets)):  # a set's noise is its own, whatever is left out
         if name in known or name not in chosen:
             continue
-        asked = run.draw_from(sets[name], split="test")(0, problems)  # a set that has fewer gives all
-        with run.log.phase(f"{stage}: eval, {name}", total=len(asked) * samples) as phase:
-            line, graded = evaluate(
-                pretrained,
-                asked,
-                drawing,
-                key=run.key(index, EVAL_KEY),
-                samples=samples,
-                budgets=budgets,
-                on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"),
-                **common,
-            )
-        with run.log.phase(f"{stage}: pass@k, {name}", total=len(asked[:pass_problems]) * max(pass_ks)) as phase:
-            _, many = evaluate(
-                pretrained,
-                asked[:pass_problems],
-                drawing,
-                key=run.key(index, PASS_KEY),
-                samples=max(pass_ks),
-                budgets=(pass_budget,),
-                on_finished=unless_stopped(phase.advance, f"{stage}, evaluation"),
-                **common,
-            )
-        line |= {
-            "pass_at_k": pass_at_ks(many, max(pass_ks), pass_ks),
-            "pass_at_k_budget": pass_budget,
-            "distinct_attempts": distinct(many, max(pass_ks)),
-        }
-        run.log.keep("eval_samples.jsonl", lambda old, n=name: (old["stage"], old["set"]) != (stage, n))
-        for i in range(min(shown, len(asked))):
-            run.log.append("eval_samples.jsonl", {"stage": stage, "set": name, **sample_line(graded, i * samples)})
-        run.log.append("eval.jsonl", {"stage": stage, "set": name, "train_budget": train_budget, **line})
+        line, samples = evaluate_set(run, params, stage, name, e.sets[name], index=index)
+        run.log.keep("eval_samples.jsonl", lambda old, n=name: (old["stage"], old["set"]) != (stage.name, n))
+        for sample in samples:
+            run.log.append("eval_samples.jsonl", {"stage": stage.name, "set": name, **sample})
+        run.log.append("eval.jsonl", {"stage": stage.name, "set": name, "train_budget": train_budget, **line})
         run.log.flush()
 
 
+def evaluate_set(run: Run, params, stage: Stage, name: str, source: Any, *, index: int) -> tuple[dict, list[dict]]:
+    """Return what eval.jsonl records of one set, and the first responses; `index` names the set's noise."""
+    e, pretrained = run.settings.eval, run.pretrained(params)
+    problems = run.draw_from(source, split="test")(0, e.problems)  # a set that has fewer gives all
+    sampling, read = run.sampling(e.temperature), partial(run.grader.submit, apart=True)
+
+    def measure(what: str, problems, key: int, *, samples: int, budgets):
+        with run.log.phase(f"{stage.name}: {what}, {name}", total=len(problems) * samples) as phase:
+            return evaluate(
+                pretrained,
+                problems,
+                sampling,
+                key=run.key(index, key),
+                samples=samples,
+                budgets=budgets,
+                read=read,
+                on_finished=unless_stopped(phase.advance, f"{stage.name}, evaluation"),
+            )
+
+    most = max(e.pass_ks)
+    line, graded = measure("eval", problems, EVAL_KEY, samples=e.samples, budgets=e.budgets)
+    _, many = measure("pass@k", problems[: e.pass_problems], PASS_KEY, samples=most, budgets=(e.pass_budget,))
+    line["pass_at_k"] = pass_at_ks(many, most, e.pass_ks)
+    line["pass_at_k_budget"] = e.pass_budget
+    line["distinct_attempts"] = distinct(many, most)
+    return line, [sample_line(graded, i * e.samples) for i in range(min(e.shown, len(problems)))]
+
+
+def train_stage(run: Run, params, stage: Stage):
+    """Train one stage; return the final parameters."""
+    if isinstance(stage, GrpoStage):
+        return grpo.train(run, params, stage)
+    return sft.train(run, params, stage) if isinstance(stage, SftStage) else oxa.train(run, params, stage)
+
+
 def final_table(lines: list[dict]) -> Table:
-    """Accuracy by problem set, checkpoint and budget, as the terminal shows it; intervals are in the report."""
+    """Return accuracy by problem set, checkpoint and budget, as the terminal shows it; intervals are in the report."""
     budgets = [str(b) for b in lines[0]["budgets"]]
     table = Table(title="accuracy [%] by test budget [tokens]")
     for column in ("problems", "after", *budgets, "attempts", "give-up", "right verdicts"):
@@ -202,63 +173,18 @@ def final_table(lines: list[dict]) -> Table:
 def main(config: ConfigDict, workdir: str) -> None:
     """Run config.order's stages; ends with the table and RUN/report.html."""
     run = make_run(config, workdir)
-    sampler, rl = config.sampler.to_dict(), config.grpo.to_dict()
-    first_step, first_problem, budget = 0, 0, None
+    budget = None  # of the RL stage before
     with jax.set_mesh(run.mesh), run.grader:
-        params = initial_params(run, **config.init)
-        for index, name in enumerate(config.order):
-            stage = config.stages[name].to_dict()
-            kind, evaluated = stage.pop("kind"), stage.pop("evaluated")
-            where = dict(stage=name, stage_index=index, first_step=first_step)
-            if kind == "sft":
-                how = config.sft.to_dict()
-                aggregation, examples = how.pop("aggregation"), open_examples(run, stage, **how)
-                params = sft.train(
-                    run,
-                    params,
-                    **where,
-                    **stage,
-                    examples=examples,
-                    aggregation=aggregation,
-                    optim=config.optim.to_dict(),
-                )
-            elif kind == "oxa":
-                params = oxa.train(run, params, **where, **stage, optim=config.optim.to_dict())
-            else:
-                draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
-                asked, stage = stage.pop("budget"), rl | stage  # a stage's own temperature is Eq. 2's too
-                if asked == "auto":
-                    asked = automatic_budget(
-                        run,
-                        params,
-                        stage=name,
-                        stage_index=index,
-                        draw=draw,
-                        first_problem=first_problem,
-                        incoming_budget=budget,
-                        temperature=stage["temperature"],
-                        sampler=sampler,
-                        **config.budget_rule,
-                    )
-                budget = asked
-                params = grpo.train(
-                    run,
-                    params,
-                    **where,
-                    **stage,
-                    first_problem=first_problem,
-                    draw=draw,
-                    budget=budget,
-                    optim=config.optim.to_dict(),
-                    sampler=sampler,
-                )
-            if evaluated:
-                trained_at = budget if kind == "grpo" else None
-                evaluate_stage(
-                    run, params, stage=name, train_budget=trained_at, sampler=sampler, **config.eval.to_dict()
-                )
-            first_step += stage["steps"]
-            first_problem += stage["steps"] * (stage["prompts"] if kind == "grpo" else rl["prompts"])
+        params = initial_params(run)
+        for stage in run.settings.stages:
+            if isinstance(stage, GrpoStage):
+                if stage.budget == "auto":
+                    stage = replace(stage, budget=automatic_budget(run, params, stage, incoming_budget=budget))
+                budget = stage.budget
+            params = train_stage(run, params, stage)
+            if stage.evaluated:
+                trained_at = budget if isinstance(stage, GrpoStage) else None
+                evaluate_stage(run, params, stage, train_budget=trained_at)
     if lines := run.log.read("eval.jsonl"):
         run.log.console.print(final_table(lines))
     if is_main():

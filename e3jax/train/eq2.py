@@ -12,9 +12,28 @@ Usage: `budget, table = choose_budget({4096: 0.3, 8192: 0.4, 16384: 0.42}, budge
 minimum=1500, kappa=1.2)`; `print(*remarks(table, minimum=1500, kappa=1.2))`.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from e3jax.errors import need, need_at_least_one, need_counts
+
 LEVEL = 0.95  # of the ratios' intervals
+
+
+@dataclass(frozen=True)
+class BudgetRule:
+    """How Eq. 2 is measured: config.budget_rule."""
+
+    budgets: tuple[int, ...]  # candidates, tokens
+    kappa: float
+    problems: int
+    samples: int  # responses a problem
+
+    def __post_init__(self):
+        need_counts("budgets", self.budgets)
+        need(self.kappa > 1, "kappa", self.kappa, "Eq. 2 needs kappa > 1")
+        need_at_least_one(self, "problems", "samples")
 
 
 def choose_budget(accuracy, *, budgets, minimum, kappa, draws=None):

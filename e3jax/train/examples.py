@@ -1,22 +1,23 @@
-"""What supervised stages learn from: (prompt, response, gap) in tokens, each step's a function of (seed, stage, step).
+"""Examples of supervised stages: (prompt, response, gap) in tokens, each step's a function of (seed, stage, step).
 
-    examples = open_examples(run, stage, position_gap=768, gap_rate=0.5)
-    data = examples(stage_index, step, global_step)       # endless for traces, a list for a set: all of a step's
+    examples = open_examples(run, stage)
+    data = examples(stage.index, step, global_step)       # endless for traces, a list for a set: all of a step's
 
 A stage names its problems and `traces` (tiny models), or `data`: E2C's causal data, or that of another domain.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from e3jax.errors import UserError
+from e3jax.errors import UserError, need, need_at_least_one, need_choice
 from e3jax.phases import NO_TAGS, OPEN, TAGS, tag_ids, write_text
 from e3jax.tasks.countdown_plans import plan_trace
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.stream import FIELDS, Stream, at
+from e3jax.tasks.stream import at
 from e3jax.tasks.traces import base_trace
-from e3jax.train.setup import Run
+from e3jax.train.run import Run
 
 PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
 BLOCK = 16  # problems drawn together; the last block's rest is thrown away
@@ -24,58 +25,67 @@ Example = tuple[list[int], list[int], int]  # prompt, response, gap of positions
 Examples = Callable[[int, int, int], Iterator[Example] | list[Example]]  # stage_index, step, global_step
 
 
-def open_examples(run: Run, stage: dict, *, position_gap: int, gap_rate: float) -> Examples:
-    """The stage's source; takes its fields out of `stage`."""
-    if "data" in stage:
-        return set_examples(run, row_length=stage["row_length"], **stage.pop("data"))
-    draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
-    return trace_examples(run, draw=draw, traces=stage.pop("traces"), position_gap=position_gap, gap_rate=gap_rate)
+@dataclass(frozen=True)
+class SetData:
+    """Examples of a set with explorations: a stage's `data`."""
+
+    set: str
+    part: str  # "both": E2C-SFT; "exploration": EF-SFT, the plan alone
+    longer: str  # than row_length: "drop", or "cut" on the right as the original does, EOS lost
+    per_step: int
+    regulariser: str  # another set, whole examples of which are mixed in; "": none
+    regulariser_share: float  # of a step's examples
+
+    def __post_init__(self):
+        need_choice(self, "part", ("both", "exploration"))
+        need_choice(self, "longer", ("drop", "cut"))
+        need_at_least_one(self, "per_step")
+        share, named = self.regulariser_share, bool(self.regulariser)
+        right = 0 <= share < 1 and named == (share > 0)
+        need(right, "regulariser_share", share, "0 without a regulariser, below 1 with one")
 
 
-def trace_examples(run: Run, *, draw: Stream, traces: dict, position_gap: int, gap_rate: float) -> Examples:
-    """Synthetic traces of the task's form.
+def open_examples(run: Run, stage) -> Examples:
+    """Return the source of an `SftStage`'s examples."""
+    return set_examples(run, stage.data, row_length=stage.row_length) if stage.data else trace_examples(run, stage)
+
+
+def trace_examples(run: Run, stage) -> Examples:
+    """Return synthetic traces of the task's form.
 
     `position_gap`: with probability `gap_rate` the response's positions start up to so many tokens late. A tiny
     base model has seen no long text; this is how it learns to read the problem from far away (LOG.md).
     """
-    write = plan_trace if run.form == "plans" else base_trace
+    draw = run.draw_from(stage.source, split="train")
+    write = plan_trace if run.settings.task.form == "plans" else base_trace
 
     def of_step(stage_index: int, step: int, global_step: int) -> Iterator[Example]:
         rng = np.random.default_rng([run.seed, stage_index, step])
         start = global_step * PROBLEMS_PER_STEP
         while True:
             for problem in draw(start, BLOCK):
-                response = [*run.tokenizer.encode(write(problem, rng, **traces)), run.tokenizer.eos]
-                gap = int(rng.integers(position_gap + 1)) if rng.random() < gap_rate else 0
+                response = [*run.tokenizer.encode(write(problem, rng, **stage.traces)), run.tokenizer.eos]
+                gap = int(rng.integers(stage.position_gap + 1)) if rng.random() < stage.gap_rate else 0
                 yield run.tokenizer.encode(problem.question.removesuffix(OPEN)), response, gap
             start += BLOCK
 
     return of_step
 
 
-def set_examples(
-    run: Run,
-    *,
-    row_length: int,
-    set: str,
-    part: str,
-    longer: str,
-    per_step: int,
-    regulariser: str,
-    regulariser_share: float,
-) -> Examples:
-    """`per_step` examples a step of a set with explorations (tasks/math.py read_plan), in epochs of new orders.
+def set_examples(run: Run, data: SetData, *, row_length: int) -> Examples:
+    """Return `per_step` examples a step of a set with explorations (tasks/math.py read_plan), in epochs of new orders.
 
-    part "both": E2C-SFT (B.2), both phases and EOS. "exploration": EF-SFT (B.3), the plan up to <EXECUTION>; then the
-    share `regulariser_share` of a step's examples are whole ones of the set `regulariser`. The prompt is never
-    trained. `longer` than row_length: "drop" (counted), or "cut" on the right as the original does, EOS lost.
+    part "both": E2C-SFT, both phases and EOS. "exploration": EF-SFT, the plan up to <EXECUTION>; then the share
+    `regulariser_share` of a step's examples are whole ones of the set `regulariser`. The prompt is never trained.
+    (docs/algorithms.md, E2C)
     """
     if not tag_ids(run.tokenizer):
         raise UserError(f"config.stages' data: {NO_TAGS}")
-    others = round(per_step * regulariser_share) if regulariser else 0
-    pools = [(encoded(run, set, part=part, longer=longer, most=row_length), per_step - others)]
+    others = round(data.per_step * data.regulariser_share) if data.regulariser else 0
+    how = dict(longer=data.longer, most=row_length)
+    pools = [(encoded(run, data.set, part=data.part, **how), data.per_step - others)]
     if others:
-        pools.append((encoded(run, regulariser, part="both", longer=longer, most=row_length), others))
+        pools.append((encoded(run, data.regulariser, part="both", **how), others))
 
     def of_step(stage_index: int, step: int, global_step: int) -> list[Example]:
         return [pool[at(i, len(pool), run.seed)] for pool, n in pools for i in range(step * n, (step + 1) * n)]

@@ -15,7 +15,7 @@ import numpy as np
 from e3jax.checkpoint.store import Store, save_params
 from e3jax.errors import Stopped, UserError
 from e3jax.runtime import fetch, from_main, stop_asked
-from e3jax.train.setup import Run
+from e3jax.train.run import Run
 from e3jax.types import TrainState
 
 
@@ -30,7 +30,7 @@ def save_or_stop(
     if stop and step < steps and (saved := store.settled()) is not None:
         run.log.flush()
         raise Stopped(f"{stage}, step {saved} of {steps} is saved, and no time was left to save step {step}")
-    if step % run.checkpoint.every == 0 or step == steps or stop:
+    if step % run.settings.checkpoint.every == 0 or step == steps or stop:
         run.log.flush()
         store.save(step, state, rank=rank)
     if stop and step < steps:
@@ -39,7 +39,7 @@ def save_or_stop(
 
 
 class Skips:
-    """Counts steps in a row whose gradients were not finite, and at `run.most_skipped` stops with the batch on disk."""
+    """Count steps in a row whose gradients were not finite; stop at config.faults.most_skipped, the batch on disk."""
 
     def __init__(self, run: Run, stage: str, *, kind: str, temperature: float, loss: dict):
         self.run, self.stage, self.streak = run, stage, 0
@@ -48,7 +48,7 @@ class Skips:
     def heed(self, step: int, skipped: bool, params, batches: Callable[[], list]) -> None:
         """`params` and `batches()` are those of the step, which changed nothing if it was skipped."""
         self.streak = self.streak + 1 if skipped else 0
-        if self.streak < self.run.most_skipped:
+        if self.streak < self.run.settings.faults.most_skipped:
             return
         self.run.log.flush()
         where = self.run.workdir / "replay" / f"{self.stage}-{step}"

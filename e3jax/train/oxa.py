@@ -6,6 +6,7 @@ epoch, a function of (seed, epoch), the rest that does not fill a step left out 
 set it is plain cross-entropy by sequence means: arms differ in their data alone.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -13,18 +14,19 @@ import jax
 import numpy as np
 from etils import epath
 
-from e3jax.errors import UserError
+from e3jax.errors import UserError, need, need_at_least_one
 from e3jax.losses.oxa import oxa_loss, pool_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rollout.likelihood import row_groups
 from e3jax.sharding import constrain_params
 from e3jax.storage import place
-from e3jax.tasks.rows import file_rows
+from e3jax.tasks.rows import file_rows, is_place
 from e3jax.tasks.stream import permutation
 from e3jax.train.logprobs import forward
 from e3jax.train.packing import enough_rows, pack_micro_batches, row_widths
-from e3jax.train.setup import Run
+from e3jax.train.run import Run
 from e3jax.train.sft import fit
+from e3jax.train.stage import Stage
 
 FIELDS = ("prompt", "response")  # of a row: texts as the model reads and writes them
 
@@ -43,16 +45,14 @@ class Pool(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("model", "chunk"))
-def oxa_gradient(
-    model: Qwen3, params, token_bt, position_bt, segment_bt, promote_bt, suppress_bt, *, chunk: int, ul_weight: float
-):
-    """Gradients and metrics of `oxa_loss` on packed rows; sums over micro-batches are the batch's."""
+def oxa_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, *weights_bt, chunk: int, ul_weight: float):
+    """Return gradients and metrics of `oxa_loss` on packed rows; sums over micro-batches are the batch's."""
 
     def loss_of(params):
         logp, entropy = forward(
             model, params, token_bt, temperature=1.0, chunk=chunk, position_bt=position_bt, segment_bt=segment_bt
         )
-        loss, metrics = oxa_loss(logp, entropy, promote_bt, suppress_bt, ul_weight=ul_weight)
+        loss, metrics = oxa_loss(logp, entropy, *weights_bt, ul_weight=ul_weight)
         return loss, {"loss/total": loss, **{f"loss/{name}": value for name, value in metrics.items()}}
 
     grads, metrics = jax.grad(loss_of, has_aux=True)(params)
@@ -71,19 +71,38 @@ def read_pool(path: epath.PathLike, *, per_step: int) -> Pool:
     return Pool(str(path), rows)
 
 
-def make_batch(run: Run, pools: list[Pool], step: int, *, per_step: int, rows: int, row_length: int):
-    """The step's packed micro-batches: tokens, positions, segments, weights of both pools, [rows, width] each."""
+@dataclass(frozen=True, kw_only=True)
+class OxaStage(Stage):
+    """Fine-tuning on files of curation/oxa_sets.py; without `suppress` it is plain fine-tuning on `promote`."""
+
+    promote: str
+    suppress: str  # "": none
+    ul_weight: float  # of the suppressed set's unlikelihood; 0: off
+    per_step: int  # examples of either set
+    rows: int  # of a micro-batch
+    row_length: int  # tokens
+
+    def __post_init__(self):
+        super().__post_init__()
+        need(is_place(self.promote), "promote", self.promote, "a .jsonl file of curation/oxa_sets.py")
+        need(not self.suppress or is_place(self.suppress), "suppress", self.suppress, "a file, or '' for none")
+        need_at_least_one(self, "per_step", "rows", "row_length")
+        need(self.ul_weight >= 0, "ul_weight", self.ul_weight, "use 0 (off) or more")
+
+
+def make_batch(run: Run, pools: list[Pool], stage: OxaStage, step: int) -> list[list[np.ndarray]]:
+    """Return the step's packed micro-batches: tokens, positions, segments and both pools' weights, [rows, width]."""
     encode, eos, pad = run.tokenizer.encode, run.tokenizer.eos, run.tokenizer.pad
     read, said, suppressed = [], [], []
     for index, pool in enumerate(pools):
-        for prompt, response in pool.at(step, per_step=per_step, seed=run.seed + index):
+        for prompt, response in pool.at(step, per_step=stage.per_step, seed=run.seed + index):
             read.append(encode(prompt))
             said.append([*encode(response), eos])
             suppressed.append(index > 0)
-            if len(read[-1]) + len(said[-1]) > row_length:
+            if len(read[-1]) + len(said[-1]) > stage.row_length:
                 raise UserError(
                     f"{pool.name}: {len(read[-1]) + len(said[-1])} tokens of {response[:40]!r}… do not fit the stage's "
-                    f"row_length={row_length}: raise it, or select with fewer (config.most_tokens)"
+                    f"row_length={stage.row_length}: raise it, or select with fewer (config.most_tokens)"
                 )
     lengths = np.array([len(p) + len(r) for p, r in zip(read, said)])
     token_bt = np.full((len(read), lengths.max()), pad, np.int32)
@@ -95,42 +114,22 @@ def make_batch(run: Run, pools: list[Pool], step: int, *, per_step: int, rows: i
     return [
         [m.take(token_bt, pad), m.positions(), m.segments(), *(m.take(w) for w in weights)]
         for m in pack_micro_batches(
-            lengths, rows=enough_rows(rows, len(lengths), groups=row_groups()), widths=row_widths(row_length)
+            lengths,
+            rows=enough_rows(stage.rows, len(lengths), groups=row_groups()),
+            widths=row_widths(stage.row_length),
         )
     ]
 
 
-def train(
-    run: Run,
-    params,
-    *,
-    stage: str,
-    stage_index: int,
-    first_step: int,
-    promote: str,
-    suppress: str,
-    ul_weight: float,
-    per_step: int,
-    steps: int,
-    lr: float,
-    warmup: int,
-    rows: int,
-    row_length: int,
-    optim: dict,
-):
-    """Fine-tune `params` for `steps`; `suppress` "" is without a suppressed set. Returns the final parameters."""
-    pools = [read_pool(path, per_step=per_step) for path in (promote, suppress) if path]
+def train(run: Run, params, stage: OxaStage):
+    """Fine-tune `params`; return the final parameters."""
+    pools = [read_pool(path, per_step=stage.per_step) for path in (stage.promote, stage.suppress) if path]
     return fit(
         run,
         params,
-        stage=stage,
+        stage,
         kind="oxa",
-        first_step=first_step,
-        steps=steps,
-        lr=lr,
-        warmup=warmup,
-        optim=optim,
-        batch_of=partial(make_batch, run, pools, per_step=per_step, rows=rows, row_length=row_length),
+        batch_of=partial(make_batch, run, pools, stage),
         gradient=oxa_gradient,
-        loss={"ul_weight": ul_weight},
+        loss={"ul_weight": stage.ul_weight},
     )

@@ -4,23 +4,27 @@ Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/sft.py; 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.errors import need_at_least_one, need_choice
 from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rollout.likelihood import row_groups
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
-from e3jax.train.examples import Examples
+from e3jax.train.examples import SetData, open_examples
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.logprobs import forward
 from e3jax.train.packing import enough_rows, pack_rows
-from e3jax.train.setup import Run
+from e3jax.train.run import Run
+from e3jax.train.stage import Stage
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 
 
@@ -40,45 +44,37 @@ def sft_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, weight
     return constrain_params(grads), metrics
 
 
-def train(
-    run: Run,
-    params,
-    *,
-    stage: str,
-    stage_index: int,
-    first_step: int,
-    examples: Examples,
-    steps: int,
-    lr: float,
-    warmup: int,
-    rows: int,
-    row_length: int,
-    aggregation: str,
-    optim: dict,
-):
-    """Train `params` on `examples` for `steps`; returns the final parameters."""
+@dataclass(frozen=True, kw_only=True)
+class SftStage(Stage):
+    """A supervised stage: config.sft and what the stage says. It learns from `traces` of a source, or from `data`."""
+
+    rows: int  # of a step
+    row_length: int  # tokens
+    aggregation: str  # losses/sft.py
+    position_gap: int  # responses start up to so many positions late …
+    gap_rate: float  # … this often (train/examples.py)
+    source: Any = None  # which problems the traces are of
+    traces: Mapping[str, Any] = field(default_factory=dict)  # habits, and most_tokens of a trace
+    data: SetData | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        need_at_least_one(self, "rows", "row_length")
+        need_choice(self, "aggregation", ("token_mean", "sequence_mean"))
+
+
+def train(run: Run, params, stage: SftStage):
+    """Train `params` on the stage's examples; return the final parameters."""
+    examples = open_examples(run, stage)
 
     def batch_of(step: int) -> list[list[np.ndarray]]:
-        """Tokens, positions, segments and weights of a step: one micro-batch."""
-        data = examples(stage_index, step, first_step + step)
-        most = enough_rows(rows, len(data), groups=row_groups()) if isinstance(data, list) else rows
-        *packed, mask = pack_rows(data, rows=most, length=row_length, pad=run.tokenizer.pad)
-        return [[*packed, sft_weights(mask, aggregation=aggregation)]]
+        """Return tokens, positions, segments and weights of a step: one micro-batch."""
+        data = examples(stage.index, step, stage.first_step + step)
+        most = enough_rows(stage.rows, len(data), groups=row_groups()) if isinstance(data, list) else stage.rows
+        *packed, mask = pack_rows(data, rows=most, length=stage.row_length, pad=run.tokenizer.pad)
+        return [[*packed, sft_weights(mask, aggregation=stage.aggregation)]]
 
-    return fit(
-        run,
-        params,
-        stage=stage,
-        kind="sft",
-        first_step=first_step,
-        steps=steps,
-        lr=lr,
-        warmup=warmup,
-        optim=optim,
-        batch_of=batch_of,
-        gradient=sft_gradient,
-        loss={},
-    )
+    return fit(run, params, stage, kind="sft", batch_of=batch_of, gradient=sft_gradient, loss={})
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -90,28 +86,25 @@ def add(total, more):
 def fit(
     run: Run,
     params,
+    stage: Stage,
     *,
-    stage: str,
     kind: str,
-    first_step: int,
-    steps: int,
-    lr: float,
-    warmup: int,
-    optim: dict,
     batch_of: Callable[[int], list[list[np.ndarray]]],
     gradient: Callable,
     loss: dict,
 ):
-    """The loop of every supervised stage; resumes from its newest checkpoint. Returns the final parameters.
+    """Run the loop of every supervised stage; resume from its newest checkpoint. Return the final parameters.
 
     `batch_of(step)`: the step's micro-batches, each the arrays [B, T] that `gradient` takes after the parameters:
     tokens, positions, segments and weights over the whole batch, so that gradients and metrics are sums.
     """
-    tx, store = make_optimizer(lr=lr, warmup=warmup, decay_steps=steps, **optim), run.store(stage)
+    name, steps = stage.name, stage.steps
+    tx = make_optimizer(run.optim, lr=stage.lr, warmup=stage.warmup, decay_steps=steps)
+    store = run.store(name)
     done, state = store.newest(new_state(tx, params))
-    run.log.rewind(stage, done)
-    skips = Skips(run, stage, kind=kind, temperature=1.0, loss=loss)
-    with run.log.phase(f"{stage}: {kind.upper()}", total=steps) as phase:
+    run.log.rewind(name, done)
+    skips = Skips(run, name, kind=kind, temperature=1.0, loss=loss)
+    with run.log.phase(f"{name}: {kind.upper()}", total=steps) as phase:
         phase.advance(done)
         logged, since, tokens = time.monotonic(), 0, 0
         batch = batch_of(done) if done < steps else None
@@ -127,17 +120,17 @@ def fit(
             skips.heed(step + 1, update["skipped"] == 1, state.params, lambda this=this: this)
             since, tokens = since + 1, tokens + sum(int((micro[2] > 0).sum()) for micro in this)
             if (step + 1) % 10 == 0 or step + 1 == steps:
-                values = {name: float(value) for name, value in metrics.items()}
-                values |= {f"optim/{name}": float(value) for name, value in update.items()}
+                values = {key: float(value) for key, value in metrics.items()}
+                values |= {f"optim/{key}": float(value) for key, value in update.items()}
                 seconds, logged = time.monotonic() - logged, time.monotonic()
                 values |= {
                     "optim/lr": learning_rate(state),
                     "time/step_s": seconds / since,
                     "time/tokens_per_s": tokens / seconds,
                 }
-                run.log.metrics(stage, kind, step=step + 1, global_step=first_step + step + 1, values=values)
+                run.log.metrics(name, kind, step=step + 1, global_step=stage.first_step + step + 1, values=values)
                 phase.advance(since, f"loss {values['loss/total']:.3f}")
                 since, tokens = 0, 0
-            save_or_stop(run, store, stage, step + 1, steps, state)
+            save_or_stop(run, store, name, step + 1, steps, state)
     store.close(steps, state)
     return state.params

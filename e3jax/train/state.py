@@ -1,32 +1,41 @@
 """Optimiser and train state: Adam on float32 masters, one fresh optimiser per stage.
 
-tx = make_optimizer(lr=2e-4, warmup=0, decay_steps=0, weight_decay=0.0, beta1=0.9, beta2=0.95, grad_clip=1.0,
-                    moments_dtype="float32")
+optim = Optimizer(weight_decay=0.0, beta1=0.9, beta2=0.95, grad_clip=1.0, moments_dtype="float32")
+tx = make_optimizer(optim, lr=2e-4, warmup=0, decay_steps=0)
 state = new_state(tx, params)
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from e3jax.errors import need, need_choice
 from e3jax.sharding import constrain_params
 from e3jax.types import TrainState
 
 
-def make_optimizer(
-    *,
-    lr: float,
-    warmup: int,
-    decay_steps: int,
-    weight_decay: float,
-    beta1: float,
-    beta2: float,
-    grad_clip: float,
-    moments_dtype: str,
-) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm; linear warm-up, then constant, or cosine to 0 at `decay_steps` (0: off).
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW's constants: config.optim. Learning rates are the stages'."""
+
+    weight_decay: float
+    beta1: float
+    beta2: float
+    grad_clip: float  # most that a gradient's global norm may be
+    moments_dtype: str
+
+    def __post_init__(self):
+        need_choice(self, "moments_dtype", ("float32", "bfloat16"))
+        need(self.grad_clip > 0, "grad_clip", self.grad_clip, "must be above 0")
+        for name in ("beta1", "beta2"):
+            need(0 <= getattr(self, name) < 1, name, getattr(self, name), "use 0 or more, below 1")
+
+
+def make_optimizer(optim: Optimizer, *, lr: float, warmup: int, decay_steps: int) -> optax.GradientTransformation:
+    """Return AdamW after clipping by global norm; warm-up, then constant, or cosine to 0 at `decay_steps` (0: off).
 
     The last update's learning rate is in the state: `learning_rate(state)`. Both moments are kept in `moments_dtype`;
     an update computes in float32 whatever it is. bfloat16 (8 bits) saves 4 bytes a parameter and stops the second
@@ -37,8 +46,9 @@ def make_optimizer(
     def rate(count):
         return schedule(count) * (jnp.minimum(1.0, (count + 1) / warmup) if warmup else 1.0)
 
-    adamw = optax.inject_hyperparams(optax.adamw)(learning_rate=rate, b1=beta1, b2=beta2, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(grad_clip), stored_as(adamw, moments_dtype))
+    constants = dict(b1=optim.beta1, b2=optim.beta2, weight_decay=optim.weight_decay)
+    adamw = optax.inject_hyperparams(optax.adamw)(learning_rate=rate, **constants)
+    return optax.chain(optax.clip_by_global_norm(optim.grad_clip), stored_as(adamw, optim.moments_dtype))
 
 
 def stored_as(tx: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
