@@ -218,8 +218,9 @@ def test_overrides_name_real_fields(page):
 
 
 def anchors(path: Path) -> set[str]:
-    """What GitHub calls a page's headings: lower case, blanks as -, other signs dropped, -1 for a second one."""
-    found, text = set(), re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    """Ids, and GitHub's names of headings: lower case, blanks as -, other signs dropped, -1 for a second one."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = set(re.findall(r'<a id="([^"]+)"', text))
     for title in re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE):
         title = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)
         name = plain = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
@@ -384,6 +385,16 @@ def test_the_figure_is_drawn_from_the_tables():
             shown = " | ".join(re.findall(r"[\d.]+", printed))
             assert [float(x) for x in shown.split(" | ")] == pytest.approx(means, abs=0.1), name
             assert f"{name} | {shown} |" in text_of("README.md"), shown
+
+
+def test_every_method_has_a_whole_row():
+    """Method, source, equation, function and default, under an anchor of its own."""
+    rows = [line for line in text_of("docs/algorithms.md").splitlines() if line.startswith("| <a id")]
+    names = [name for row in rows for name in re.findall(r'<a id="([^"]+)"', row)]
+    assert len(rows) > 50 and len(names) == len(set(names))
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 5 and all(cells), row
 
 
 def test_the_page_of_algorithms_names_what_is_there():
