@@ -451,3 +451,17 @@ def test_the_map_has_every_module_and_every_test():
             assert folder & imports(tests[name]), (patterns, name)
         left -= covered
     assert not left, left
+
+
+# ---------------------------------------------------------------- LOG.md
+
+
+def test_entries_of_the_log_can_be_linked():
+    """Every heading has a name of its own, so that a link to it stays right; links of the log lead somewhere."""
+    text = re.sub(r"^```.*?^```", "", text_of("LOG.md"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    assert len(titles) == len({re.sub(r"[^\w ]", "", title.lower()) for title in titles}) > 90
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = ROOT / (path or "LOG.md")
+        assert file.exists() and (not anchor or anchor in anchors(file)), target
