@@ -1,4 +1,4 @@
-"""E2C on Qwen3-4B and 8B (ALGORITHMS B): SFT on explorations and executions, two RL stages, EF-SFT for a new domain.
+"""Train E2C on Qwen3-4B and 8B: SFT on explorations and executions, two RL stages, EF-SFT for a new domain.
 
     python -m e3jax.tools.convert --from=Qwen/Qwen3-8B --to=models/qwen3-8b-tags \
         --add_tokens='<EXPLORATION>,</EXPLORATION>,<EXECUTION>,</EXECUTION>'
@@ -10,18 +10,19 @@
         --config.stages.ef.data.set=sets/domain.parquet
     python -m e3jax.tools.convert --from=runs/e2c-rl2/checkpoints/rl2/108 --to=export/8B-Final   # as on the model card
 
-Not run: needs a pod, the published sets and a hub. Checked: two steps of sft and rl2 on a CPU with the real tokenizer,
-the four tags and a random model of width 16 (tests/test_recipes.py; ef by hand).
+Not run: it needs a pod, the published sets and a hub. Checked: two steps of sft and rl2 on a CPU with the real
+tokenizer, the four tags and a random model of width 16 (tests/test_recipes.py; ef by hand).
     python -m e3jax.tools.aot --config=configs/e2c.py:stage=sft --topology=v5e:4x8        # 10.64 GiB per chip; 4b 6.54
     python -m e3jax.tools.aot --config=configs/e2c.py:stage=rl2 --topology=v5e:16x16      # 7.18; 4b on v5e:8x16 7.07
-Expected (the paper's, 8 samples): 8B after rl2 AIME24 40.6, AIME25 33.8, MATH500 87.7, AMC 80.3; plain GRPO 36.9, 34.4,
-88.2, 79.3 (B.7).
+Expected (the authors', mean of 8 samples): 8B after rl2 AIME24 40.6, AIME25 33.8, MATH500 87.7, AMC 80.3; plain GRPO
+36.9, 34.4, 88.2, 79.3.
 
-Arguments: stage=sft|rl1|rl2|ef; model=4b|8b; chips=NUMBER (rows and slots are meant for; 256 for RL of 8b, else 128,
-SFT 32); lambda=card: λ = 2 in both RL stages, as the model card says (the scripts have 1 in stage 1, B.4);
-behaviour=original: what the released code does where this differs on purpose: an unsound grader without a format
-check, λ on whole responses that lack a marker, plans followed by its loose rule, examples cut at 1,000 tokens.
-Sources: B.n as in configs/common.py; OWN = chosen here.
+Arguments: stage=sft|rl1|rl2|ef; model=4b|8b; chips=NUMBER that rows and slots are meant for (default: 256 for RL of 8b,
+128 for RL of 4b, 32 for SFT); lambda=card for λ = 2 in both RL stages, as the model card says (the scripts have 1 in
+stage 1); behaviour=original for what the released code does where this repository differs on purpose: an unsound grader
+without a format check, λ on whole responses that lack a marker, plans followed by its loose rule, examples cut at 1,000
+tokens.
+Sources: docs/algorithms.md, E2C: "code" = its scripts and yaml files, "card" = its model card; "ours" was chosen here.
 """
 
 from configs.common import base_config, explorations_stage, grpo_stage, parse_arguments
@@ -31,7 +32,7 @@ CHOICES = {
     "stage": ("sft", "rl1", "rl2", "ef"), "model": ("4b", "8b"), "lambda": ("scripts", "card"),
     "behaviour": ("sound", "original"),
 }  # fmt: skip
-STEPS = {"sft": 1000, "rl1": 54, "rl2": 108, "ef": 500}  # B.2, B.3; RL: 1 and 2 epochs of some 14k rows by 256 (B.4)
+STEPS = {"sft": 1000, "rl1": 54, "rl2": 108, "ef": 500}  # code; RL: 1 and 2 epochs of some 14k rows by 256
 
 
 def get_config(argument: str = "stage=sft"):
@@ -42,9 +43,9 @@ def get_config(argument: str = "stage=sft"):
     chips = int(given["chips"] or ((256 if size == "8b" else 128) if rl else 32))
     c = base_config()
     c.order = (stage,)
-    c.tokenizer = f"models/qwen3-{size}-tags"  # with the four tags: ids 151,669 … by name, in rows that are spare
+    c.tokenizer = f"models/qwen3-{size}-tags"  # with the four tags in spare rows: ids 151,669 …, found by name
     c.init.number_embeddings = False
-    c.init.init_from = {  # each stage from the one before; B.3: EF-SFT from stage 2's end
+    c.init.init_from = {  # each stage from the one before; EF-SFT from the end of stage 2, as the code
         "sft": c.tokenizer,
         "rl1": "runs/e2c-sft/checkpoints/sft/1000",
         "rl2": "runs/e2c-rl1/checkpoints/rl1/54",
@@ -57,19 +58,19 @@ def get_config(argument: str = "stage=sft"):
         add_sft(c, stage, chips, original=original)
 
     c.task.form = "math"
-    c.task.prompt = "e2c"  # B.6, the question's suffix
+    c.task.prompt = "e2c"  # code of test-time scaling: the question's suffix
     c.task.thinking = True  # the card's chat template, as it stands
     c.task.where = "e2c_original" if original else "execution"
-    c.task.opening = "<EXPLORATION>"  # B.4: solution_prefix
-    c.task.prompt_room = 712  # B.4
+    c.task.opening = "<EXPLORATION>"  # code: solution_prefix
+    c.task.prompt_room = 712  # code
 
     c.model.preset = f"qwen3-{size}"
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
     c.model.chunk = 512 * chips
-    c.optim.beta2 = 0.999 if rl else 0.95  # B.2: .9, .95; B.4 names none: verl's default, torch's AdamW as it comes
-    c.optim.weight_decay = 0.01  # B.2
-    c.optim.grad_clip = 1.0  # B.2
+    c.optim.beta2 = 0.999 if rl else 0.95  # code: .95 in SFT; RL names none: torch's AdamW, as verl
+    c.optim.weight_decay = 0.01  # code
+    c.optim.grad_clip = 1.0  # code
 
     c.grpo.rows = chips
     c.sampler.tensor = SAMPLING_TENSOR[size]
@@ -77,63 +78,63 @@ def get_config(argument: str = "stage=sft"):
     c.sampler.prefill_rows = chips // SAMPLING_TENSOR[size]
     c.sampler.block = 32
 
-    c.eval.sets = {"aime24": "aime24", "aime25": "aime25", "amc": "amc"}  # B.7
+    c.eval.sets = {"aime24": "aime24", "aime25": "aime25", "amc": "amc"}  # three of the authors' sets
     c.eval.problems = 83
-    c.eval.samples = 8  # B.7
-    c.eval.budgets = (8192,)  # B.4
-    c.eval.temperature = 0.7  # the card's usage; the paper's is not known
+    c.eval.samples = 8  # the authors'
+    c.eval.budgets = (8192,)  # code
+    c.eval.temperature = 0.7  # the card's example of use; the paper's value is not known
     c.eval.pass_ks = (1, 2, 4, 8)
     c.eval.pass_problems = 30
     c.eval.pass_budget = 8192
-    c.checkpoint.every = 10  # OWN
+    c.checkpoint.every = 10  # ours
     return c
 
 
 def add_sft(c, stage: str, chips: int, *, original: bool) -> None:
-    """E2C-SFT (B.2), or EF-SFT (B.3) by the same trainer."""
-    whole = {"set": "sets/e2c/e2c-sft.parquet", "part": "both"}  # 58k rows, 95 % of them for training there
-    domain = {  # a set with prompt and exploration columns; CE on its explorations alone
+    """Add E2C-SFT, or EF-SFT by the same trainer."""
+    whole = {"set": "sets/e2c/e2c-sft.parquet", "part": "both"}  # 58k rows; the code trains on 95 % of them
+    domain = {  # a set with columns prompt and exploration; cross-entropy on its explorations alone
         "set": "sets/domain.parquet",
         "part": "exploration",
         "regulariser": whole["set"],
-        "regulariser_share": 0.1,  # OWN: "math-as-reg" without a ratio; an older mixture has tenths (B.2, B.3)
+        "regulariser_share": 0.1,  # ours: a yaml says "math-as-reg" without a ratio; an older mixture has tenths
     }
     c.stages[stage] = explorations_stage(
         steps=STEPS[stage],
         evaluated=True,
-        lr=2e-5,  # B.2; an older file of EF-SFT has 1e-5 (B.3)
-        warmup=STEPS[stage] // 10,  # B.2, then a cosine
-        # B.2 cuts at 1,000 tokens, and with them EOS and the answer. OWN: rows of 4,096 that hold several
+        lr=2e-5,  # code; an older yaml of EF-SFT has 1e-5
+        warmup=STEPS[stage] // 10,  # code: 10 %, then a cosine
+        # The code cuts at 1,000 tokens, and with them EOS and the answer. Ours: rows of 4,096 for several of them
         row_length=1000 if original else 4096,
         rows=-(-160 // chips) * chips if original else 2 * chips,
         data={
             **(domain if stage == "ef" else whole),
-            "per_step": 160,  # B.2
+            "per_step": 160,  # code
             "longer": "cut" if original else "drop",
         },
     )
-    c.sft.aggregation = "token_mean"  # B.2: plain cross-entropy
+    c.sft.aggregation = "token_mean"  # code: plain cross-entropy
     c.sft.gap_rate = 0.0
 
 
 def add_rl(c, stage: str, *, second: bool, card: bool, original: bool) -> None:
-    """E2C-RL (B.4): stage 1 diversifies plans, stage 2 weighs them."""
+    """Add E2C-RL: stage 1 diversifies plans, stage 2 weighs them. Values are the code's unless said."""
     c.stages[stage] = grpo_stage(
-        set="sets/e2c/e2c-rl.parquet",  # some 14k rows (B.2)
-        budget=8192,  # B.4
+        set="sets/e2c/e2c-rl.parquet",  # some 14k rows
+        budget=8192,
         steps=STEPS[stage],
-        lr=1e-6,  # B.4
+        lr=1e-6,
     )
     g = c.grpo
-    g.prompts, g.minibatches = 256, 8  # B.4: mini-batches of 32
-    g.group_size = 8 if second else 32  # B.4
-    g.temperature = 1.0 if second else 1.3  # B.4
-    g.e2c.coefficient = 2.0 if second or card else 1.0  # B.4: adv_coeff; the card: λ > 1 throughout
+    g.prompts, g.minibatches = 256, 8  # mini-batches of 32 prompts
+    g.group_size = 8 if second else 32
+    g.temperature = 1.0 if second else 1.3
+    g.e2c.coefficient = 2.0 if second or card else 1.0  # adv_coeff; the card: λ > 1 throughout
     g.e2c.missing = "original" if original else "plain"
-    g.reward.following = ("original" if original else "sound") if second else "off"  # B.4: use_constrain_reward
-    g.reward.overlong_buffer, g.reward.overlong_factor = 4096, 1.0  # B.4
-    g.advantage.normalize_std = True  # B.4
-    g.weights.aggregation = "token_mean"  # B.4
-    g.loss.clip_low = g.loss.clip_high = 0.2  # B.4; e2c_dapo.sh: .28
-    g.loss.dual_clip = 3.0  # B.4; e2c_dapo.sh: 10
-    g.loss.kl_coef = g.loss.entropy_coef = 0.0  # B.4
+    g.reward.following = ("original" if original else "sound") if second else "off"  # use_constrain_reward
+    g.reward.overlong_buffer, g.reward.overlong_factor = 4096, 1.0
+    g.advantage.normalize_std = True
+    g.weights.aggregation = "token_mean"
+    g.loss.clip_low = g.loss.clip_high = 0.2  # e2c_dapo.sh: clip_high .28
+    g.loss.dual_clip = 3.0  # e2c_dapo.sh: 10
+    g.loss.kl_coef = g.loss.entropy_coef = 0.0

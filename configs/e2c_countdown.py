@@ -1,4 +1,4 @@
-"""E2C in small: SFT in two phases, RL that diversifies plans, RL that weighs them; a tiny model on Countdown.
+"""Train E2C in small: SFT in two phases, RL that diversifies plans, RL that weighs them; a tiny model on Countdown.
 
     python -m e3jax.train.curriculum --config=configs/e2c_countdown.py --workdir=runs/e2c
 
@@ -13,9 +13,9 @@ points); entropies are means of the last ten steps, nats per token; pass@16 of 1
     rl2     30.9 27.9 22.5      52 52 45        .996 .994 .998      .36 .38 .35         .06 .09 .14
 
 RL raises pass@1 over SFT on every seed (+10.6 to +15.2 after stage 1) and pays with variety (pass@16). The plan's
-entropy is above the execution's in every step of both stages of every seed. Stage 2 goes on rising on its own problems
-and hardly on held-out ones: 3 numbers make only 2,489 instances, and SFT has seen all that are not held out.
-Sources: B.n, PROTOTYPE, LOG as in configs/common.py; OWN = chosen here.
+entropy is above the execution's in every step of both stages of every seed. In stage 2 accuracy keeps rising on its own
+problems and hardly on held-out ones: 3 numbers make only 2,489 instances, and SFT has seen all that are not held out.
+Sources: docs/algorithms.md, E2C: "code" = its scripts; "ours" was chosen here.
 """
 
 from configs.common import base_config, grpo_stage, plans_stage
@@ -25,7 +25,7 @@ def get_config():
     c = base_config()
     c.order = ("sft", "rl1", "rl2")
     c.task.form = "plans"
-    c.task.opening = " <EXPLORATION>"  # B.4: generation is forced to start with it
+    c.task.opening = " <EXPLORATION>"  # code: generation is forced to start with it
     c.task.prompt_room = 10  # six numbers, the target, the tag
 
     c.stages.sft = plans_stage(
@@ -34,24 +34,24 @@ def get_config():
         lr=4e-3,
         warmup=50,
         rows=12,
-        row_length=128,  # as the quickstart's (LOG)
-        solution_rate=0.5,  # OWN: E2C's data are right; wrong plans teach to execute any, and leave RL a choice
+        row_length=128,  # as the quickstart (LOG.md, 2026-11-21)
+        solution_rate=0.5,  # ours (E2C's are all right): wrong plans teach to execute any, and leave RL a choice
         evaluated=True,
     )
     c.sft.gap_rate = 0.0  # responses are as long in RL as here
 
-    rl = dict(numbers=(3,), budget=24, steps=100, lr=3e-4)  # OWN; a response has 17 tokens
-    c.stages.rl1 = grpo_stage(**rl, temperature=1.3)  # B.4; λ = 1 and no shaping are base_config's
+    rl = dict(numbers=(3,), budget=24, steps=100, lr=3e-4)  # ours; a response has 17 tokens
+    c.stages.rl1 = grpo_stage(**rl, temperature=1.3)  # code; λ = 1 and no shaping are defaults
     c.stages.rl2 = grpo_stage(
         **rl,
         temperature=1.0,
-        e2c={"coefficient": 2.0, "missing": "plain"},  # B.4
-        # OWN: the penalty begins at 20 tokens
+        e2c={"coefficient": 2.0, "missing": "plain"},  # code
+        # ours: the penalty begins at 20 tokens
         reward={"following": "sound", "unfinished": "wrong", "overlong_buffer": 4, "overlong_factor": 1.0},
     )
-    c.grpo.weights.aggregation = "token_mean"  # B.4
-    c.grpo.loss.clip_high = 0.2  # B.4
-    c.grpo.loss.kl_coef = 0.0  # B.4
+    c.grpo.weights.aggregation = "token_mean"  # code
+    c.grpo.loss.clip_high = 0.2  # code
+    c.grpo.loss.kl_coef = 0.0  # code
 
     c.eval.sets = {"3 numbers": (3,)}
     c.eval.budgets = (24,)

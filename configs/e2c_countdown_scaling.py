@@ -1,4 +1,4 @@
-r"""Test-time scaling of the tiny E2C models of configs/e2c_countdown.py, on 512 held-out problems.
+r"""Scale the tiny E2C models of configs/e2c_countdown.py at test time, on 512 held-out problems.
 
     R=runs/e2c/checkpoints
     python -m e3jax.scaling.run --workdir=runs/e2c/scaling \
@@ -18,10 +18,10 @@ At its own cost one judged plan is ahead of self-consistency, in points, mean an
     sft   K = 4 +12.4 [9.9, 14.2]   K = 8 +14.7 [13.7, 15.7]   K = 32 +8.6 [6.0, 11.0]
     rl1         +3.7 [2.1, 5.6]           +3.8 [2.6, 5.9]             +1.3 [.2, 1.9]
     rl2         +3.1 [3.0, 3.2]           +1.9 [1.0, 2.5]             +.1 [-1.4, 1.8]
-RL leaves few different plans, so there is less to choose from; greedy is as good as any method that does not see the
-target. A random plan and tree of thoughts are behind self-consistency at K = 32 (means). Of the two that see the
-target (the loop stops when the value is right) the loop is ahead at K = 4, self-consistency at 32. "react" is "select"
-here, as nearly every execution has the form that it accepts.
+RL leaves few different plans, so there is less to choose from, and greedy decoding is as good as any method that does
+not see the target. A random plan and the tree of thoughts are behind self-consistency at K = 32 (means). Of the two
+methods that see the target (the loop stops when the value is right) the loop is ahead at K = 4, self-consistency at 32.
+"react" equals "select" here, because nearly every execution has the form that it accepts.
 """
 
 from configs import e2c_scaling
@@ -32,7 +32,7 @@ def get_config(argument: str = "rl2=runs/e2c/checkpoints/rl2/100"):
     c = e2c_scaling.get_config(argument)
     c.sets = {"3 numbers": one_set((3,), form="plans", prompt="", problems=512, samples=32)}
     c.methods = (*c.methods, "sc-target", "react-target")
-    c.words = False  # a closed vocabulary: no judge in words, no rescue; refining is drawing again (scaling/react.py)
+    c.words = False  # a closed vocabulary has no judge in words and no rescue; refining draws again (scaling/react.py)
     c.judge.how = "likelihood"
     c.plan_budget, c.execution_budget = 8, 16  # a plan has 4 tokens, an execution 9
     c.thought = 3  # one step of a plan: operation, number, target

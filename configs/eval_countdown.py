@@ -1,10 +1,10 @@
-r"""Evaluation of the quickstart's checkpoints: 32 samples of 96 held-out problems with 3 and with 4 numbers.
+r"""Evaluate the quickstart's checkpoints: 32 samples of 96 held-out problems with 3 and with 4 numbers.
 
     python -m e3jax.eval.run --config=configs/eval_countdown.py:runs/quickstart/checkpoints/hard/40 --workdir=runs/eval
     python -m e3jax.eval.run --workdir=runs/eval \
         --config=configs/eval_countdown.py:base=runs/quickstart/checkpoints/base/280,e3=runs/quickstart/checkpoints/hard/40
 
-Thinking is what comes before "<answer>" here, so an early stop is the word "<answer>"; there is no phrase for "wait".
+Here the thinking is whatever comes before "<answer>", so the word "<answer>" stops it early. No phrase means "wait".
 """
 
 from configs import eval_math

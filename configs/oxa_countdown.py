@@ -1,15 +1,15 @@
-"""OXA in small: four ways to fine-tune a tiny base model on Countdown, then the same GRPO on each.
+"""Train OXA in small: four ways to fine-tune a tiny base model on Countdown, then the same GRPO on each.
 
     python -m e3jax.experiments.oxa --config=configs/oxa_countdown.py --workdir=runs/oxa --seeds=0,1,2,3,4
     one run of it by hand, after its base and sets (arm=base; configs/oxa_data.py:countdown):
     python -m e3jax.train.curriculum --config=configs/oxa_countdown.py:arm=full,seed=0,in=runs/oxa --workdir=runs/full
 
-The command trains a base model a seed, makes its sets (a teacher guided by the solver; the base model's own errors),
-runs all arms, goes on where it was killed, and writes results.json, arms.svg and a verdict by the rule in
-e3jax/experiments/oxa.py, which was written before the first run.
+For each seed the command trains a base model, makes its sets (a teacher guided by the solver; the base model's own
+errors) and runs all arms. It continues where it was killed, and writes results.json, arms.svg and a verdict by the rule
+in e3jax/experiments/oxa.py, which was written before the first run.
 
-Hardware and time: 10 minutes of processor time a seed on one CPU core (--seeds=0,1,2 and --seeds=3,4 beside each other,
-then once --seeds=0,1,2,3,4 for the results: 80 minutes by the clock, on 2 cores that did other work too).
+Hardware and time: 10 minutes of processor time a seed on one CPU core. (--seeds=0,1,2 and --seeds=3,4 beside each
+other, then --seeds=0,1,2,3,4 once for the results: 80 minutes by the clock, on 2 cores that did other work too.)
 Expected (5 seeds; experiments/results/oxa.json): means over seeds and both sets, 128 problems each; pass@1 and
 pass@16 in %; entropy of RL's first step in nats. Bases 12.0, 68.4.
     arm             tuned           after RL        entropy     last 5 steps
@@ -20,33 +20,33 @@ pass@16 in %; entropy of RL's first step in nats. Bases 12.0, 68.4.
     full_strong     13.6  67.7      19.9  67.0      .488        .414
 full - sft with 95 % intervals: entropy before RL +.004 [-.008, .016], pass@16 before RL +.2 points [-3.2, 3.7], after
 RL -1.3 [-4.5, 1.9], pass@1 after RL -.8 [-4.1, 2.4]: by the rule all four are open.
-OXA does not beat SFT here. What is unlikely is mostly what is long (56 words, random 32). ul_weight 1e-4 changes
-nothing (full is promote): UL's gradient in a logit is then at most 1e-4, and cross-entropy's is smaller only where
-p > 1 - 1e-4. Five hundred times as much raises entropy (+.125 [.096, .153]) and costs 16 points of pass@16 [13, 19].
-Against sft the likeliest responses lower entropy (-.027 [-.049, -.004]) and pass@16 (-5.6 points [-11.1, -.2]) before
-RL, and RL makes that good again: the direction that OXA starts from is there, its gain is not.
+OXA does not beat SFT here. The unlikely responses are mostly the long ones (56 words, random ones 32). ul_weight 1e-4
+changes nothing (full equals promote): the unlikelihood's gradient in a logit is then at most 1e-4, and cross-entropy's
+is smaller only where p > 1 - 1e-4. Five hundred times as much raises entropy (+.125 [.096, .153]) and costs 16 points
+of pass@16 [13, 19]. Before RL the likeliest responses lower entropy (-.027 [-.049, -.004]) and pass@16 (-5.6 points
+[-11.1, -.2]) against sft, and RL makes up for that: the effect that OXA starts from is there, its gain is not.
 
 Arguments: arm=base|sft|sft_low_ppl|promote|full|full_strong, seed=N, in=DIRECTORY of the experiment.
-Sources: C.n = OXA's code, by section of the developers' notes (configs/common.py says where); the rest as
-configs/quickstart.py, which set it on tiny models.
+Sources: "code" = OXA's (docs/algorithms.md, OXA); "ours" was chosen here; other values are those of
+configs/quickstart.py.
 """
 
 from configs import quickstart
 from configs.common import base_config, grpo_stage, oxa_stage
 from e3jax.errors import UserError
 
-ARMS = {  # arm -> the set it is tuned on (curation/oxa_sets.py)
+ARMS = {  # arm -> the set that it is tuned on (curation/oxa_sets.py)
     "sft": "random",
     "sft_low_ppl": "low_ppl",
     "promote": "promote",
     "full": "promote",
     "full_strong": "promote",
 }
-UL_WEIGHT = {"full": 1e-4, "full_strong": 0.05}  # C.4; own choice: 1e-4 changes nothing in so few steps (Expected)
+UL_WEIGHT = {"full": 1e-4, "full_strong": 0.05}  # code; ours, since 1e-4 changes nothing here (see Expected)
 
 
 def parse(argument: str) -> dict[str, str]:
-    """ "arm=full,seed=1" -> {"arm": "full", "seed": "1", "in": "runs/oxa"}; else an error that names the choices."""
+    """Parse "arm=full,seed=1" into {"arm": "full", "seed": "1", "in": "runs/oxa"}; UserError names the choices."""
     given = {"arm": "sft", "seed": "0", "in": "runs/oxa"}
     for name, _, value in (part.partition("=") for part in argument.split(",") if part):
         if name not in given or not value or (name == "arm" and value not in ("base", *ARMS)):
@@ -77,14 +77,14 @@ def get_config(argument: str = ""):
         promote=f"{there}/data/sets/{ARMS[arm]}.jsonl",
         suppress=f"{there}/data/sets/suppress.jsonl" if arm in UL_WEIGHT else "",
         ul_weight=UL_WEIGHT[arm] if arm in UL_WEIGHT else 0.0,
-        per_step=16,  # C.4: 128
-        steps=124,  # two epochs of 1,000; C.5: six of 50,000
-        lr=1e-3,  # own choice: a quarter of the base model's; C.5: 2.5e-4 (1.5B)
-        warmup=4,  # C.5: .03 of the steps
+        per_step=16,  # code: 128
+        steps=124,  # two epochs of 1,000; code: six of 50,000
+        lr=1e-3,  # ours: a quarter of the base model's; code: 2.5e-4 (1.5B)
+        warmup=4,  # code: .03 of the steps
         rows=16,
         row_length=160,
     )
     c.stages.rl = grpo_stage(
         numbers=(3,), budget=96, steps=40, lr=2e-4
-    )  # quickstart's stage 1, shorter; the same for all arms (C.6 had not)
+    )  # the quickstart's stage 1, but shorter; the same for all arms, which the authors' was not
     return c

@@ -1,4 +1,4 @@
-"""OXA's sets: right responses of a teacher that the base model finds unlikely, wrong ones that it finds likely.
+"""Make OXA's sets: right responses of a teacher that the base model finds unlikely, wrong ones that it finds likely.
 
     python -m e3jax.curation.oxa_sets --config=configs/oxa_data.py:model=1.5b --workdir=gs://BUCKET/oxa-data \
         --config.set.source=/data/acereason.parquet --config.base=models/qwen2.5-math-1.5b-long
@@ -7,9 +7,9 @@
         --config=configs/oxa_data.py:countdown,model=runs/quickstart/checkpoints/base/280
 
 Arguments: model=1.5b|7b, or countdown,model=CHECKPOINT.
-Hardware: not run at full size, it needs a pod, the teacher's file (AceReason-1.1-Math with DeepSeek-R1 responses and
-answers; C.1) and DeepSeek-R1-Distill-Qwen-7B. Rows need columns problem (or question), answer, and the response.
-Sources: C.n = OXA's code, by section of the developers' notes (configs/common.py says where).
+Hardware: not run at full size. It needs a pod, the teacher's file (AceReason-1.1-Math with DeepSeek-R1 responses and
+answers) and DeepSeek-R1-Distill-Qwen-7B. Rows need columns problem (or question), answer, and the response.
+Sources: docs/algorithms.md, OXA: "code" was read in its data scripts; "ours" was chosen here.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -20,7 +20,7 @@ MODELS = {"1.5b": "Qwen/Qwen2.5-Math-1.5B", "7b": "Qwen/Qwen2.5-Math-7B"}
 
 
 def parse(argument: str) -> tuple[str, bool]:
-    """ "countdown,model=x" -> ("x", True); anything else is an error that names the choices."""
+    """Parse "countdown,model=x" into ("x", True); anything else is a UserError that names the choices."""
     parts = argument.split(",") if argument else []
     model = "".join(part.removeprefix("model=") for part in parts if part.startswith("model="))
     countdown = "countdown" in parts
@@ -32,54 +32,54 @@ def parse(argument: str) -> tuple[str, bool]:
 def get_config(argument: str = "model=1.5b"):
     model, countdown = parse(argument)
     c = ConfigDict()
-    c.seed = 42  # C.2, C.4
-    c.base = model if countdown else MODELS[model]  # whose perplexities: the model that will be trained (C.1)
-    c.dtype = ""  # "": float32 on CPU, else bfloat16 (C.1)
-    c.given_prompt = False  # C.1: perplexity of the response alone, without query or chat template
-    c.most_tokens = 32_768  # C.1, C.5: a response is read so far; longer ones are not trained on
-    c.score_tokens = 32_768  # that go through the model at once, about (own choice)
-    c.at_once = 1024  # queries, or responses of a pool, that are in memory together (own choice)
+    c.seed = 42  # code
+    c.base = model if countdown else MODELS[model]  # its perplexities count: the model that will be trained (code)
+    c.dtype = ""  # "": float32 on CPU, else bfloat16 (code)
+    c.given_prompt = False  # code: perplexity of the response alone, without query or chat template
+    c.most_tokens = 32_768  # code: a response is read up to here; longer ones are not trained on
+    c.score_tokens = 32_768  # about so many go through the model at once (ours)
+    c.at_once = 1024  # queries, or responses of a pool, in memory together (ours)
 
     c.set = ConfigDict()
     c.set.form = "math"
-    # C.1: AceReason-1.1-Math; name your file, or a hub id. Of Countdown: how many numbers
+    # code: AceReason-1.1-Math; give your file, or a hub id. For Countdown: how many numbers
     c.set.source = (3, 4) if countdown else "acereason.parquet"
-    c.set.prompt = "oxa"  # C.4
-    c.set.where = "after_thinking"  # C.6: the answer after </think>
-    c.set.problems = 0  # the first so many queries get own responses; 0: all
+    c.set.prompt = "oxa"  # code
+    c.set.where = "after_thinking"  # code of its RL: the answer after </think>
+    c.set.problems = 0  # only the first so many queries get responses of our own; 0: all
 
     c.teacher = ConfigDict()
     if not countdown:
-        c.teacher.column = "response"  # of the file: DeepSeek-R1's (C.1)
+        c.teacher.column = "response"  # of the file: DeepSeek-R1's (code)
 
     c.own = ConfigDict()
-    c.own.model = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"  # C.3 [inf]: a distilled relative, for both sizes
+    c.own.model = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"  # code's "dps_7b" (inferred): a relative of both sizes
     c.own.thinking = True
-    c.own.samples = 4  # own choice: C.8, its sampling is not known
-    c.own.budget = 25_000  # C.3: longer ones are left out
-    c.own.prefix = "<think>\n"  # C.3: prepended, its chat template has it in the prompt
+    c.own.samples = 4  # ours: how the authors sampled is not known
+    c.own.budget = 25_000  # code: longer ones are left out
+    c.own.prefix = "<think>\n"  # code: prepended, since its chat template has it in the prompt
 
     c.promote = ConfigDict()
-    c.promote.total = 50_000  # C.2, all of this section
+    c.promote.total = 50_000  # code, like all of this section
     c.promote.low, c.promote.high, c.promote.width = 1.0, 5.0, 0.05
     c.promote.mu = 3.0 if model == "7b" else 2.5
     c.promote.mu_quantile = config_dict.placeholder(float)  # mu as a quantile of the pool, for other base models
     c.promote.sigma = 0.25
-    c.promote.per_query = 1  # C.2: the script says 10, the files that were trained on 1 per query
-    c.promote.refill = False  # C.2: a shortage is only told
+    c.promote.per_query = 1  # the script has 10; the files that were trained on have 1
+    c.promote.refill = False  # code: a shortage is only reported
 
     c.suppress = ConfigDict()
-    c.suppress.total = 50_000  # C.3
-    c.suppress.least_ppl = 1.2  # C.3: below it is degenerate
-    c.suppress.most_tokens = 25_000  # C.3
-    c.baselines = 50_000  # C.2: SFT (random) and SFT-low-PPL
+    c.suppress.total = 50_000  # code
+    c.suppress.least_ppl = 1.2  # code: below it a response is degenerate
+    c.suppress.most_tokens = 25_000  # code
+    c.baselines = 50_000  # code: SFT (random) and SFT-low-PPL
 
     c.sampler = ConfigDict()
-    c.sampler.temperature = 0.6  # own choice: the distilled models' own (C.8)
-    c.sampler.top_p = 0.95  # the same
+    c.sampler.temperature = 0.6  # ours: the distilled models' own setting; the authors' is not known
+    c.sampler.top_p = 0.95  # likewise
     c.sampler.top_k = 0
     c.sampler.tensor = 1
-    c.sampler.slots = 256  # 128 chips, as configs/e3_math.py
+    c.sampler.slots = 256  # for 128 chips, as configs/e3_math.py
     c.sampler.prefill_rows = 128
     c.sampler.block = 32
     c.sampler.cache = "compute"
@@ -93,25 +93,26 @@ def get_config(argument: str = "model=1.5b"):
 
 
 def for_countdown(c: ConfigDict, model: str) -> None:
-    """The tiny models': a teacher guided by the solver, the base model's own errors (configs/oxa_countdown.py)."""
+    """Set the tiny models' values (configs/oxa_countdown.py): the solver guides the teacher, errors are the base's."""
     c.seed = 0
     c.set.form, c.set.prompt, c.set.problems = "calculator", "", 1000
-    # Alone, a response of 40 words has a perplexity of 5 to 1,500, by how many numbers it happens to name (LOG)
+    # Alone, a response of 40 words has a perplexity of 5 to 1,500, depending on how many numbers it happens to name
+    # (LOG.md, 2026-11-24)
     c.given_prompt = True
     c.most_tokens = c.suppress.most_tokens = 150
     c.score_tokens = 4096
-    # The teacher knows solutions, so its traces differ in how long they look for one: from not at all to long
-    c.teacher.first = 40_000_000  # problem numbers that neither the base model nor RL sees
+    # The teacher knows the solution, so its traces differ in how long they look for it, from not at all to long
+    c.teacher.first = 40_000_000  # first of the problem numbers that neither the base model nor RL sees
     c.teacher.samples = 2
     c.teacher.habits = [
         dict(solution_rate=rate, give_up=0.0, persistent=0.0, persistent_solution_rate=0.0, most_tokens=90)
         for rate in (1.0, 0.5, 0.25, 0.1)
     ]
     c.own.model, c.own.samples, c.own.budget, c.own.prefix = model, 4, 96, ""
-    c.promote.total = c.suppress.total = c.baselines = 1000  # of some 7,000 right ones
-    c.promote.high, c.promote.width, c.promote.sigma = 2.0, 0.0125, 0.0625  # C.2's, four times as narrow
-    c.promote.mu_quantile = 0.75  # own choice: the upper half of what is right
-    c.promote.per_query = 2  # own choice: 1,000 of 1,000 queries would leave nothing to choose
+    c.promote.total = c.suppress.total = c.baselines = 1000  # of some 7,000 right responses
+    c.promote.high, c.promote.width, c.promote.sigma = 2.0, 0.0125, 0.0625  # the code's, four times as narrow
+    c.promote.mu_quantile = 0.75  # ours: within the upper half of the right responses
+    c.promote.per_query = 2  # ours: 1 of each of 1,000 queries would leave nothing to choose
     c.promote.refill = True
     c.sampler.temperature, c.sampler.top_p = 1.0, 1.0
     c.sampler.slots, c.sampler.prefill_rows, c.sampler.block = 128, 64, 16

@@ -1,8 +1,8 @@
-"""Every stage of the quickstart in a handful of steps: proves that a machine can run it, and serves the tests.
+"""Run every stage of the quickstart in a handful of steps, to prove that a machine can; the tests use it too.
 
     python -m e3jax.train.curriculum --config=configs/smoke.py --workdir=runs/smoke
 
-Learns nothing. Expected: reward near 0, a report with all its sections.
+It learns nothing. Expected: a reward near 0, and a report with all its sections.
 """
 
 from configs import quickstart

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -217,8 +218,9 @@ def test_overrides_name_real_fields(page):
 
 
 def anchors(path: Path) -> set[str]:
-    """What GitHub calls a page's headings: lower case, blanks as -, other signs dropped, -1 for a second one."""
-    found, text = set(), re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    """Ids, and GitHub's names of headings: lower case, blanks as -, other signs dropped, -1 for a second one."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = set(re.findall(r'<a id="([^"]+)"', text))
     for title in re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE):
         title = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)
         name = plain = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
@@ -385,6 +387,16 @@ def test_the_figure_is_drawn_from_the_tables():
             assert f"{name} | {shown} |" in text_of("README.md"), shown
 
 
+def test_every_method_has_a_whole_row():
+    """Method, source, equation, function and default, under an anchor of its own."""
+    rows = [line for line in text_of("docs/algorithms.md").splitlines() if line.startswith("| <a id")]
+    names = [name for row in rows for name in re.findall(r'<a id="([^"]+)"', row)]
+    assert len(rows) > 50 and len(names) == len(set(names))
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 5 and all(cells), row
+
+
 def test_the_page_of_algorithms_names_what_is_there():
     """Files, functions and fields of docs/algorithms.md exist, so that a comment may cite it."""
     source = "\n".join(path.read_text() for path in (ROOT / "e3jax").rglob("*.py"))
@@ -394,3 +406,62 @@ def test_the_page_of_algorithms_names_what_is_there():
                 assert (ROOT / "e3jax" / name).exists() or (ROOT / name).exists(), name
             elif re.fullmatch(r"[a-z_]+", name) and "_" in name:
                 assert re.search(rf"def {name}\b|\b{name}\b", source), name
+
+
+# ---------------------------------------------------------------- CONTRIBUTING's map from tests to modules
+
+
+def map_rows() -> list[tuple[list[str], list[str]]]:
+    """(module patterns, test names) of every row of both tables; the second table has no patterns."""
+    tables = text_of("CONTRIBUTING.md").split("## Which test guards what")[1]
+    rows = []
+    for line in re.findall(r"^\| (?!what |modules |-).*$", tables, re.MULTILINE):
+        left, right = (re.findall(r"`([^`]+)`", cell) for cell in line.strip("|").split("|"))
+        rows.append(([name for name in left if name.endswith((".py", "*"))], right))
+    return rows
+
+
+def imports(test: Path) -> set[str]:
+    """Modules of the package that a test imports, or names in a string (a command), as e3jax/A/B.py without e3jax/."""
+    names = set()
+    for node in ast.walk(ast.parse(test.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names |= set(re.findall(r"e3jax[\w.]+\w", node.value))
+    paths = (ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("e3jax."))
+    return {path.relative_to(ROOT / "e3jax").as_posix() for path in paths if path.exists()}
+
+
+def test_the_map_has_every_module_and_every_test():
+    """A module that no row covers, a test that no row names, a row that points to nothing or to a stranger."""
+    modules = {p.relative_to(ROOT / "e3jax").as_posix() for p in (ROOT / "e3jax").rglob("*.py")}
+    left = modules - {name for name in modules if name.endswith("__init__.py")}
+    tests = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests").glob("test_*.py")}
+    rows = map_rows()
+    assert len(rows) > 60
+    assert {name for _, names in rows for name in names} == set(tests)
+    for patterns, names in rows:
+        covered = {module for module in left for pattern in patterns if fnmatch(module, pattern)}
+        assert all(pattern.endswith("*") or pattern in covered for pattern in patterns), (patterns, covered)
+        folder = {module for module in modules for pattern in patterns if fnmatch(module, pattern)}
+        for name in names if patterns else ():
+            assert folder & imports(tests[name]), (patterns, name)
+        left -= covered
+    assert not left, left
+
+
+# ---------------------------------------------------------------- LOG.md
+
+
+def test_entries_of_the_log_can_be_linked():
+    """Every heading has a name of its own, so that a link to it stays right; links of the log lead somewhere."""
+    text = re.sub(r"^```.*?^```", "", text_of("LOG.md"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    assert len(titles) == len({re.sub(r"[^\w ]", "", title.lower()) for title in titles}) > 90
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = ROOT / (path or "LOG.md")
+        assert file.exists() and (not anchor or anchor in anchors(file)), target

@@ -1,21 +1,21 @@
-"""Which base model makes negative gradients matter? GRPO beside the mask, from four bases of Countdown.
+"""Which base model makes negative gradients matter? Compare GRPO with the mask from four bases of Countdown.
 
     python -m e3jax.experiments.run --config=configs/experiments/ablate_base.py --workdir=runs/experiments/ablate_base
 
-Fig. 5, 16. Hardware and time: 5 seeds, 108 minutes of runs on one core each.
-Expected (2026-11-24, README.md, experiments/results/ablate_base.json): mixed, 7 of 16 statements hold. GRPO minus
-mask, mean of 5 seeds and 95 % interval:
+e3 Fig. 5, 16. Hardware and time: 5 seeds, 108 minutes of runs in all, each on one core.
+Expected (2026-11-24, docs/experiments.md, experiments/results/ablate_base.json): mixed, 7 of 16 statements hold. GRPO
+minus mask, mean of 5 seeds and 95 % interval:
                 length             attempts           entropy              at 384 tokens, points
     countdown   4.4 [-.4, 9.2]     .40 [-.03, .84]    -.002 [-.006, .001]  3.9 [-2.7, 10.5]   63.6 and 59.7 %
     single      4.4 [1.3, 7.5]     .42 [.13, .70]     .007 [-.005, .019]   2.3 [-2.0, 6.5]    57.3 and 55.0 %
     confident   9.3 [2.6, 16.0]    .83 [.23, 1.44]    .005 [-.035, .045]   .9 [-1.6, 3.5]     42.0 and 41.1 %
     unchecked   5.3 [2.9, 7.7]     .59 [.32, .85]     .079 [.059, .099]    -.2 [-3.4, 3.1]    8.0 and 8.2 %
-Values: bases of the quickstart's recipe, one habit changed (tasks/countdown_traces.py).
+Values: bases of the quickstart's recipe, each with one habit changed (tasks/countdown_traces.py).
 """
 
 from configs.experiments.common import EASY, ablation, countdown, curve, duel, duel_rule, over_budgets, rl, training
 
-BASES = {  # what is special, habits of its traces
+BASES = {  # name -> what is special about it, the changed habits of its traces
     "countdown": ("as it is", {}),
     "single": ("hardly chains attempts", {"give_up": 0.8}),
     "confident": ("confidently wrong", {"favourite": 0.7}),

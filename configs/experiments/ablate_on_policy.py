@@ -1,12 +1,13 @@
-"""Do negative gradients want updates that are off-policy? GRPO beside the mask, one update for each batch.
+"""Do negative gradients need off-policy updates? Compare GRPO with the mask at one update for each batch.
 
     python -m e3jax.experiments.run --config=configs/experiments/ablate_on_policy.py \
         --workdir=runs/experiments/ablate_on_policy
 
-Fig. 5, 18. Hardware and time: 5 seeds, 6 minutes of arms and 10 of bases (ablate_size.py's) on one core each.
-Expected (2026-11-27, README.md, experiments/results/ablate_on_policy.json): mixed, 3 of 4 statements hold. GRPO minus
-mask, mean of 5 seeds and 95 % interval: length 4.9 [2.6, 7.1], attempts .44 [.24, .65], entropy .001 [-.007, .009], at
-384 tokens 6.3 points [2.0, 10.7] (63.7 and 57.3 %); gave up 2.6 and 8.1 %.
+e3 Fig. 5, 18. Hardware and time: 5 seeds, 6 minutes of arms and 10 of bases (those of ablate_size.py), each run on one
+core.
+Expected (2026-11-27, docs/experiments.md, experiments/results/ablate_on_policy.json): mixed, 3 of 4 statements hold.
+GRPO minus mask, mean of 5 seeds and 95 % interval: length 4.9 [2.6, 7.1], attempts .44 [.24, .65], entropy .001
+[-.007, .009], at 384 tokens 6.3 points [2.0, 10.7] (63.7 and 57.3 %); gave up 2.6 and 8.1 %.
 Values: the recipe of ablate_recipe.py, which has 2 and 4 minibatches.
 """
 

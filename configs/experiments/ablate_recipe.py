@@ -1,11 +1,11 @@
-"""Which part of the recipe makes negative gradients matter? GRPO beside the mask, one thing changed at a time.
+"""Which part of the recipe makes negative gradients matter? Compare GRPO with the mask, one change at a time.
 
     python -m e3jax.experiments.run --config=configs/experiments/ablate_recipe.py \
       --workdir=runs/experiments/ablate_recipe
 
-Fig. 5, 18. Hardware and time: 5 seeds, 68 minutes of runs on one core each.
-Expected (2026-11-24, README.md, experiments/results/ablate_recipe.json): mixed, 2 of 24 statements hold. GRPO minus
-mask, mean of 5 seeds and 95 % interval:
+e3 Fig. 5, 18. Hardware and time: 5 seeds, 68 minutes of runs in all, each on one core.
+Expected (2026-11-24, docs/experiments.md, experiments/results/ablate_recipe.json): mixed, 2 of 24 statements hold. GRPO
+minus mask, mean of 5 seeds and 95 % interval:
                 length               attempts           entropy                at 384 tokens, points
     as it is    4.4 [-.4, 9.2]       .40 [-.03, .84]    -.002 [-.006, .001]     3.9 [-2.7, 10.5]   63.6 and 59.7 %
     token       .9 [-.9, 2.6]        .08 [-.08, .24]     .006 [-.005, .017]    -3.8 [-8.9, 1.4]    59.5 and 63.3 %
@@ -13,13 +13,14 @@ mask, mean of 5 seeds and 95 % interval:
     cool        2.9 [-.4, 6.3]       .27 [-.04, .57]    -.002 [-.008, .004]    -.1 [-5.0, 4.9]     67.8 and 67.9 %
     kl          3.3 [-.3, 6.8]       .29 [-.03, .62]    -.001 [-.010, .007]     3.1 [-3.6, 9.7]    64.1 and 61.1 %
     long        4.0 [1.8, 6.3]       .37 [.17, .57]     -.003 [-.018, .012]    -.3 [-4.9, 4.3]     65.1 and 65.4 %
-Values: "token" A.5's aggregation, "four" A.6's minibatches; temperature .6 is that of evaluation in the paper (A.6);
-KL of fifty times A.6's; "long" goes on from the first arms with a fresh optimiser and KL reference, as the paper (A.6).
+Values (docs/algorithms.md, e3): "token" has the aggregation of e3's code, "four" its number of minibatches, "cool" the
+paper's temperature, "kl" fifty times its KL coefficient. "long" continues the first arms with a fresh optimiser and KL
+reference, as the paper's stages do.
 """
 
 from configs.experiments.common import EASY, ablation, countdown, curve, duel, duel_rule, over_budgets, rl
 
-PAIRS = {  # arms' prefix: what is special, changes
+PAIRS = {  # prefix of the arms -> what is special about them, what changes
     "": ("as it is", {}),
     "token-": ("mean per token", {"grpo": {"weights": {"aggregation": "token_mean"}}}),
     "four-": ("4 minibatches", {"grpo": {"minibatches": 4}}),

@@ -1,19 +1,20 @@
-"""Is the model too small for negative gradients to matter? GRPO beside the mask, .16M and .6M parameters.
+"""Is the model too small for negative gradients to matter? Compare GRPO with the mask at .16M and .6M parameters.
 
     python -m e3jax.experiments.run --config=configs/experiments/ablate_size.py --workdir=runs/experiments/ablate_size
 
-Fig. 5. Hardware and time: 5 seeds, 49 minutes of runs on one core each (29 with launch/experiments.sh --jobs=2).
-Expected (2026-11-27, README.md, experiments/results/ablate_size.json): mixed, 4 of 8 statements hold. GRPO minus mask,
-mean of 5 seeds and 95 % interval:
+e3 Fig. 5. Hardware and time: 5 seeds, 49 minutes of runs in all, each on one core (29 with launch/experiments.sh
+--jobs=2).
+Expected (2026-11-27, docs/experiments.md, experiments/results/ablate_size.json): mixed, 4 of 8 statements hold. GRPO
+minus mask, mean of 5 seeds and 95 % interval:
                 length          attempts         entropy              at 384 tokens, points
     countdown   5.1 [.5, 9.7]   .45 [.01, .88]   -.005 [-.014, .005]  6.2 [-.1, 12.6]   64.5 and 58.3 %
     wide        1.6 [.7, 2.5]   .15 [.06, .24]   -.004 [-.012, .003]   .8 [-4.4, 6.0]   77.9 and 77.1 %
-Values: twice the width and heads of the quickstart's model, its learning rates as they are.
+Values: the larger model has twice the width and heads of the quickstart's, and the same learning rates.
 """
 
 from configs.experiments.common import EASY, ablation, countdown, curve, duel, duel_rule, over_budgets, rl
 
-PRESETS = {"countdown": "", "wide": "tiny-wide"}  # "": the size's own
+PRESETS = {"countdown": "", "wide": "tiny-wide"}  # "": the preset of the size
 
 
 def get_config(size: str = "cpu"):

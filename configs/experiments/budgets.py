@@ -1,15 +1,16 @@
-"""Which budget, which data? Easy problems at three budgets; easy, mixed and hard problems at one.
+"""Which budget and which data? Train on easy problems at three budgets, and on easy, mixed and hard ones at one.
 
     python -m e3jax.experiments.run --config=configs/experiments/budgets.py --workdir=runs/experiments/budgets
 
-Fig. 7. Hardware and time: 3 seeds, 28 minutes of arms on one core each.
-Expected (2026-11-24, README.md, experiments/results/budgets.json): mixed, 1 of 5 statements holds, of 2 the opposite:
+e3 Fig. 7. Hardware and time: 3 seeds, 28 minutes of arms in all, each on one core.
+Expected (2026-11-24, docs/experiments.md, experiments/results/budgets.json): mixed, 1 of 5 statements holds, of 2 the
+opposite does:
                             base  easy-24  easy-96  easy-384  mixed-96  hard-96      (means of 3 seeds)
     length                           22       72      151        78       83
     3 numbers at 24 tokens   6.6     7.7      6.8      6.2       7.3      6.4  %
     3 numbers at 384        20.2    25.8     62.0     66.3      59.6     53.3  %
     4 numbers at 384         6.1     4.3     19.8     18.5      21.6     21.5  %
-Values: 24 tokens hold two attempts of 3 numbers, which is the paper's "shorter than a typical response".
+Values: 24 tokens hold two attempts at 3 numbers, which stands for the paper's "shorter than a typical response".
 """
 
 from configs.experiments.common import (

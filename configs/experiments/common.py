@@ -1,10 +1,10 @@
-"""What the experiments share: two tiny base models' recipes, evaluation, and the words an experiment is written in.
+"""Define what the experiments share: two recipes of tiny base models, their evaluation, and the parts of an experiment.
 
-Sizes: "cpu" is what the times in the configs mean; "gpu" (`--config=configs/experiments/mask.py:gpu`) has ten seeds, a
-model of 25 times as many parameters, and more of everything: not run. A base is trained once per seed.
-Seeds may run beside each other, one a core: the same command with --config.seeds="(0,)" under `taskset -c 0`, "(1,)" on
-the next, …, then once without, with the same --workdir, which collects.
-Sources: configs/common.py; LOG = LOG.md. All values that are not said to come from there are those of the quickstart.
+Sizes: the times in the configs are those of "cpu". "gpu" (`--config=configs/experiments/mask.py:gpu`) has ten seeds, a
+model with 25 times as many parameters, and more of everything; it was not run. A base is trained once per seed.
+Seeds may run beside each other, one per core: give the same command with --config.seeds="(0,)" under `taskset -c 0`,
+with "(1,)" on the next core, and so on. Then give it once without --config.seeds to collect; --workdir stays the same.
+Sources: values are those of the quickstart unless a comment says otherwise.
 """
 
 from ml_collections import ConfigDict
@@ -14,60 +14,60 @@ from configs.common import grpo_stage, sft_stage
 from e3jax.errors import UserError
 
 SEEDS = {"cpu": (0, 1, 2), "gpu": tuple(range(10))}
-FIVE = tuple(range(5))  # of ablations
+FIVE = tuple(range(5))  # seeds of ablations
 GRADIENTS = {"grpo": "all", "mask": "positive"}
-LAST = 10  # RL steps that a number of training is the mean of
+LAST = 10  # a number of training is the mean of so many last RL steps
 EASY, HARD = "3 numbers", "4 numbers"
 PRODUCT = "2x1 digits"
 
 
 def experiment(name: str, size: str) -> ConfigDict:
-    """The fields of an experiment; see e3jax/experiments/run.py."""
+    """Return the fields of an experiment (e3jax/experiments/run.py), without bases, arms and rule."""
     if size not in SEEDS:
         raise UserError(f"size {size!r}: write :cpu or :gpu behind the config's name")
     c = ConfigDict()
     c.name = name
     c.paper = c.claim = c.setting = ""
     c.seeds = SEEDS[size]
-    c.level = 0.95  # of the intervals over seeds (own choice)
-    c.minutes = ConfigDict({"base": 3.5, "arm": 1.5})  # expected, until runs of this start have been measured
+    c.level = 0.95  # of the intervals over seeds (ours)
+    c.minutes = ConfigDict({"base": 3.5, "arm": 1.5})  # expected, until runs since this start have been measured
     c.bases = ConfigDict(sort_keys=False)  # name -> a config of train/curriculum.py
     c.arms = ConfigDict(sort_keys=False)  # name -> arm(…)
     c.measures = ConfigDict(sort_keys=False)  # name -> measure(…)
-    c.rule = ()  # statement(…), …: stated before the runs
+    c.rule = ()  # statement(…), …: written before the runs
     c.figures = ()
-    c.choice = ConfigDict()  # Eq. 2's budget from a saved evaluation, and its neighbours, as arms of their own
+    c.choice = ConfigDict()  # the budget that Eq. 2 takes from a saved evaluation, and its neighbours, as arms
     c.evaluation = ConfigDict()  # a config of eval/run.py for all models of a seed (budget forcing)
     return c
 
 
 def arm(says: str, *, after: str, **change) -> ConfigDict:
-    """What it is, in words; the base or arm that it starts from; what differs from the base's config."""
+    """Return an arm: what it is, in words; the base or arm that it starts from; its changes to the base's config."""
     return ConfigDict({"says": says, "after": after, "change": change})
 
 
 def measure(says: str, *read, percent: bool = False) -> ConfigDict:
-    """A number of a run and where it stands (e3jax/experiments/read.py)."""
+    """Return a measure: a number of a run, in words, and where to read it (e3jax/experiments/read.py)."""
     return ConfigDict({"says": says, "percent": percent, "read": read})
 
 
 def statement(says: str, of: str, *, plus: tuple, minus: tuple = (), kind: str = "above", margin: float = 0.0) -> dict:
-    """One line of a rule (e3jax/metrics/seeds.py): sum of `plus` minus sum of `minus` is above or within `margin`."""
+    """Return one line of a rule: sum of `plus` minus sum of `minus` is above or within `margin` (metrics/seeds.py)."""
     return {"says": says, "measure": of, "plus": plus, "minus": minus, "kind": kind, "margin": margin}
 
 
 def rl(**fields) -> dict:
-    """Stage "rl" alone, with these fields changed."""
+    """Return the change that runs stage "rl" alone, with these fields."""
     return {"order": ("rl",), "stages": {"rl": fields}}
 
 
 def weights(**fields) -> dict:
-    """config.grpo.weights."""
+    """Return a change of config.grpo.weights."""
     return {"grpo": {"weights": fields}}
 
 
 def countdown(size: str) -> ConfigDict:
-    """The quickstart's base model of calculator Countdown, and an RL stage on its easy problems."""
+    """Return the quickstart's base model of calculator Countdown, with an RL stage on its easy problems."""
     c = quickstart.get_config()
     c.stages = {"short": c.stages.short, "base": c.stages.base}
     c.order = ("short", "base")
@@ -76,11 +76,11 @@ def countdown(size: str) -> ConfigDict:
 
 
 def products(size: str, *, verify: bool) -> ConfigDict:
-    """MULT (no verdicts) or MULT-V (casting out nines): 2 digits x 1, the same recipe, tasks/product_traces.py."""
+    """Return MULT (no verdicts) or MULT-V (casting out nines): 2 digits x 1, same recipe, tasks/product_traces.py."""
     c = countdown(size)
     c.task.form = "products"
     one = dict(digits=(2, 1), lr=4e-3, warmup=100)
-    habits = {"verify": verify, "solution_rate": 0.4}  # trials at .2, digits in another order, stayed below 1 % (LOG)
+    habits = {"verify": verify, "solution_rate": 0.4}  # .2, digits in another order: below 1 % (LOG.md, 2026-11-24)
     c.stages = {
         "short": sft_stage(
             steps=2600, rows=12, row_length=128, traces={"most_tokens": 110, **habits}, evaluated=False, **one
@@ -95,9 +95,9 @@ def products(size: str, *, verify: bool) -> ConfigDict:
 
 
 def sized(c: ConfigDict, sets: dict, size: str) -> ConfigDict:
-    """Evaluation, and what differs between sizes."""
+    """Set evaluation on `sets`, and what differs between sizes."""
     c.log.tensorboard = False
-    c.checkpoint.every = 1000  # a run is short: an interrupted stage is made again
+    c.checkpoint.every = 1000  # a run is short: an interrupted stage starts again
     c.eval.sets = ConfigDict(sets)
     c.eval.problems, c.eval.budgets = 256, (24, 48, 96, 192, 384)
     c.eval.pass_ks, c.eval.pass_problems, c.eval.pass_budget = (1, 4, 16), 64, 96
@@ -112,7 +112,7 @@ def sized(c: ConfigDict, sets: dict, size: str) -> ConfigDict:
 
 
 def training(*names: str) -> dict:
-    """Measures of the last RL steps, by name."""
+    """Return measures of the last RL steps, by name."""
     known = {
         "length": measure(f"tokens per response, mean of the last {LAST} RL steps", "train", "length/mean", LAST),
         "wrong length": measure("the same of wrong responses", "train", "length/incorrect", LAST),
@@ -130,7 +130,7 @@ def training(*names: str) -> dict:
 
 
 def ablation(name: str, size: str) -> ConfigDict:
-    """GRPO beside the mask over five seeds, with the measures that `duel_rule` needs."""
+    """Return an experiment of GRPO against the mask over five seeds, with the measures that `duel_rule` needs."""
     c = experiment(name, size)
     c.seeds = FIVE if size == "cpu" else SEEDS[size]
     c.minutes.arm = 1.0
@@ -143,11 +143,11 @@ def ablation(name: str, size: str) -> ConfigDict:
 
 
 def duel(says: str, *, after: dict | str, **change) -> dict:
-    """Two arms alike but for the negative gradients, {"grpo": …, "mask": …}; `after`: a base, or one each."""
+    """Return two arms that differ in negative gradients only, {"grpo": …, "mask": …}; `after`: a base, or one each."""
     starts = after if isinstance(after, dict) else dict.fromkeys(GRADIENTS, after)
     out = {}
     for name, gradients in GRADIENTS.items():
-        own = ConfigDict({"eval": {"pass_ks": (1,)}})  # pass@k takes half of an evaluation's time
+        own = ConfigDict({"eval": {"pass_ks": (1,)}})  # pass@k takes half the time of an evaluation
         own.update(change)
         own.update(weights(gradients=gradients))
         out[name] = arm(f"{says}: {name}", after=starts[name], **own)
@@ -155,7 +155,7 @@ def duel(says: str, *, after: dict | str, **change) -> dict:
 
 
 def duel_rule(pairs: dict) -> tuple:
-    """The paper's four claims of negative gradients (§5), for every pair {what is special: (its GRPO, its mask)}."""
+    """Return e3's four claims on negative gradients (§5) for every pair {what is special: (its GRPO, its mask)}."""
     wants = {"length": "longer", "attempts": "more attempts", "entropy": "more entropy", f"{EASY} at 384": "better far"}
     return tuple(
         statement(f"{special}: {words}", of, plus=(grpo,), minus=(mask,))
@@ -165,7 +165,7 @@ def duel_rule(pairs: dict) -> tuple:
 
 
 def accuracy(of: str, *budgets: int) -> dict:
-    """Measures "EASY at 96": accuracy on a set within a test budget."""
+    """Return measures such as "3 numbers at 96": accuracy on a set within a test budget."""
     return {
         f"{of} at {b}": measure(f"accuracy on {of} within {b} tokens", "eval", of, "accuracy", str(b), percent=True)
         for b in budgets
@@ -173,10 +173,10 @@ def accuracy(of: str, *budgets: int) -> dict:
 
 
 def curve(title: str, key: str, ylabel: str, arms: tuple, *, percent: bool = False) -> dict:
-    """A figure: a metric over RL steps."""
+    """Return a figure: a metric over RL steps."""
     return {"kind": "curve", "title": title, "key": key, "ylabel": ylabel, "percent": percent, "arms": arms}
 
 
 def over_budgets(of: str, arms: tuple, *, mark: int | None = None) -> dict:
-    """A figure: accuracy over test budgets."""
+    """Return a figure: accuracy over test budgets."""
     return {"kind": "budget", "title": f"Accuracy: {of}", "of": of, "arms": arms, "mark": mark}

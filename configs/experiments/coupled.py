@@ -1,14 +1,15 @@
-"""Is coupling needed? Data and budget change together, only one of them, or neither.
+"""Is coupling needed? Change data and budget together, only one of them, or neither.
 
     python -m e3jax.experiments.run --config=configs/experiments/coupled.py --workdir=runs/experiments/coupled
 
-Fig. 8(d), 19 right, 21, 22. Hardware and time: 3 seeds, 29 minutes of arms on one core each.
-Expected (2026-11-24, README.md, experiments/results/coupled.json): not reproduced, arms are level. Means of 3 seeds:
+e3 Fig. 8(d), 19 right, 21, 22. Hardware and time: 3 seeds, 29 minutes of arms in all, each on one core.
+Expected (2026-11-24, docs/experiments.md, experiments/results/coupled.json): not reproduced, the arms are level. Means
+of 3 seeds:
                             base  coupled  data  budget  none
     4 numbers at 192 tokens  5.9    16.1   15.6   16.0   16.3  %
     4 numbers at 384         6.1    22.3   22.9   22.0   22.0  %
     3 numbers at 384        20.2    57.4   51.8   55.1   55.1  %
-Values: all arms take 60 steps in two stages with fresh optimisers, so that only data and budget differ.
+Values: all arms take 60 steps in two stages with fresh optimisers, so that they differ in data and budget only.
 """
 
 from configs.common import grpo_stage

@@ -1,14 +1,14 @@
-"""Does Eq. 2 choose well? Stage 2 at every budget, after the same stage 1; and what other kappas would have chosen.
+"""Does Eq. 2 choose well? Train stage 2 at every budget after the same stage 1; see what other kappas would choose.
 
     python -m e3jax.experiments.run --config=configs/experiments/eq2.py --workdir=runs/experiments/eq2
 
-Fig. 19 left. Hardware and time: 3 seeds, 13 minutes of arms on one core each.
-Expected (2026-11-24, README.md, experiments/results/eq2.json): not reproduced. Doubling gains 1.32, 1.41, 1.12 times
-even at 192 tokens, so Eq. 2 takes the largest budget of the grid for every seed (kappa 1.5: 96 for seed 2), and none is
-above it. Accuracy on 4 numbers at 384, means of 3 seeds: base 6.1, stage 1 15.4, then stage 2 at 48 tokens 15.9, at 96
-23.0, at 192 20.8 %.
-J is the evaluation of the stage-1 model on the hard set (pass@1; the paper's J(pi_1) is pass@128), B0 is left out.
-Kappas: H.
+e3 Fig. 19 left. Hardware and time: 3 seeds, 13 minutes of arms in all, each on one core.
+Expected (2026-11-24, docs/experiments.md, experiments/results/eq2.json): not reproduced. Even at 192 tokens doubling
+gains a factor of 1.32, 1.41, 1.12, so Eq. 2 takes the largest budget of the grid for every seed (with kappa 1.5: 96 for
+seed 2), and none is above it. Accuracy on 4 numbers at 384, means of 3 seeds: base 6.1, stage 1 15.4, then stage 2 at
+48 tokens 15.9, at 96 23.0, at 192 20.8 %.
+J is the accuracy of the stage-1 model on the hard set (pass@1; the paper's J(pi_1) is pass@128), and B0 is left out.
+The kappas are those that e3 App. H discusses.
 """
 
 from configs.common import grpo_stage

@@ -1,17 +1,18 @@
-"""Do negative gradients make the model explore? GRPO, GRPOMask, only the negative ones, and all but at the end.
+"""Do negative gradients make the model explore? Train with all, with positive only, negative only, all but the ends.
 
     python -m e3jax.experiments.run --config=configs/experiments/mask.py --workdir=runs/experiments/mask
 
-Fig. 5, 6, 17, 18. Hardware and time: 3 seeds, 63 minutes of runs on one core each of a machine that did other work too.
-Expected (2026-11-24, README.md, experiments/results/mask.json): mixed. Means of 3 seeds:
+e3 Fig. 5, 6, 17, 18. Hardware and time: 3 seeds, 63 minutes of runs in all, each on one core of a machine that did
+other work too.
+Expected (2026-11-24, docs/experiments.md, experiments/results/mask.json): mixed. Means of 3 seeds:
                  grpo   mask   negative  no-eos  grpo-token  mask-token  grpo-slow  mask-slow
     length         71     67      75       19        69          69         61         53
     attempts      5.7    5.3     6.1      1.0       5.5         5.6        4.8        4.1
     entropy      .381   .388    .390     .285      .396        .396       .393       .387
     easy at 96   42.8   43.9    27.5      8.6      42.2        46.0       37.2       33.7  %  (base 19.3)
     easy at 384  64.7   60.2    43.8      8.6      61.2        63.0       50.4       43.4  %  (base 20.2)
-One statement holds (the mask earns less at a fifth of the rate), seven are open: three seeds cannot tell 5 points.
-Values: 2 minibatches and clips .2 / .5 as in the quickstart; "token": the paper's aggregation, same base.
+One statement holds (the mask earns less at a fifth of the rate) and seven are open: three seeds cannot resolve 5
+points. Values: 2 minibatches and clips .2 and .5 as in the quickstart; "token" is the paper's aggregation, same base.
 """
 
 from configs.experiments.common import (
@@ -52,7 +53,7 @@ def get_config(size: str = "cpu"):
     c.arms["mask"] = arm("positive only (GRPOMask)", after="countdown", **rl(), **weights(gradients="positive"))
     c.arms["negative"] = arm("negative only", after="countdown", **rl(), **weights(gradients="negative"))
     c.arms["no-eos"] = arm("no push away from ending", after="countdown", **rl(), **weights(gradients="no-eos"))
-    mean = {"aggregation": "token_mean"}  # A.5
+    mean = {"aggregation": "token_mean"}  # e3's code
     c.arms["grpo-token"] = arm("GRPO, mean per token", after="countdown", **rl(), **weights(**mean))
     c.arms["mask-token"] = arm(
         "mask, mean per token", after="countdown", **rl(), **weights(**mean, gradients="positive")

@@ -1,4 +1,4 @@
-"""An experiment in seconds: proves that the runner works on a machine, and serves the tests. Learns nothing.
+"""Run an experiment in seconds, to prove that the runner works on a machine; the tests use it. It learns nothing.
 
 python -m e3jax.experiments.run --config=configs/experiments/smoke.py --workdir=runs/experiments-smoke/smoke
 """

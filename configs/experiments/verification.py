@@ -1,16 +1,17 @@
-"""Is a verification-generation gap needed? Countdown, products without checks (MULT) and with (MULT-V).
+"""Is a verification-generation gap needed? Train on Countdown, and on products without (MULT) and with checks (MULT-V).
 
     python -m e3jax.experiments.run --config=configs/experiments/verification.py --workdir=runs/experiments/verification
 
-Fig. 4 and 16. Hardware and time: 3 seeds, 42 minutes of runs on one core each, without Countdown's bases.
-Expected (2026-11-24, README.md, experiments/results/verification.json): mixed, 5 of 7 statements hold. Means:
+e3 Fig. 4, 16. Hardware and time: 3 seeds, 42 minutes of runs in all, each on one core, without Countdown's bases.
+Expected (2026-11-24, docs/experiments.md, experiments/results/verification.json): mixed, 5 of 7 statements hold. Means:
                  countdown-48  -96   -192  mult-24  -48   -96   -mask  mult-v-24  -48   -96   -mask
     length            43        78    131    11.6   14.1  15.6   10.4     18.6    22.5  27.0   25.3
     checks           3.0       5.5    9.8                                 1.24    1.70  2.19   1.98
     at 48 tokens     3.0       3.0    3.3    22.7   21.4  21.5   23.0     20.3    19.1  18.9   20.6  %
     at 384          17.7      21.6   21.7    22.7   21.5  21.9   23.0     23.8    25.3  23.4   24.3  %
-Of 4 numbers (base 6.1 % at 384), of products (12.0 and 12.6). Products are learned by heart: reward in training 56 % of
-mult, 86 % of mult-v. Values: budgets are a quarter, one and twice what a base response of a few attempts needs.
+Accuracy is that on 4 numbers (base 6.1 % at 384) and on products (bases 12.0 and 12.6). Products are learned by heart:
+the reward in training is 56 % for mult and 86 % for mult-v. Values: budgets are a quarter, one and two times what a
+base response of a few attempts needs.
 """
 
 from configs.experiments.common import (
@@ -53,7 +54,7 @@ def get_config(size: str = "cpu"):
         data = {"numbers": (3, 4)} if base == "countdown" else {}
         for b in budgets:
             c.arms[f"{base}-{b}"] = arm(f"{base}, budget {b}", after=base, **rl(budget=b, steps=50, **data))
-    for base in ("mult", "mult-v"):  # Fig. 16, at the longest budget
+    for base in ("mult", "mult-v"):  # e3 Fig. 16, at the longest budget
         stage, of = rl(budget=96, steps=50), weights(gradients="positive")
         c.arms[f"{base}-mask"] = arm(f"{base}, GRPOMask, budget 96", after=base, **stage, **of)
     c.measures.update(training("length", "rise", "attempts", "checks", "reward"))

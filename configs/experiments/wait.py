@@ -1,11 +1,12 @@
-"""Can a base model be made to think longer by putting words into its mouth? Budget forcing against RL.
+"""Does a base model gain from being forced to think longer? Compare budget forcing with RL.
 
     python -m e3jax.experiments.run --config=configs/experiments/wait.py --workdir=runs/experiments/wait
 
-Fig. 9 (App. I); needs pip install -e '.[hf]'. Hardware and time: 3 seeds, 10 minutes on one core each.
-Expected (2026-11-24, README.md, experiments/results/wait.json): mixed. Points lost by waiting 1, 2, 4 times, means of 3
-seeds: base 8.1, 7.4, 5.7 (seeds at 4: +5.6, -9.1, -13.5), after RL 20.2, 22.2, 31.0. Best of all ways: 22.9 and 64.5 %.
-Values: "no" is the one word of this language that says that an attempt was not it.
+e3 Fig. 9 (App. I); needs pip install -e '.[hf]'. Hardware and time: 3 seeds, 10 minutes in all, each run on one core.
+Expected (2026-11-24, docs/experiments.md, experiments/results/wait.json): mixed. Points lost by waiting 1, 2, 4 times,
+means of 3 seeds: base 8.1, 7.4, 5.7 (seeds at 4: +5.6, -9.1, -13.5), after RL 20.2, 22.2, 31.0. The best of all ways:
+base 22.9, after RL 64.5 %.
+Values: "no" is the only word of this language that says that an attempt failed.
 """
 
 from configs import eval_countdown, eval_math
