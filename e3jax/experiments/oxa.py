@@ -26,8 +26,8 @@ from e3jax.errors import UserError, need_seed
 from e3jax.flags import run_tool
 from e3jax.metrics.seeds import judge
 from e3jax.records import finite, read_lines
-from e3jax.report.bars import arms_file
 from e3jax.report.figures import read_number
+from e3jax.report.files import arms_file
 from e3jax.report.read_run import INTERVALS, RECORDS
 from e3jax.storage import place, write_whole
 from e3jax.train import curriculum

@@ -18,8 +18,7 @@ from e3jax.experiments.results import FILE, read
 from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.files import Entry, panels_file
-from e3jax.report.html import figure_html, table_html
-from e3jax.report.page import escaped, page
+from e3jax.report.page import escaped, figure_html, page, table_html
 from e3jax.storage import place
 
 SIGN = {"reproduced": "✓", "mixed": "±", "not reproduced": "✗", "not decided": "?"}
@@ -88,7 +87,7 @@ def rule_table(results: dict) -> str:
             [f"{says}<small>{of} {wanted}</small>", outcome, picture, f"{mean}<small>{interval}</small>", seeds]
         )
     heads = ["statement of the rule", "outcome", "", f"mean<small>{100 * results['level']:g} % interval</small>"]
-    return table_html([*heads, "per seed"], rows, set())
+    return table_html([*heads, "per seed"], rows)
 
 
 def lines_of(figure: dict) -> list[figures.Line]:
@@ -111,9 +110,7 @@ def drawn(figure: dict, figure_id: str) -> str:
         title=figure["title"],
         xlabel=figure["xlabel"],
         train_budget=mark,
-        ylabel=figure["ylabel"],
-        log2=figure["log2"],
-        percent=figure["percent"],
+        axes=figures.Axes(ylabel=figure["ylabel"], log2=figure["log2"], percent=figure["percent"]),
     )
 
 
@@ -135,7 +132,7 @@ def values_table(results: dict) -> str:
             cells.append(f"{mean}<small>{', '.join(shown(x, percent=about['percent']) for x in known)}</small>")
         rows.append(cells)
     heads = [f"{escaped(m)}{' %' if about['percent'] else ''}" for m, about in results["measures"].items()]
-    return table_html(["arm", *heads], rows, set())
+    return table_html(["arm", *heads], rows)
 
 
 def section(results: dict, number: int) -> str:
@@ -146,7 +143,7 @@ def section(results: dict, number: int) -> str:
         pictures += figure_html(figure["title"], legend, drawn(figure, f"e{number}f{i}"))
     tables = "".join(
         f"<h3>{escaped(t['title'])}</h3>"
-        + table_html(list(map(escaped, t["header"])), [list(map(escaped, row)) for row in t["rows"]], set())
+        + table_html(list(map(escaped, t["header"])), [list(map(escaped, row)) for row in t["rows"]])
         for t in results["tables"]
     )
     failed = "".join(
@@ -179,7 +176,7 @@ def whole_page(all_results: list[dict]) -> str:
         ]
         for i, r in enumerate(all_results)
     ]
-    top = table_html(["experiment", "in the paper", "verdict", "statements", *OUTCOME.values()], rows, set())
+    top = table_html(["experiment", "in the paper", "verdict", "statements", *OUTCOME.values()], rows)
     why = (
         "Each experiment states its rule before it is run. Per seed, all arms share base model, problems and noise; "
         "intervals are Student's t over seeds of the paired difference. Reproduced: every statement of the rule "
