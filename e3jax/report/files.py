@@ -5,14 +5,13 @@ path.write_text(panels_file({"pass@k": svg}, title="3 numbers", legend=[Entry("b
 
 import math
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from e3jax.report.figures import COLOURS, MARKERS, STYLE, Axes, Line, as_svg, collect_lines, draw_intervals, panel
+from e3jax.report.figures import COLOURS, STYLE, Axes, Line, as_svg, collect_lines, draw_intervals, panel
 from e3jax.report.page import escaped
 
 TEXT = "font-family='DejaVu Sans, Verdana, sans-serif' font-size='10' fill='currentColor'"
@@ -225,7 +224,7 @@ def perplexity_file(
             axes.stairs(np.histogram(ppl, edges)[0], edges, color=COLOURS[colour][0], lw=1.4)
             legend.append(Entry(f"{name} ({len(ppl):,})", colour, dashed=False))
         axes.stairs(target, edges, color=COLOURS[0][0], lw=1.2, ls=(0, (3, 2)))
-        legend.append(Entry("promote, asked", 0, dashed=True))
+        legend.append(Entry("promote, target", 0, dashed=True))
         axes.set_yscale("symlog", linthresh=10)
         axes.set_ylim(bottom=0)
         axes.set_yticks([0, *(10**n for n in range(1, 7) if 10**n <= max(axes.get_ylim()))])
@@ -235,34 +234,6 @@ def perplexity_file(
         axes.set_ylabel("responses")
         svg = as_svg(figure, "perplexity", title)
     return panels_file({title: svg}, title=title, legend=legend)
-
-
-def arms_file(runs: list[dict], *, arms: Sequence[str], title: str) -> str:
-    """Entropy over RL's steps, and pass@k before (dashed) and after RL: a line an arm, mean over seeds.
-
-    `runs`: arm, entropy [steps], pass_at_k {"tune" | "rl": {k: value}} each (experiments/oxa.py).
-    """
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "arms"}):
-        (one, left), (other, right) = panel(), panel()
-        for i, arm in enumerate(arms):
-            colour, rows = COLOURS[1 + i][0], [r for r in runs if r["arm"] == arm]
-            entropy = np.array([r["entropy"] for r in rows])
-            left.plot(1 + np.arange(entropy.shape[1]), entropy.mean(0), color=colour, lw=1.6)
-            for stage, dash in (("tune", (0, (3, 2))), ("rl", "-")):
-                ks = sorted(map(int, rows[0]["pass_at_k"][stage]))
-                values = np.array([[r["pass_at_k"][stage][str(k)] for k in ks] for r in rows])
-                right.plot(ks, 100 * values.mean(0), color=colour, lw=1.6, ls=dash, marker=MARKERS[1 + i], ms=3.5)
-        left.set_xlabel("step of RL")
-        left.set_ylim(bottom=0)
-        right.set_xscale("log", base=2)
-        right.xaxis.set_minor_locator(NullLocator())
-        right.set_xticks(ks, map(str, ks))
-        right.set_xlabel("k")
-        right.set_ylim(bottom=0)
-        right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}%"))
-        names = ("entropy (nats per token)", "pass@k: dashed before RL")
-        panels = {name: as_svg(f, f"arms{i}", name) for i, (name, f) in enumerate(zip(names, (one, other)))}
-    return panels_file(panels, title=title, legend=[Entry(arm, 1 + i, dashed=False) for i, arm in enumerate(arms)])
 
 
 def as_file(svg: str) -> str:
