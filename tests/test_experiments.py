@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from e3jax.errors import Stopped, UserError
-from e3jax.experiments import read, results, run
+from e3jax.experiments import plan, read, results, run
 
 ROOT = Path(__file__).parent.parent
 OTHERS = ("common", "pk", "__init__")  # pk: the didactic model's own command (tests/test_didactic.py)
@@ -27,8 +27,8 @@ def test_every_experiment_is_possible(name, size, monkeypatch):
     monkeypatch.setattr("jax.devices", lambda: [None])
     monkeypatch.setattr("e3jax.train.check.check_attention", lambda c: None)
     c = load(name, size)
-    run.check_experiment(c)
-    nodes = run.plan(c, epath.Path("/w/x"))
+    plan.check_experiment(c)
+    nodes = plan.plan(c, epath.Path("/w/x"))
     assert len({n.directory for n in nodes}) == len(nodes) == len(c.seeds) * (len(c.bases) + len(c.sets) + len(c.arms))
     known = {*c.bases, *c.arms}
     for figure in c.figures:
@@ -44,7 +44,7 @@ def test_bases_are_one_directory_for_all_experiments(monkeypatch):
     seen = {}
     for name in NAMES:
         if name != "smoke":
-            for n in run.plan(load(name), epath.Path("/w/x")):
+            for n in plan.plan(load(name), epath.Path("/w/x")):
                 if n.kind == "base":
                     assert seen.setdefault(str(n.directory), n.config.to_dict()) == n.config.to_dict(), (name, n.name)
     assert len(seen) == 36
@@ -60,7 +60,7 @@ def smoke_config():
 
 def test_end_to_end(tmp_path, monkeypatch):
     """Killed in an arm, failed in another, run again: all there, nothing done twice, results and figures as stated."""
-    workdir, real, seen = tmp_path / "smoke", run.curriculum.main, []
+    workdir, real, seen = tmp_path / "smoke", plan.curriculum.main, []
     c = smoke_config()
 
     def sabotaged(config, directory):
@@ -73,17 +73,17 @@ def test_end_to_end(tmp_path, monkeypatch):
         real(config, directory)
 
     monkeypatch.setattr("e3jax.train.grpo.compile_ahead", lambda *_, **__: None)  # would compile in each of 4 RL runs
-    monkeypatch.setattr(run.curriculum, "write_report", lambda where: where)  # tests/test_report.py; a second each
-    monkeypatch.setattr(run.curriculum, "main", sabotaged)
+    monkeypatch.setattr(plan.curriculum, "write_report", lambda where: where)  # tests/test_report.py; a second each
+    monkeypatch.setattr(plan.curriculum, "main", sabotaged)
     with pytest.raises(Stopped):
         run.main(c, str(workdir))
     first = results.read(workdir)  # after seed 0
     assert first["failed"] == [{"arm": "mask", "seed": 0, "why": "the disk is <full>"}]
     assert first["verdict"] == "not decided"
     with pytest.raises(UserError, match=r"smoke: 1 of 6 runs failed \(mask of seed 0\); the same command tries again"):
-        monkeypatch.setattr(run.curriculum, "main", lambda x, d: sabotaged(x, d.replace("mask/seed1", "mask//seed1")))
+        monkeypatch.setattr(plan.curriculum, "main", lambda x, d: sabotaged(x, d.replace("mask/seed1", "mask//seed1")))
         run.main(c, str(workdir))
-    monkeypatch.setattr(run.curriculum, "main", real)
+    monkeypatch.setattr(plan.curriculum, "main", real)
     run.main(c, str(workdir))
     assert seen[:3] == ["countdown/seed0", "grpo/seed0", "mask/seed0"] and seen.count("grpo/seed0") == 1
     found = results.read(workdir)
@@ -108,14 +108,14 @@ def test_end_to_end(tmp_path, monkeypatch):
 def test_a_changed_arm_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
     """DONE of another config in the same place fails that arm, and what comes after it, and nothing is trained."""
     monkeypatch.setattr("jax.devices", lambda: [None])
-    monkeypatch.setattr(run.curriculum, "main", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(plan.curriculum, "main", lambda *_: pytest.fail("trained"))
     c = load("smoke")
     c.seeds = (0,)
-    for node in run.plan(c, epath.Path(tmp_path / "x")):
+    for node in plan.plan(c, epath.Path(tmp_path / "x")):
         run.claim(node.directory, node.config.to_dict())
         (node.directory / "DONE").write_text("")
     c.bases.countdown.grpo.temperature = 0.5
-    nodes = run.plan(c, epath.Path(tmp_path / "x"))
+    nodes = plan.plan(c, epath.Path(tmp_path / "x"))
     failed = run.run_all(nodes, 0, run.Progress(tmp_path, nodes, {"base": 1.0, "arm": 1.0}))
     assert [f["why"][:30] for f in failed[1:]] == ["countdown failed before it"] * 2
     assert "grpo.temperature: 1.0 there, 0.5 here" in failed[0]["why"]
@@ -139,15 +139,15 @@ def test_mistakes_are_named_before_anything_is_trained(change, words, monkeypatc
     c = load("smoke")
     change(c)
     with pytest.raises(UserError, match=words):
-        run.check_experiment(c)
-        run.plan(c, epath.Path("/w/x"))
+        plan.check_experiment(c)
+        plan.plan(c, epath.Path("/w/x"))
 
 
 def test_a_copied_run_is_no_seed(tmp_path, monkeypatch):
     """The directory of seed 0, copied to seed 1, made an interval of no width over "two seeds"."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     c = load("smoke")
-    nodes = [n for n in run.plan(c, epath.Path(tmp_path) / "x") if n.name == "grpo"]
+    nodes = [n for n in plan.plan(c, epath.Path(tmp_path) / "x") if n.name == "grpo"]
     for node in nodes:
         node.directory.mkdir(parents=True)
         (node.directory / "DONE").write_text("")
@@ -223,7 +223,7 @@ def test_oxa_is_an_experiment_of_the_one_runner(monkeypatch):
     """Base, sets of that base, arms on those sets; nothing would show that another seed's sets were taken."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     c = load("oxa")
-    nodes = {n.name: n for n in run.plan(c, epath.Path("/w/x")) if n.seed == 3}
+    nodes = {n.name: n for n in plan.plan(c, epath.Path("/w/x")) if n.seed == 3}
     base, sets, full, sft = (nodes[name] for name in ("oxa_base", "data", "full", "sft"))
     assert list(nodes) == ["oxa_base", "data", *c.arms] and sets.kind == "sets"
     assert str(base.checkpoint) == "/w/bases/oxa_base/seed3/checkpoints/base/280"
@@ -239,13 +239,13 @@ def test_failed_sets_fail_the_arms_that_train_on_them(tmp_path, monkeypatch):
     """Not the base; and the sets are made by their own command."""
     made = []
     monkeypatch.setattr("jax.devices", lambda: [None])
-    monkeypatch.setattr(run.curriculum, "main", lambda c, directory: made.append(directory))
-    monkeypatch.setattr(run.oxa_sets, "main", lambda *_: pytest.fail("no teacher"))
+    monkeypatch.setattr(plan.curriculum, "main", lambda c, directory: made.append(directory))
+    monkeypatch.setattr(plan.oxa_sets, "main", lambda *_: pytest.fail("no teacher"))
     c = load("oxa")
     c.seeds = (0,)
-    nodes = run.plan(c, epath.Path(tmp_path / "x"))
+    nodes = plan.plan(c, epath.Path(tmp_path / "x"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.oxa_sets, "main", lambda *_: 1 / 0)
+        patch.setattr(plan.oxa_sets, "main", lambda *_: 1 / 0)
         failed = run.run_all(nodes, 0, run.Progress(tmp_path, nodes, c.minutes.to_dict()))
     assert made == [f"{tmp_path}/bases/oxa_base/seed0"]
     assert [f["arm"] for f in failed] == ["data", *c.arms]

@@ -238,16 +238,18 @@ def train_stub(config, workdir):
 
 
 def experiment(patch, checkpoint, tmp_path):
+    from e3jax.experiments import plan
     from e3jax.experiments import run as command
 
-    patch.setattr(command.curriculum, "main", train_stub)
-    patch.setattr(command, "check", lambda config: None)  # of training, for 8 devices
+    patch.setattr(plan.curriculum, "main", train_stub)
+    patch.setattr(plan, "check", lambda config: None)  # of training, for 8 devices
     c = importlib.import_module("configs.experiments.smoke").get_config()
 
     return lambda workdir: command.main(c, f"{workdir}/smoke")
 
 
 def oxa(patch, checkpoint, tmp_path):
+    from e3jax.experiments import plan
     from e3jax.experiments import run as command
 
     def sets_stub(config, workdir):
@@ -256,9 +258,9 @@ def oxa(patch, checkpoint, tmp_path):
         log.done()
         log.close()
 
-    patch.setattr(command.curriculum, "main", train_stub)
-    patch.setattr(command.oxa_sets, "main", sets_stub)
-    patch.setattr(command, "check", lambda config: None)  # of training, for 8 devices
+    patch.setattr(plan.curriculum, "main", train_stub)
+    patch.setattr(plan.oxa_sets, "main", sets_stub)
+    patch.setattr(plan, "check", lambda config: None)  # of training, for 8 devices
     c = importlib.import_module("configs.experiments.oxa").get_config()
     c.seeds = (0, 1)
     for name in set(c.arms) - {"sft", "full"}:
