@@ -33,13 +33,13 @@ class Node(NamedTuple):
 
     @property
     def checkpoint(self) -> epath.Path:
-        """The last checkpoint of a base or arm."""
+        """Return the last checkpoint of a base or arm."""
         stage = self.config.order[-1]
         return self.directory / "checkpoints" / stage / str(self.config.stages[stage].steps)
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended."""
+        """Return whether the run has ended."""
         return (self.directory / "DONE").exists()
 
     def run(self) -> None:
