@@ -27,7 +27,7 @@ from e3jax.eval.lm_eval import cut
 from e3jax.metrics import exploration, reading
 from e3jax.phases import TAGS, read_tokens, write_text
 from e3jax.printable import printable
-from e3jax.report.spans import text_spans
+from e3jax.report.browser import text_spans
 from e3jax.rewards import plan
 from e3jax.rewards.grade import grade_one
 from e3jax.scaling import choosing, react

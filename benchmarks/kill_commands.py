@@ -89,7 +89,7 @@ CASES = (
     Case("scaling", "e3jax.scaling.run", "plans"),
     Case("didactic", "e3jax.didactic.run", ""),
     Case("experiment", "e3jax.experiments.run", ""),
-    Case("oxa", "e3jax.experiments.oxa", ""),
+    Case("oxa", "e3jax.experiments.run", ""),
 )
 
 
@@ -146,21 +146,13 @@ class Place:
 def start(case: Case, place: Place, models: dict[str, Path]) -> Command:
     """The case's command under way."""
     argument = f"{case.name}={models[case.model] if case.model else ''}"
-    config, flags = f"{ROOT}/benchmarks/kill_configs.py:{argument}", ()
-    if case.name == "oxa":  # its configs are files that it reads itself
-        small = models["calculator"].parent / "oxa.py"
-        small.write_text(
-            "from benchmarks.kill_configs import config_oxa\n\n\ndef get_config(argument):\n"
-            "    return config_oxa(argument)\n"
-        )
-        config, flags = str(small), (f"--data={small}",)
+    config = f"{ROOT}/benchmarks/kill_configs.py:{argument}"
     if case.name == "probes" and not place.files.exists():  # a random model makes no attempts
         put_attempts(place, models)
-    workdir = f"{place.workdir}/here" if case.name == "experiment" else place.workdir  # its bases lie beside it
+    beside = case.module == "e3jax.experiments.run"  # its bases lie beside it
+    workdir = f"{place.workdir}/here" if beside else place.workdir
     before = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{OFTEN}{case.before}"
-    return Command(
-        workdir, *flags, module=case.module, config=config, before=before, env=place.env | {"XLA_FLAGS": LIGHT}
-    )
+    return Command(workdir, module=case.module, config=config, before=before, env=place.env | {"XLA_FLAGS": LIGHT})
 
 
 def put_attempts(place: Place, models: dict[str, Path]) -> None:

@@ -114,22 +114,18 @@ def config_experiment(_):
     return c
 
 
-def config_oxa(argument):
-    """Of the runs of an experiment; its data's: "countdown,model=CHECKPOINT"."""
-    if argument.startswith("countdown"):
-        return config_pools(argument.partition("model=")[2])
-    from configs import oxa_countdown
+def config_oxa(_):
+    from configs.experiments import oxa
 
-    c = oxa_countdown.get_config(argument)
-    c.eval.sets, c.eval.problems, c.eval.budgets = {"3 numbers": (3,)}, 4, (24,)
-    c.eval.pass_problems, c.eval.pass_ks, c.eval.pass_budget, c.eval.samples = 4, (1, 2), 24, 1
-    c.grpo.prompts, c.grpo.group_size, c.grpo.rows = 4, 4, 8
-    c.sampler.slots, c.sampler.prefill_rows = 16, 8
-    c.log.tensorboard = False
+    c = oxa.get_config()
+    c.seeds = (0,)
+    c.sets.data.config = config_pools(oxa.BASE)
+    base = c.bases[oxa.BASE]
+    base.eval.sets, base.eval.problems, base.eval.budgets = {"3 numbers": (3,)}, 4, (24,)
+    base.eval.pass_problems, base.eval.pass_ks, base.eval.pass_budget, base.eval.samples = 4, (1, 2), 24, 1
+    base.grpo.prompts, base.grpo.group_size, base.grpo.rows = 4, 4, 8
+    base.sampler.slots, base.sampler.prefill_rows = 16, 8
     for name, steps in (("short", 4), ("base", 4), ("tune", 4), ("rl", 2)):
-        if name in c.stages:
-            c.stages[name].steps = steps
-    if "rl" in c.stages:
-        c.stages.rl.budget, c.stages.tune.per_step, c.stages.tune.rows = 24, 4, 4
-        c.init.init_from = c.init.init_from.replace("/280", "/4")
+        base.stages[name].steps = steps
+    base.stages.rl.budget, base.stages.tune.per_step, base.stages.tune.rows = 24, 4, 4
     return c

@@ -2,7 +2,7 @@
 
     python -m e3jax.curation.oxa_sets --config=configs/oxa_data.py:model=1.5b --workdir=gs://BUCKET/oxa-data \
         --config.set.source=/data/acereason.parquet --config.base=models/qwen2.5-math-1.5b-long
-    Countdown on a laptop (configs/oxa_countdown.py does this for every seed):
+    Countdown on a laptop (configs/experiments/oxa.py does this for every seed):
     python -m e3jax.curation.oxa_sets --workdir=runs/oxa-data \
         --config=configs/oxa_data.py:countdown,model=runs/quickstart/checkpoints/base/280
 
@@ -93,7 +93,7 @@ def get_config(argument: str = "model=1.5b"):
 
 
 def for_countdown(c: ConfigDict, model: str) -> None:
-    """Set the tiny models' values (configs/oxa_countdown.py): the solver guides the teacher, errors are the base's."""
+    """Set the tiny models' values (configs/experiments/oxa.py): the solver guides the teacher, errors are the base's."""
     c.seed = 0
     c.set.form, c.set.prompt, c.set.problems = "calculator", "", 1000
     # Alone, a response of 40 words has a perplexity of 5 to 1,500, depending on how many numbers it happens to name

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from e3jax.report import browser, serve
-from e3jax.report.spans import attempts, text_spans
+from e3jax.report.browser import attempts, text_spans
 from e3jax.tokenizer import pieces
 
 CHROMIUM = "/usr/bin/chromium"

@@ -15,7 +15,7 @@ from e3jax.curation.buckets import LEVELS, bucket
 from e3jax.errors import UserError
 from e3jax.log import RunLog
 from e3jax.metrics.names import undefined_fields
-from e3jax.report.figures import pass_rates_file
+from e3jax.report.files import pass_rates_file
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.grade import grade_one
 from e3jax.rollout.responses import Responses

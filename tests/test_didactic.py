@@ -110,7 +110,10 @@ def test_mask_changes_nothing_without_a_success():
     """Theorem J.3's last sentence in the code that trains: all traces lost, M stays bit for bit; GRPO's does not."""
     start = learn.begin(jax.random.split(jax.random.key(0), 2), actions=4, span=1.0, stop=1.0, best=-60.0)
     how = {"gradient": "sampled", "advantage": "sign", "baseline": 0.0, "group": 1, "weighting": "mean", "lr": 0.1}
-    after = {m: learn.some_updates(start, updates=2, budget=6, masked=m, **how)[0].logits for m in (False, True)}
+    after = {
+        m: learn.some_updates(start, learn.Method(**how, masked=m), updates=2, budget=6)[0].logits
+        for m in (False, True)
+    }
     assert (after[True] == start.logits).all() and (after[False] != start.logits).any()
 
 

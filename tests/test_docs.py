@@ -127,7 +127,7 @@ def test_the_parser_refuses_what_is_wrong():
         ["e3jax.train.curriculum", "--config=configs/e3_math.py:stage=3", "--workdir=x"],
         ["e3jax.train.curriculum", "--config=configs/smoke.py"],
         ["e3jax.tools.convert", "--from=x", "--too=y"],
-        ["e3jax.report.html"],
+        ["e3jax.report"],
         ["e3jax.nothing"],
     ]
     right = ["e3jax.train.curriculum", "--config=configs/smoke.py", "--workdir=x", "--config.seed=1"]

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from e3jax.errors import Stopped, UserError
-from e3jax.experiments import oxa, read, results, run
+from e3jax.experiments import plan, read, results, run
 
 ROOT = Path(__file__).parent.parent
 OTHERS = ("common", "pk", "__init__")  # pk: the didactic model's own command (tests/test_didactic.py)
@@ -27,9 +27,9 @@ def test_every_experiment_is_possible(name, size, monkeypatch):
     monkeypatch.setattr("jax.devices", lambda: [None])
     monkeypatch.setattr("e3jax.train.check.check_attention", lambda c: None)
     c = load(name, size)
-    run.check_experiment(c)
-    nodes = run.plan(c, epath.Path("/w/x"))
-    assert len({n.directory for n in nodes}) == len(nodes) == len(c.seeds) * (len(c.bases) + len(c.arms))
+    plan.check_experiment(c)
+    nodes = plan.plan(c, epath.Path("/w/x"))
+    assert len({n.directory for n in nodes}) == len(nodes) == len(c.seeds) * (len(c.bases) + len(c.sets) + len(c.arms))
     known = {*c.bases, *c.arms}
     for figure in c.figures:
         arms = figure["arms"] if "arms" in figure else [a for line in figure["groups"].values() for _, a in line]
@@ -44,10 +44,10 @@ def test_bases_are_one_directory_for_all_experiments(monkeypatch):
     seen = {}
     for name in NAMES:
         if name != "smoke":
-            for n in run.plan(load(name), epath.Path("/w/x")):
+            for n in plan.plan(load(name), epath.Path("/w/x")):
                 if n.kind == "base":
                     assert seen.setdefault(str(n.directory), n.config.to_dict()) == n.config.to_dict(), (name, n.name)
-    assert len(seen) == 31
+    assert len(seen) == 36
 
 
 def smoke_config():
@@ -60,7 +60,7 @@ def smoke_config():
 
 def test_end_to_end(tmp_path, monkeypatch):
     """Killed in an arm, failed in another, run again: all there, nothing done twice, results and figures as stated."""
-    workdir, real, seen = tmp_path / "smoke", run.curriculum.main, []
+    workdir, real, seen = tmp_path / "smoke", plan.curriculum.main, []
     c = smoke_config()
 
     def sabotaged(config, directory):
@@ -73,17 +73,17 @@ def test_end_to_end(tmp_path, monkeypatch):
         real(config, directory)
 
     monkeypatch.setattr("e3jax.train.grpo.compile_ahead", lambda *_, **__: None)  # would compile in each of 4 RL runs
-    monkeypatch.setattr(run.curriculum, "write_report", lambda where: where)  # tests/test_report.py; a second each
-    monkeypatch.setattr(run.curriculum, "main", sabotaged)
+    monkeypatch.setattr(plan.curriculum, "write_report", lambda where: where)  # tests/test_report.py; a second each
+    monkeypatch.setattr(plan.curriculum, "main", sabotaged)
     with pytest.raises(Stopped):
         run.main(c, str(workdir))
     first = results.read(workdir)  # after seed 0
     assert first["failed"] == [{"arm": "mask", "seed": 0, "why": "the disk is <full>"}]
     assert first["verdict"] == "not decided"
     with pytest.raises(UserError, match=r"smoke: 1 of 6 runs failed \(mask of seed 0\); the same command tries again"):
-        monkeypatch.setattr(run.curriculum, "main", lambda x, d: sabotaged(x, d.replace("mask/seed1", "mask//seed1")))
+        monkeypatch.setattr(plan.curriculum, "main", lambda x, d: sabotaged(x, d.replace("mask/seed1", "mask//seed1")))
         run.main(c, str(workdir))
-    monkeypatch.setattr(run.curriculum, "main", real)
+    monkeypatch.setattr(plan.curriculum, "main", real)
     run.main(c, str(workdir))
     assert seen[:3] == ["countdown/seed0", "grpo/seed0", "mask/seed0"] and seen.count("grpo/seed0") == 1
     found = results.read(workdir)
@@ -108,14 +108,14 @@ def test_end_to_end(tmp_path, monkeypatch):
 def test_a_changed_arm_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
     """DONE of another config in the same place fails that arm, and what comes after it, and nothing is trained."""
     monkeypatch.setattr("jax.devices", lambda: [None])
-    monkeypatch.setattr(run.curriculum, "main", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(plan.curriculum, "main", lambda *_: pytest.fail("trained"))
     c = load("smoke")
     c.seeds = (0,)
-    for node in run.plan(c, epath.Path(tmp_path / "x")):
+    for node in plan.plan(c, epath.Path(tmp_path / "x")):
         run.claim(node.directory, node.config.to_dict())
         (node.directory / "DONE").write_text("")
     c.bases.countdown.grpo.temperature = 0.5
-    nodes = run.plan(c, epath.Path(tmp_path / "x"))
+    nodes = plan.plan(c, epath.Path(tmp_path / "x"))
     failed = run.run_all(nodes, 0, run.Progress(tmp_path, nodes, {"base": 1.0, "arm": 1.0}))
     assert [f["why"][:30] for f in failed[1:]] == ["countdown failed before it"] * 2
     assert "grpo.temperature: 1.0 there, 0.5 here" in failed[0]["why"]
@@ -126,6 +126,7 @@ def test_a_changed_arm_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
     [
         (lambda c: c.arms.grpo.update(after="cuontdown"), "config.arms.grpo.after='cuontdown'"),
         (lambda c: c.arms.grpo.change.update(gpro=1), "config.arms.grpo.change: "),
+        (lambda c: c.arms.grpo.update(sets="data"), r"config.arms.grpo.sets='data': use '' or one of \[\]"),
         (lambda c: c.arms.grpo.change.stages.rl.update(budget=9999), "arm grpo: config.stages.rl.budget=9999"),
         (lambda c: c.update(rule=({**c.rule[0], "plus": ("gpro",)},)), r"config.rule\[0\]=\['gpro'\]"),
         (lambda c: c.update(rule=({**c.rule[0], "measure": "x"},)), r"config.rule\[0\].measure='x'"),
@@ -138,15 +139,15 @@ def test_mistakes_are_named_before_anything_is_trained(change, words, monkeypatc
     c = load("smoke")
     change(c)
     with pytest.raises(UserError, match=words):
-        run.check_experiment(c)
-        run.plan(c, epath.Path("/w/x"))
+        plan.check_experiment(c)
+        plan.plan(c, epath.Path("/w/x"))
 
 
 def test_a_copied_run_is_no_seed(tmp_path, monkeypatch):
     """The directory of seed 0, copied to seed 1, made an interval of no width over "two seeds"."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     c = load("smoke")
-    nodes = [n for n in run.plan(c, epath.Path(tmp_path) / "x") if n.name == "grpo"]
+    nodes = [n for n in plan.plan(c, epath.Path(tmp_path) / "x") if n.name == "grpo"]
     for node in nodes:
         node.directory.mkdir(parents=True)
         (node.directory / "DONE").write_text("")
@@ -165,13 +166,13 @@ def records(lengths, accuracy):
     steps = [{"length/mean": x, "reward/mean": None} for x in lengths]
     waits = {"wait-1": {"accuracy": [0.4], "length": 100.0}, "wait-10": {"accuracy": [0.6], "length": 300.0}}
     forced = {"accuracy": {"96": [0.3], "384": [0.5]}, "explore": {"length": 80.0}, "forcing": waits}
-    return read.Records(steps, {"s": {"accuracy": accuracy}}, {"s": forced})
+    return read.RunLines(steps, {"s": {"accuracy": accuracy}}, {"s": forced}, {})
 
 
 def test_measures_by_hand():
     r = records([1.0, 3.0, 5.0, 9.0], {"24": [0.2, 0, 1], "48": [0.5, 0, 1]})
     assert read.value(r, ("train", "length/mean", 2)) == 7.0
-    assert read.value(r, ("rise", "length/mean", 2)) == 5.0
+    assert read.value(r, ("rise", "length/mean", 2)) == 5.0 and read.value(r, ("start", "length/mean", 1)) == 1.0
     assert read.value(r, ("gain", "s", 24, 48)) == pytest.approx(0.3)
     assert read.value(r, ("eval", "s", "accuracy", "24")) == 0.2
     assert read.value(r, ("wait", "s", "wait-1")) == pytest.approx(-0.1) and read.value(r, ("best", "s")) == 0.6
@@ -218,23 +219,72 @@ def test_last_line_of_a_file_that_is_being_written(tmp_path):
     assert read.last_line(path) == {"step": 2}
 
 
+def test_oxa_is_an_experiment_of_the_one_runner(monkeypatch):
+    """Base, sets of that base, arms on those sets; nothing would show that another seed's sets were taken."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    c = load("oxa")
+    nodes = {n.name: n for n in plan.plan(c, epath.Path("/w/x")) if n.seed == 3}
+    base, sets, full, sft = (nodes[name] for name in ("oxa_base", "data", "full", "sft"))
+    assert list(nodes) == ["oxa_base", "data", *c.arms] and sets.kind == "sets"
+    assert str(base.checkpoint) == "/w/bases/oxa_base/seed3/checkpoints/base/280"
+    assert sets.config.base == sets.config.own.model == full.config.init.init_from == str(base.checkpoint)
+    assert full.after == ("oxa_base", "data") and {n.config.seed for n in nodes.values()} == {3}
+    assert full.config.stages.tune.promote == "/w/x/data/seed3/sets/promote.jsonl"
+    assert full.config.stages.tune.suppress == "/w/x/data/seed3/sets/suppress.jsonl"
+    assert sft.config.stages.tune.promote == "/w/x/data/seed3/sets/random.jsonl" and not sft.config.stages.tune.suppress
+    assert list(full.config.stages) == ["rl", "tune"] and full.config.order == ("tune", "rl")
+
+
+def test_failed_sets_fail_the_arms_that_train_on_them(tmp_path, monkeypatch):
+    """Not the base; and the sets are made by their own command."""
+    made = []
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    monkeypatch.setattr(plan.curriculum, "main", lambda c, directory: made.append(directory))
+    monkeypatch.setattr(plan.oxa_sets, "main", lambda *_: pytest.fail("no teacher"))
+    c = load("oxa")
+    c.seeds = (0,)
+    nodes = plan.plan(c, epath.Path(tmp_path / "x"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan.oxa_sets, "main", lambda *_: 1 / 0)
+        failed = run.run_all(nodes, 0, run.Progress(tmp_path, nodes, c.minutes.to_dict()))
+    assert made == [f"{tmp_path}/bases/oxa_base/seed0"]
+    assert [f["arm"] for f in failed] == ["data", *c.arms]
+    assert [f["why"] for f in failed[1:]] == ["data failed before it"] * 5
+
+
+def oxa_lines(seed, shift):
+    """Lines of a finished arm: two sets after two stages, two RL steps."""
+    passed = {
+        stage: {of: {"pass_at_k": {"1": [x], "16": [x + shift + 0.01 * seed]}} for of, x in (("a", 0.1), ("b", 0.3))}
+        for stage in ("tune", "rl")
+    }
+    steps = [{"entropy/mean": 0.1 + shift + 0.01 * seed}, {"entropy/mean": 9.0}]
+    return read.RunLines(steps, passed["rl"], {}, passed)
+
+
 def test_oxa_s_questions_by_hand():
-    """full − sft of the same seed; other arms do not count, and pass@k is asked at the largest k."""
-
-    def run(arm, seed, entropy, after):
-        passed = {"tune": {"1": 0.1, "16": entropy}, "rl": {"1": after, "16": 0.5}}
-        return {"arm": arm, "seed": seed, "entropy": [entropy, 9.0], "pass_at_k": passed}
-
-    full = [run("full", s, 0.4 + 0.01 * s, 0.2 + 0.001 * s) for s in (0, 1, 2)]
-    runs = full + [run("sft", s, 0.1, 0.3) for s in (2, 1, 0)]
-    runs.append(run("promote", 0, 7.0, 7.0))
-    answers = {a["measure"]: a for a in oxa.questions(runs, [0, 1, 2])}
+    """full − sft of the same seed, of RL's first step and of both sets' mean; other arms do not count."""
+    c = load("oxa")
+    shifts = {"full": 0.3, "sft": 0.0, "promote": 7.0}
+    runs = {arm: {seed: oxa_lines(seed if arm == "full" else 0, x) for seed in (0, 1, 2)} for arm, x in shifts.items()}
+    values = {
+        m: {arm: {s: read.value(r, spec.read) for s, r in of.items()} for arm, of in runs.items()}
+        for m, spec in c.measures.items()
+    }
+    answers = {s["measure"]: run.judge(dict(s), values, seeds=(0, 1, 2), level=c.level) for s in c.rule}
     assert {name: a["outcome"] for name, a in answers.items()} == {
         "entropy before RL": "yes",
         "pass@16 before RL": "yes",
-        "pass@16 after RL": "open",
-        "pass@1 after RL": "no",
+        "pass@16 after RL": "yes",
+        "pass@1 after RL": "open",
     }
-    first = answers["entropy before RL"]
-    assert first["mean"] == pytest.approx(0.31) and first["low"] == pytest.approx(0.31 - 4.302653 * 0.01 / 3**0.5)
-    assert all(a["outcome"] == "open" for a in oxa.questions(runs, [0]))
+    for name in ("entropy before RL", "pass@16 before RL"):
+        assert answers[name]["mean"] == pytest.approx(0.31)
+        assert answers[name]["low"] == pytest.approx(0.31 - 4.302653 * 0.01 / 3**0.5)
+    assert all(run.judge(dict(s), values, seeds=(0,), level=0.95)["outcome"] == "open" for s in c.rule)
+    assert values["entropy"]["full"][0] == pytest.approx((0.4 + 9.0) / 2)
+    line, _ = read.pass_at_k_figure(runs, title="t", stage="tune", arms=("full", "sft"))["lines"]
+    assert (line["x"], line["low"]) == ([1, 16], [pytest.approx(0.2), pytest.approx(0.5)])
+    nothing = read.RunLines([], {}, {}, {})
+    assert all(np.isnan(read.value(nothing, spec.read)) for spec in c.measures.values())
+    assert not read.pass_at_k_figure({"x": {0: nothing}}, title="t", stage="", arms=("x",))["lines"]

@@ -113,7 +113,7 @@ def test_figure_as_a_file():
         (lambda r: r.pop("claim"), "has no 'claim'"),
         (lambda r: r.update(seeds=3), "'seeds' is int"),
         (lambda r: r["rule"][0].pop("low"), r"rule\[0\] has no 'low'"),
-        (lambda r: r.update(verdict="fine"), "verdict 'fine', one of reproduced"),
+        (lambda r: r.update(verdict="fine"), "verdict 'fine' is not one of reproduced"),
     ],
 )
 def test_wrong_results_are_named(tmp_path, change, words):

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import hostile
 from benchmarks.hostile import FRAGMENTS, IN_COMMANDS, READERS, SIZES, Reader, growth, slow_growth
 from e3jax.metrics.exploration import STARTS, repetition, verification_starts
-from e3jax.report.spans import answer_spans
+from e3jax.report.browser import answer_spans
 from e3jax.rewards.extract import MOST_DIGITS, integers
 from e3jax.rewards.grade import grade_one
 from e3jax.rewards.plan import plan_share
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 APPLY = ("search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "split")
 # regular expressions in these read what people and programs write: flags, data sets, figures, compiled programs, names
 NOT_OF_MODELS = (
-    "flags.py", "log.py", "tasks/math.py", "tasks/plan_prompts.py", "report/browser.py", "report/files.py",
+    "flags.py", "log.py", "tasks/math.py", "tasks/plan_prompts.py", "report/files.py",
     "didactic/panels.py", "report/figures.py", "tools/aot.py", "tools/hlo.py", "checkpoint/pretrained.py",
     "checkpoint/store.py",
 )  # fmt: skip

@@ -238,36 +238,34 @@ def train_stub(config, workdir):
 
 
 def experiment(patch, checkpoint, tmp_path):
+    from e3jax.experiments import plan
     from e3jax.experiments import run as command
 
-    patch.setattr(command.curriculum, "main", train_stub)
-    patch.setattr(command, "check", lambda config: None)  # of training, for 8 devices
+    patch.setattr(plan.curriculum, "main", train_stub)
+    patch.setattr(plan, "check", lambda config: None)  # of training, for 8 devices
     c = importlib.import_module("configs.experiments.smoke").get_config()
 
     return lambda workdir: command.main(c, f"{workdir}/smoke")
 
 
 def oxa(patch, checkpoint, tmp_path):
-    from absl import flags
+    from e3jax.experiments import plan
+    from e3jax.experiments import run as command
 
-    from e3jax.experiments import oxa as command
-
-    def pools_stub(config, workdir):
+    def sets_stub(config, workdir):
         log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
         log.write({f"sets/{name}.jsonl": "{}\n" for name in ("promote", "suppress")})
         log.done()
         log.close()
 
-    patch.setattr(command.curriculum, "main", train_stub)
-    patch.setattr(command.pools, "main", pools_stub)
-    patch.setattr(command, "ARMS", ("sft", "full"))
-    given = dict(config="configs/oxa_countdown.py", data="configs/oxa_data.py", seeds=["0", "1"])
-
-    def main(workdir):
-        patch.setattr(flags, "FLAGS", SimpleNamespace(**given, workdir=workdir))
-        command.main()
-
-    return main
+    patch.setattr(plan.curriculum, "main", train_stub)
+    patch.setattr(plan.oxa_sets, "main", sets_stub)
+    patch.setattr(plan, "check", lambda config: None)  # of training, for 8 devices
+    c = importlib.import_module("configs.experiments.oxa").get_config()
+    c.seeds = (0, 1)
+    for name in set(c.arms) - {"sft", "full"}:
+        del c.arms[name]
+    return lambda workdir: command.main(c, f"{workdir}/oxa")
 
 
 COMMANDS = (blocks, difficulty, e2c, pools, evaluation, probes, scaling, didactic, experiment, oxa)

@@ -22,7 +22,7 @@ RANKS = {
     "tools": 11, "experiments": 11,
 }  # fmt: skip
 HEAVY = {
-    "matplotlib": {"report/bands.py", "report/bars.py", "report/figures.py", "didactic/panels.py"},
+    "matplotlib": {"report/figures.py", "report/files.py", "didactic/panels.py"},
     "transformers": {"tokenizer.py"},
     "huggingface_hub": {"checkpoint/pretrained.py"},
     "safetensors": {"checkpoint/hf.py"},

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from e3jax.report import bands, compare, figures, html
+from e3jax.report import compare, figures, html
 from e3jax.report import read_run as records
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png onerror=alert(1)> $a_$ \u2028&"
@@ -331,9 +331,10 @@ def test_running_mean_by_hand():
 
 def test_command_line(run_dir, tmp_path_factory):
     """Guards against a traceback, or exit code 0, for a wrong directory."""
-    command = [sys.executable, "-m", "e3jax.report.html"]
-    done = subprocess.run([*command, run_dir], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(run_dir / "report.html")
+    for command in (["e3jax.report.html"], ["e3jax.report"]):  # its former name still works
+        command = [sys.executable, "-m", *command]
+        done = subprocess.run([*command, run_dir], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == str(run_dir / "report.html")
     wrong = tmp_path_factory.mktemp("empty")
     done = subprocess.run([*command, wrong], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
@@ -404,7 +405,7 @@ def test_seed_band_by_hand():
         figures.collect_stages([grpo_row("a", s, **{"reward/mean": y}) for s, y in enumerate(ys, 1)])
         for ys in ([0.0, 0.2, 0.4], [0.2, 0.6])
     ]
-    band = bands.seed_band(seeds, "reward/mean", label="x", colour=1, window=1)
+    band = figures.seed_band(seeds, "reward/mean", label="x", colour=1, window=1)
     np.testing.assert_array_equal(band.x, [1, 2, 3])
     np.testing.assert_allclose([band.mean, band.low, band.high], [[0.1, 0.4, 0.4], [0, 0.2, 0.4], [0.2, 0.6, 0.4]])
-    assert bands.seed_band(seeds, "loss/ppo_kl", label="x", colour=1, window=1) is None
+    assert figures.seed_band(seeds, "loss/ppo_kl", label="x", colour=1, window=1) is None

@@ -30,8 +30,9 @@ def experiment(name: str, size: str) -> ConfigDict:
     c.paper = c.claim = c.setting = ""
     c.seeds = SEEDS[size]
     c.level = 0.95  # of the intervals over seeds (ours)
-    c.minutes = ConfigDict({"base": 3.5, "arm": 1.5})  # expected, until runs since this start have been measured
+    c.minutes = ConfigDict({"base": 3.5, "sets": 1.0, "arm": 1.5})  # expected, until runs of this start are measured
     c.bases = ConfigDict(sort_keys=False)  # name -> a config of train/curriculum.py
+    c.sets = ConfigDict(sort_keys=False)  # name -> sets(…): training sets that are made with a base
     c.arms = ConfigDict(sort_keys=False)  # name -> arm(…)
     c.measures = ConfigDict(sort_keys=False)  # name -> measure(…)
     c.rule = ()  # statement(…), …: written before the runs
@@ -41,9 +42,17 @@ def experiment(name: str, size: str) -> ConfigDict:
     return c
 
 
-def arm(says: str, *, after: str, **change) -> ConfigDict:
-    """Return an arm: what it is, in words; the base or arm that it starts from; its changes to the base's config."""
-    return ConfigDict({"says": says, "after": after, "change": change})
+def sets(*, after: str, config: ConfigDict) -> ConfigDict:
+    """Return sets that curation/oxa_sets.py makes with base `after`, whose checkpoint is put into the config."""
+    return ConfigDict({"after": after, "config": config})
+
+
+def arm(says: str, *, after: str, sets: str = "", **change) -> ConfigDict:
+    """Return an arm: what it is, in words; the base or arm that it starts from; its changes to the base's config.
+
+    In a change "{sets}" stands for the directory of the sets named `sets`.
+    """
+    return ConfigDict({"says": says, "after": after, "sets": sets, "change": change})
 
 
 def measure(says: str, *read, percent: bool = False) -> ConfigDict:
@@ -101,13 +110,17 @@ def sized(c: ConfigDict, sets: dict, size: str) -> ConfigDict:
     c.eval.sets = ConfigDict(sets)
     c.eval.problems, c.eval.budgets = 256, (24, 48, 96, 192, 384)
     c.eval.pass_ks, c.eval.pass_problems, c.eval.pass_budget = (1, 4, 16), 64, 96
-    if size == "gpu":
-        c.model.preset, c.model.dtype = "small", "bfloat16"
-        c.eval.problems, c.eval.pass_problems = 2048, 256
-        c.grpo.prompts, c.grpo.rows, c.sampler.slots = 64, 128, 512
-        for stage in c.stages.values():
-            stage.steps = 2 * stage.steps
-            stage.lr = stage.lr / 4
+    return enlarged(c) if size == "gpu" else c
+
+
+def enlarged(c: ConfigDict) -> ConfigDict:
+    """Size "gpu": a larger model, and more of everything."""
+    c.model.preset, c.model.dtype = "small", "bfloat16"
+    c.eval.problems, c.eval.pass_problems = 2048, 256
+    c.grpo.prompts, c.grpo.rows, c.sampler.slots = 64, 128, 512
+    for stage in c.stages.values():
+        stage.steps = 2 * stage.steps
+        stage.lr = stage.lr / 4
     return c
 
 

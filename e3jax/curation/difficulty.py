@@ -25,7 +25,7 @@ from e3jax.errors import all_errors, need
 from e3jax.eval.scoring import count
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
-from e3jax.report import figures
+from e3jax.report.files import pass_rates_file
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool
 from e3jax.rollout.bench import Bench, check_responses, check_sampling, in_chat
@@ -152,7 +152,7 @@ def write(log: RunLog, problems: Sequence[Problem], *, preset: str, title: str) 
         for name, rows in sets.items()
         if rows
     }
-    files["pass_rates.svg"] = figures.pass_rates_file(
+    files["pass_rates.svg"] = pass_rates_file(
         {level: [row["meta"]["pass_rate"] for row in sets[level]] for level in LEVELS},
         samples=rates[0]["samples"],
         title=title,

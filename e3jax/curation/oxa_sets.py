@@ -28,7 +28,7 @@ from e3jax.curation.perplexity import perplexities
 from e3jax.errors import UserError, all_errors, need
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
-from e3jax.report.bars import perplexity_file
+from e3jax.report.files import perplexity_file
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool
 from e3jax.rollout.bench import Bench, check_responses, check_sampling, in_chat

@@ -1,4 +1,4 @@
-"""A grid of small panels as one SVG file: a row per setting with its words beside it, a column per measure.
+"""A grid of small panels as one SVG file: a row per setting with its description beside it, a column per measure.
 
 svg = draw_rows([Row("as written", {"GRPO": curves, "mask": curves}, 1000)], {"length": "Length"}, title="Fig. 10")
 """
@@ -11,22 +11,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from e3jax.report.figures import COLOURS, INK, STYLE, as_file, as_svg
+from e3jax.report.figures import COLOURS, INK, STYLE, as_svg
+from e3jax.report.files import svg_file
 
-WIDTHS = (1.6, 2.0)  # inches: of a row's words, of a panel
-HEIGHT = 1.35  # inches: of a row
+WIDTHS = (1.6, 2.0)  # of a row's description, and of a panel; inches
+HEIGHT = 1.35  # of a row; inches
 
 
 class Row(NamedTuple):
-    """One setting: its words (the first line in bold), {label: {measure: [N, seeds], "step": [N]}}, the last x."""
+    """One setting."""
 
-    words: str
-    arms: dict[str, dict[str, np.ndarray]]
-    last: float
+    words: str  # its description, whose first line is set in bold
+    arms: dict[str, dict[str, np.ndarray]]  # label -> {measure: [N, seeds], "step": [N]}
+    last: float  # where the x axis ends
 
 
 def draw_rows(rows: list[Row], columns: dict[str, str], *, title: str) -> str:
-    """Seeds as thin lines, their mean thick; `columns` is {measure: heading}. Text stays text."""
+    """Draw a grid with seeds as thin lines and their mean as a thick one; `columns` is {measure: heading}."""
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "panels", "font.size": 7}):
         size = (WIDTHS[0] + WIDTHS[1] * len(columns), HEIGHT * len(rows) + 0.6)
         figure = Figure(figsize=size, layout="constrained")
@@ -52,15 +53,13 @@ def draw_rows(rows: list[Row], columns: dict[str, str], *, title: str) -> str:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         svg = as_svg(figure, "panels", title)
     width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
-    paper = "<rect width='100%' height='100%' fill='white'/>"
-    head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}'"
-    # paths in hundredths of a point: fewer bytes
+    # hundredths of a point are enough for paths, and take fewer bytes
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\d\.\d\d)\d+", r"\1", path[0]), svg)
-    return as_file(f"{head} height='{2 * height:g}'>{paper}{svg}</svg>\n")
+    return svg_file(svg, width, height)
 
 
 def _panel(axes, row: Row, measure: str) -> None:
-    """One measure of one setting."""
+    """Draw one measure of one setting."""
     axes.grid(axis="y")
     for i, curve in enumerate(row.arms.values()):
         colour = COLOURS[1 + i][0]

@@ -1,4 +1,4 @@
-r"""Theorem J.3 (e3 App. J) over many random policies at once, in float64: what holds, and what does not.
+r"""Check Theorem J.3 (e3 App. J) on many random policies at once, in float64: what holds, and what does not.
 
 One state, π = softmax(M) over K + 1 actions with entropy H; ā the likeliest one, not a*; q the runner-up,
 ε = π_ā − π_q. A step on a drawn action a with advantage A is M ← M + η A (e_a − π) (Lemma J.2), and ∇H = −v with
@@ -14,8 +14,8 @@ Checked by `verify`:
 The paper's last step bounds 1/π_ā from below by K; but π_ā >= 1/(K + 1) bounds it from above. T is at most H + 1 <=
 log(K + 1) + 1, so c = O(log K / K): `smallest_constant` shows it. For one K the statement holds, with c = 1/(2K).
 
-The last line is not in the paper. To second order the change is the same for A = −1 and A = 1, the curvature of H times
-the variance of the step, and negative for most policies: "entropy rises with chance >= π_ā" is not "rises on average".
+The last line is not in the paper. To second order the change is the same for A = −1 and A = 1: the curvature of H times
+the variance of the step. It is negative for most policies, so "rises with chance >= π_ā" is not "rises on average".
 
     verify(random_policies(np.random.default_rng(0), count=10_000, actions=100))["rise"]      # 1.0
 """
@@ -24,9 +24,9 @@ import numpy as np
 
 
 def random_policies(rng, *, count: int, actions: int):
-    """M [N, K + 1]: Gaussian logits of width .3 to 5, half of them with a likely `stop` (last) as in App. A.1.
+    """Draw M [N, K + 1]: Gaussian logits of width .3 to 5, half of them with a likely `stop` (last) as in e3 App. A.1.
 
-    a* is action 0; where it came out as the likeliest, it is made the least likely (the theorem is about the rest).
+    a* is action 0. The theorem assumes that it is not the likeliest action; where it is, it is made the least likely.
     """
     logits = rng.normal(size=(count, actions + 1)) * rng.uniform(0.3, 5.0, size=(count, 1))
     logits[::2, -1] = logits[::2].max(axis=1) + rng.uniform(0.0, 2.0, size=len(logits[::2]))
@@ -36,18 +36,18 @@ def random_policies(rng, *, count: int, actions: int):
 
 
 def log_softmax(logits):
-    """log π over the last axis, float64."""
+    """Return log π over the last axis, float64."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def entropy(logp):
-    """−Σ π log π over the last axis, in nats."""
+    """Return −Σ π log π over the last axis, in nats."""
     return -(np.exp(logp) * logp).sum(axis=-1)
 
 
 def alignment(logp):
-    """T(a) = v_a − Σ_b π_b v_b, v_a = π_a (H + log π_a) (Eqs. 24-26): H's first-order change per η, for A = −1.
+    """Return T(a) = v_a − Σ_b π_b v_b, v_a = π_a (H + log π_a): H's first-order change per η for A = −1 (Eqs. 24-26).
 
     >>> alignment(np.log([[0.5, 0.25, 0.25]])).round(4).tolist()
     [[0.13, -0.13, -0.13]]
@@ -57,9 +57,9 @@ def alignment(logp):
 
 
 def entropy_after(logp, *, step: float, sign: float):
-    """H after M ← M + step · sign · (e_a − π), for every action a on its own: [N, K + 1], exactly, in O(K) a policy.
+    """Return the exact H [N, K + 1] after M ← M + step · sign · (e_a − π), for each action a alone, in O(K) per policy.
 
-    All steps share M − step · sign · π and differ in one logit, so log Z and Σ π M are mended, not summed again.
+    All steps share M − step · sign · π and differ in one logit, so log Z and Σ π M are corrected, not summed anew.
     """
     base = logp - step * sign * np.exp(logp)
     weight = np.exp(base)
@@ -71,10 +71,10 @@ def entropy_after(logp, *, step: float, sign: float):
 
 
 def verify(logits, *, step: float = 1e-4) -> dict:
-    """Shares of policies for which each statement holds (1.0: all), and what the expected change of H is.
+    """Return the share of policies for which each statement holds (1.0: all), and the expected change of H.
 
-    `step` is η; a rise counts as such when H grows by more than float64's rounding. T(ā) below 1e-9 (near-uniform) is
-    not decidable after a step and counts for the first-order statement only.
+    `step` is η. A rise counts if H grows by more than float64's rounding. Where T(ā) is below 1e-9 (near-uniform
+    policies), a step decides nothing, and the policy counts for the first-order statement only.
     """
     logp = log_softmax(logits)
     probs, h, t = np.exp(logp), entropy(logp), alignment(logp)
@@ -113,11 +113,11 @@ def verify(logits, *, step: float = 1e-4) -> dict:
 
 
 def smallest_constant(sizes=(10, 100, 1_000, 10_000, 100_000)) -> dict[int, float]:
-    """min of T(ā) / (K ε² (1 − π_ā)) over policies (π_ā, π_q, the rest spread evenly) with π_q > e^-H, for every K.
+    """Return {K: min of T(ā) / (K ε² (1 − π_ā))} over policies with π_q > e^-H, the rest spread evenly.
 
-    A universal constant of Theorem J.3 would have to stay below all of them; they fall like log K / K.
+    A universal constant of Theorem J.3 would have to lie below all of them, but they fall like log K / K.
     """
-    found = {}
+    smallest = {}
     top, second = (x.ravel() for x in np.meshgrid(np.linspace(0.02, 0.98, 97), np.linspace(0.01, 0.97, 97)))
     possible = (top > second + 1e-9) & (top + second < 1 - 1e-9)
     top, second = top[possible], second[possible]
@@ -129,5 +129,5 @@ def smallest_constant(sizes=(10, 100, 1_000, 10_000, 100_000)) -> dict[int, floa
         v = [x * (h + np.log(x)) for x in (p, q, r)]
         t = v[0] - (p * v[0] + q * v[1] + (actions - 1) * r * v[2])
         covered = q > np.exp(-h)
-        found[actions] = float((t / (actions * (p - q) ** 2 * (1 - p)))[covered].min())
-    return found
+        smallest[actions] = float((t / (actions * (p - q) ** 2 * (1 - p)))[covered].min())
+    return smallest

@@ -1,4 +1,4 @@
-"""Turn curves into a verdict by didactic/run.py's rule, and into results.json (experiments/results.py).
+"""Turn curves into a verdict by the rule of didactic/run.py, and into results.json (experiments/results.py).
 
 results = judge_settings(arms, words, panels=PANELS, literal="as written")
 results["verdict"]                                        # "mixed"
@@ -19,33 +19,33 @@ MEASURES = {
 
 
 def first_above(values, limit: float) -> int | None:
-    """Index of the first value above `limit`; None: there is none.
+    """Return the index of the first value above `limit`, None if there is none.
 
     >>> first_above(np.array([0.1, 0.6, 0.2]), 0.5)
     1
     """
-    found = np.flatnonzero(values > limit)
-    return int(found[0]) if len(found) else None
+    above = np.flatnonzero(values > limit)
+    return int(above[0]) if len(above) else None
 
 
 def measure(arms: dict, seed: int) -> dict[str, dict[str, float]]:
-    """{measure: {"GRPO" | "mask": value}} of one seed's curves {arm: {"step": [N], "length": [N, seeds], …}}."""
-    found = {name: {} for name in MEASURES}
+    """Return {measure: {arm: value}} of one seed; `arms` is {arm: {"step": [N], "length": [N, seeds], …}}."""
+    measures = {name: {} for name in MEASURES}
     then = first_above(arms["GRPO"]["reward"][:, seed], WON)
     for arm, curve in arms.items():
         reward, length = curve["reward"][:, seed], curve["length"][:, seed]
         half = first_above(reward, 0.5)
         peak = length[: half or None].max()
-        found["rise"][arm] = peak / length[0]
-        found["peak length"][arm] = peak
-        found["last reward"][arm] = reward[-1]
-        found["reward then"][arm] = reward[-1 if then is None else then]
-        found["transition"][arm] = math.nan if half is None else float(curve["step"][half])
-    return found
+        measures["rise"][arm] = peak / length[0]
+        measures["peak length"][arm] = peak
+        measures["last reward"][arm] = reward[-1]
+        measures["reward then"][arm] = reward[-1 if then is None else then]
+        measures["transition"][arm] = math.nan if half is None else float(curve["step"][half])
+    return measures
 
 
 def statements(name: str) -> list[dict]:
-    """The rule for one setting, as data: Σ plus − Σ minus of a measure must be above the margin."""
+    """Return the rule for one setting: Σ plus − Σ minus of a measure must be above the margin."""
     grpo, mask = f"{name}, GRPO", f"{name}, mask"
     parts = (
         ("rise", "rise", [grpo], [], RISE),
@@ -58,8 +58,11 @@ def statements(name: str) -> list[dict]:
     ]
 
 
-def judge(statement: dict, values: dict) -> dict:
-    """The statement with its values per seed and "yes" (in every seed), "no" (in none) or "open"; no interval."""
+def judge_every_seed(statement: dict, values: dict) -> dict:
+    """Return the statement with its values per seed, and whether it holds in every seed ("yes"), none ("no") or some.
+
+    The outcome for some seeds is "open". There is no interval, unlike in metrics/seeds.py.
+    """
     of = values[statement["measure"]]
     seeds = of[statement["plus"][0]]
     each = {s: sum(of[a][s] for a in statement["plus"]) - sum(of[a][s] for a in statement["minus"]) for s in seeds}
@@ -70,7 +73,10 @@ def judge(statement: dict, values: dict) -> dict:
 
 
 def judge_settings(settings: dict, words: dict[str, str], *, panels: dict[str, str], literal: str) -> dict:
-    """results.json of {setting: {"GRPO": curves, "mask": curves}}; `literal` is the setting as the paper has it."""
+    """Return results.json for {setting: {"GRPO": curves, "mask": curves}}; `literal` is the paper's own setting.
+
+    `words` describes each setting, `panels` is {measure: label} of what is drawn.
+    """
     seeds = settings[literal]["GRPO"]["length"].shape[1]
     values = {name: {} for name in MEASURES}
     for name, arms in settings.items():
@@ -78,7 +84,7 @@ def judge_settings(settings: dict, words: dict[str, str], *, panels: dict[str, s
             for of, by_arm in measure(arms, seed).items():
                 for arm, value in by_arm.items():
                     values[of].setdefault(f"{name}, {arm}", {})[str(seed)] = value
-    rule = {name: [judge(s, values) for s in statements(name)] for name in settings}
+    rule = {name: [judge_every_seed(s, values) for s in statements(name)] for name in settings}
     whole = [name for name, rows in rule.items() if all(r["outcome"] == "yes" for r in rows)]
     verdict = "reproduced" if literal in whole else "mixed" if whole else "not reproduced"
     says = {"yes": "yes", "no": "no", "open": "in some seeds"}
@@ -108,7 +114,7 @@ def judge_settings(settings: dict, words: dict[str, str], *, panels: dict[str, s
 
 
 def figure(name: str, arms: dict, of: str, label: str) -> dict:
-    """One panel as data: means over seeds, least and greatest seed."""
+    """Return one panel as a figure of results.json: the mean over seeds, with the least and greatest seed."""
     lines = [
         {
             "label": arm,
@@ -131,7 +137,7 @@ def figure(name: str, arms: dict, of: str, label: str) -> dict:
 
 
 def shorten(value):
-    """Numbers to 5 significant digits, through lists and dicts, so that a results.json is small.
+    """Round floats in lists and dicts to 5 significant digits, to keep results.json small.
 
     >>> shorten({"a": [0.123456789, 3]})
     {'a': [0.12346, 3]}

@@ -1,9 +1,9 @@
-"""One page of all experiments: the paper's claim, our figures, the numbers over seeds, the verdict by the stated rule.
+"""Write one page of all experiments: the paper's claim, our figures, numbers over seeds, the verdict by the rule.
 
     python -m e3jax.experiments.paper runs/experiments/* --to=paper.html
 
-Reads results.json (experiments/results.py) of every directory named; one without it is skipped with a line. The page
-is one file, loads nothing, and escapes every text. Prints a table "figure, command, verdict, numbers" in markdown too.
+It reads results.json (experiments/results.py) of every directory given and skips those without one. The page is one
+file, loads nothing, and escapes every text. A table of paper, command, verdict and numbers is printed as markdown.
 """
 
 import argparse
@@ -18,8 +18,7 @@ from e3jax.experiments.results import FILE, read
 from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.files import Entry, panels_file
-from e3jax.report.html import figure_html, table_html
-from e3jax.report.page import escaped, page
+from e3jax.report.page import escaped, figure_html, page, table_html
 from e3jax.storage import place
 
 SIGN = {"reproduced": "✓", "mixed": "±", "not reproduced": "✗", "not decided": "?"}
@@ -34,35 +33,30 @@ tbody th{white-space:normal;min-width:11em;max-width:22em} td{white-space:normal
 
 
 def shown(value: float | None, *, percent: bool) -> str:
-    """A number for a person; "–" where there is none."""
+    """Return a number as text, "–" where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{100 * value:.1f}" if percent else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def statement_cells(row: dict, results: dict) -> list[str]:
-    """says, difference, interval, per seed, outcome: of one statement of the rule."""
+    """Return what one statement says, its difference, limit, mean, interval, values per seed, and outcome."""
     percent = results["measures"][row["measure"]]["percent"]
-    show = [shown(row[key], percent=percent) for key in ("mean", "low", "high")]
+    mean, low, high = [shown(row[key], percent=percent) for key in ("mean", "low", "high")]
     seeds = ", ".join(shown(x, percent=percent) for x in row["values"].values())
     limit = shown(row["margin"], percent=percent)
     wanted = f"> {limit}" if row["kind"] == "above" else f"within ±{limit}"
-    of = f"{' + '.join(row['plus'])}{''.join(f' − {arm}' for arm in row['minus'])}"
-    unit = " (points)" if percent else ""
+    difference = f"{' + '.join(row['plus'])}{''.join(f' − {arm}' for arm in row['minus'])}"
+    of = f"{row['measure']}{' (points)' if percent else ''}: {difference}"
     says = f"{row['says']} ({row['why']})" if "why" in row else row["says"]
-    return [
-        says,
-        f"{row['measure']}{unit}: {of}",
-        wanted,
-        show[0],
-        f"{show[1]} … {show[2]}",
-        seeds,
-        OUTCOME[row["outcome"]],
-    ]
+    return [says, of, wanted, mean, f"{low} … {high}", seeds, OUTCOME[row["outcome"]]]
 
 
 def interval_svg(row: dict, reach: float) -> str:
-    """A statement's mean and interval beside 0 as a small picture, ±`reach` wide; a band where ±margin is wanted."""
+    """Return a small picture of a statement's mean and interval around 0, `reach` to either side.
+
+    A statement of kind "within" has a band from −margin to margin.
+    """
     if reach <= 0 or any(row[key] is None for key in ("low", "mean", "high")):
         return ""
     low, mean, high, limit = (90 + 85 * row[key] / reach for key in ("low", "mean", "high", "margin"))
@@ -76,7 +70,7 @@ def interval_svg(row: dict, reach: float) -> str:
 
 
 def rule_table(results: dict) -> str:
-    """The rule, a row a statement; pictures of one measure share their scale."""
+    """Return the rule as a table, a row per statement; pictures of one measure share their scale."""
     reach, rows = {}, []
     for row in results["rule"]:
         ends = [abs(row[key]) for key in ("low", "high", "margin") if row[key] is not None]
@@ -88,11 +82,11 @@ def rule_table(results: dict) -> str:
             [f"{says}<small>{of} {wanted}</small>", outcome, picture, f"{mean}<small>{interval}</small>", seeds]
         )
     heads = ["statement of the rule", "outcome", "", f"mean<small>{100 * results['level']:g} % interval</small>"]
-    return table_html([*heads, "per seed"], rows, set())
+    return table_html([*heads, "per seed"], rows)
 
 
 def lines_of(figure: dict) -> list[figures.Line]:
-    """The curves of one figure, ready to be drawn; null becomes NaN."""
+    """Return the curves of one figure for report/figures.py; null becomes NaN."""
     out = []
     for i, line in enumerate(figure["lines"]):
         x, *rest = (
@@ -102,8 +96,8 @@ def lines_of(figure: dict) -> list[figures.Line]:
     return out
 
 
-def drawn(figure: dict, figure_id: str) -> str:
-    """The SVG of one figure, for a page."""
+def draw(figure: dict, figure_id: str) -> str:
+    """Draw one figure as an SVG for a page."""
     mark = math.nan if figure["mark"] is None else float(figure["mark"])
     return figures.draw_intervals(
         lines_of(figure),
@@ -111,20 +105,18 @@ def drawn(figure: dict, figure_id: str) -> str:
         title=figure["title"],
         xlabel=figure["xlabel"],
         train_budget=mark,
-        ylabel=figure["ylabel"],
-        log2=figure["log2"],
-        percent=figure["percent"],
+        axes=figures.Axes(ylabel=figure["ylabel"], log2=figure["log2"], percent=figure["percent"]),
     )
 
 
 def figure_file(figure: dict) -> str:
-    """The SVG of one figure as a file of its own."""
+    """Return one figure as an SVG file of its own."""
     legend = [Entry(line.label, line.colour, False) for line in lines_of(figure)]
-    return panels_file({"": drawn(figure, "figure")}, title=figure["title"], legend=legend)
+    return panels_file({"": draw(figure, "figure")}, title=figure["title"], legend=legend)
 
 
 def values_table(results: dict) -> str:
-    """Every arm's measures: mean over seeds, and each seed's value below it."""
+    """Return a table of every arm's measures: the mean over seeds, and below it each seed's value."""
     rows = []
     for arm, words in results["arms"].items():
         cells = [f"{escaped(arm)}<small>{escaped(words)}</small>"]
@@ -135,18 +127,18 @@ def values_table(results: dict) -> str:
             cells.append(f"{mean}<small>{', '.join(shown(x, percent=about['percent']) for x in known)}</small>")
         rows.append(cells)
     heads = [f"{escaped(m)}{' %' if about['percent'] else ''}" for m, about in results["measures"].items()]
-    return table_html(["arm", *heads], rows, set())
+    return table_html(["arm", *heads], rows)
 
 
 def section(results: dict, number: int) -> str:
-    """One experiment."""
+    """Return the section of one experiment."""
     pictures = ""
     for i, figure in enumerate(results["figures"]):
         legend = [(line.label, line.colour, False) for line in lines_of(figure)]
-        pictures += figure_html(figure["title"], legend, drawn(figure, f"e{number}f{i}"))
+        pictures += figure_html(figure["title"], legend, draw(figure, f"e{number}f{i}"))
     tables = "".join(
         f"<h3>{escaped(t['title'])}</h3>"
-        + table_html(list(map(escaped, t["header"])), [list(map(escaped, row)) for row in t["rows"]], set())
+        + table_html(list(map(escaped, t["header"])), [list(map(escaped, row)) for row in t["rows"]])
         for t in results["tables"]
     )
     failed = "".join(
@@ -168,7 +160,7 @@ def section(results: dict, number: int) -> str:
 
 
 def whole_page(all_results: list[dict]) -> str:
-    """The whole page as text."""
+    """Return the whole page."""
     rows = [
         [
             f"<a href='#e{i}'>{escaped(r['name'])}</a>",
@@ -179,7 +171,7 @@ def whole_page(all_results: list[dict]) -> str:
         ]
         for i, r in enumerate(all_results)
     ]
-    top = table_html(["experiment", "in the paper", "verdict", "statements", *OUTCOME.values()], rows, set())
+    top = table_html(["experiment", "in the paper", "verdict", "statements", *OUTCOME.values()], rows)
     why = (
         "Each experiment states its rule before it is run. Per seed, all arms share base model, problems and noise; "
         "intervals are Student's t over seeds of the paired difference. Reproduced: every statement of the rule "
@@ -191,7 +183,7 @@ def whole_page(all_results: list[dict]) -> str:
 
 
 def markdown(all_results: list[dict]) -> str:
-    """README's table: figure, command, verdict, numbers (mean difference and interval of every statement)."""
+    """Return the README's table: paper, command, verdict, and mean and interval of every statement."""
     lines = ["| paper | command | verdict | numbers |", "|---|---|---|---|"]
     for r in all_results:
         cells = [statement_cells(row, r) for row in r["rule"]]
@@ -201,24 +193,27 @@ def markdown(all_results: list[dict]) -> str:
 
 
 def write_page(directories: list[str], to: epath.PathLike) -> epath.Path:
-    """Read, draw, write; a directory without results is skipped with a line. UserError when none has any."""
-    found = []
+    """Write the page and print the table; return the page's path. UserError if no directory has results.
+
+    A directory without results is skipped, and a line on stderr says so.
+    """
+    all_results = []
     for name in directories:
         path = place(name)
         if path.is_dir() and not (path / FILE).exists():
             print(printable(f"{path}: no {FILE} yet, skipped", lines=False), file=sys.stderr)
         else:
-            found.append(read(path))
-    if not found:
+            all_results.append(read(path))
+    if not all_results:
         raise UserError("none of these directories has results: run an experiment first")
     to = place(to)
-    to.write_bytes(whole_page(found).encode(errors="replace"))
-    print(markdown(found))
+    to.write_bytes(whole_page(all_results).encode(errors="replace"))
+    print(markdown(all_results))
     return to
 
 
 def main() -> None:
-    """The command: the page of all experiments, and README's table on stdout."""
+    """The command: write the page of all experiments, and print the README's table."""
     parser = argparse.ArgumentParser(
         prog="python -m e3jax.experiments.paper", description="Write one page of experiments."
     )

@@ -1,15 +1,17 @@
-"""From finished run directories to an experiment's numbers and curves.
+"""Read an experiment's numbers and curves from finished run directories.
 
 A measure says where its number stands, in one of these forms:
 
-    ("train", key, n)              mean of the last n RL steps of metrics.jsonl
-    ("rise", key, n)               that minus the mean of the first n
-    ("eval", set, key, …)          the last stage's line of eval.jsonl: ("eval", "3 numbers", "accuracy", "96")
-    ("gain", set, few, many)       accuracy at `many` tokens minus that at `few`, after the last stage
-    ("wait", set, how)             accuracy after forcing (eval/run.py; "wait-2") minus that without it
-    ("best", set)                  the highest accuracy of a model by itself and however it was forced
+    ("start", key, n)              mean over the first n RL steps of metrics.jsonl
+    ("train", key, n)              mean over the last n RL steps
+    ("rise", key, n)               "train" minus "start"
+    ("eval", set, key, …)          a number of eval.jsonl after the last stage: ("eval", "3 numbers", "accuracy", "96")
+    ("sets", stage, key, …)        the mean over all sets of that number after `stage` ("": the last one)
+    ("gain", set, few, many)       accuracy at `many` tokens minus accuracy at `few`, after the last stage
+    ("wait", set, how)             accuracy after forcing (eval/run.py; "wait-2") minus accuracy without it
+    ("best", set)                  the highest accuracy of a model, alone or forced in any way
 
-    value(records, ("train", "length/mean", 10))        # NaN where the run has no such number
+    value(lines, ("train", "length/mean", 10))        # NaN where the run has no such number
 """
 
 import hashlib
@@ -19,50 +21,55 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from e3jax.experiments.results import figure
 from e3jax.readers import json_lines
 from e3jax.records import read_lines
 from e3jax.report.figures import read_number, running_mean
 from e3jax.report.read_run import MAYBE, RECORDS
 from e3jax.train.eq2 import choose_budget
 
-FORMS = ("train", "rise", "eval", "gain", "wait", "best")
+FORMS = ("start", "train", "rise", "eval", "sets", "gain", "wait", "best")
 FORCED = {"explore": {"length": float}, "forcing": {str: {"length": float, "accuracy": [MAYBE, MAYBE, MAYBE]}}}
 WINDOW = 5  # RL steps of the running mean of a curve
 
 
 def last_line(path: epath.Path) -> dict:
-    """The last whole line of a JSON-lines file that is being written; {} when there is none."""
+    """Return the last whole line of a JSON-lines file that is being written, {} if there is none."""
     tail = b"\n".join(path.read_bytes().split(b"\n")[-3:]) if path.is_file() else b""
-    whole = [value for _, value, _ in json_lines(tail) if isinstance(value, dict)]  # not those that are being written
+    whole = [value for _, value, _ in json_lines(tail) if isinstance(value, dict)]  # without half-written lines
     return whole[-1] if whole else {}
 
 
-class Records(NamedTuple):
-    """What one run left: its RL steps, the last evaluation of every set, and forced evaluations by set."""
+class RunLines(NamedTuple):
+    """What one run left that measures and figures read."""
 
-    steps: list[dict]
-    evals: dict[str, dict]
-    forced: dict[str, dict]
+    steps: list[dict]  # lines of RL steps
+    evals: dict[str, dict]  # set -> its last evaluation
+    forced: dict[str, dict]  # set -> its forced evaluation
+    stages: dict[str, dict[str, dict]]  # stage -> set -> its evaluation after that stage
 
 
-def read_run(run: epath.Path, *, label: str, forced: epath.Path) -> Records:
-    """The records of a finished run, and its lines (stage `label`) of the evaluation in `forced`."""
-    evaluated = RECORDS["eval.jsonl"]
+def read_run(run: epath.Path, *, label: str, forced: epath.Path) -> RunLines:
+    """Return the lines of a finished run, and its lines (stage `label`) of the evaluation in `forced`."""
+    shape = RECORDS["eval.jsonl"]
     steps = [x for x in read_lines(run / "metrics.jsonl", RECORDS["metrics.jsonl"]) if x["kind"] == "grpo"]
-    evals = {x["set"]: x for x in read_lines(run / "eval.jsonl", evaluated)}  # the last stage's line wins
-    made_longer = read_lines(forced / "eval.jsonl", evaluated | FORCED)
-    return Records(steps, evals, {x["set"]: x for x in made_longer if x["stage"] == label})
+    evals, stages = {}, {}
+    for line in read_lines(run / "eval.jsonl", shape):
+        evals[line["set"]] = line  # the last stage's line wins
+        stages.setdefault(line["stage"], {})[line["set"]] = line
+    forced_lines = read_lines(forced / "eval.jsonl", shape | FORCED)
+    return RunLines(steps, evals, {x["set"]: x for x in forced_lines if x["stage"] == label}, stages)
 
 
 def digest(run: epath.Path) -> str:
-    """Return a hash of what a run logged. Its lines have times, so that no other run has the same one."""
+    """Return a hash of what a run logged. Lines contain times, so no other run has the same hash."""
     paths = [run / name for name in ("metrics.jsonl", "eval.jsonl")]
     logged = b"".join(path.read_bytes() for path in paths if path.exists())
     return hashlib.sha256(logged or str(run).encode()).hexdigest()
 
 
 def inside(tree, keys) -> float:
-    """tree[key][key]…, the first of a [mean, low, high]; NaN where something is missing or null.
+    """Return tree[key][key]…, of a [mean, low, high] the mean; NaN where something is missing or null.
 
     >>> inside({"accuracy": {"96": [0.5, 0.4, 0.6]}}, ("accuracy", "96"))
     0.5
@@ -76,19 +83,28 @@ def inside(tree, keys) -> float:
 
 
 def mean_of(steps: list[dict], key: str) -> float:
-    """Mean of a metric over RL steps that have it; NaN when none has."""
+    """Return the mean of a metric over the steps that have it; NaN if none has."""
     known = [x for x in (read_number(step, key) for step in steps) if math.isfinite(x)]
     return sum(known) / len(known) if known else math.nan
 
 
-def value(r: Records, read) -> float:
-    """One measure of one run; NaN where the run has no such number (a base has no RL steps)."""
+def mean_over_sets(r: RunLines, stage: str, keys) -> float:
+    """Return the mean over all sets of a number of eval.jsonl after `stage` ("": the last); NaN if a set lacks it."""
+    lines = r.evals if not stage else r.stages[stage] if stage in r.stages else {}
+    return float(np.mean([inside(line, keys) for line in lines.values()])) if lines else math.nan
+
+
+def value(r: RunLines, read) -> float:
+    """Return one measure of one run; NaN where the run has no such number (a base has no RL steps)."""
     form, *rest = read
-    if form in ("train", "rise"):
+    if form in ("start", "train", "rise"):
         key, n = rest
-        return mean_of(r.steps[-n:], key) - (mean_of(r.steps[:n], key) if form == "rise" else 0.0)
+        first, last = mean_of(r.steps[:n], key), mean_of(r.steps[-n:], key)
+        return first if form == "start" else last if form == "train" else last - first
     if form == "eval":
         return inside(r.evals, rest)
+    if form == "sets":
+        return mean_over_sets(r, rest[0], rest[1:])
     if form == "gain":
         name, few, many = rest
         return inside(r.evals, (name, "accuracy", many)) - inside(r.evals, (name, "accuracy", few))
@@ -99,56 +115,54 @@ def value(r: Records, read) -> float:
         return waits[rest[1]] - alone if form == "wait" else max(alone, *waits.values())
     if form in FORMS:
         return math.nan
-    raise ValueError(f"measure {read!r}: begins with one of {', '.join(FORMS)}")
+    raise ValueError(f"measure {read!r} must begin with one of {', '.join(FORMS)}")
 
 
 def spread(curves: list[np.ndarray]) -> dict[str, list[float]]:
-    """Curves of several seeds -> mean, and the least and greatest seed as low and high; cut to the shortest."""
+    """Return the mean of several seeds' curves, with the least and greatest as low and high, cut to the shortest."""
     n = min(map(len, curves))
     x = np.array([c[:n] for c in curves])
     return {"mean": x.mean(0).tolist(), "low": x.min(0).tolist(), "high": x.max(0).tolist()}
 
 
 def curve_figure(records: dict, *, title: str, key: str, ylabel: str, percent: bool, arms) -> dict:
-    """A metric over RL steps, a line per arm (running mean over 5 steps per seed), the range of seeds as its band."""
+    """Return a metric over RL steps: a line per arm, the running mean over WINDOW steps, with the range of seeds."""
     drawn = []
     for arm in arms:
         seeds = [np.array([read_number(s, key) for s in r.steps]) for r in records.get(arm, {}).values() if r.steps]
         if seeds:
             of = spread([running_mean(y, window=WINDOW) for y in seeds])
             drawn.append({"label": arm, "x": list(range(1, len(of["mean"]) + 1)), **of})
-    return {
-        "title": title,
-        "xlabel": "RL step",
-        "ylabel": ylabel,
-        "log2": False,
-        "percent": percent,
-        "mark": None,
-        "lines": drawn,
-    }
+    return figure(title, drawn, xlabel="RL step", ylabel=ylabel, percent=percent)
 
 
 def budget_figure(records: dict, *, title: str, of: str, mark: int | None, arms) -> dict:
-    """Accuracy over test budgets on one set (Fig. 8's form), a line per arm, the range of seeds as its band."""
+    """Return accuracy over test budgets on one set, as e3's Fig. 8: a line per arm, with the range of seeds."""
     drawn = []
     for arm in arms:
         seeds = [r.evals[of]["accuracy"] for r in records.get(arm, {}).values() if of in r.evals]
         if seeds:
             x = sorted(map(int, seeds[0]))
             drawn.append({"label": arm, "x": x, **spread([np.array([a[str(b)][0] for b in x]) for a in seeds])})
-    return {
-        "title": title,
-        "xlabel": "test budget (tokens)",
-        "ylabel": "",
-        "log2": True,
-        "percent": True,
-        "mark": mark,
-        "lines": drawn,
-    }
+    return figure(title, drawn, xlabel="test budget (tokens)", log2=True, percent=True, mark=mark)
+
+
+def pass_at_k_figure(records: dict, *, title: str, stage: str, arms) -> dict:
+    """Return pass@k over k after `stage` ("": the last), a mean over sets: a line per arm, with the range of seeds."""
+    drawn = []
+    for arm in arms:
+        seeds = []
+        for r in records.get(arm, {}).values():
+            lines = [x for x in (r.stages.get(stage, {}) if stage else r.evals).values() if "pass_at_k" in x]
+            ks = sorted(map(int, lines[0]["pass_at_k"])) if lines else []
+            seeds += [np.array([mean_over_sets(r, stage, ("pass_at_k", k)) for k in ks])] if ks else []
+        if seeds:
+            drawn.append({"label": arm, "x": ks, **spread(seeds)})
+    return figure(title, drawn, xlabel="k (samples)", log2=True, percent=True)
 
 
 def against_figure(values: dict, *, title: str, measure: str, percent: bool, xlabel: str, ylabel: str, groups) -> dict:
-    """A measure over a setting of the arms, as the training budget: `groups` is {label: ((x, arm), …)}."""
+    """Return a measure over a setting of the arms, such as the training budget; `groups` is {label: ((x, arm), …)}."""
     drawn = []
     for label, points in groups.items():
         known = [(x, list(values[measure][arm].values())) for x, arm in points if values[measure].get(arm)]
@@ -156,19 +170,11 @@ def against_figure(values: dict, *, title: str, measure: str, percent: bool, xla
         if known:
             of = {k: [float(f(v)) for _, v in known] for k, f in (("mean", np.mean), ("low", np.min), ("high", np.max))}
             drawn.append({"label": label, "x": [x for x, _ in known], **of})
-    return {
-        "title": title,
-        "xlabel": xlabel,
-        "ylabel": ylabel,
-        "log2": True,
-        "percent": percent,
-        "mark": None,
-        "lines": drawn,
-    }
+    return figure(title, drawn, xlabel=xlabel, ylabel=ylabel, log2=True, percent=percent)
 
 
 def forced_figure(records: dict, *, title: str, of: str, arms) -> dict:
-    """Fig. 9's form: accuracy over mean length, by itself (no forcing, all budgets' longest) and made to go on."""
+    """Return accuracy over mean length, as e3's Fig. 9: without forcing (longest budget), then forced to continue."""
     drawn = []
     for arm in arms:
         seeds = [r.forced[of] for r in records.get(arm, {}).values() if of in r.forced]
@@ -180,19 +186,11 @@ def forced_figure(records: dict, *, title: str, of: str, arms) -> dict:
             p += [(s["forcing"][how]["length"], s["forcing"][how]["accuracy"][0]) for how in ways]
         x = np.array(points)  # [seed, way, (length, accuracy)]
         drawn.append({"label": arm, "x": x[..., 0].mean(0).tolist(), **spread(list(x[..., 1]))})
-    return {
-        "title": title,
-        "xlabel": "mean length (tokens)",
-        "ylabel": "",
-        "log2": False,
-        "percent": True,
-        "mark": None,
-        "lines": drawn,
-    }
+    return figure(title, drawn, xlabel="mean length (tokens)", percent=True)
 
 
 def choices(records: dict, *, judge: str, of: str, budgets, kappas) -> list[tuple[int, float, int, dict]]:
-    """Eq. 2 with every kappa from the judge's saved evaluation: (seed, kappa, budget, {B: J(2B) / J(B)})."""
+    """Return Eq. 2's choice for every kappa, from arm `judge`: (seed, kappa, budget, {B: J(2B) / J(B)})."""
     out = []
     for seed, r in records.get(judge, {}).items():
         accuracy = {int(b): x[0] for b, x in r.evals[of]["accuracy"].items()}
@@ -203,7 +201,7 @@ def choices(records: dict, *, judge: str, of: str, budgets, kappas) -> list[tupl
 
 
 def add_choice(values: dict, chosen: dict[int, int], *, arms: dict[int, str]) -> None:
-    """Arms "chosen", "half" and "double" in place: per seed those trained at Eq. 2's budget and its neighbours."""
+    """Add the arms "chosen", "half" and "double" to `values`: per seed those of Eq. 2's budget and its neighbours."""
     order = sorted(arms)
     for of in values.values():
         for name, shift in (("half", -1), ("chosen", 0), ("double", 1)):

@@ -1,16 +1,16 @@
-"""results.json: what an experiment leaves, whoever ran it; experiments/paper.py makes a page of any number of them.
+"""The format of results.json, which every experiment leaves; experiments/paper.py makes a page of any number of them.
 
-One JSON object. Numbers that are not finite are null. Required:
+It is one JSON object. Numbers that are not finite are null. Required:
 
     name       str        short, unique: "mask"
     paper      str        where the claim is: "Fig. 5, 6, 17, 18 (§5, App. G)"
     claim      str        the paper's claim in our words
-    setting    str        what was run here, and what differs from the paper
-    command    str        what makes this file again
-    minutes    number     wall time of the runs it is made of; null: unknown
+    setting    str        what was run here, and how it differs from the paper
+    command    str        the command that makes this file
+    minutes    number     wall time of all runs; null: unknown
     seeds      [int]
     level      number     of all intervals: 0.95
-    arms       {arm: str}                     name -> what it is, in words
+    arms       {arm: str}                     name -> its description
     measures   {measure: {"says": str, "percent": bool}}
     values     {measure: {arm: {seed (as str): number}}}
     rule       [statement]                    metrics/seeds.py: says, measure, plus, minus, kind, margin, as
@@ -20,14 +20,14 @@ One JSON object. Numbers that are not finite are null. Required:
     tables     [{"title": str, "header": [str], "rows": [[str]]}]
     failed     [{"arm": str, "seed": int, "why": str}]
 
-A figure holds data, not drawings (a page escapes and draws them; report/figures.py):
+A figure holds data, which a page draws (report/figures.py):
 
     {"title": str, "xlabel": str, "ylabel": str, "log2": bool, "percent": bool, "mark": number | null,
      "lines": [{"label": str, "x": [number], "mean": [number], "low": [number], "high": [number]}]}
 
-`mark` is an x where a vertical line stands (a training budget); `low` and `high` are null where there is no interval.
+`mark` is the x of a vertical line (a training budget); `low` and `high` are null where there is no interval.
 
-    write(workdir, results)           # checks, then WORKDIR/results.json
+    write(workdir, results)           # checks, then writes WORKDIR/results.json
     results = read("runs/experiments/mask")
 """
 
@@ -36,6 +36,7 @@ import json
 from etils import epath
 
 from e3jax.errors import UserError
+from e3jax.metrics.seeds import KINDS
 from e3jax.readers import fault, read_json
 from e3jax.records import finite
 from e3jax.storage import place, write_whole
@@ -60,7 +61,7 @@ FIELDS = {
     "failed": list,
 }
 MAYBE = (float, None)
-PARTS = {  # shapes (e3jax/readers.py) of what the page reads of them
+PARTS = {  # shapes (e3jax/readers.py) of what the page reads of the fields that are lists
     "rule": {
         "says": str, "measure": str, "plus": [str], "minus": [str], "kind": str, "margin": float,
         "values": {str: MAYBE}, "mean": MAYBE, "low": MAYBE, "high": MAYBE, "outcome": str,
@@ -81,11 +82,33 @@ SHAPE = {
     "values": {str: {str: {str: MAYBE}}},
 }
 VERDICTS = ("reproduced", "mixed", "not reproduced", "not decided")
-OUTCOMES, KINDS = ("yes", "no", "open"), ("above", "within")
+OUTCOMES = ("yes", "no", "open")
+
+
+def figure(
+    title: str,
+    lines: list[dict],
+    *,
+    xlabel: str,
+    ylabel: str = "",
+    log2: bool = False,
+    percent: bool = False,
+    mark: float | None = None,
+) -> dict:
+    """Return a figure as results.json has it."""
+    return {
+        "title": title,
+        "xlabel": xlabel,
+        "ylabel": ylabel,
+        "log2": log2,
+        "percent": percent,
+        "mark": mark,
+        "lines": lines,
+    }
 
 
 def check(results: dict, where: str) -> dict:
-    """The object itself; UserError that names the first thing missing or of another type."""
+    """Return the object, or raise a UserError that names the first field that is missing or wrong."""
     if not isinstance(results, dict):
         raise UserError(f"{where} is no JSON object")
     for name, kind in FIELDS.items():
@@ -99,7 +122,7 @@ def check(results: dict, where: str) -> dict:
             if missing:
                 raise UserError(f"{where}: {name}[{i}] has no {missing[0]!r}, see e3jax/experiments/results.py")
     if results["verdict"] not in VERDICTS:
-        raise UserError(f"{where}: verdict {results['verdict']!r}, one of {', '.join(VERDICTS)}")
+        raise UserError(f"{where}: verdict {results['verdict']!r} is not one of {', '.join(VERDICTS)}")
     wrong = fault(results, SHAPE) or contradiction(results)
     if wrong:
         raise UserError(f"{where}: {wrong}, see e3jax/experiments/results.py")
@@ -107,7 +130,7 @@ def check(results: dict, where: str) -> dict:
 
 
 def contradiction(results: dict) -> str:
-    """Return what of a results.json does not fit something else in it, "" where all does."""
+    """Return what contradicts another part of a results.json, "" if nothing does."""
     absent = [measure for measure in results["measures"] if measure not in results["values"]]
     if absent:
         return f"there are no values of the measure {absent[0]!r}"
@@ -115,7 +138,7 @@ def contradiction(results: dict) -> str:
         if row["measure"] not in results["measures"]:
             return f"rule[{i}] is about {row['measure']!r}, which is no measure"
         if row["kind"] not in KINDS or row["outcome"] not in OUTCOMES:
-            return f"rule[{i}] is {row['kind']!r} and {row['outcome']!r}: one of {KINDS} and one of {OUTCOMES}"
+            return f"rule[{i}] is {row['kind']!r} and {row['outcome']!r}: use one of {KINDS} and one of {OUTCOMES}"
     for i, figure in enumerate(results["figures"]):
         for line in figure["lines"] or [{"x": []}]:
             if not line["x"] or {len(line[key]) for key in ("mean", "low", "high")} != {len(line["x"])}:
@@ -126,7 +149,7 @@ def contradiction(results: dict) -> str:
 
 
 def write(workdir: epath.PathLike, results: dict) -> epath.Path:
-    """Check and write WORKDIR/results.json, whole or not at all; numbers that are not finite become null."""
+    """Check and write WORKDIR/results.json (whole or not at all) and return its path."""
     path = place(workdir) / FILE
     text = json.dumps(finite(results), indent=1) + "\n"
     check(json.loads(text), str(path))
@@ -135,9 +158,9 @@ def write(workdir: epath.PathLike, results: dict) -> epath.Path:
 
 
 def read(path: epath.PathLike) -> dict:
-    """The object of a results.json, or of the directory that holds it; UserError when there is none, or another."""
+    """Return a checked results.json, named itself or by its directory. UserError if there is none, or it is wrong."""
     path = place(path)
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f"{path} is not there: name a directory that an experiment has finished in")
+        raise UserError(f"{path} does not exist: name the directory of a finished experiment")
     return check(read_json(path, object, advice="run its experiment again"), str(path))

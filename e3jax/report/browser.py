@@ -1,9 +1,11 @@
-"""The rollout browser: RUN/samples.html, one file that works without a network; several runs share one page.
+"""The rollout browser: RUN/samples.html, one file that works without a network, for one run or several.
 
-It shows samples.jsonl (rollouts of training), eval_samples.jsonl (of the evaluations after each stage), and for
-`e3jax.eval.run` every response of responses/. The page is samples.html beside this file with the samples as JSON in
-it; a browser renders only what it shows. A model's text reaches the page as JSON and the screen as text nodes, and the
-page's policy allows its own script alone, by its hash.
+It shows samples.jsonl (rollouts of training), eval_samples.jsonl (rollouts of the evaluation after each stage) and,
+for `e3jax.eval.run`, every response of responses/. A response's attempts, verifications, phases, thinking and answer
+are marked as spans of characters; they are read as the metrics read them (e3jax/metrics/exploration.py), so that what
+is marked here is what is counted there. The page is samples.html beside this file with the samples in it as JSON; a
+browser renders only what it shows. A model's text reaches the page as JSON and the screen as text nodes, and the page's
+policy allows only its own script, by its hash.
 
     python -m e3jax.report.browser runs/quickstart
     python -m e3jax.report.browser runs/seed0 runs/seed1 --to=samples.html
@@ -15,32 +17,50 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from e3jax.errors import UserError
+from e3jax.metrics.exploration import attempt_spans, verification_starts
+from e3jax.phases import TAG, begins_plan, read_text
 from e3jax.printable import printable
-from e3jax.report.html import SAMPLES_PAGE
-from e3jax.report.page import escaped
+from e3jax.report.page import SAMPLES_PAGE, escaped
 from e3jax.report.read_run import RESPONSE, SAMPLES, read_record
-from e3jax.report.spans import KINDS, attempts, text_spans
+from e3jax.rewards.extract import CLOSE, OPEN
 from e3jax.storage import patiently, place
+from e3jax.tasks.problem import Problem
 
-MOST_BYTES = 48e6  # of text in a page; above it, training steps are left out evenly
+MOST_BYTES = 48e6  # text in a page; of more, training steps are left out evenly
 COLUMNS = (
     "run", "from", "stage", "step", "problem", "text", "answer", "reward", "reason", "length", "truncated",
     "advantage", "attempts", "spans", "tokens", "entropy", "logp",
 )  # fmt: skip
-TRAINING = "training"  # where a sample is from, else the name of the set it answers
-NO_STEP = -1  # of a sample that was drawn after the stage
+# kind of span -> (its words in the legend, the sign at its end)
+KINDS = {
+    "plan": ("plan (exploration)", ""),
+    "execution": ("execution", ""),
+    "thinking": ("thinking", ""),
+    "answer": ("answer", ""),
+    "right": ("attempt, the model's verdict is right", "✓"),
+    "wrong": ("attempt, its verdict is wrong", "✗"),
+    "open": ("attempt, no verdict", ""),
+    "solution": ("really a solution", "★"),
+    "check": ("verification", ""),
+}
+CALCULATOR = re.compile(r"\d{1,9}(?: \d{1,9})+ \?\d{1,9}")  # a prompt of tasks/countdown_traces.py
+SENTENCE = re.compile(r"[^.!?\n]+")
+ANSWER = re.compile(r"<answer>|\\boxed\s*\{")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} open and close nothing: the graders read them so, too
+TRAINING = "training"  # stands where a sample of an evaluation has the name of its set
+NO_STEP = -1  # the step of a sample that was drawn after the stage
 
 
 def run_samples(run_dir: epath.Path) -> tuple[list[dict], list[str]]:
-    """All samples of a run directory with the keys of COLUMNS, prompt and target; sentences on what was left out.
+    """Return all samples of a run directory, and sentences on what could not be read.
 
-    Raises FileNotFoundError where there is none.
+    A sample has the keys of COLUMNS, prompt and target. Raises FileNotFoundError if there is none.
     """
     rows, notes = {}, []
     for name, shape in SAMPLES.items():
@@ -57,17 +77,18 @@ def run_samples(run_dir: epath.Path) -> tuple[list[dict], list[str]]:
 
 
 def _trained(row: dict) -> dict:
-    """A line of samples.jsonl; lines of older runs have no tokens."""
+    """Return the sample of a line of samples.jsonl; lines of older runs have no tokens."""
     per_token = {name: row[name] if name in row else [] for name in ("tokens", "entropy", "logp")}
     return _sample(row, source=TRAINING, step=row["step"], target=row["answer"], truncated=row["truncated"]) | per_token
 
 
 def _evaluated(row: dict) -> dict:
-    """A line of eval_samples.jsonl."""
+    """Return the sample of a line of eval_samples.jsonl."""
     return _sample(row, source=row["set"], step=NO_STEP, target=row["target"], truncated=not row["done"])
 
 
 def _sample(row: dict, *, source: str, step: int, target: Any, truncated: bool) -> dict:
+    """Return a sample in one form, whatever record `row` comes from."""
     return {
         "from": str(source),
         "stage": str(row["stage"]),
@@ -88,21 +109,21 @@ def _sample(row: dict, *, source: str, step: int, target: Any, truncated: bool) 
 
 
 def _responses(run_dir: epath.Path, problems: list[dict], notes: list[str]) -> Iterator[dict]:
-    """What `e3jax.eval.run` drew, graded by problems.jsonl; a response whose set is not graded yet is left out.
+    """Yield what `e3jax.eval.run` drew, with the grades of problems.jsonl; responses without a grade are left out.
 
-    What cannot be read is added to `notes`.
+    Adds to `notes` what cannot be read.
     """
-    sets: dict[tuple[str, str], dict[str, dict]] = {}  # by id: a line that was left out must not shift the others
+    sets: dict[tuple[str, str], dict[str, dict]] = {}  # by id, so that a line that was left out does not shift others
     for row in problems:
         sets.setdefault((row["stage"], row["set"]), {})[row["problem"]] = row
-    for (stage, name), asked in sets.items():
+    for (stage, name), by_id in sets.items():
         for file in response_files(run_dir / "responses", stage, name):
             lines, note = read_record(file, RESPONSE)
             notes += [f"{run_dir.name}/responses/{stage}/{name}/{note.removesuffix('.')}"] if note else []
             for line in lines:
-                problem, g = asked[line["id"]] if line["id"] in asked else None, line["sample"]
-                graded = 0 if problem is None else min(len(problem["right_of"]), len(problem["reason_of"]))
-                if line["part"] != "response" or g >= graded:
+                problem, g = by_id[line["id"]] if line["id"] in by_id else None, line["sample"]
+                grades = 0 if problem is None else min(len(problem["right_of"]), len(problem["reason_of"]))
+                if line["part"] != "response" or g >= grades:
                     continue
                 row = {
                     "stage": stage,
@@ -122,19 +143,85 @@ def _responses(run_dir: epath.Path, problems: list[dict], notes: list[str]) -> I
 
 
 def response_files(directory: epath.Path, stage: str, name: str) -> list[epath.Path]:
-    """Return the files of responses of one stage and set: inside `directory`, whatever records call the two."""
+    """Return the files of responses of one stage and set, never outside of `directory`, whatever their names are."""
     parts = [*stage.split("/"), *name.split("/")]
     if "\0" in stage + name or {"", ".", ".."} & set(parts):
         return []
     return sorted((directory / stage / name).glob("*.jsonl"))
 
 
+class Span(NamedTuple):
+    """The characters [start, end) of a response and what they are."""
+
+    start: int
+    end: int
+    kind: str  # of KINDS
+
+
+def text_spans(prompt: str, text: str) -> list[Span]:
+    """Return all spans of a response, which may lie inside one another.
+
+    >>> [(s.start, s.end, s.kind) for s in text_spans("1 2 ?3", "1 + 2 = 3 ?3 0 yes")]
+    [(0, 18, 'right'), (7, 18, 'check'), (0, 18, 'solution')]
+    """
+    spans = answer_spans(text)
+    if TAG.search(text):
+        phases = read_text(text, begun=begins_plan(prompt))
+        return spans + [Span(*span, kind) for span, kind in zip(phases[:2], ("plan", "execution")) if span]
+    problem = Problem("", "text", prompt, "", "", {})
+    close = "</think>"
+    if CALCULATOR.fullmatch(prompt) and text.split(" ") == text.split():  # as the calculator's tokenizer writes
+        numbers, target = prompt.split(" ?")
+        meta = {"form": "calculator", "numbers": [int(n) for n in numbers.split()], "target": int(target)}
+        problem, close = Problem("", "countdown", prompt, target, "", meta), "<answer>"
+    elif close in text or text.lstrip().startswith("<think>") or prompt.rstrip().endswith("<think>"):
+        spans.append(Span(0, len(text.partition(close)[0]), "thinking"))
+    for a in attempt_spans(problem, text, close=close):
+        kind = "open" if a.verdict is None else "right" if a.verdict == a.truth else "wrong"
+        spans.append(Span(a.start, a.end, kind))
+        if a.chosen < a.end:
+            spans.append(Span(a.chosen, a.end, "check"))
+        if a.truth:
+            spans.append(Span(a.start, a.end, "solution"))
+    starts = [] if problem.meta else verification_starts(text)
+    return spans + [Span(start, SENTENCE.match(text, start).end(), "check") for start in starts]
+
+
+def answer_spans(text: str) -> list[Span]:
+    r"""Return every <answer>…</answer> and \boxed{…} that is closed, without those inside another. Linear in len(text).
+
+    >>> [text[s.start : s.end] for text in [r"<answer> \boxed{1} </answer> \boxed{\frac{1}{2}} \boxed{"]
+    ...  for s in answer_spans(text)]
+    ['<answer> \\boxed{1} </answer>', '\\boxed{\\frac{1}{2}}']
+    """
+    end_of, stack = {}, []  # {place of an opening brace: where it is closed}; the braces that are open
+    for brace in BRACE.finditer(text):
+        if brace[0] == "{":
+            stack.append(brace.start())
+        elif brace[0] == "}" and stack:
+            end_of[stack.pop()] = brace.end()
+    spans, last = [], text.rfind(CLOSE)
+    for mark in ANSWER.finditer(text):
+        if spans and mark.start() < spans[-1].end:
+            continue  # inside an answer
+        if mark[0] != OPEN and mark.end() - 1 in end_of:
+            spans.append(Span(mark.start(), end_of[mark.end() - 1], "answer"))
+        elif mark[0] == OPEN and mark.end() <= last:
+            spans.append(Span(mark.start(), text.index(CLOSE, mark.end()) + len(CLOSE), "answer"))
+    return spans
+
+
+def attempts(spans: list[Span]) -> int:
+    """Count the attempts among the spans."""
+    return sum(s.kind in ("right", "wrong", "open") for s in spans)
+
+
 def page_data(run_dirs: Sequence[epath.Path]) -> dict:
-    """Everything the page shows: columns over samples; text of problems once; per-token numbers in thousandths."""
+    """Return all that the page shows: samples by column, each problem's text once, per-token numbers in thousandths."""
     rows, notes, problems = [], [], {}
     for number, run_dir in enumerate(run_dirs):
-        samples, said = run_samples(run_dir)
-        notes += said
+        samples, unreadable = run_samples(run_dir)
+        notes += unreadable
         rows += [{"run": number, **sample} for sample in samples]
     rows, left_out = thinned(rows)
     notes += [left_out] if left_out else []
@@ -160,7 +247,10 @@ def page_data(run_dirs: Sequence[epath.Path]) -> dict:
 
 
 def thinned(rows: list[dict]) -> tuple[list[dict], str]:
-    """Rows whose text stays below MOST_BYTES: every n-th training step, evaluations whole; and what was left out."""
+    """Return rows whose text fits into MOST_BYTES, and a sentence on what was left out ("": nothing).
+
+    Evaluations stay whole, of training every n-th step.
+    """
     total = sum(len(row["text"]) + 12 * len(row["tokens"]) for row in rows)
     if total <= MOST_BYTES:
         return rows, ""
@@ -169,8 +259,8 @@ def thinned(rows: list[dict]) -> tuple[list[dict], str]:
     return kept, f"{total / 1e6:.0f} MB of text: only one training step of {every} is here"
 
 
-def _utf16(text: str):
-    """Places in a string as a browser counts them."""
+def _utf16(text: str) -> Callable[[int], int]:
+    """Return a function from a place in `text` to the place as a browser counts it, in UTF-16 units."""
     if text.isascii() or max(text) <= "\uffff":
         return lambda at: at
     before = [0]
@@ -180,22 +270,19 @@ def _utf16(text: str):
 
 
 def page(run_dirs: Sequence[epath.Path]) -> str:
-    """The whole page. FileNotFoundError where a run has no sample."""
+    """Return the whole page. Raises FileNotFoundError if a run has no sample."""
     template = (importlib.resources.files("e3jax.report") / "samples.html").read_text(encoding="utf-8")
     data = json.dumps(page_data(run_dirs), separators=(",", ":")).replace("<", "\\u003c")  # no tag can end the script
-    hashes = {
-        tag: base64.b64encode(hashlib.sha256(re.search(f"<{tag}>(.*?)</{tag}>", template, re.S)[1].encode()).digest())
-        for tag in ("script", "style")
-    }
-    policy = "default-src 'none'; base-uri 'none'; form-action 'none'" + "".join(
-        f"; {tag}-src 'sha256-{digest.decode()}'" for tag, digest in hashes.items()
-    )
+    policy = "default-src 'none'; base-uri 'none'; form-action 'none'"
+    for tag in ("script", "style"):
+        source = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        policy += f"; {tag}-src 'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
     title = escaped(" · ".join(run_dir.name for run_dir in run_dirs))
     return template.replace("{{policy}}", policy).replace("{{title}}", title).replace("{{data}}", data)
 
 
 def write_samples(run_dirs: Sequence[epath.PathLike], *, to: epath.PathLike | None = None) -> epath.Path:
-    """Write the page to `to`, by default samples.html in the first run's directory; returns its path."""
+    """Write the page to `to`, by default samples.html in the first run's directory, and return its path."""
     run_dirs = [place(run_dir) for run_dir in run_dirs]
     path = run_dirs[0] / SAMPLES_PAGE if to is None else place(to)
     text = page(run_dirs).encode(errors="replace")
@@ -204,7 +291,7 @@ def write_samples(run_dirs: Sequence[epath.PathLike], *, to: epath.PathLike | No
 
 
 def main() -> None:
-    """The command: samples of runs on one page."""
+    """The command: write the samples of runs into one page."""
     about = {"prog": "python -m e3jax.report.browser", "description": "Write a page of a run's samples."}
     parser = argparse.ArgumentParser(**about)
     parser.add_argument("run_dir", nargs="+", help="directories that a training or evaluation command wrote")

@@ -1,10 +1,10 @@
-"""Several runs on one page: curves with seeds as bands, extrapolation with intervals, tables that copy into a paper.
+"""The comparison of several runs: curves with seeds as bands, extrapolation with intervals, tables to copy.
 
-Runs whose configs differ in `seed` only (fields of layout aside, `LAYOUT` in e3jax/log.py) are one group: its line is
-the mean over seeds and its band reaches from the lowest to the highest; of a single run the band is its 95 % interval
-over problems. Beside report.html the tables lie as CSV (one row a number) and as LaTeX (booktabs).
+Runs whose configs differ only in `seed` (and in fields of layout, `LAYOUT` in e3jax/log.py) form one group. Its line is
+the mean over seeds and its band reaches from the lowest seed to the highest; the band of a single run is its 95 %
+interval over problems. The tables lie beside report.html as CSV (a row per number) and as LaTeX (booktabs).
 
-    python -m e3jax.report.html runs/seed0 runs/seed1 runs/mask --to=runs/comparison
+    python -m e3jax.report runs/seed0 runs/seed1 runs/mask --to=runs/comparison
 """
 
 import csv
@@ -20,14 +20,12 @@ from etils import epath
 from e3jax.log import LAYOUT, flatten
 from e3jax.printable import printable
 from e3jax.report import figures
-from e3jax.report.bands import draw_bands, seed_band
-from e3jax.report.figures import Line, read_interval, read_number
-from e3jax.report.html import figure_html, table_html
-from e3jax.report.page import escaped, page
-from e3jax.report.read_run import Run, load_run
+from e3jax.report.figures import Line, draw_bands, read_interval, read_number, seed_band
+from e3jax.report.page import escaped, figure_html, page, table_html
+from e3jax.report.read_run import RunRecords, load_run
 from e3jax.storage import patiently, place
 
-LONGEST = 48  # characters of a label made of fields; a longer one becomes a directory's name
+LONGEST = 48  # characters of a label made of config fields; instead of a longer one stands a directory's name
 MEASURES = {"accuracy": ("test budget (tokens)", "Accuracy"), "pass_at_k": ("k (samples)", "pass@k")}
 BAND = "Lines: means over seeds; bands: from the lowest seed to the highest; of one run: its 95 % interval."
 COPY = """<script>
@@ -41,46 +39,46 @@ document.querySelectorAll("button[data-copy]").forEach(button => { button.onclic
 
 
 class Group(NamedTuple):
-    """Runs that differ by their seed only."""
+    """Runs that differ in nothing but their seed."""
 
     label: str
-    names: list[str]  # of the directories
-    runs: list[Run]
+    names: list[str]  # of their directories
+    runs: list[RunRecords]
 
 
 class Cell(NamedTuple):
-    """A number of a table: of one group after one stage, at one budget or k."""
+    """One number of a table: of one group after one stage, at one budget or k."""
 
     set: str
     group: str
     stage: str
     seeds: int
-    at: int
+    at: int  # the budget or k
     mean: float
     low: float
     high: float
 
 
-def group_runs(named: Sequence[tuple[str, Run]]) -> list[Group]:
-    """Groups in the order of their first run; labels say which fields of the config set them apart."""
-    groups: dict[Any, list[tuple[str, Run]]] = {}
+def group_runs(named: Sequence[tuple[str, RunRecords]]) -> list[Group]:
+    """Return groups in the order of their first run, labelled with the config fields that distinguish them."""
+    groups: dict[Any, list[tuple[str, RunRecords]]] = {}
     for name, run in named:
-        what = settings(run.config if isinstance(run.config, dict) else {"": name})
-        groups.setdefault(tuple(sorted(what.items())), []).append((name, run))
-    apart = set.union(*map(set, groups)) - set.intersection(*map(set, groups))
+        fields = settings(run.config if isinstance(run.config, dict) else {"": name})
+        groups.setdefault(tuple(sorted(fields.items())), []).append((name, run))
+    not_shared = set.union(*map(set, groups)) - set.intersection(*map(set, groups))
     labels = []
     for fields, members in groups.items():
-        label = ", ".join(f"{key}={value}" for key, value in fields if (key, value) in apart)
+        label = ", ".join(f"{key}={value}" for key, value in fields if (key, value) in not_shared)
         label = label if 0 < len(label) <= LONGEST else members[0][0]
         labels.append(label if label not in labels else f"{label} ({members[0][0]})")
     return [Group(label, [n for n, _ in m], [r for _, r in m]) for label, m in zip(labels, groups.values())]
 
 
-def without_copies(named: Sequence[tuple[str, Run]]) -> tuple[list[tuple[str, Run]], list[str]]:
-    """Return the runs, each once, and a sentence on every one that is left out because it is no other seed.
+def without_copies(named: Sequence[tuple[str, RunRecords]]) -> tuple[list[tuple[str, RunRecords]], list[str]]:
+    """Return every run once, and a sentence on each one that is left out as a copy.
 
-    Two runs of one config and seed are one run: the one that got further stays, or the first. So are runs of two seeds
-    with the very same records, which have times in them.
+    Two directories with the same config and seed hold one run; the one that got further stays, else the first. Two
+    seeds with identical records hold one run too, because records contain times.
     """
     kept, notes = [], []
     for name, run in named:
@@ -95,8 +93,8 @@ def without_copies(named: Sequence[tuple[str, Run]]) -> tuple[list[tuple[str, Ru
     return kept, notes
 
 
-def same_run(run: Run, other: Run) -> bool:
-    """Whether two directories of one config hold one run: of the same seed, or with the same records of any seed."""
+def same_run(run: RunRecords, other: RunRecords) -> bool:
+    """Return whether two directories of one config hold one run: their seeds are equal, or their records are."""
     if not all(isinstance(r.config, dict) and "seed" in r.config for r in (run, other)):
         return False
     if settings(run.config) != settings(other.config):
@@ -106,12 +104,12 @@ def same_run(run: Run, other: Run) -> bool:
 
 
 def settings(config: dict) -> dict[str, str]:
-    """Return what makes two runs comparable: the fields of a config but for its seed and layout."""
+    """Return the fields of a config in which seeds of one group agree: all but `seed` and layout."""
     return {k: repr(v) for k, v in flatten(config).items() if k != "seed" and not k.startswith(LAYOUT)}
 
 
 def table_cells(groups: Sequence[Group], measure: str) -> list[Cell]:
-    """Every number of `measure` ("accuracy", "pass_at_k"), by set, group and stage."""
+    """Return every number of `measure` ("accuracy" or "pass_at_k"), by set, group and stage."""
     cells = []
     for group in groups:
         latest = [{(row["set"], row["stage"]): row for row in run.evals if measure in row} for run in group.runs]
@@ -131,7 +129,10 @@ def table_cells(groups: Sequence[Group], measure: str) -> list[Cell]:
 
 
 def as_csv(cells: Sequence[Cell]) -> str:
-    """One row a number, fractions; a cell that a spreadsheet would take for a formula is quoted by an apostrophe."""
+    """Return a CSV table of fractions, a row per number.
+
+    An apostrophe begins each cell that a spreadsheet would take for a formula.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*Cell._fields, "interval"])
@@ -143,7 +144,7 @@ def as_csv(cells: Sequence[Cell]) -> str:
 
 
 def as_latex(cells: Sequence[Cell], *, caption: str) -> str:
-    """A booktabs table in %: a row per set, group and stage, a column per budget or k; intervals in brackets."""
+    """Return a booktabs table in %: a row per set, group and stage, a column per budget or k, intervals in brackets."""
     columns = sorted({c.at for c in cells})
     lines = [
         "% needs \\usepackage{booktabs}",
@@ -167,7 +168,7 @@ def as_latex(cells: Sequence[Cell], *, caption: str) -> str:
 
 
 def tex(text: str) -> str:
-    """Text for LaTeX, its special characters escaped.
+    """Return text for LaTeX, with its special characters escaped.
 
     >>> tex("a_b 50%")
     'a\\\\_b 50\\\\%'
@@ -178,7 +179,7 @@ def tex(text: str) -> str:
 
 
 def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:
-    """{file name: text} of a comparison. FileNotFoundError where one of them is no run directory."""
+    """Return {file name: text} of a comparison. Raises FileNotFoundError if one of them is no run directory."""
     places = [place(run_dir) for run_dir in run_dirs]
     above = os.path.commonpath([os.fspath(p.parent) for p in places])
     names = [os.path.relpath(os.fspath(p), above) for p in places]
@@ -192,7 +193,7 @@ def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:
             files |= {f"{measure}.csv": as_csv(cells), f"{measure}.tex": as_latex(cells, caption=BAND)}
             tables = "".join(_copied(f"{measure}-{end}", files[f"{measure}.{end}"], end) for end in ("csv", "tex"))
             drawn = _extrapolation(groups, cells, measure, colours)
-            sections[title] = f"<p class='key'>{BAND}</p><div class='grid'>{drawn}</div>{_cells(cells)}{tables}"
+            sections[title] = f"<p class='key'>{BAND}</p><div class='grid'>{drawn}</div>{_set_tables(cells)}{tables}"
     for kind, title in (("grpo", "Training with RL"), ("sft", "Supervised training")):
         sections[title] = _training(groups, kind, colours)
     head = ["runs", "seeds", "directories"]
@@ -200,9 +201,9 @@ def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:
         [_key(g.label, colours), escaped(", ".join(_seed(run) for run in g.runs)), escaped(", ".join(g.names))]
         for g in groups
     ]
-    said = [*copies, *(f"{name}: {note}" for name, run in named for note in run.notes)]
-    notes = "".join(f"<p class='note'>{escaped(text)}</p>" for text in said)
-    body = table_html(head, listed, set()) + "".join(
+    remarks = [*copies, *(f"{name}: {note}" for name, run in named for note in run.notes)]
+    notes = "".join(f"<p class='note'>{escaped(text)}</p>" for text in remarks)
+    body = table_html(head, listed) + "".join(
         f"<section><h2>{escaped(key)}</h2>{text}</section>" for key, text in sections.items() if text
     )
     header = f"<h1>{len(named)} runs compared</h1>{notes}"
@@ -210,7 +211,7 @@ def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:
 
 
 def write_comparison(run_dirs: Sequence[epath.PathLike], *, to: epath.PathLike | None = None) -> epath.Path:
-    """Write the comparison's files into `to`, by default comparison/ beside the first run; returns the page's path."""
+    """Write the comparison's files into `to`, by default comparison/ beside the first run; return the page's path."""
     files = comparison(run_dirs)
     directory = place(run_dirs[0]).parent / "comparison" if to is None else place(to)
     directory.mkdir(parents=True, exist_ok=True)
@@ -220,33 +221,37 @@ def write_comparison(run_dirs: Sequence[epath.PathLike], *, to: epath.PathLike |
     return directory / "report.html"
 
 
-def _seed(run: Run) -> str:
+def _seed(run: RunRecords) -> str:
+    """Return a run's seed, "?" if its config does not tell."""
     return str(run.config["seed"]) if isinstance(run.config, dict) and "seed" in run.config else "?"
 
 
 def _hundred(fraction: float) -> str:
+    """Return a fraction in %, "?" for NaN."""
     return "?" if math.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
 def _key(label: str, colours: dict[str, int]) -> str:
+    """Return a group's label behind a swatch of its colour."""
     return f"<i class='swatch' style='--c:var(--s{colours[label]})'></i>{escaped(label)}"
 
 
 def _copied(name: str, text: str, end: str) -> str:
+    """Return a file's text, folded, with a button that copies it; `end` is "csv" or "tex"."""
     what = {"csv": "CSV", "tex": "LaTeX"}[end]
     button = f"<button type='button' data-copy='{name}'>copy as {what}</button>"
     inner = f"<summary>{name.replace('-', '.')}</summary><pre id='{name}'>{escaped(text)}</pre>"
     return f"{button}<details>{inner}</details>"
 
 
-def _cells(cells: list[Cell]) -> str:
-    """A table per set."""
+def _set_tables(cells: list[Cell]) -> str:
+    """Return a table per set."""
     out = ""
     for name in dict.fromkeys(c.set for c in cells):
-        own = [c for c in cells if c.set == name]
-        columns, rows = sorted({c.at for c in own}), []
-        for group, stage in dict.fromkeys((c.group, c.stage) for c in own):
-            of = {c.at: c for c in own if (c.group, c.stage) == (group, stage)}
+        of_set = [c for c in cells if c.set == name]
+        columns, rows = sorted({c.at for c in of_set}), []
+        for group, stage in dict.fromkeys((c.group, c.stage) for c in of_set):
+            of = {c.at: c for c in of_set if (c.group, c.stage) == (group, stage)}
             seeds = max(c.seeds for c in of.values())
             shown = [
                 f"{_hundred(of[x].mean)}<small>{_hundred(of[x].low)}, {_hundred(of[x].high)}</small>"
@@ -255,26 +260,26 @@ def _cells(cells: list[Cell]) -> str:
                 for x in columns
             ]
             rows.append([escaped(group), escaped(stage), str(seeds), *shown])
-        out += f"<h3>{escaped(name)}</h3>{table_html(['runs', 'after', 'seeds', *map(str, columns)], rows, set())}"
+        out += f"<h3>{escaped(name)}</h3>{table_html(['runs', 'after', 'seeds', *map(str, columns)], rows)}"
     return out
 
 
-def _extrapolation(groups, cells: list[Cell], measure: str, colours: dict[str, int]) -> str:
-    """A figure per set and stage: a line per group."""
+def _extrapolation(groups: list[Group], cells: list[Cell], measure: str, colours: dict[str, int]) -> str:
+    """Return a figure per set and stage, with a line per group."""
     drawn = ""
     for i, (name, stage) in enumerate(dict.fromkeys((c.set, c.stage) for c in cells)):
         lines = []
         for group in groups:
-            own = [c for c in cells if (c.set, c.stage, c.group) == (name, stage, group.label)]
-            if own:
-                x, mean, low, high = (np.array([c[k] for c in own], float) for k in (4, 5, 6, 7))
+            points = [c for c in cells if (c.set, c.stage, c.group) == (name, stage, group.label)]
+            if points:
+                x, mean, low, high = (np.array([c[k] for c in points], float) for k in (4, 5, 6, 7))
                 trained = {
                     read_number(row, "train_budget")
                     for run in group.runs
                     for row in run.evals
                     if row["stage"] == stage and measure == "accuracy"
                 }
-                one = trained.pop() if len(trained) == 1 else math.nan  # seeds that chose their own have none in common
+                one = trained.pop() if len(trained) == 1 else math.nan  # seeds may have chosen different budgets
                 lines.append(Line(group.label, colours[group.label], x, mean, low, high, one))
         common = {line.train_budget for line in lines}
         svg = figures.draw_intervals(
@@ -289,16 +294,16 @@ def _extrapolation(groups, cells: list[Cell], measure: str, colours: dict[str, i
 
 
 def _training(groups: list[Group], kind: str, colours: dict[str, int]) -> str:
-    """A panel per logged quantity."""
+    """Return a panel per logged quantity of the stages of one kind."""
     seeds = {}
     for group in groups:
-        rows = [[row for row in run.metrics if row["kind"] == kind] for run in group.runs]
-        seeds[group.label] = [figures.collect_stages(own) for own in rows if own]
+        by_run = [[row for row in run.metrics if row["kind"] == kind] for run in group.runs]
+        seeds[group.label] = [figures.collect_stages(rows) for rows in by_run if rows]
     curves = [stages for of in seeds.values() for stages in of]
     if not curves:
         return ""
     starts = [{stage.name: stage.step[0] - 0.5 for stage in stages} for stages in curves]
-    drawn_at = {"starts": starts[0] if all(of == starts[0] for of in starts) else {}}  # else no line is true of all
+    drawn_at = {"starts": starts[0] if all(of == starts[0] for of in starts) else {}}  # where all begin alike
     drawn_at["end"] = max(stages[-1].step[-1] for stages in curves) + 0.5
     window = 2 * int(max(sum(len(stage.step) for stage in stages) for stages in curves) // 50) + 1
     drawn = ""

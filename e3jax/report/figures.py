@@ -1,16 +1,18 @@
-"""Figures of the run report as inline SVG: training curves, and accuracy with intervals over log2.
+"""Panels of the reports as inline SVG: training curves, bands over seeds, and accuracy with intervals.
 
-Each figure is one small panel, so that a phone shows them in one column and the text keeps its
-size. Text stays text and every colour becomes a CSS variable of the page (`var(--s0)`,
-`currentColor`), so one SVG serves light and dark mode. matplotlib is imported only here, and
-without pyplot: no global figure, no display.
+Each figure is one small panel, so that a phone shows them in one column and the text keeps its size. Text stays text,
+and every colour becomes a CSS variable of the page (`var(--s0)`, `currentColor`), so that one SVG serves light and dark
+mode. pyplot is not used: it would need a display and keep global figures.
 
     svg = draw_training(collect_stages(rows), {"reward/mean": 1}, figure_id="f1", title="Reward", window=5)
+    band = seed_band([collect_stages(rows) for rows in seeds], "reward/mean", label="grpo", colour=1, window=5)
+    svg = draw_bands([band], figure_id="f2", title="Reward", starts={"easy": 0.5, "hard": 80.5}, end=120.5)
 """
 
 import io
 import math
 import re
+from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
@@ -24,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from e3jax.printable import printable
 from e3jax.readers import is_a
 
-# (light, dark): grey, then Okabe & Ito's colour-blind safe set, brightened for a dark page.
+# (light, dark): grey, then the colour-blind safe set of Okabe and Ito, brightened for a dark page
 COLOURS = (
     ("#6b7280", "#a3abb8"),
     ("#0072b2", "#58aef0"),
@@ -34,7 +36,8 @@ COLOURS = (
     ("#b98900", "#f0c04f"),
 )
 MARKERS = "osD^vP"  # a second cue beside the colour
-MAX_MARKERS, MAX_POINTS = 12, 300  # a line of more has no markers; one of more raw points is thinned: small pages
+# A line of more points has no markers, and raw points above MAX_POINTS are thinned: both keep the page small.
+MAX_MARKERS, MAX_POINTS = 12, 300
 # kind of stage -> title -> {key of metrics.jsonl: label}
 PANELS = {
     "grpo": {
@@ -79,9 +82,9 @@ PANELS = {
         "Gradient norm": {"optim/grad_norm": "before clipping"},
     },
 }
-PHASES = ("entropy/ex", "length/ex")  # of E2C's runs only: elsewhere they are not missing
-SETTINGS = {"budget"}  # drawn as dashed steps: chosen, not measured
-LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # log y once they span 100x
+PHASES = ("entropy/ex", "length/ex")  # keys that only E2C's runs log: other runs do not miss them
+SETTINGS = {"budget"}  # chosen, not measured: drawn as dashed steps
+LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # get a logarithmic y once they span 100x
 INK = "#010203"  # stands for the page's text colour
 STYLE = {
     "svg.fonttype": "none",
@@ -105,15 +108,15 @@ STYLE = {
 
 
 class Stage(NamedTuple):
-    """One training stage's curves; a column is NaN where the step did not log that key."""
+    """The curves of one training stage. A column is NaN where a step did not log its key."""
 
     name: str
-    step: np.ndarray  # [S], counted on from the stage before
+    step: np.ndarray  # [S], continuing the count of the stage before
     columns: dict[str, np.ndarray]  # key -> [S]
 
 
 class Line(NamedTuple):
-    """One checkpoint's curve: fractions with their interval at x (budgets in tokens, or k)."""
+    """One curve with its interval, usually a checkpoint's accuracy over x: budgets in tokens, or k."""
 
     label: str
     colour: int  # index into COLOURS and MARKERS
@@ -121,25 +124,25 @@ class Line(NamedTuple):
     mean: np.ndarray  # [X]
     low: np.ndarray  # [X]
     high: np.ndarray  # [X]
-    train_budget: float  # tokens, drawn as a ring where x has it; NaN: none
+    train_budget: float  # in tokens, marked with a ring if it is one of x; NaN: none
 
 
 def palette_css() -> str:
-    """The CSS variables --s0, --s1, … that the figures are drawn in, in light and in dark mode."""
+    """Return the CSS variables --s0, --s1, … of the figures' colours, for light and dark mode."""
     light, dark = ("".join(f"--s{i}:{c[mode]};" for i, c in enumerate(COLOURS)) for mode in (0, 1))
     return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
 def read_number(row: dict, key: str) -> float:
-    """row[key] as a float; NaN where an older run did not log it, or where it is null or no number."""
+    """Return row[key] as a float, NaN if it is missing (older runs log fewer keys), null or no number."""
     value = row[key] if key in row else None
     return float(value) if is_a(value, float) else math.nan
 
 
 def collect_stages(rows: list[dict]) -> list[Stage]:
-    """The stages of metrics.jsonl's `rows` (all of one kind, not empty), with every panel's keys.
+    """Return the stages of lines of metrics.jsonl (at least one, all of one kind), with the keys of all panels.
 
-    A step that was logged twice (the run was resumed from before it) counts once, the last time.
+    A resumed run may log a step twice; the last line counts.
     """
     keys = {key for panels in PANELS.values() for lines in panels.values() for key in lines}
     stages, offset = [], 0
@@ -153,16 +156,16 @@ def collect_stages(rows: list[dict]) -> list[Stage]:
 
 
 def read_interval(table: dict, key: int) -> tuple[float, ...]:
-    """(mean, low, high) of an eval row's table at a budget or k; NaN: not measured, or null."""
+    """Return (mean, low, high) of a table of eval.jsonl at a budget or k, NaN where it is missing or null."""
     values = table[str(key)] if str(key) in table else (None, None, None)
     return tuple(math.nan if value is None else float(value) for value in values)
 
 
 def collect_lines(rows: list[dict], table: str, *, order: list[str]) -> list[Line]:
-    """One Line per row of eval.jsonl that has the `table` ("accuracy" or "pass_at_k").
+    """Return a Line for each line of eval.jsonl that has the `table` ("accuracy" or "pass_at_k").
 
-    A checkpoint's colour is its place in `order`, so that it is the same in every figure. Training
-    budgets are tokens, so they are drawn over test budgets only.
+    The colour of a checkpoint is its place in `order`, the same in every figure. Only "accuracy" gets the training
+    budget, because its x are tokens too.
     """
     lines = []
     for row in (row for row in rows if table in row):
@@ -176,10 +179,10 @@ def collect_lines(rows: list[dict], table: str, *, order: list[str]) -> list[Lin
 
 
 def running_mean(y: np.ndarray, *, window: int) -> np.ndarray:
-    """Centred mean over `window` steps that skips NaN and shrinks at the ends; [S] -> [S].
+    """Return the centred mean over `window` steps, which skips NaN and shrinks at the ends; [S] -> [S].
 
-    out[i] = mean of the finite y[j], |j - i| <= (window - 1) / 2; NaN where there is none. Raises
-    ValueError unless `window` is odd and positive.
+    out[i] = mean of the finite y[j] with |j - i| <= (window - 1) / 2, NaN if there is none. Raises ValueError unless
+    `window` is odd and positive.
 
     >>> running_mean(np.array([1.0, np.nan, 4.0, 6.0]), window=3)
     array([1. , 2.5, 5. , 5. ])
@@ -194,10 +197,10 @@ def running_mean(y: np.ndarray, *, window: int) -> np.ndarray:
 
 
 def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str, title: str, window: int) -> str:
-    """Training curves as one SVG: faint raw points, their running mean, stage boundaries.
+    """Draw training curves as one SVG: faint raw points, their running mean, and where stages begin.
 
-    `lines` maps a column to its index in COLOURS; each needs one finite value somewhere. The mean
-    does not cross a stage boundary. `figure_id` must be unique in the page.
+    `lines` maps a column, which needs a finite value, to its index in COLOURS. The mean does not cross a stage
+    boundary. `figure_id` must be unique in the page.
     """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
         figure, axes = panel()
@@ -229,6 +232,62 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
         return as_svg(figure, figure_id, title)
 
 
+def seed_band(seeds: list[list[Stage]], key: str, *, label: str, colour: int, window: int) -> Line | None:
+    """Return the mean over seeds of the running means of `key`, with the range of seeds as its interval; x are steps.
+
+    The running means do not cross stages. At a step that only some seeds have reached, the mean is over those. None
+    where no seed logged `key`.
+    """
+    curves = []
+    for stages in seeds:
+        smooth = [running_mean(stage.columns[key], window=window) for stage in stages]
+        steps = [step for stage in stages for step in stage.step.tolist()]
+        curves.append(dict(zip(steps, np.concatenate(smooth).tolist())) if stages else {})
+    x = sorted({step for curve in curves for step, y in curve.items() if np.isfinite(y)})
+    if not x:
+        return None
+    y = np.array([[curve[step] if step in curve else np.nan for step in x] for curve in curves])  # [seeds, X]
+    mean, low, high = np.nanmean(y, 0), np.nanmin(y, 0), np.nanmax(y, 0)
+    return Line(label, colour, np.array(x), mean, low, high, float("nan"))
+
+
+def draw_bands(bands: list[Line], *, figure_id: str, title: str, starts: dict[str, float], end: float) -> str:
+    """Draw one quantity over the training steps of several groups of runs as one SVG, up to step `end`.
+
+    `starts` maps the name of a stage to the step where it begins; {} draws no boundaries. `figure_id` must be unique in
+    the page.
+    """
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
+        figure, axes = panel()
+        for band in bands:
+            light = COLOURS[band.colour][0]
+            axes.fill_between(band.x, band.low, band.high, color=light, alpha=0.18, lw=0)
+            axes.plot(band.x, band.mean, color=light, lw=1.7)
+        low, high = min(b.low.min() for b in bands), max(b.high.max() for b in bands)
+        if low >= 0:
+            axes.set_ylim(bottom=0, top=1.06 * high if high > 0 else 1)
+        axes.set_xlabel("step")
+        axes.set_xlim(0.5, end)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        for i, (name, step) in enumerate(starts.items() if len(starts) > 1 else ()):
+            if i:
+                axes.axvline(step, color=INK, lw=0.8, alpha=0.45)
+            label_at(axes, step, name)
+        return as_svg(figure, figure_id, title)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How `draw_intervals` draws its axes, apart from the label of x."""
+
+    ylabel: str = ""
+    percent: bool = True  # y holds fractions, which are shown in %; otherwise values in their own unit, maybe negative
+    top: float | None = None  # end of y, for panels that are to be compared
+    log2: bool = True  # x is logarithmic
+    ticks: np.ndarray | None = None  # of x; None: a tick at every x of a line
+    names: list[str] = ()  # x counts 0, 1, … and these are the labels of its ticks
+
+
 def draw_intervals(
     lines: list[Line],
     *,
@@ -237,101 +296,59 @@ def draw_intervals(
     xlabel: str,
     train_budget: float,
     dashed: list[Line] = (),
-    percent: bool = True,
-    names: list[str] = (),
-    top: float | None = None,
-    ylabel: str = "",
-    log2: bool = True,
-    ticks: np.ndarray | None = None,
+    axes: Axes = Axes(),
 ) -> str:
-    """Accuracy in % over log2 (or anything over x) as one SVG: a line per checkpoint, its interval as a band.
+    """Draw lines with their intervals as one SVG, usually accuracy in % over log2 of the budget.
 
-    `train_budget` (tokens; NaN: none) draws a vertical line and shades the extrapolation beyond it; `dashed` lines have
-    no ticks of their own; `figure_id` must be unique in the page.
-    `percent=False` is for values in their own unit, below 0 too; with `names` x are their places, 0, 1, …; `top` ends
-    the y axis, for panels that are compared. `ticks` of the x axis: without them every x is one.
+    A vertical line stands at `train_budget` (tokens; NaN: none), and the extrapolation beyond it is shaded. `dashed`
+    lines add no ticks. `figure_id` must be unique in the page.
     """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = panel()
-        found = np.unique(np.concatenate([line.x for line in lines]))
-        ticks = found if ticks is None else ticks
-        ends = np.concatenate([found, *(line.x for line in dashed)])
-        left = np.fmin(ends.min(), train_budget) / 2**0.3 if not names else -0.3  # fmin, fmax ignore NaN
-        right = np.fmax(ends.max(), train_budget) * 2**0.3 if not names else len(names) - 0.7
+        figure, ax = panel()
+        every_x = np.unique(np.concatenate([line.x for line in lines]))
+        ticks = every_x if axes.ticks is None else axes.ticks
+        ends = np.concatenate([every_x, *(line.x for line in dashed)])
+        left = np.fmin(ends.min(), train_budget) / 2**0.3 if not axes.names else -0.3  # fmin, fmax ignore NaN
+        right = np.fmax(ends.max(), train_budget) * 2**0.3 if not axes.names else len(axes.names) - 0.7
         if not math.isnan(train_budget):
-            axes.axvline(train_budget, color=INK, lw=1, ls=(0, (4, 2)), alpha=0.7)
-            axes.axvspan(train_budget, right, color=INK, alpha=0.06, lw=0)
-            label_at(axes, train_budget, "trained with", align="right")
-            label_at(axes, train_budget, "beyond" if ticks[-1] > train_budget else "")
+            ax.axvline(train_budget, color=INK, lw=1, ls=(0, (4, 2)), alpha=0.7)
+            ax.axvspan(train_budget, right, color=INK, alpha=0.06, lw=0)
+            label_at(ax, train_budget, "trained with", align="right")
+            label_at(ax, train_budget, "beyond" if ticks[-1] > train_budget else "")
         for line in lines:
             light, marker = COLOURS[line.colour][0], MARKERS[line.colour] if len(line.x) <= MAX_MARKERS else ""
-            axes.fill_between(line.x, line.low, line.high, color=light, alpha=0.16, lw=0)
-            axes.plot(line.x, line.mean, color=light, lw=1.8, marker=marker, ms=4)
-            own = line.x == line.train_budget
-            axes.plot(line.x[own], line.mean[own], "o", ms=10, mfc="none", mec=light, mew=1.2)
+            ax.fill_between(line.x, line.low, line.high, color=light, alpha=0.16, lw=0)
+            ax.plot(line.x, line.mean, color=light, lw=1.8, marker=marker, ms=4)
+            at_budget = line.x == line.train_budget
+            ax.plot(line.x[at_budget], line.mean[at_budget], "o", ms=10, mfc="none", mec=light, mew=1.2)
         for line in dashed:
             light, marker = COLOURS[line.colour][0], MARKERS[line.colour]
-            axes.plot(line.x, line.mean, color=light, lw=1.4, ls=(0, (3, 2)), marker=marker, ms=3)
-        if log2 and not names:
-            axes.set_xscale("log", base=2)
-        if log2 or names:
-            axes.set_xlim(left, right)
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticks(
-                ticks, [printable(names[int(tick)], lines=False) if names else f"{tick:g}" for tick in ticks]
-            )
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_xlabel(printable(xlabel, lines=False))
-        axes.set_ylabel(printable(ylabel, lines=False))
-        if percent or min(np.nanmin([*line.mean, *line.low, np.inf]) for line in lines) >= 0:
-            axes.set_ylim(bottom=0, top=top)
-        if percent:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+            ax.plot(line.x, line.mean, color=light, lw=1.4, ls=(0, (3, 2)), marker=marker, ms=3)
+        _scale_x(ax, axes, ticks, left, right)
+        ax.set_xlabel(printable(xlabel, lines=False))
+        ax.set_ylabel(printable(axes.ylabel, lines=False))
+        if axes.percent or min(np.nanmin([*line.mean, *line.low, np.inf]) for line in lines) >= 0:
+            ax.set_ylim(bottom=0, top=axes.top)
+        if axes.percent:
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
         return as_svg(figure, figure_id, title)
 
 
-def pass_rates_file(rates: dict[str, list[float]], *, samples: int, title: str) -> str:
-    """How many problems have which pass rate, as an SVG file: a bar per number of right samples, one colour a level.
-
-    `rates` are {level: pass rates}; a bar of two colours is split between levels (thirds of equal rates).
-    """
-    figure_id, right = "pass-rates", np.arange(samples + 1)
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": figure_id}):
-        figure, axes = panel()
-        below = np.zeros(samples + 1)
-        for i, (level, values) in enumerate(rates.items()):
-            height = np.bincount(np.rint(np.array(values) * samples).astype(int), minlength=samples + 1)
-            colour = COLOURS[(3, 1, 2)[i % 3]][0]
-            axes.bar(right, height, bottom=below, width=0.8, color=colour, lw=0, label=f"{level} ({len(values):,})")
-            below += height
-        axes.set_xlim(-0.8, samples + 0.8)
-        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel(f"right of {samples} samples")
-        axes.set_ylabel("problems")
-        axes.set_title(title, fontsize=8)
-        figure.legend(loc="outside lower center", ncols=len(rates), frameon=False, fontsize=8)
-        svg = as_svg(figure, figure_id, title)
-    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
-    size = f"viewBox='0 0 {width:g} {height:g}' width='{2 * width:g}' height='{2 * height:g}'"
-    paper = "<rect width='100%' height='100%' fill='white'/>"
-    return as_file(f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{paper}{svg}</svg>\n")
-
-
-def as_file(svg: str) -> str:
-    """With light colours in place of a page's, and inner sizes in the file's units: a point is 4/3 of one.
-
-    No wider than what it is shown in, a notebook's cell, say.
-    """
-    svg = svg.replace(" viewBox", " style='max-width:100%;height:auto' viewBox", 1)
-    svg = re.sub(r'width="([\d.]+)pt" height="([\d.]+)pt"', r'width="\1" height="\2"', svg)
-    for index, (light, _) in enumerate(COLOURS):
-        svg = svg.replace(f"var(--s{index})", light)
-    return svg.replace("currentColor", "#1c2129")
+def _scale_x(ax, axes: Axes, ticks: np.ndarray, left: float, right: float) -> None:
+    """Set the scale, limits and ticks of x."""
+    if axes.log2 and not axes.names:
+        ax.set_xscale("log", base=2)
+    if axes.log2 or axes.names:
+        ax.set_xlim(left, right)
+        ax.xaxis.set_minor_locator(NullLocator())
+        labels = [printable(axes.names[int(x)], lines=False) if axes.names else f"{x:g}" for x in ticks]
+        ax.set_xticks(ticks, labels)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def panel():
+    """Return the figure and axes of one empty panel."""
     figure = Figure(figsize=(4.1, 2.6), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(axis="y")
@@ -340,14 +357,14 @@ def panel():
 
 
 def label_at(axes, x: float, text: str, align: str = "left") -> None:
-    """A small word above the axes, beside a vertical line at x."""
+    """Write a small word above the axes, beside a vertical line at x."""
     away = 4 if align == "left" else -4
     place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
     axes.annotate(printable(text, lines=False), (x, 1), (away, 2), ha=align, fontsize=8, alpha=0.8, **place)
 
 
 def _dots(axes, x, y, colour: str) -> None:
-    """Faint points as one path of zero-length strokes: a tenth of the bytes of SVG markers."""
+    """Draw faint points as one path of zero-length strokes, which takes a tenth of the bytes of SVG markers."""
     keep = np.flatnonzero(np.isfinite(y))[:: 1 + len(y) // MAX_POINTS]
     vertices = np.repeat(np.stack([x[keep], y[keep]], axis=-1), 2, axis=0)
     path = Path(vertices, np.tile([Path.MOVETO, Path.LINETO], len(keep)))
@@ -357,7 +374,7 @@ def _dots(axes, x, y, colour: str) -> None:
 
 
 def as_svg(figure: Figure, figure_id: str, title: str) -> str:
-    """The figure as an `<svg>` to inline: own ids, the page's colours, no metadata, no prologue."""
+    """Return the figure as an `<svg>` to inline: ids of its own, the page's colours, no metadata, no prologue."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=nothing)

@@ -1,34 +1,30 @@
 """The report of a run: RUN_DIR/report.html, one self-contained file made from the run's JSON lines.
 
-It puts what a run claims (accuracy per checkpoint and test budget with 95 % intervals, pass@k, the
-table behind Eq. 2) beside what one needs to doubt it (training curves, coloured rollouts, the
-config). It reads a run that is still going: what is missing is named in one sentence, and a line
-that cannot be read (half-written, say) is skipped and counted (report/read_run.py). All text of a model or a config is
-escaped, and nothing is loaded from the network.
+It shows what a run claims (accuracy of every checkpoint at every test budget with 95 % intervals, pass@k, the table
+behind Eq. 2) beside what one needs to doubt it (training curves, coloured rollouts, the config). A run that is still
+going can be read: a sentence names what is missing, and lines that cannot be read, such as half-written ones, are
+skipped and counted (report/read_run.py). All text of a model or a config is escaped, and nothing is loaded from the
+network.
 
-    python -m e3jax.report.html runs/countdown
-    python -m e3jax.report.html runs/seed0 runs/seed1 runs/mask      # compares them: report/compare.py
+    path = write_report("runs/countdown")      # the command: python -m e3jax.report runs/countdown
 """
 
-import argparse
 import json
 import math
+import runpy
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from e3jax.errors import UserError
-from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.figures import read_interval, read_number
-from e3jax.report.page import escaped, page
+from e3jax.report.page import SAMPLES_PAGE, escaped, figure_html, page, table_html
 from e3jax.report.read_run import load_run
 from e3jax.storage import place
 
 SAMPLES = 10  # rollouts shown
-SAMPLES_PAGE = "samples.html"  # report/browser.py
-BEHAVIOUR = ("attempts", "length", "give_up", "verdict_accuracy", "truncated")  # of "explore"
+BEHAVIOUR = ("attempts", "length", "give_up", "verdict_accuracy", "truncated")  # keys of eval.jsonl's "explore"
 PROTOCOL = ("problems", "samples", "temperature")  # keys of eval.jsonl, shown as they are
 XLABEL = {"accuracy": "test budget (tokens)", "pass_at_k": "k (samples)"}
 CAPTION = {
@@ -42,11 +38,11 @@ RULE = (
 
 
 def report_page(run_dir: epath.PathLike) -> str:
-    """The report of what the run has logged so far. Raises FileNotFoundError where `run_dir` is no run directory."""
+    """Return the report of what the run has logged so far. Raises FileNotFoundError where there is no run."""
     run_dir = place(run_dir)
     run = load_run(run_dir)
     latest = {(row["stage"], row["set"]): row for row in run.evals if row["accuracy"]}
-    sets = {}  # problem set -> its rows, first checkpoint first; measured twice: the last counts
+    sets = {}  # problem set -> its rows, first checkpoint first; of one that was measured twice the last
     for row in latest.values():
         sets.setdefault(row["set"], []).append(row)
     sections = {
@@ -68,17 +64,17 @@ def report_page(run_dir: epath.PathLike) -> str:
 
 
 def write_report(run_dir: epath.PathLike) -> epath.Path:
-    """Write RUN_DIR/report.html; returns its path."""
+    """Write RUN_DIR/report.html and return its path."""
     path = place(run_dir) / "report.html"
-    path.write_bytes(report_page(run_dir).encode(errors="replace"))  # text may hold half a surrogate
+    path.write_bytes(report_page(run_dir).encode(errors="replace"))  # text may hold half of a surrogate pair
     return path
 
 
 def describe_result(rows: list[dict]) -> str:
-    """What a problem set's rows of eval.jsonl show, first checkpoint first: only what was measured.
+    """Return in words what one set's rows of eval.jsonl show (first checkpoint first), and no more than was measured.
 
-    First against last checkpoint at 1x, the last one's training budget where both were tested at
-    it, else their smallest common budget; then what the largest common budget adds to each.
+    It compares the first with the last checkpoint at the last one's training budget, or at their smallest common
+    budget if they were not both tested at that one; then it says what the largest common budget adds to each.
     """
     first, last = rows[0], rows[-1]
     budgets = sorted({int(b) for b in first["accuracy"]} & {int(b) for b in last["accuracy"]})
@@ -105,6 +101,7 @@ def describe_result(rows: list[dict]) -> str:
 
 
 def _change(before: tuple, after: tuple) -> str:
+    """Return the difference of two (mean, low, high) in points, and whether their intervals overlap."""
     overlap = before[1] <= after[2] and after[1] <= before[2]
     note = " (the 95 % intervals overlap)" if overlap else ""
     return f"{_format(100 * (after[0] - before[0]), '{:+.1f}')} points{note}"
@@ -118,23 +115,12 @@ def _percent(fraction: float) -> str:
     return _format(100 * fraction, "{:.1f}")
 
 
-def table_html(head: list[str], rows: list[list[str]], marked: set[int]) -> str:
-    """A table of cells that are already HTML; the rows in `marked` are highlighted."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = ""
-    for i, (name, *cells) in enumerate(rows):
-        mark = " class='mark'" if i in marked else ""
-        body += f"<tr{mark}><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<div class='scroll'>{table}</div>"
-
-
 def _stages(metrics: list[dict]) -> str:
-    """The run in one line: its stages, their steps, and their time where every step logged it."""
+    """Return the run in one line: its stages, their steps, and their minutes if every step logged its time."""
     parts = []
     for name, kind in dict.fromkeys((row["stage"], row["kind"]) for row in metrics):
         rows = {row["step"]: row for row in metrics if (row["stage"], row["kind"]) == (name, kind)}
-        steps = sorted(rows)  # a line stands for the steps since the one before
+        steps = sorted(rows)  # each line stands for the steps since the line before
         seconds = [read_number(rows[b], "time/step_s") * (b - a) for a, b in zip([0, *steps], steps)]
         minutes = sum(seconds) / 60
         time = _format(minutes, ", {:.1f} min") if not math.isnan(minutes) else ""
@@ -143,6 +129,7 @@ def _stages(metrics: list[dict]) -> str:
 
 
 def _headline(sets: dict[str, list[dict]]) -> str:
+    """Return the table of accuracy by checkpoint and test budget for every set, with a sentence on what it shows."""
     if not sets:
         return "<p class='none'>No evaluation yet: eval.jsonl is missing or empty.</p>"
     out = []
@@ -163,30 +150,23 @@ def _headline(sets: dict[str, list[dict]]) -> str:
         out.append(f"<h3>{escaped(name)}</h3><p class='lead'>{escaped(describe_result(rows))}</p>")
         counts = "".join(f"; {key} {rows[-1][key]}" for key in PROTOCOL if key in rows[-1])
         key = "Accuracy in % with its 95 % interval; bold: best of the column; ◯: the training budget"
-        out += [table_html(head, cells, set()), f"<p class='key'>{key}{escaped(counts)}.</p>"]
+        out += [table_html(head, cells), f"<p class='key'>{key}{escaped(counts)}.</p>"]
         out += [_behaviour(rows)]
     return "".join(out)
 
 
 def _behaviour(rows: list[dict]) -> str:
+    """Return the folded table of the checkpoints' exploration metrics."""
     cells = []
     for row in (row for row in rows if "explore" in row):
         values = (_format(read_number(row["explore"], key), "{:.3g}") for key in BEHAVIOUR)
         cells.append([escaped(row["stage"]), *values])
-    table = table_html(["checkpoint", *BEHAVIOUR], cells, set())
+    table = table_html(["checkpoint", *BEHAVIOUR], cells)
     return f"<details><summary>Exploration of the checkpoints</summary>{table}</details>"
 
 
-def figure_html(title: str, legend: list[tuple[str, int, bool]], svg: str) -> str:
-    keys = ""
-    for label, colour, dashed in legend:
-        dash = "dash" if dashed else "solid"
-        keys += f"<span><i class='{dash}' style='--c:var(--s{colour})'></i>{escaped(label)}</span>"
-    return f"<figure><figcaption><b>{escaped(title)}</b><div>{keys}</div></figcaption>{svg}</figure>"
-
-
 def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
-    """A figure per problem set from eval.jsonl's `table`, "accuracy" or "pass_at_k"."""
+    """Return a figure per problem set from eval.jsonl's `table`, "accuracy" or "pass_at_k"."""
     order = list(dict.fromkeys(row["stage"] for rows in sets.values() for row in rows))
     drawn = []
     for i, (name, rows) in enumerate(sets.items()):
@@ -203,6 +183,7 @@ def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
 
 
 def _training(metrics: list[dict], kind: str) -> str:
+    """Return the training curves of all stages of one kind, a figure per panel that has a value."""
     rows = [row for row in metrics if row["kind"] == kind]
     if not rows:
         return f"<p class='none'>metrics.jsonl has no {kind.upper()} step.</p>" if kind != "oxa" else ""
@@ -224,6 +205,7 @@ def _training(metrics: list[dict], kind: str) -> str:
 
 
 def _budgets(choices: list[dict]) -> str:
+    """Return the table of Eq. 2 for every stage that chose its budget by it."""
     if not choices:
         return "<p class='none'>No stage chose its budget by Eq. 2: budget.jsonl has no line.</p>"
     out = [RULE]
@@ -247,7 +229,7 @@ def _budgets(choices: list[dict]) -> str:
 
 
 def _ratio(row: dict) -> str:
-    """J(2B) / J(B) with its interval, if the record has one; JSON has null for an infinite end."""
+    """Return J(2B) / J(B), with its interval if the record has one; JSON's null is an infinite end."""
     text = _format(read_number(row, "ratio"), "{:.2f}")
     low, high = [*_list(row, "interval"), None, None][:2]
     if not isinstance(low, float):
@@ -256,10 +238,12 @@ def _ratio(row: dict) -> str:
 
 
 def _list(row: dict, key: str) -> list:
+    """Return row[key] if it is a list, else []."""
     return row[key] if key in row and isinstance(row[key], list) else []
 
 
 def _rollouts(samples: list[dict]) -> str:
+    """Return the first rollouts of the last stage."""
     if not samples:
         return "<p class='none'>No rollouts yet: eval_samples.jsonl is missing or empty.</p>"
     stage = samples[-1]["stage"]
@@ -274,6 +258,7 @@ def _rollouts(samples: list[dict]) -> str:
 
 
 def _rollout(number: int, sample: dict) -> str:
+    """Return one rollout: its attempts as chips, facts, its end, and its text folded."""
     chips = ""
     for attempt in sample["attempts"]:
         verdict, truth = attempt["verdict"], attempt["truth"]
@@ -302,22 +287,5 @@ def _config(config: Any) -> str:
     return f"<details><summary>config.json</summary><pre>{escaped(text)}</pre></details>"
 
 
-def main() -> None:
-    """The command: a run's report, or several runs compared."""
-    from e3jax.report.compare import write_comparison  # it is made of this file's parts
-
-    about = {"prog": "python -m e3jax.report.html", "description": "Write RUN_DIR/report.html, or compare runs."}
-    parser = argparse.ArgumentParser(**about)
-    parser.add_argument("run_dir", nargs="+", help="what training commands wrote; several are compared on one page")
-    parser.add_argument("--to", help="directory of a comparison; default: comparison/ beside the first run")
-    given = parser.parse_args()
-    try:
-        one = len(given.run_dir) == 1 and given.to is None
-        path = write_report(given.run_dir[0]) if one else write_comparison(given.run_dir, to=given.to)
-        print(printable(path, lines=False))
-    except (OSError, UserError) as error:
-        parser.exit(2, f"{printable(error, lines=False)}\n")
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the command's former name
+    runpy.run_module("e3jax.report", run_name="__main__")

@@ -1,13 +1,16 @@
-"""What the report's pages share: their style, and the frame around a body that loads nothing from the network.
+"""What all pages share: their style, their tables and figures, and a frame that loads nothing from the network.
 
 text = page("a run", "<h1>a run</h1>", "<section>…</section>")
 """
 
+from collections.abc import Collection
 from html import escape
 from typing import Any
 
 from e3jax.printable import printable
 from e3jax.report import figures
+
+SAMPLES_PAGE = "samples.html"  # the file that report/browser.py writes and the report links
 
 # Colours: --s0 grey, --s1 blue, --s2 vermillion (figures.COLOURS).
 CSS = """
@@ -53,15 +56,35 @@ border:1px solid var(--rule);border-radius:6px;padding:.15rem .7rem;margin-top:.
 
 
 def escaped(value: Any) -> str:
-    """Any value as text of a page: no tag, and nothing that turns the direction of what follows."""
+    """Return any value as text for a page: without tags, and without characters that turn the direction of text."""
     return escape(printable(value, lines=True))
 
 
 def page(title: str, header: str, body: str, script: str = "") -> str:
-    """A whole page; `header` and `body` are HTML, `title` is text."""
+    """Return a whole page; `header` and `body` are HTML, `title` is text."""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='color-scheme' "
         "content='light dark'><meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escaped(title)}</title><style>{figures.palette_css()}{CSS}</style></head><body><header>"
         f"{header}</header><main>{body}</main>{script}</body></html>\n"
     )
+
+
+def table_html(head: list[str], rows: list[list[str]], marked: Collection[int] = ()) -> str:
+    """Return a table of cells that are already HTML, with the rows in `marked` highlighted."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = ""
+    for i, (name, *cells) in enumerate(rows):
+        mark = " class='mark'" if i in marked else ""
+        body += f"<tr{mark}><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class='scroll'>{table}</div>"
+
+
+def figure_html(title: str, legend: list[tuple[str, int, bool]], svg: str) -> str:
+    """Return a figure with its legend, a (label, colour, dashed) for each line."""
+    keys = ""
+    for label, colour, dashed in legend:
+        dash = "dash" if dashed else "solid"
+        keys += f"<span><i class='{dash}' style='--c:var(--s{colour})'></i>{escaped(label)}</span>"
+    return f"<figure><figcaption><b>{escaped(title)}</b><div>{keys}</div></figcaption>{svg}</figure>"

@@ -1,7 +1,7 @@
-"""What a run directory holds, for pages: every line is checked here, and a page says which were left out.
+"""Read what a run directory holds, for pages. Every line is checked here, and a page says which were left out.
 
 run = load_run(place("runs/countdown"))
-run.evals[0]["accuracy"]["96"]      # three numbers or nulls, whoever wrote the file
+run.evals[0]["accuracy"]["96"]      # always three numbers or nulls
 run.notes                           # ["eval.jsonl: 1 unreadable line skipped, line 3: there is no stage"]
 """
 
@@ -16,20 +16,20 @@ LONGEST = 200  # characters of the name of a stage or set
 
 
 def name(value: Any) -> str:
-    """The shape of a name of a stage, a set or a kind: short enough for a figure, without the half of a character."""
+    """Check the name of a stage, a set or a kind: short enough for a figure, without half of a surrogate pair."""
     good = isinstance(value, str) and 0 < len(value) <= LONGEST and value == value.encode(errors="replace").decode()
     return "" if good else f"a name of 1 to {LONGEST} characters"
 
 
 def count(value: Any) -> str:
-    """The shape of a number of things: 0, 1, 2, …"""
+    """Check a number of things: 0, 1, 2, …"""
     return "" if type(value) is int and 0 <= value <= MOST_WHOLE else "a whole number, 0 or more"
 
 
 MAYBE = (float, None)
 INTERVALS = {int: [MAYBE, MAYBE, MAYBE]}  # budget in tokens, or k -> mean, low, high
 ATTEMPT = {"text": str, "verdict": object, "truth": object}
-RECORDS = {  # of a report; file -> shape of its lines (e3jax/readers.py)
+RECORDS = {  # what a report reads: file -> shape of its lines (e3jax/readers.py)
     "metrics.jsonl": {"stage": name, "kind": name, "step": count},
     "eval.jsonl": {"stage": name, "set": name, "accuracy": INTERVALS, "pass_at_k?": INTERVALS, "explore?": dict},
     "budget.jsonl": {
@@ -39,7 +39,7 @@ RECORDS = {  # of a report; file -> shape of its lines (e3jax/readers.py)
     "eval_samples.jsonl": {"stage": name, "set": name, "prompt": str, "response": str, "attempts": [ATTEMPT]},
 }  # fmt: skip
 GRADED = {"prompt": str, "response": str, "reward": float, "reason": object, "answer": object, "length": count}
-SAMPLES = {  # of the page of samples
+SAMPLES = {  # what the page of samples reads
     "samples.jsonl": {
         "stage": name, "step": count, **GRADED, "truncated": object, "advantage?": MAYBE, "tokens?": [str],
         "entropy?": [MAYBE], "logp?": [MAYBE],
@@ -54,8 +54,8 @@ RESPONSE = {"part": str, "id": str, "sample": count, "done": object, "length": c
 FILES = ("config.json", *dict.fromkeys([*RECORDS, *SAMPLES]))
 
 
-class Run(NamedTuple):
-    """What a run directory holds; a missing file is an empty list (None for the config)."""
+class RunRecords(NamedTuple):
+    """What a run directory holds. A missing file is an empty list, a missing config None."""
 
     config: Any
     metrics: list[dict]
@@ -66,10 +66,10 @@ class Run(NamedTuple):
 
 
 def read_record(path: epath.Path, shape: Any) -> tuple[list[dict], str]:
-    """Return the lines that have the shape, and a note on the others ("" without any).
+    """Return the lines that have the shape, and a note on the others ("" if there are none).
 
     A process that is killed while it writes leaves half a line: the last one or, after a resume, one glued to the next.
-    A file that does not exist is ([], "").
+    A file that does not exist gives ([], "").
     """
     if not path.exists():
         return [], ""
@@ -82,8 +82,8 @@ def read_record(path: epath.Path, shape: Any) -> tuple[list[dict], str]:
     return rows, f"{path.name}: {len(faults)} unreadable line{'s'[: len(faults) > 1]} skipped, {faults[0]}."
 
 
-def load_run(run_dir: epath.Path) -> Run:
-    """Read a run directory. Raises FileNotFoundError where `run_dir` holds no file of a run."""
+def load_run(run_dir: epath.Path) -> RunRecords:
+    """Read a run directory. Raises FileNotFoundError if it holds no file of a run."""
     if not any((run_dir / file).is_file() for file in ("config.json", *RECORDS)):
         raise FileNotFoundError(
             f"{run_dir} holds none of config.json, {', '.join(RECORDS)}: "
@@ -96,4 +96,4 @@ def load_run(run_dir: epath.Path) -> Run:
             config = read_json(run_dir / "config.json", object)
         except UserError as error:
             notes.append(f"config.json could not be read: {error}.")
-    return Run(config, *(rows for rows, _ in read), notes)
+    return RunRecords(config, *(rows for rows, _ in read), notes)

@@ -1,7 +1,7 @@
-"""A run's report and samples in a browser while it trains, local or in a bucket; for this machine only (127.0.0.1).
+"""Serve a run's report and samples to a browser while it trains, for this machine only (127.0.0.1).
 
-A page is made when it is asked for and the records have changed since; nothing is written into the run's directory. A
-client that stays silent, or does not read its answer, is left after TIMEOUT_S.
+The run may be in a bucket. A page is made at a request if the records have changed since the last one; nothing is
+written into the run's directory. A client that stays silent, or does not read its answer, is dropped after TIMEOUT_S.
 
     python -m e3jax.report.serve runs/quickstart
     python -m e3jax.report.serve gs://my-bucket/runs/first --port=8001
@@ -17,7 +17,8 @@ from etils import epath
 from e3jax.errors import UserError, first_line
 from e3jax.printable import printable
 from e3jax.report import browser
-from e3jax.report.html import SAMPLES_PAGE, report_page
+from e3jax.report.html import report_page
+from e3jax.report.page import SAMPLES_PAGE
 from e3jax.report.read_run import FILES
 from e3jax.storage import place
 
@@ -33,13 +34,13 @@ class Pages:
         self.run_dir, self.kept, self.lock = place(run_dir), {}, threading.Lock()
 
     def records(self) -> tuple:
-        """What changes when a record grows: sizes and times."""
+        """Return the sizes and times of the records, which change when one grows."""
         files = [self.run_dir / name for name in FILES]
         stats = [(file.name, file.stat()) for file in files if file.exists()]
         return tuple((name, stat.length, str(stat.mtime)) for name, stat in stats)
 
     def read(self, name: str) -> bytes:
-        """A page of PAGES. FileNotFoundError where the run has nothing to show yet."""
+        """Return a page of PAGES. Raises FileNotFoundError if the run has nothing to show yet."""
         with self.lock:
             now = self.records()
             if name not in self.kept or self.kept[name][0] != now:
@@ -48,7 +49,7 @@ class Pages:
 
 
 class Server(ThreadingHTTPServer):
-    """A server to which a connection that breaks or stays silent is no news."""
+    """A server that does not report connections that break or stay silent."""
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exception(), OSError):
@@ -56,7 +57,7 @@ class Server(ThreadingHTTPServer):
 
 
 def make_server(run_dir: epath.PathLike, port: int) -> ThreadingHTTPServer:
-    """A server on 127.0.0.1 (port 0: any that is free); it answers GET of PAGES, and of / with the report."""
+    """Return a server on 127.0.0.1 (port 0: any free port) that answers GET of PAGES, and of / with the report."""
     pages = Pages(run_dir)
 
     class Handler(BaseHTTPRequestHandler):
@@ -65,38 +66,38 @@ def make_server(run_dir: epath.PathLike, port: int) -> ThreadingHTTPServer:
         def do_GET(self):
             name = self.path.partition("?")[0].strip("/") or "report.html"
             if (self.headers["Host"] or "").partition(":")[0] not in HOSTS:  # another site's name for this machine
-                return self.answer(403, b"asked under another name than localhost")
+                return self.answer(403, b"this server answers to the name localhost only")
             if name not in PAGES:
-                return self.answer(404, f"there is {' and '.join(PAGES)}".encode())
+                return self.answer(404, f"there is no such page, only {' and '.join(PAGES)}".encode())
             try:
                 text = pages.read(name)
             except (FileNotFoundError, UserError) as error:
                 return self.answer(404, printable(first_line(error), lines=False).encode())
             except Exception as error:  # a bug in one page: the server and the other page stay
-                said = f"{name} could not be made: {type(error).__name__}: {first_line(error)}"
-                return self.answer(500, printable(said, lines=False).encode())
+                message = f"{name} could not be made: {type(error).__name__}: {first_line(error)}"
+                return self.answer(500, printable(message, lines=False).encode())
             self.answer(200, text, "text/html")
 
         def answer(self, status: int, text: bytes, kind: str = "text/plain"):
             self.send_response(status)
-            named = {
+            headers = {
                 "Content-Type": f"{kind}; charset=utf-8",
                 "Content-Length": str(len(text)),
                 "Cache-Control": "no-store",
             }
-            for key, value in (named | {"X-Content-Type-Options": "nosniff"}).items():
+            for key, value in (headers | {"X-Content-Type-Options": "nosniff"}).items():
                 self.send_header(key, value)
             self.end_headers()
             self.wfile.write(text)
 
         def log_message(self, *_):
-            """Requests are no news."""
+            """Stay silent about requests."""
 
     return Server(("127.0.0.1", port), Handler)
 
 
 def main() -> None:
-    """The command: a run's pages for this machine only."""
+    """The command: show a run's pages on this machine."""
     about = {"prog": "python -m e3jax.report.serve", "description": "Show a run's pages on http://127.0.0.1."}
     parser = argparse.ArgumentParser(**about)
     parser.add_argument("run_dir", help="the directory that a training or evaluation command wrote, or is writing")
@@ -104,7 +105,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         server = make_server(given.run_dir, given.port)
-        print(f"http://127.0.0.1:{server.server_address[1]}/ and …/{SAMPLES_PAGE}; Ctrl-C ends it", flush=True)
+        print(f"http://127.0.0.1:{server.server_address[1]}/ and …/{SAMPLES_PAGE}; end it with Ctrl-C", flush=True)
         server.serve_forever()
     except OSError as error:
         parser.exit(2, f"port {given.port}: {error.strerror}: choose another --port\n")
