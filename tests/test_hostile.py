@@ -12,8 +12,9 @@ from benchmarks.hostile import FRAGMENTS, IN_COMMANDS, READERS, SIZES, Reader, g
 from e3jax.metrics.exploration import STARTS, repetition, verification_starts
 from e3jax.report.spans import answer_spans
 from e3jax.rewards.extract import MOST_DIGITS, integers
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.plan import plan_share
+from e3jax.tasks.grade import grade_one
+from e3jax.tasks.table import task_of
 
 ROOT = Path(__file__).parent.parent
 APPLY = ("search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "split")
@@ -66,7 +67,7 @@ def test_integers_of_any_length(digits):
     text = f"* {n} ?{n} + </EXPLORATION> <EXECUTION> {n} + 5 = {n} * 2 = 24 </EXECUTION>"
     begun = hostile.Problem("p", problem.task, problem.question + " <EXPLORATION>", "24", "?", problem.meta)
     assert grade_one(begun, text, True).reason == ("wrong_numbers" if digits <= MOST_DIGITS else "malformed")
-    assert plan_share(begun, text, "sound") == (0.5 if digits <= MOST_DIGITS else 0.0)
+    assert plan_share(begun, text, "sound", task_of(begun).followed) == (0.5 if digits <= MOST_DIGITS else 0.0)
     assert integers([n]) == ([int(n)] if digits <= MOST_DIGITS else None)
     hostile.voted_in(problem)("<EXPLORATION>" + text)
 

@@ -18,11 +18,11 @@ from benchmarks.graders import DATA, HOSTILE, KINDS, gold_answers, mixed, pertur
 from e3jax.errors import UserError
 from e3jax.rewards import math
 from e3jax.rewards.extract import Grade, boxed_answer, last_boxed
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.latex import normal, number, parts
 from e3jax.rewards.math import compare, grade_text
 from e3jax.rewards.symbolic import too_big
 from e3jax.rewards.workers import GraderPool
+from e3jax.tasks.grade import grade_one
 
 ROOT = Path(__file__).parent.parent
 REASONS = {

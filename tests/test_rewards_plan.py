@@ -7,8 +7,8 @@ from e3jax.errors import UserError
 from e3jax.metrics.names import undefined
 from e3jax.phases import write_text
 from e3jax.rewards import countdown_plans
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.plan import UNSOUND, common, followed, followed_original, overlong, plan_share, shaped, steps
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
 
 PLAN = "1. Add the numbers.\n2. Halve the sum.\n"
@@ -76,7 +76,7 @@ def test_following_by_hand():
 
 def test_the_shaped_reward():
     texts = [write_text(PLAN, WORK), write_text(PLAN, "1. Add the numbers \\boxed{5}"), write_text(PLAN, WORK), "no"]
-    share = [plan_share(asked(), text, "sound") for text in texts]
+    share = [plan_share(asked(), text, "sound", followed) for text in texts]
     how = dict(budget=100, following="sound", overlong_buffer=40, overlong_factor=0.5)
     reward, values = shaped(share, np.array([1, 1, 0, 0]), np.array([60, 60, 80, 100]), **how)
     assert len(values) == 3 and not undefined("grpo", values)

@@ -25,7 +25,7 @@ from e3jax.tasks.countdown import (
     reachable,
     solve,
 )
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.table import TASKS
 
 
 def exact(text):
@@ -312,7 +312,7 @@ def test_paper_splits_are_disjoint_for_every_seed_and_seven_to_one():
     seen = {"train": set(), "test": set()}
     for split, count in (("train", 900), ("test", 75)):
         for seed in (0, 1):
-            for problem in problems_at(form="paper", numbers=(2,), seed=seed, split=split, start=0, count=count):
+            for problem in TASKS["paper"].open((2,), seed=seed, split=split)(0, count):
                 numbers, target = problem.meta["numbers"], problem.meta["target"]
                 assert countdown.instance_split(numbers[::-1], target) == split and f"-{split}-" in problem.id
                 seen[split].add((tuple(sorted(numbers)), target))

@@ -4,7 +4,8 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.tasks.multiplication import multiplication_problem
-from e3jax.tasks.stream import open_stream
+from e3jax.tasks.stream import Wording
+from e3jax.tasks.table import TASKS
 
 
 def made(seed, index, digits=(5, 5), split="train", prompt="multiply"):
@@ -31,7 +32,7 @@ def test_a_function_of_seed_and_number():
     backwards = [made(4, i) for i in reversed(range(20))][::-1]
     assert backwards == [made(4, i) for i in range(20)]
     assert all(made(4, i) != made(5, i) for i in range(20))
-    draw = open_stream("multiplication", (5, 5), seed=4, split="train", prompt="multiply")
+    draw = TASKS["multiplication"].open((5, 5), seed=4, split="train", wording=Wording(prompt="multiply"))
     assert draw(7, 5) == backwards[7:12]
 
 

@@ -83,21 +83,21 @@ def mean_of(steps: list[dict], key: str) -> float:
 
 def value(r: Records, read) -> float:
     """One measure of one run; NaN where the run has no such number (a base has no RL steps)."""
-    form, *rest = read
-    if form in ("train", "rise"):
+    kind, *rest = read
+    if kind in ("train", "rise"):
         key, n = rest
-        return mean_of(r.steps[-n:], key) - (mean_of(r.steps[:n], key) if form == "rise" else 0.0)
-    if form == "eval":
+        return mean_of(r.steps[-n:], key) - (mean_of(r.steps[:n], key) if kind == "rise" else 0.0)
+    if kind == "eval":
         return inside(r.evals, rest)
-    if form == "gain":
+    if kind == "gain":
         name, few, many = rest
         return inside(r.evals, (name, "accuracy", many)) - inside(r.evals, (name, "accuracy", few))
-    if form in ("wait", "best") and rest[0] in r.forced:
+    if kind in ("wait", "best") and rest[0] in r.forced:
         line = r.forced[rest[0]]
         alone = inside(line, ("accuracy", max(line["accuracy"], key=int)))
         waits = {how: inside(x, ("accuracy",)) for how, x in line["forcing"].items()}
-        return waits[rest[1]] - alone if form == "wait" else max(alone, *waits.values())
-    if form in FORMS:
+        return waits[rest[1]] - alone if kind == "wait" else max(alone, *waits.values())
+    if kind in FORMS:
         return math.nan
     raise ValueError(f"measure {read!r}: begins with one of {', '.join(FORMS)}")
 

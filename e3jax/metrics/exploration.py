@@ -17,7 +17,7 @@ import numpy as np
 from e3jax.rewards.extract import last_answer
 from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.traces import is_parsed, parse
+from e3jax.tasks.table import Task, task_of
 
 STARTS = ("wait", "but wait", "alternatively", "is there another way", "but let me double", "but hold on")
 EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # ALGORITHMS A.7
@@ -35,9 +35,9 @@ class Span(NamedTuple):
     truth: bool | None  # whether it solves the problem; None where that is not known of an attempt
 
 
-def is_calculator(problem: Problem) -> bool:
-    """Whether responses are traces of tasks/countdown_traces.py."""
-    return problem.task == "countdown" and problem.meta["form"] == "calculator"
+def shows_displays(task: Task) -> bool:
+    """Return whether responses are attempts taken apart exactly, each an expression with the calculator's displays."""
+    return task.parse is not None and task.equations
 
 
 def verification_starts(text: str) -> list[int]:
@@ -103,7 +103,7 @@ def repetition(text: str, *, tail: int = 100) -> int:
 
 def attempt_keys(problem: Problem, text: str) -> list[str]:
     """What a response tried, in order: its proposals, or its paragraphs' equations (those without one left out)."""
-    if is_parsed(problem):
+    if parse := task_of(problem).parse:
         return [a.proposal for a in parse(text, problem)[0]]
     return [key for key in map(attempt_key, filter(None, attempts_text(text))) if key]
 
@@ -118,17 +118,19 @@ def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
     >>> [(s.start, s.chosen, s.end) for s in spans]
     [(0, 7, 7), (7, 15, 15)]
     """
-    thinking = text.partition(close)[0]
-    if is_calculator(problem):
+    thinking, task = text.partition(close)[0], task_of(problem)
+    if shows_displays(task):
         spans, words = [], re.finditer(r"\S+", thinking)
-        for a in parse(thinking, problem)[0]:  # attempts follow one another, whatever blanks are between their words
+        for a in task.parse(thinking, problem)[
+            0
+        ]:  # attempts follow one another, whatever blanks are between their words
             own = [next(words) for _ in a.text.split()]
             chosen = len(a.proposal.split())
             chosen += chosen > 0 and own[chosen][0] == "="
             start = own[0].start()
             spans.append(Span(start, own[chosen - 1].end() if chosen else start, own[-1].end(), a.verdict, a.truth))
         return spans
-    if problem.task == "countdown":
+    if task.equations:
         cuts = [0, *(m.end() for m in re.finditer("\n\n", thinking)), len(thinking)]
         blocks = [(a, a + len(thinking[a:b].rstrip("\n"))) for a, b in pairwise(cuts)]
         blocks = [(a, b) for a, b in blocks if EQUATION.search(thinking, a, b)]
@@ -147,13 +149,13 @@ def detect(problem: Problem, text: str, *, close: str) -> tuple[int, int]:
     >>> detect(Problem("p", "math", "?", "7", "", {}), "3+4=8. Wait, 7.</think>7", close="</think>")
     (2, 1)
     """
-    spans = attempt_spans(problem, text, close=close)
+    spans, task = attempt_spans(problem, text, close=close), task_of(problem)
     answer = last_answer(text)
-    if is_calculator(problem):
+    if shows_displays(task):
         given = answer is not None and " ".join(answer.split()) not in attempt_keys(problem, text)
         return len(spans) + given, sum(s.verdict is not None for s in spans)
     if not spans:
-        return int(answer is not None or (problem.task != "countdown" and bool(text.strip()))), 0
+        return int(answer is not None or (not task.equations and bool(text.strip()))), 0
     starts = verification_starts(text.partition(close)[0])
     return len(spans), sum(at > spans[0].start for at in starts)
 
@@ -165,7 +167,8 @@ def equations(problem: Problem, text: str) -> int:
     >>> equations(calculator_problem(0, 0, numbers=3, split="train"), "7 + 5 * 2 = 12 24 ?24 0 yes")
     2
     """
-    return displays(parse(text, problem)[0]) if is_calculator(problem) else len(EQUATION.findall(text))
+    task = task_of(problem)
+    return displays(task.parse(text, problem)[0]) if shows_displays(task) else len(EQUATION.findall(text))
 
 
 def displays(attempts: Sequence[Attempt]) -> int:
@@ -200,11 +203,11 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
     """Counts of one response; a ratio's parts are kept apart so that means over responses can be exact.
 
     attempts, unique: proposals and distinct proposals; equations: worked out in them; verifications: checks made;
-    gave_up: ended by itself with a wrong answer without having found a "yes" (tasks/traces.py) or with a wrong answer
-    (free text).
+    gave_up: ended by itself with a wrong answer, in parsed attempts without having found a "yes".
     right_verdicts / verdicts: the verifier's accuracy; false_yes / yes: how often "yes" is wrong.
     """
-    if not is_parsed(problem):
+    task = task_of(problem)
+    if task.parse is None:
         return {
             "attempts": len(attempts_text(text)),
             "unique": len(set(attempt_keys(problem, text))),
@@ -214,12 +217,12 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
             "gave_up": done and not correct,
             "repetition": repetition(text),
         }
-    attempts, _ = parse(text, problem)
+    attempts, _ = task.parse(text, problem)
     yes, checked = [a for a in attempts if a.verdict], [a for a in attempts if a.verdict is not None]
     return {
         "attempts": len(attempts),
         "unique": len({a.proposal for a in attempts}),
-        "equations": displays(attempts) if is_calculator(problem) else equations(problem, text),
+        "equations": displays(attempts) if shows_displays(task) else equations(problem, text),
         "verifications": len(checked),
         "verdicts": len(checked),
         "right_verdicts": sum(a.verdict == a.truth for a in checked),

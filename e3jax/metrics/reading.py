@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from e3jax.metrics.exploration import explore
 from e3jax.rewards.extract import Grade, last_boxed
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.plan import plan_share
 from e3jax.tasks.countdown_traces import Attempt
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.traces import is_parsed, parse
+from e3jax.tasks.table import task_of
 
 READ = "e3jax.metrics.reading:read"
 
@@ -23,7 +23,7 @@ READ = "e3jax.metrics.reading:read"
 class Parts(NamedTuple):
     """A response taken apart."""
 
-    attempts: list[Attempt]  # of a form that can be (tasks/traces.py), else none
+    attempts: list[Attempt]  # where the task's responses can be taken apart exactly, else none
     rest: str  # what is no attempt
     answer: str  # "" where there is none
 
@@ -50,14 +50,16 @@ def read(problem: Problem, text: str, done: bool, *, following: str = "off", apa
     """
     grade = grade_one(problem, text, done)
     features = explore(problem, text, done=done, correct=grade.score > 0)
-    share = plan_share(problem, text, following) if following != "off" and grade.score > 0 else 0.0
+    share = 0.0
+    if following != "off" and grade.score > 0:
+        share = plan_share(problem, text, following, task_of(problem).followed)
     return Reading(grade, features, share, take_apart(problem, text) if apart else None)
 
 
 def take_apart(problem: Problem, text: str) -> Parts:
     """Attempts, rest and answer of a response."""
-    attempts, rest = parse(text, problem) if is_parsed(problem) else ([], text)
-    answer = rest.partition("<answer>")[2].partition("</answer>")[0].strip()
-    if problem.task != "countdown" and not is_parsed(problem):
-        answer = last_boxed(text) or ""
-    return Parts(attempts, rest, answer)
+    task = task_of(problem)
+    attempts, rest = task.parse(text, problem) if task.parse else ([], text)
+    if task.boxed:
+        return Parts(attempts, rest, last_boxed(text) or "")
+    return Parts(attempts, rest, rest.partition("<answer>")[2].partition("</answer>")[0].strip())

@@ -36,23 +36,26 @@ class ExpressionError(ValueError):
 
 
 def grade_text(problem, text: str, *, last_line_only: bool = False) -> Grade:
-    """A response (without its prompt) to a Countdown Problem -> Grade. Raises on no text.
-
-    In the calculator form the answer is read strictly left to right ("7 + 5 * 2" is 24). That the
-    display stays in 0..100 is a rule of the generator, not of the grader.
-    """
+    """Grade a response (without its prompt) to a problem of the paper's Countdown. Raises on no text."""
     expression = last_answer(text, last_line_only=last_line_only)
     if expression is None:
         return Grade(0.0, "no_answer")
-    form, numbers, target = (problem.meta[key] for key in ("form", "numbers", "target"))
-    if form == "calculator":
-        try:
-            expression = left_to_right(expression)
-        except ExpressionError as error:
-            return Grade(0.0, error.reason)
-    elif form != "paper":
-        raise ValueError(f"{problem.id}: form {form!r} is neither 'paper' nor 'calculator'")
-    return grade_expression(expression, numbers=numbers, target=target)
+    return grade_expression(expression, numbers=problem.meta["numbers"], target=problem.meta["target"])
+
+
+def grade_calculator(problem, text: str) -> Grade:
+    """Grade a response to calculator Countdown, whose answer is read strictly left to right: "7 + 5 * 2" is 24.
+
+    That the display stays in 0..100 is a rule of the generator, not of the grader. Raises on no text.
+    """
+    expression = last_answer(text)
+    if expression is None:
+        return Grade(0.0, "no_answer")
+    try:
+        expression = left_to_right(expression)
+    except ExpressionError as error:
+        return Grade(0.0, error.reason)
+    return grade_expression(expression, numbers=problem.meta["numbers"], target=problem.meta["target"])
 
 
 def grade_expression(expression: str, *, numbers: Sequence[int], target: int) -> Grade:

@@ -1,7 +1,7 @@
 r"""E2C's rewards: the answer of a well-formed execution, a plan that is followed, a length that stays in bounds (B.5).
 
     grade_text(problem, "1. add</EXPLORATION><EXECUTION>1. add: \boxed{2}</EXECUTION>", where="execution", grade=…)
-    share_b = [plan_share(p, text, "sound") for p, text in zip(problems, texts)]
+    share_b = [plan_share(p, text, "sound", task_of(p).followed) for p, text in zip(problems, texts)]
     reward_b, values = shaped(share_b, score_b, length_b, budget=8192, following="sound", overlong_buffer=4096,
                               overlong_factor=1.0)
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from e3jax.errors import UserError
 from e3jax.phases import TAGS, begins_plan, split_text
-from e3jax.rewards import countdown_plans
 from e3jax.rewards.extract import Grade, last_boxed
 
 UNSOUND = (
@@ -208,12 +207,14 @@ def shaped(
     return reward_b, values
 
 
-def plan_share(problem, text: str, following: str) -> float:
-    """Share of a response's plan that its execution follows; 0 where it has no two phases."""
+def plan_share(problem, text: str, following: str, share: Callable[[str, str], float]) -> float:
+    """Return the share of a response's plan that its execution follows; 0 where it has no two phases.
+
+    `following` "sound": `share` of (plan, execution), which is `followed` but for tasks that have their own.
+    """
     if following == "original":
         return followed_original(text)
     plan, execution, fault = split_text(text, begun=begins_plan(problem.question))
     if fault:
         return 0.0
-    share = countdown_plans.followed if problem.task == "countdown_plans" else followed
     return share(plan, execution)

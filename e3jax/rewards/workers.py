@@ -33,7 +33,7 @@ MOST_CHARS = 4_000_000  # of them together, where they are more than one
 START_S = 120.0  # for a worker to import its grader, on a slow file system
 MEMORY = 2 << 30  # bytes that a worker may take beyond what it has once its grader is imported
 SIZE = struct.Struct("<Q")  # of a message, in front of it
-GRADE = "e3jax.rewards.grade:grade_one"
+GRADE = "e3jax.tasks.grade:grade_one"
 LOST = Grade(0.0, "timeout")
 
 

@@ -11,12 +11,14 @@ rewards/countdown.py; the exact solver is here.
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import combinations, permutations, product
 
+from e3jax.errors import need
 from e3jax.tasks.problem import Problem, draws_of, split_of
+from e3jax.tasks.stream import DEFAULT_WORDING, Stream, Wording, endless
 
 PROMPT = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant "
@@ -113,6 +115,27 @@ def _value(operands: list[int], ops: list[str], pair: int | None) -> Fraction | 
 def _collapse(values: list[Fraction], ops: list[str], i: int) -> None:
     """Carry out operation i in place: one value and one operation fewer."""
     values[i : i + 2] = [OPERATIONS[ops.pop(i)](values[i], values[i + 1])]
+
+
+# ---- streams
+
+
+def open_countdown(
+    make: Callable[..., Problem], numbers: Sequence[int], *, seed: int, split: str, wording: Wording = DEFAULT_WORDING
+) -> Stream:
+    """Return the stream of problems of `make`; problem i has numbers[i % len(numbers)] numbers."""
+    return endless(lambda i: make(seed, i, numbers=numbers[i % len(numbers)], split=split))
+
+
+def need_numbers(field: str, numbers, *, most: int) -> None:
+    """Refuse config.`field` unless it lists how many numbers a problem has, each 2 to `most`."""
+    several = isinstance(numbers, tuple | list)
+    need(
+        several and len(numbers) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in numbers),
+        field,
+        tuple(numbers) if several else numbers,
+        f"2 to {most} each",
+    )
 
 
 # ---- the exact solver

@@ -9,9 +9,10 @@ until two numbers and an operation are left. It is a guess with many continuatio
 by it. Sums and products take their first two numbers in the order of the question, which therefore says nothing.
 Grader: rewards/countdown_plans.py.
 
-    text = plan_trace(problem, rng, solution_rate=0.5)
+    text = plan_trace(problem, rng, Habits(solution_rate=0.5))
 """
 
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -37,15 +38,22 @@ def plans_problem(seed: int, index: int, *, numbers: int, split: str) -> Problem
     )
 
 
-def plan_trace(problem: Problem, rng: np.random.Generator, *, solution_rate: float) -> str:
-    """A response of the synthetic teacher: with probability `solution_rate` a plan that works, else any plan.
+@dataclass(frozen=True, kw_only=True)
+class Habits:
+    """What the synthetic teacher does (config.stages.NAME.traces)."""
+
+    solution_rate: float  # with which a plan works, else it is any plan
+
+
+def plan_trace(problem: Problem, rng: np.random.Generator, habits: Habits) -> str:
+    """Return a response of the synthetic teacher: a plan that works or any plan.
 
     Either is executed with honest arithmetic, so that a model learns to do what it planned; a plan whose targets
     cannot be made then ends in another value than the problem's.
     """
     given, target = problem.meta["numbers"], problem.meta["target"]
     made = []
-    if rng.random() < solution_rate:
+    if rng.random() < habits.solution_rate:
         made = [(*s, backwards(*s, target)) for s in calculator_reachable(tuple(sorted(given)))[target]]
         made = [x for x in made if x[2] is not None]  # some need a 0 or 100 on the way
     order, ops, targets = made[rng.integers(len(made))] if made else any_plan(given, target, rng)

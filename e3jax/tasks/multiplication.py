@@ -6,9 +6,12 @@ MULT and MULT-V are the same problems for two base models (ALGORITHMS A.2): MULT
 with the prompt "multiply-check", which asks for checks. Graded in rewards/multiplication.py.
 """
 
-from e3jax.errors import UserError
+from collections.abc import Sequence
+
+from e3jax.errors import UserError, need
 from e3jax.tasks.problem import Problem, draws_of, split_of
 from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
+from e3jax.tasks.stream import DEFAULT_WORDING, Stream, Wording, endless
 
 
 def multiplication_problem(
@@ -62,3 +65,21 @@ def factors(seed: int, index: int, *, digits: tuple[int, int], split: str) -> tu
         a, b = (int(rng.integers(10 ** (d - 1), 10**d)) for d in digits)
         if split_of(*sorted((a, b))) == split:
             return a, b
+
+
+def open_multiplication(digits: Sequence[int], *, seed: int, split: str, wording: Wording = DEFAULT_WORDING) -> Stream:
+    """Return the stream of `multiplication_problem`s."""
+    how = dict(digits=tuple(digits), split=split, prompt=wording.prompt, chat=wording.chat, where=wording.where)
+    return endless(lambda i: multiplication_problem(seed, i, **how))
+
+
+def open_products(digits: Sequence[int], *, seed: int, split: str, wording: Wording = DEFAULT_WORDING) -> Stream:
+    """Return the stream of `products_problem`s."""
+    return endless(lambda i: products_problem(seed, i, digits=tuple(digits), split=split))
+
+
+def need_digits(field: str, digits) -> None:
+    """Refuse config.`field` unless it is two counts of digits, 1 to 18 each."""
+    counts = isinstance(digits, tuple | list) and len(digits) == 2
+    whole = counts and all(isinstance(d, int) and not isinstance(d, bool) and 1 <= d <= 18 for d in digits)
+    need(whole, field, digits, "two counts of digits, 1 to 18 each")

@@ -66,6 +66,18 @@ def chosen_sets(sets: Mapping[str, Any], only: str, *, field: str = "only") -> d
     return {name: one for name, one in sets.items() if not names or name in names}
 
 
+def need_set(field: str, name) -> None:
+    """Refuse config.`field` unless it is the name of a set, a hub id or a path."""
+    need(isinstance(name, str), field, name, "name a set (tasks/sets.py), a hub id or a path")
+    base = name.partition("@")[0]
+    need(
+        base in SETS or base in TFDS or base.count("/") == 1 or is_place(base),
+        field,
+        name,
+        f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path",
+    )
+
+
 def load_set(
     name: str,
     *,

@@ -10,13 +10,12 @@ from e3jax.losses.grpo import GRADIENTS
 from e3jax.models.attention import KERNELS, resolve_kernel
 from e3jax.phases import begins_plan
 from e3jax.rewards.extract import WHERE
-from e3jax.rewards.grade import UNFINISHED
 from e3jax.rewards.plan import FOLLOWING
+from e3jax.tasks.grade import UNFINISHED
 from e3jax.tasks.prompts import need_prompt
 from e3jax.tasks.rows import is_place
-from e3jax.tasks.sets import SETS, TFDS, chosen_sets
-from e3jax.tasks.stream import FIELDS
-from e3jax.tasks.traces import FORMS
+from e3jax.tasks.sets import chosen_sets
+from e3jax.tasks.table import TASKS, need_form
 from e3jax.train.closing import MATCHES
 
 STAGE = ("kind", "evaluated", "warmup", "budget", "steps", "lr")  # fields of an RL stage that are not config.grpo's
@@ -43,7 +42,7 @@ def check(c: ConfigDict) -> None:
         check_attention(c)
     need_one_of(c, "model.remat", ("none", "matmuls", "attention", "full"))
     need_one_of(c, "sampler.cache", ("compute", "int8"))
-    known = need_one_of(c, "task.form", tuple(FIELDS))
+    known = need_form("task.form", c.task.form)
     need_one_of(c, "task.where", WHERE)
     need_one_of(c, "task.chat", ("template", "plain"))
     need(
@@ -56,7 +55,7 @@ def check(c: ConfigDict) -> None:
     need_one_of(c, "sft.aggregation", ("token_mean", "sequence_mean"))
     words = c.tokenizer == "words"
     need(
-        not known or words == (c.task.form in (*FORMS, "plans")),
+        not known or words == (TASKS[c.task.form].words is not None),
         "tokenizer",
         c.tokenizer,
         f"task.form={c.task.form!r} wants {'a hub tokenizer' if words else 'words'}",
@@ -119,48 +118,17 @@ def check_counts(c: ConfigDict) -> None:
         need(counts(values), f"{section}.{name}", values, "name at least one, each 1 or more")
     chosen_sets(c.eval.sets, c.eval.only, field="eval.only")
     for name, source in c.eval.sets.items():
-        need_source(c, f"eval.sets[{name!r}]", source)
+        TASKS[c.task.form].check_source(f"eval.sets[{name!r}]", source)
 
 
 @all_errors()
 def check_prompt(c: ConfigDict) -> None:
     """task.prompt is one of the task's."""
-    fields = {"math": ("problem",), "multiplication": ("a", "b")}
-    if c.task.form in fields:
+    if fields := TASKS[c.task.form].prompt_fields:
         try:
-            need_prompt(c.task.prompt, fields[c.task.form])
+            need_prompt(c.task.prompt, fields)
         except UserError as error:
             raise UserError(f"config.task.prompt: {error}") from error
-
-
-@all_errors()
-def need_source(c: ConfigDict, field: str, source) -> None:
-    """Which problems, in the form's own way (tasks/stream.py): numbers, digits, or the name of a set."""
-    form, several = c.task.form, isinstance(source, tuple | list)
-    if form == "math":
-        need(isinstance(source, str), field, source, "name a set (tasks/sets.py), a hub id or a path")
-        base = source.partition("@")[0]
-        need(
-            base in SETS or base in TFDS or base.count("/") == 1 or is_place(base),
-            field,
-            source,
-            f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path",
-        )
-    elif FIELDS[form] == "digits":
-        need(
-            several and len(source) == 2 and counts(source) and max(source) <= 18,
-            field,
-            source,
-            "two counts of digits, 1 to 18 each",
-        )
-    else:  # how many numbers a Countdown problem has: what its generator makes
-        most = 12 if form == "paper" else 6
-        need(
-            several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source),
-            field,
-            tuple(source) if several else source,
-            f"2 to {most} each",
-        )
 
 
 @all_errors()
@@ -278,9 +246,10 @@ def check_stage(c: ConfigDict, name: str) -> None:
     if stage.kind == "sft" and "data" in stage:
         check_data(stage, field)
         return
-    of = FIELDS[c.task.form]
+    task = TASKS[c.task.form]
+    of = task.field
     if need(of in stage, field, sorted(stage), f"task.form={c.task.form!r} wants {of!r}, which says which problems"):
-        need_source(c, f"{field}.{of}", stage[of])
+        task.check_source(f"{field}.{of}", stage[of])
     if stage.kind == "sft":
         check_sft(c, stage, field)
     else:
@@ -291,7 +260,7 @@ def check_stage(c: ConfigDict, name: str) -> None:
 def check_rl(c: ConfigDict, stage: dict, name: str, of: str) -> None:
     """A GRPO stage's budget, and config.grpo as its own fields change it (train/curriculum.py)."""
     field, budget = f"stages.{name}", stage["budget"]
-    unknown = sorted(set(stage) - {*STAGE, *FIELDS.values(), *c.grpo})
+    unknown = sorted(set(stage) - {*STAGE, *(task.field for task in TASKS.values()), *c.grpo})
     need(not unknown, field, unknown, f"no such fields: a stage says {', '.join(STAGE)}, {of}, or what config.grpo has")
     need(budget == "auto" or counts([budget]), f"{field}.budget", budget, "use a number of tokens, or 'auto' for Eq. 2")
     changes = {k: v for k, v in stage.items() if k in c.grpo}
@@ -347,17 +316,17 @@ def check_lengths(c: ConfigDict, prompt_room: int, room: int) -> None:
 @all_errors()
 def check_sft(c: ConfigDict, stage: ConfigDict, field: str) -> None:
     """A supervised stage on synthetic traces."""
-    forms = (*FORMS, "plans")
+    task, traced = TASKS[c.task.form], [name for name, task in TASKS.items() if task.trace]
     need(
-        c.task.form in forms,
+        task.trace is not None,
         f"{field}.kind",
         "sft",
-        f"traces exist for task.form {', '.join(forms)} only; else name `data` (configs/e2c.py)",
+        f"traces exist for task.form {', '.join(traced)} only; else name `data` (configs/e2c.py)",
     )
     need(stage.rows >= 1, f"{field}.rows", stage.rows, "use 1 or more")
-    if c.task.form not in FORMS:
+    if task.least_trace_tokens is None:
         return
-    least = 5 * max(stage.numbers) + 4 if c.task.form == "calculator" else 3 * sum(stage.digits) + 9  # with its answer
+    least = task.least_trace_tokens(stage[task.field])
     need(
         stage.traces.most_tokens >= least,
         f"{field}.traces.most_tokens",

@@ -27,7 +27,8 @@ from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.sets import chosen_sets
-from e3jax.tasks.stream import FIELDS, Stream
+from e3jax.tasks.stream import Stream
+from e3jax.tasks.table import TASKS
 from e3jax.train import grpo, oxa, sft
 from e3jax.train.eq2 import choose_budget, remarks
 from e3jax.train.examples import open_examples
@@ -228,7 +229,7 @@ def main(config: ConfigDict, workdir: str) -> None:
             elif kind == "oxa":
                 params = oxa.train(run, params, **where, **stage, optim=config.optim.to_dict())
             else:
-                draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
+                draw = run.draw_from(stage.pop(TASKS[run.form].field), split="train")
                 asked, stage = stage.pop("budget"), rl | stage  # a stage's own temperature is Eq. 2's too
                 if asked == "auto":
                     asked = automatic_budget(

@@ -12,10 +12,9 @@ import numpy as np
 
 from e3jax.errors import UserError
 from e3jax.phases import NO_TAGS, OPEN, TAGS, tag_ids, write_text
-from e3jax.tasks.countdown_plans import plan_trace
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.stream import FIELDS, Stream, at
-from e3jax.tasks.traces import base_trace
+from e3jax.tasks.stream import Stream, at
+from e3jax.tasks.table import TASKS
 from e3jax.train.setup import Run
 
 PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
@@ -28,7 +27,7 @@ def open_examples(run: Run, stage: dict, *, position_gap: int, gap_rate: float) 
     """The stage's source; takes its fields out of `stage`."""
     if "data" in stage:
         return set_examples(run, row_length=stage["row_length"], **stage.pop("data"))
-    draw = run.draw_from(stage.pop(FIELDS[run.form]), split="train")
+    draw = run.draw_from(stage.pop(TASKS[run.form].field), split="train")
     return trace_examples(run, draw=draw, traces=stage.pop("traces"), position_gap=position_gap, gap_rate=gap_rate)
 
 
@@ -38,14 +37,15 @@ def trace_examples(run: Run, *, draw: Stream, traces: dict, position_gap: int, g
     `position_gap`: with probability `gap_rate` the response's positions start up to so many tokens late. A tiny
     base model has seen no long text; this is how it learns to read the problem from far away (LOG.md).
     """
-    write = plan_trace if run.form == "plans" else base_trace
+    task = TASKS[run.form]
+    habits = task.habits(**traces)
 
     def of_step(stage_index: int, step: int, global_step: int) -> Iterator[Example]:
         rng = np.random.default_rng([run.seed, stage_index, step])
         start = global_step * PROBLEMS_PER_STEP
         while True:
             for problem in draw(start, BLOCK):
-                response = [*run.tokenizer.encode(write(problem, rng, **traces)), run.tokenizer.eos]
+                response = [*run.tokenizer.encode(task.trace(problem, rng, habits)), run.tokenizer.eos]
                 gap = int(rng.integers(position_gap + 1)) if rng.random() < gap_rate else 0
                 yield run.tokenizer.encode(problem.question.removesuffix(OPEN)), response, gap
             start += BLOCK

@@ -27,9 +27,9 @@ from e3jax.rewards.plan import UNSOUND
 from e3jax.rewards.workers import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
-from e3jax.tasks import countdown_plans, countdown_traces
 from e3jax.tasks.prompts import PROMPTS, qwen3_chat
-from e3jax.tasks.stream import FIELDS, Stream, open_stream
+from e3jax.tasks.stream import Stream, Wording
+from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check, check_room
 from e3jax.train.closing import check_closing
@@ -56,7 +56,7 @@ class Run(NamedTuple):
     tokenizer: Any
     mesh: jax.sharding.Mesh
     seed: int
-    form: str  # of the task: tasks/stream.py FIELDS
+    form: str  # of the task: a name in tasks/table.py
     draw_from: Callable[..., Stream]  # (a stage's or evaluation's source, split=) -> what draws its problems
     chunk: int  # tokens whose logits exist at once
     prompt_room: int  # tokens that a prompt may have: fixes the shapes of a stage
@@ -93,7 +93,7 @@ def make_run(c: ConfigDict, workdir: str) -> Run:
     model = Qwen3(
         model_config(c.model.preset), dtype=jnp.dtype(c.model.dtype), remat=c.model.remat, kernel=c.model.attention
     )
-    words = countdown_plans.WORDS if c.task.form == "plans" else countdown_traces.WORDS
+    words = TASKS[c.task.form].words
     tokenizer = WordTokenizer(words) if c.tokenizer == "words" else load_tokenizer(c.tokenizer, model.config)
     need(
         tokenizer.vocab_size <= model.config.vocab_size,
@@ -136,7 +136,7 @@ def check_thinking(c: ConfigDict, tokenizer) -> None:
     A thought can come from the tokenizer or its chat template, from the prompt's words, from a supervised stage, or
     from a checkpoint of an earlier run.
     """
-    if c.task.form not in ("math", "multiplication") or c.task.where not in ("response", "after_thinking"):
+    if not TASKS[c.task.form].boxed or c.task.where not in ("response", "after_thinking"):
         return
     taught = any(c.stages[name].kind != "grpo" for name in c.order) or "/checkpoints/" in c.init.init_from
     templated = tokenizer.has_chat and c.task.chat == "template"
@@ -156,8 +156,8 @@ def room_for_prompts(c: ConfigDict, tokenizer) -> int:
     has SPARE tokens more for the others. A set's longer problems are left out instead (`problem_source`), so that a
     set is measured for 0 alone.
     """
-    room, form = c.task.prompt_room, c.task.form
-    endless, of = form != "math", FIELDS[form]
+    room, task = c.task.prompt_room, TASKS[c.task.form]
+    endless, of = task.endless, task.field
     if room and not endless:
         return room
     stages = {f"stages.{name}": c.stages[name] for name in c.order}
@@ -196,7 +196,7 @@ def problem_source(
     opening: str,
     prompt_room: int,
 ):
-    """`open_stream` with all but source and split said; prompts are in the tokenizer's chat template, if it has one.
+    """`Task.open` with all but source and split said; prompts are in the tokenizer's chat template, if it has one.
     Behind each comes `opening`, which a response is forced to start with.
 
     `chat` "plain" is Qwen's form of one user turn without a system prompt, whatever the template says.
@@ -214,8 +214,8 @@ def problem_source(
         draw = stream(source, split=split)
         return lambda start, count: [replace(p, question=p.question + opening) for p in draw(start, count)]
 
-    talks = form in ("math", "multiplication")
-    templated = partial(tokenizer.chat_text, thinking=thinking) if talks and tokenizer.has_chat else str
-    words = qwen3_chat if talks and chat == "plain" else templated
-    stream = partial(open_stream, form, seed=seed, prompt=prompt, chat=words, where=where, fits=fits, tokens=tokens)
+    task = TASKS[form]
+    templated = partial(tokenizer.chat_text, thinking=thinking) if task.chat and tokenizer.has_chat else str
+    words = qwen3_chat if task.chat and chat == "plain" else templated
+    stream = partial(task.open, seed=seed, wording=Wording(prompt, words, where, fits, tokens))
     return opened if opening else stream
