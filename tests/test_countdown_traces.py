@@ -97,7 +97,7 @@ def test_explore_by_hand():
 
 
 def test_text_counters_by_hand():
-    """Paper and code count differently (ALGORITHMS A.7): sentences that start so, against lines that contain it."""
+    """Paper and code count differently: sentences that start so, against lines that contain it."""
     text = "Try 3*4=12. Wait, no.\nBut wait: 5+5 = 10. I await an approximation.\nAlternatively 2*3 = 6"
     assert verifications_paper(text) == 3
     assert verifications_code(text) == 3

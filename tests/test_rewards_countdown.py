@@ -1,4 +1,4 @@
-"""rewards/: hostile text, FACTS 4.2's false accepts and rejects one by one, and hand values."""
+"""Countdown's grader: hostile text, the false accepts and rejects of e3's code one by one, and hand values."""
 
 import doctest
 import time
@@ -94,7 +94,7 @@ def test_evaluate_names_its_reason():
         assert error.value.reason == reason
 
 
-# ---- FACTS 4.2, line by line
+# ---- what e3's code accepts and rejects wrongly, line by line
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,10 @@ def test_prompt_of_the_paper():
 def test_splits_share_no_product():
     """One digit: all 81 products are drawn, and a x b is b x a."""
     pairs = {"train": set(), "test": set()}
-    for split, found in pairs.items():
+    for split, seen in pairs.items():
         for seed in (0, 1):
-            asked = [made(seed, i, (1, 1), split).meta for i in range(400)]
-            found.update(tuple(sorted((m["a"], m["b"]))) for m in asked)
+            metas = [made(seed, i, (1, 1), split).meta for i in range(400)]
+            seen.update(tuple(sorted((m["a"], m["b"]))) for m in metas)
     assert not pairs["train"] & pairs["test"] and len(pairs["train"] | pairs["test"]) == 45
     assert 2 <= len(pairs["test"]) <= 12  # an eighth of 45, by a fixed hash
 

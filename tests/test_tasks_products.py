@@ -98,7 +98,7 @@ def test_grades(text, reason):
 
 
 def test_distinct_attempts_by_hand():
-    """Right responses and problems that are mostly right are left out; half right still counts (App. G.1, A.7)."""
+    """Right responses and problems that are mostly right are left out; half right still counts (e3 App. G.1)."""
     tried = [["1 2", "2", "3", "4"], ["5", "6", "7", "8"], ["9", "9", "9", "0"], ["1", "2", "3", "4"]]
     right = [[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
     texts = [" ".join(f"{digit} =" for digit in text.split()) for texts in tried for text in texts]

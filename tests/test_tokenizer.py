@@ -108,9 +108,9 @@ def conversations():
 
 def test_chat_equals_transformers(qwen3):
     """A prompt that differs by one token from what the model was trained on."""
-    asked = list(conversations())
-    assert len({json.dumps(m) for m in asked}) == 50
-    for messages, thinking in product(asked, (True, False)):
+    chats = list(conversations())
+    assert len({json.dumps(m) for m in chats}) == 50
+    for messages, thinking in product(chats, (True, False)):
         want = qwen3.hub.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, enable_thinking=thinking
         )

@@ -1,7 +1,7 @@
-"""All that training and its evaluations want of a response's text, worked out where it is graded: in another process.
+"""Read from a response's text all that training and its evaluations need, in the process that grades it.
 
-The trainer itself reads no text that a model wrote: a function that took minutes for one would hold up every process
-of a run, which then counts as dead.
+The trainer itself reads no text that a model wrote: a function that took minutes for one text would hold up every
+process of a run, which then counts as dead.
 
     pool = GraderPool(workers=2, timeout_s=10.0, function=READ, lost=LOST)
     one, *_ = pool.submit(problems, texts, done, following="sound").result()     # a Reading each
@@ -41,7 +41,7 @@ LOST = Reading(Grade(0.0, "timeout"), None)
 
 
 def read(problem: Problem, text: str, done: bool, *, following: str = "off", apart: bool = False) -> Reading:
-    """The grade, the features, and where they are wanted the plan's share (`following`) and the parts (`apart`).
+    """Read a response: grade and features, and where they are wanted the plan's share (`following`), parts (`apart`).
 
     >>> problem = Problem("p", "multiplication", "6 * 7 = ?", "42", "", {"where": "anywhere"})
     >>> one = read(problem, "6*7=41. Wait, \\\\boxed{42}", True, apart=True)
@@ -57,7 +57,7 @@ def read(problem: Problem, text: str, done: bool, *, following: str = "off", apa
 
 
 def take_apart(problem: Problem, text: str) -> Parts:
-    """Attempts, rest and answer of a response."""
+    """Return attempts, rest and answer of a response."""
     task = task_of(problem)
     attempts, rest = task.parse(text, problem) if task.parse else ([], text)
     if task.boxed:

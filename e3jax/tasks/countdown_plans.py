@@ -26,7 +26,7 @@ WORDS = ("+", "-", "*", "=", *TAGS, *NUMBERS, *TARGETS)
 
 
 def plans_problem(seed: int, index: int, *, numbers: int, split: str) -> Problem:
-    """`calculator_problem`'s, to be answered in two phases."""
+    """Return problem `index` of calculator Countdown, to be answered in two phases."""
     made = calculator_problem(seed, index, numbers=numbers, split=split)
     return Problem(
         id=made.id.replace("calculator", "plans"),
@@ -66,7 +66,7 @@ def plan_trace(problem: Problem, rng: np.random.Generator, habits: Habits) -> st
 
 
 def any_plan(given, target: int, rng: np.random.Generator) -> tuple:
-    """Numbers in order, operations, intermediate targets, right or wrong; every display lies in 0..100."""
+    """Return numbers in order, operations and intermediate targets, right or wrong; every display lies in 0..100."""
     while True:
         order = tuple(given[i] for i in rng.permutation(len(given)))
         ops = tuple("+-*"[i] for i in rng.integers(3, size=len(given) - 1))
@@ -76,24 +76,24 @@ def any_plan(given, target: int, rng: np.random.Generator) -> tuple:
 
 
 def backwards(order, ops, target: int) -> list[int] | None:
-    """What must be on the display before the last operation, the one before it, …; None outside of 1..99.
+    """Return what the display must show before the last operation, before the one before it, …; None outside of 1..99.
 
     >>> backwards((7, 5, 2), ("+", "*"), 24)
     [12]
     """
-    found = []
+    targets = []
     for op, number in zip(ops[:0:-1], order[:1:-1]):
         if op == "*" and target % number:
             return None
         target = {"+": target - number, "-": target + number, "*": target // number}[op]
         if not 1 <= target <= 99:
             return None
-        found.append(target)
-    return found
+        targets.append(target)
+    return targets
 
 
 def displays(order, ops) -> list[int]:
-    """The display after each number.
+    """Return the display after each number.
 
     >>> displays((7, 5, 2), ("+", "*"))
     [7, 12, 24]

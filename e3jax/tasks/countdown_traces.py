@@ -6,8 +6,8 @@
 
 An attempt proposes a whole expression before anything is computed (hard to guess), then checks it (easy): the
 verification–generation asymmetry of e3 Def. 4.1. The target and the distance are written out because without them
-models of this size do not learn the comparison (LOG.md). The base traces often give up early by
-answering with a failed attempt, so the base model has the habit but does not use its budget; RL has to find that.
+models of this size do not learn the comparison (LOG.md, 2026-11-21). The base traces often give up early by answering
+with a failed attempt, so the base model has the habit but does not use its budget; RL has to find that.
 
     habits = Habits(solution_rate=0.2, give_up=0.35, persistent=0.1, persistent_solution_rate=0.05, most_tokens=120)
     text = base_trace(problem, rng, habits)
@@ -40,12 +40,12 @@ class Attempt(NamedTuple):
 
 
 def solves(proposal: str, problem: Problem) -> bool:
-    """Exact truth of a proposal such as "7 + 5 * 2", as the grader sees it; anything malformed is no solution."""
+    """Return whether a proposal such as "7 + 5 * 2" solves the problem, as the grader sees it; False if malformed."""
     return _solve(proposal.split(), problem)
 
 
 def _solve(words: list[str], problem: Problem) -> bool:
-    """`solves` of a proposal's words."""
+    """Return `solves` of a proposal's words."""
     numbers, ops = words[::2], words[1::2]
     if len(words) != 2 * len(problem.meta["numbers"]) - 1:
         return False
@@ -61,7 +61,7 @@ def _solve(words: list[str], problem: Problem) -> bool:
 
 
 def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
-    """A response -> its attempts, and the rest (the answer, or what the budget cut off).
+    """Return a response's attempts, and the rest: the answer, or what the budget cut off.
 
     An attempt ends at its verdict; a proposal that was cut before its verdict is part of the rest.
     """
@@ -78,16 +78,16 @@ def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
 
 
 def _proposal(order: tuple[int, ...], ops: tuple[str, ...]) -> tuple[str, str, int]:
-    """(proposal, displays, value) of an expression."""
+    """Return (proposal, displays, value) of an expression."""
     shown = list(accumulate(zip(ops, order[1:]), lambda v, on: OPERATIONS[on[0]](v, on[1]), initial=order[0]))
     return calculator_text(order, ops), " ".join(map(str, shown[1:])), shown[-1]
 
 
 @lru_cache(maxsize=4096)
 def _proposals(sorted_numbers: tuple[int, ...]) -> tuple[tuple[str, str, int], ...]:
-    """Every expression that stays in 0..100."""
-    found = calculator_reachable(sorted_numbers).values()
-    return tuple(_proposal(order, ops) for solutions in found for order, ops in solutions)
+    """Return every expression that stays in 0..100."""
+    by_target = calculator_reachable(sorted_numbers).values()
+    return tuple(_proposal(order, ops) for solutions in by_target for order, ops in solutions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Habits:
     solution_rate: float  # with which an attempt is a solution, else any expression that stays in 0..100
     give_up: float  # probability of answering with a failed attempt
     # Share of traces that never give up, and their solution_rate. Without such long chains the model cannot read its
-    # own problem from far away, and thinking longer breaks instead of helping (LOG.md).
+    # own problem from far away, and thinking longer breaks instead of helping (LOG.md, 2026-11-21).
     persistent: float
     persistent_solution_rate: float
     most_tokens: int  # of a trace, its EOS included

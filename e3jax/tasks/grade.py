@@ -60,7 +60,7 @@ def nothing_read(reasons: Sequence[str], problems: Sequence, *, where_field: str
 
 
 def grade_all(problems: Sequence[Problem], texts: Sequence[str], done: Sequence[bool]) -> list[Grade]:
-    """`grade_one` of every (Problem, response, done), in order; ValueError for unequal lengths."""
+    """Return `grade_one` of every (Problem, response, done), in order; ValueError for unequal lengths."""
     if not len(problems) == len(texts) == len(done):
         raise ValueError(f"{len(problems)} problems, {len(texts)} texts, {len(done)} done flags")
     return [grade_one(p, text, d) for p, text, d in zip(problems, texts, done)]

@@ -2,7 +2,7 @@
 
     problem = multiplication_problem(0, 7, digits=(5, 5), split="train", prompt="multiply")
 
-MULT and MULT-V are the same problems for two base models (ALGORITHMS A.2): MULT-V's was first trained on traces made
+MULT and MULT-V are the same problems for two base models (e3 App. E.1): MULT-V's was first trained on traces made
 with the prompt "multiply-check", which asks for checks. Graded in rewards/multiplication.py.
 """
 
@@ -24,8 +24,9 @@ def multiplication_problem(
     chat: Chat = qwen3_chat,
     where: str = "response",
 ) -> Problem:
-    """a uniform over the numbers of digits[0] digits, b over those of digits[1], until (a, b) belongs to `split`.
+    """Return problem `index`: a times b, which are uniform over the numbers of digits[0] and of digits[1] digits.
 
+    They are drawn until (a, b) belongs to `split`.
     a x b and b x a are one product, and are in one split (`split_of`).
     `prompt`, `chat`, `where` as in tasks/sets.py; a model that was not taught to think needs where="anywhere".
     UserError for digits outside 1..18 and for another split.
@@ -43,7 +44,7 @@ def multiplication_problem(
 
 
 def products_problem(seed: int, index: int, *, digits: tuple[int, int], split: str) -> Problem:
-    """The same product in the words of tiny models: "4 7 * 6" (tasks/product_traces.py)."""
+    """Return the same product in the words of tiny models: "4 7 * 6" (tasks/product_traces.py)."""
     a, b = factors(seed, index, digits=digits, split=split)
     size = "x".join(map(str, digits))
     return Problem(
@@ -57,7 +58,7 @@ def products_problem(seed: int, index: int, *, digits: tuple[int, int], split: s
 
 
 def factors(seed: int, index: int, *, digits: tuple[int, int], split: str) -> tuple[int, int]:
-    """The two numbers of product `index`."""
+    """Return the two numbers of product `index`."""
     if len(digits) != 2 or not all(1 <= d <= 18 for d in digits):
         raise UserError(f"digits={tuple(digits)}: two counts of digits, 1 to 18 each")
     rng = draws_of(seed, *digits, index, split=split)

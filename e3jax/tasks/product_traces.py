@@ -32,7 +32,7 @@ DIGITS = tuple("0123456789")
 
 
 def root(n: int) -> int:
-    """Digital root, 1 … 9, of n >= 0; that of 0 is 9, which is the same modulo 9.
+    """Return the digital root, 1 … 9, of n >= 0; that of 0 is 9, which is the same modulo 9.
 
     >>> root(376), root(9), root(0)
     (7, 9, 9)
@@ -41,7 +41,7 @@ def root(n: int) -> int:
 
 
 def spelled(n: int) -> str:
-    """A product as it is written here, last digit first.
+    """Return a product as it is written here, last digit first.
 
     >>> spelled(376)
     '6 7 3'
@@ -50,7 +50,7 @@ def spelled(n: int) -> str:
 
 
 def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
-    """A response -> its attempts, and the rest (the answer, or a guess that the budget cut before its "=").
+    """Return a response's attempts, and the rest: the answer, or a guess that the budget cut before its "=".
 
     A guess is the digits before a "="; the next "yes" or "no" is its verdict, None where the model gives none.
     """
@@ -76,7 +76,7 @@ def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
 
 
 def wrong_guess(product: int, rng: np.random.Generator) -> int:
-    """The product with one of its digits changed; as many digits."""
+    """Return the product with one of its digits changed; it keeps its number of digits."""
     digits = list(str(product))
     place = int(rng.integers(len(digits)))
     others = [d for d in DIGITS if d != digits[place] and not (place == 0 and d == "0")]
@@ -85,7 +85,7 @@ def wrong_guess(product: int, rng: np.random.Generator) -> int:
 
 
 def checked(guess: int, wanted: int) -> tuple[str, bool]:
-    """What follows "=": the root after every digit, the wanted one, the verdict; and whether that is "yes".
+    """Return what follows "=": the root after every digit, the wanted one, the verdict; and whether that is "yes".
 
     >>> checked(376, 7)
     ('6 4 7 ?7 yes', True)
