@@ -20,9 +20,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from e3jax.rewards.extract import Grade
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.latex import normal, number, parts
 from e3jax.rewards.workers import GraderPool
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
 
 DATA = Path(__file__).parent.parent.parent / "shared/data/math"

@@ -29,9 +29,10 @@ from e3jax.phases import TAGS, read_tokens, write_text
 from e3jax.printable import printable
 from e3jax.report.browser import text_spans
 from e3jax.rewards import plan
-from e3jax.rewards.grade import grade_one
 from e3jax.scaling import choosing, react
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.table import task_of
 from e3jax.tokenizer import pieces, split_thinking
 
 SIZES = (20_000, 100_000, 200_000)  # characters
@@ -226,7 +227,7 @@ def voted_in(problem: Problem, wrap: Callable[[str], str] = str) -> Callable[[st
 
 def followed(name: str, how: str) -> Callable[[str], object]:
     """A plan and its execution."""
-    return lambda text: plan.plan_share(PROBLEMS[name], twice(text), how)
+    return lambda text: plan.plan_share(PROBLEMS[name], twice(text), how, task_of(PROBLEMS[name]).followed)
 
 
 IN_TRAINER = {
@@ -257,7 +258,7 @@ IN_WORKERS = {
         for how in ("sound", "original")
         for name in ("number", "plans")
     },
-    "plan share untagged": lambda text: plan.plan_share(PROBLEMS["number"], text, "original"),
+    "plan share untagged": lambda text: plan.plan_share(PROBLEMS["number"], text, "original", plan.followed),
 }
 IN_COMMANDS = {
     "unsound": lambda text: plan.original_correct(r"\frac{1}{2}", text),

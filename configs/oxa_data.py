@@ -93,7 +93,7 @@ def get_config(argument: str = "model=1.5b"):
 
 
 def for_countdown(c: ConfigDict, model: str) -> None:
-    """Set the tiny models' values (configs/experiments/oxa.py): the solver guides the teacher, errors are the base's."""
+    """Set tiny values (configs/experiments/oxa.py): the solver guides the teacher, errors are the base model's."""
     c.seed = 0
     c.set.form, c.set.prompt, c.set.problems = "calculator", "", 1000
     # Alone, a response of 40 words has a perplexity of 5 to 1,500, depending on how many numbers it happens to name

@@ -2,8 +2,8 @@
 
     <EXPLORATION>plan</EXPLORATION><EXECUTION>derivation … \\boxed{}</EXECUTION>
 
-Text and tokens are read by one rule: the four tags in this order, each once. The first tag that is not the next one is
-the `fault`, and what follows it is not read:
+Text and tokens are read by one rule: the four tags come in this order, each once. The first tag that is not the next
+one is the `fault`, and what follows it is not read:
 
     nested     a phase opens inside an open one (the same tag again, too)
     repeated   a tag whose turn is over, outside an open phase
@@ -13,7 +13,7 @@ the `fault`, and what follows it is not read:
 Whatever stands outside the tags belongs to no phase and is no fault. Only the response is read, never its prompt: a
 question may speak of the tags. A prompt that ends with "<EXPLORATION>" has begun the plan (`begun`): generation is
 forced to start with it (E2C's solution_prefix), and being prompt it is never trained as if sampled.
-Ids go by name: the released model has </EXPLORATION> at 151672, which its own added tokens decide (ALGORITHMS B.1).
+Ids go by name: the released model has </EXPLORATION> at 151672, as its added tokens decide.
 
     read_text("<EXPLORATION>add<EXECUTION>1+1", begun=False).fault      # "nested"
 """
@@ -44,7 +44,7 @@ class Phases(NamedTuple):
 
 
 def write_text(plan: str, execution: str) -> str:
-    """A response of two phases.
+    """Return a response of two phases.
 
     >>> write_text("add", "1+1")
     '<EXPLORATION>add</EXPLORATION><EXECUTION>1+1</EXECUTION>'
@@ -53,18 +53,18 @@ def write_text(plan: str, execution: str) -> str:
 
 
 def begins_plan(prompt: str) -> bool:
-    """Whether a prompt ends with the forced tag."""
+    """Return whether a prompt ends with the forced tag."""
     return prompt.endswith(OPEN)
 
 
 def read_text(text: str, *, begun: bool) -> Phases:
-    """Phases of a response's text; `begun`: its prompt has the opening tag."""
+    """Return the phases of a response's text; `begun`: its prompt has the opening tag."""
     marks = [(TAGS.index(m[0]), m.start(), m.end()) for m in TAG.finditer(text)]
     return _read(marks, len(text), begun=begun)
 
 
 def split_text(text: str, *, begun: bool) -> tuple[str, str, str]:
-    """-> plan, execution (stripped, "" where there is none), fault.
+    """Return plan and execution (stripped, "" where there is none), and the fault.
 
     >>> split_text("add </EXPLORATION><EXECUTION> 1+1 </EXECUTION>", begun=True)
     ('add', '1+1', '')
@@ -75,7 +75,7 @@ def split_text(text: str, *, begun: bool) -> tuple[str, str, str]:
 
 
 def read_tokens(tokens: Sequence[int], tags: Sequence[int], *, begun: bool) -> Phases:
-    """Phases of a response's tokens; `tags` are the ids of TAGS (`tag_ids`)."""
+    """Return the phases of a response's tokens; `tags` are the ids of TAGS (`tag_ids`)."""
     tokens, numbers = np.asarray(tokens), {tag: number for number, tag in enumerate(tags)}
     at = np.flatnonzero(np.isin(tokens, tags))
     marks = [(numbers[token], i, i + 1) for token, i in zip(tokens[at].tolist(), at.tolist())]
@@ -83,7 +83,7 @@ def read_tokens(tokens: Sequence[int], tags: Sequence[int], *, begun: bool) -> P
 
 
 def tag_ids(tokenizer) -> tuple[int, ...]:
-    """Ids of the four tags, () for a tokenizer without them; UserError where its text would lose them."""
+    """Return the ids of the four tags, () for a tokenizer without them; UserError where its text would lose them."""
     try:
         ids = tuple(tokenizer.id(tag) for tag in TAGS)
     except UserError:
@@ -97,19 +97,19 @@ def tag_ids(tokenizer) -> tuple[int, ...]:
 
 
 def phase_masks(tokens_bt, prompt_len_b, length_b, *, tags: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list]:
-    """Plan and execution of every rollout as masks [B, T], tags left out, and the B `Phases`."""
+    """Return plan and execution of every rollout as masks [B, T] without the tags, and the B `Phases`."""
     plan_bt, execution_bt, phases = np.zeros(tokens_bt.shape, bool), np.zeros(tokens_bt.shape, bool), []
     for b, (start, end) in enumerate(zip(prompt_len_b, length_b)):
-        found = read_tokens(tokens_bt[b, start:end], tags, begun=tokens_bt[b, start - 1] == tags[0])
-        for mask, span in ((plan_bt, found.plan), (execution_bt, found.execution)):
+        one = read_tokens(tokens_bt[b, start:end], tags, begun=tokens_bt[b, start - 1] == tags[0])
+        for mask, span in ((plan_bt, one.plan), (execution_bt, one.execution)):
             if span:
                 mask[b, start + span[0] : start + span[1]] = True
-        phases.append(found)
+        phases.append(one)
     return plan_bt, execution_bt, phases
 
 
 def _read(marks: Iterable[tuple[int, int, int]], end: int, *, begun: bool) -> Phases:
-    """`marks`: number in TAGS, where it begins, where it ends."""
+    """Return the phases between `marks`: (number in TAGS, where it begins, where it ends) of every tag."""
     marks, spans = list(marks), {}
     turn, inside = int(begun), 0  # the tag whose turn it is; where the open phase began
     for i, (tag, first, behind) in enumerate(marks):
@@ -123,6 +123,7 @@ def _read(marks: Iterable[tuple[int, int, int]], end: int, *, begun: bool) -> Ph
 
 
 def _fault(tag: int, turn: int, still: set[int]) -> str:
+    """Return the fault of a tag out of turn; `still` are this tag and those that follow."""
     if tag in (0, 2) and turn in (1, 3):
         return "nested"
     if tag < turn:

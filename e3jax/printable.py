@@ -1,4 +1,4 @@
-"""Text of others (a model, a data set, the name of a file) made harmless for a terminal and for a page.
+"""Make text of others (a model, a data set, the name of a file) harmless for a terminal and for a page.
 
     print(printable(response, lines=True))      # ESC, CSI, OSC 8, bidi overrides become U+FFFD
 

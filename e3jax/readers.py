@@ -90,7 +90,7 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def is_shallow(value: Any) -> bool:
-    """Whether lists and objects lie inside one another at most MOST_DEPTH times."""
+    """Return whether lists and objects lie inside one another at most MOST_DEPTH times."""
     level = [value]
     for _ in range(MOST_DEPTH):
         inside = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
@@ -167,7 +167,7 @@ def fault(value: Any, shape: Any, at: str = "") -> str:
 
 
 def is_a(value: Any, kind: Any) -> bool:
-    """Whether a value is of one of NAMES' kinds, or anything where the kind is `object`."""
+    """Return whether a value is of one of NAMES' kinds, or anything where the kind is `object`."""
     if kind is int:
         return type(value) is int and -MOST_WHOLE <= value <= MOST_WHOLE
     if kind is float:
@@ -185,7 +185,7 @@ def words(shape: Any) -> str:
 
 
 def list_fault(value: list, shape: list, at: str) -> str:
-    """`fault` of a list."""
+    """Return the `fault` of a list."""
     if len(shape) != 1 and len(value) != len(shape):
         return f"{at or 'the value'} has {len(value)} parts, not {len(shape)}"
     if shape in ([str], [(float, None)]) and is_plain(value, shape[0]):
@@ -195,7 +195,7 @@ def list_fault(value: list, shape: list, at: str) -> str:
 
 
 def is_plain(value: list, kind: Any) -> bool:
-    """Whether a list is surely all texts, or all usual floats and nulls: tokens and their numbers, by the million."""
+    """Return whether a list is surely all texts, or all usual floats and nulls: quick for millions of tokens."""
     kinds = set(map(type, value))
     if kind is str:
         return kinds <= {str}
@@ -205,7 +205,7 @@ def is_plain(value: list, kind: Any) -> bool:
 
 
 def object_fault(value: dict, shape: dict, at: str) -> str:
-    """`fault` of an object."""
+    """Return the `fault` of an object."""
     prefix = f"{at}." if at else ""
     if len(shape) == 1 and (kind := next(iter(shape))) in (str, int):
         odd = [key for key in value if kind is int and not is_whole(key)]
@@ -223,5 +223,5 @@ def object_fault(value: dict, shape: dict, at: str) -> str:
 
 
 def is_whole(key: str) -> bool:
-    """Whether a key is a whole number as Python writes it, 0 to MOST_WHOLE."""
+    """Return whether a key is a whole number as Python writes it, 0 to MOST_WHOLE."""
     return key.isascii() and key.isdigit() and len(key) < 17 and str(int(key)) == key and int(key) <= MOST_WHOLE

@@ -26,7 +26,7 @@ CHAT_DATE = "26 Jul 2024"  # "today" in Llama-3.2's template, its own fallback: 
 
 
 class WordTokenizer:
-    """One token per blank-separated word of a closed list; the first two are padding and EOS."""
+    """A vocabulary of one token per blank-separated word of a closed list; the first two are padding and EOS."""
 
     def __init__(self, words: Sequence[str]):
         self.words = (PAD, EOS, *words)
@@ -36,24 +36,24 @@ class WordTokenizer:
         self.stop = (self.eos,)
 
     def encode(self, text: str) -> list[int]:
-        """Words -> tokens, no special token added. A word outside the vocabulary is an error."""
+        """Return the words' tokens, no special token added. ValueError for a word outside the vocabulary."""
         unknown = [word for word in text.split() if word not in self.index]
         if unknown:
             raise ValueError(f"{unknown[0]!r} of {text[:80]!r} is not one of the {self.vocab_size} words")
         return [self.index[word] for word in text.split()]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Tokens -> words; padding and EOS leave no trace in the text."""
+        """Return the tokens' words; padding and EOS leave no trace in the text."""
         return " ".join(self.words[t] for t in tokens if t not in (self.pad, self.eos))
 
     def id(self, token: str) -> int:
-        """Number of a word; UserError when there is no such word."""
+        """Return the number of a word; UserError when there is no such word."""
         if token not in self.index:
             raise UserError(f"{token!r} is not one of the {self.vocab_size} words")
         return self.index[token]
 
     def save(self, directory) -> None:
-        """Files from which transformers' AutoTokenizer (and HubTokenizer) reads the same tokenizer."""
+        """Write files from which transformers' AutoTokenizer (and HubTokenizer) reads the same tokenizer."""
         plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
         tokenizer = {
             "version": "1.0",
@@ -105,28 +105,28 @@ class HubTokenizer:
         self.stop = (self.eos,)  # what ends a response; a model may name more (checkpoint/pretrained.py)
 
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
-        """Raw text -> tokens; `begin` adds what the tokenizer puts before a text (Llama's "<|begin_of_text|>").
+        """Return raw text's tokens; `begin` adds what the tokenizer puts before a text (Llama's "<|begin_of_text|>").
 
-        Countdown's prompt is raw (ALGORITHMS A.3), without it.
+        e3's Countdown prompts are raw, without it.
         """
         return self.hub.encode(text, add_special_tokens=begin)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Tokens -> text, special tokens left out ("<think>" stays), blanks as the model wrote them."""
+        """Return the tokens' text, special tokens left out ("<think>" stays), blanks as the model wrote them."""
         return self.hub.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @property
     def has_chat(self) -> bool:
-        """Whether there is a chat template."""
+        """Return whether there is a chat template."""
         return self.hub.chat_template is not None
 
     @property
     def thinks(self) -> bool:
-        """Whether the vocabulary or the chat template has a "</think>"."""
+        """Return whether the vocabulary or the chat template has a "</think>"."""
         return "</think>" in self.hub.get_vocab() or "</think>" in str(self.hub.chat_template)
 
     def chat(self, messages: Sequence[dict[str, str]], *, thinking: bool) -> list[int]:
-        """Messages {"role", "content"} -> tokens of the chat template, up to where the assistant speaks.
+        """Return the chat template's tokens of messages {"role", "content"}, up to where the assistant speaks.
 
         `thinking` is the template's `enable_thinking` (Qwen3: False closes an empty thought); templates without it
         ignore it. UserError when there is no template, or it refuses the messages.
@@ -134,13 +134,13 @@ class HubTokenizer:
         return self.apply_chat(messages, thinking=thinking, tokenize=True)
 
     def chat_text(self, words: str, *, thinking: bool) -> str:
-        """One user turn in the chat template, special tokens written out; `encode` makes `chat`'s tokens of it."""
+        """Return one user turn in the chat template, special tokens written out; `encode` gives `chat`'s tokens."""
         return self.apply_chat([{"role": "user", "content": words}], thinking=thinking, tokenize=False)
 
     def apply_chat(
         self, messages: Sequence[dict[str, str]], *, thinking: bool, tokenize: bool, go_on: bool = False
     ) -> list[int] | str:
-        """The chat template's tokens or text, up to where the assistant speaks, or goes on with the last message.
+        """Return the chat template's tokens or text up to where the assistant speaks, or goes on with the last message.
 
         A last message that begins with a thought is continued as it is written: Qwen3's template would put an empty
         thought before it, and R1's leaves thoughts out.
@@ -172,17 +172,17 @@ class HubTokenizer:
             ) from error
 
     def id(self, token: str) -> int:
-        """Number of the one token that is written so, e.g. "<|im_end|>"; UserError when there is none."""
-        found = self.hub.convert_tokens_to_ids(token)
-        if found is None or self.hub.convert_ids_to_tokens(found) != token:
+        """Return the number of the one token that is written so, e.g. "<|im_end|>"; UserError when there is none."""
+        number = self.hub.convert_tokens_to_ids(token)
+        if number is None or self.hub.convert_ids_to_tokens(number) != token:
             parts = self.hub.convert_ids_to_tokens(self.encode(token))
             raise UserError(
                 f"{token!r} is not one token of {self.hub.name_or_path!r} but {parts}: choose another, or add it"
             )
-        return found
+        return number
 
     def add(self, tokens: Sequence[str]) -> int:
-        """Give each of `tokens` that is new one id, from vocab_size on; how many were. They stay in decoded text."""
+        """Give each new one of `tokens` an id, from vocab_size on, and return how many. They stay in decoded text."""
         from transformers import AddedToken
 
         known = self.hub.get_vocab()
@@ -193,15 +193,15 @@ class HubTokenizer:
         return len(new)
 
     def save(self, directory) -> None:
-        """The tokenizer's files, chat template included: those it was read from, so that other versions read them too.
+        """Write the tokenizer's files, chat template included: those it was read from, which other versions read too.
 
-        transformers 5 writes tokenizer_config.json so that 4 cannot read it. Added tokens go into tokenizer.json.
+        transformers 5 writes a tokenizer_config.json that version 4 cannot read. Added tokens go into tokenizer.json.
         """
         directory = Path(directory)
-        found = [self.source / name for name in FILES if (self.source / name).is_file()]
-        if not found:
+        files = [self.source / name for name in FILES if (self.source / name).is_file()]
+        if not files:
             self.hub.save_pretrained(str(directory))
-        for file in found:
+        for file in files:
             shutil.copyfile(file, directory / file.name)
         config_file, added_file = directory / "tokenizer_config.json", directory / "added_tokens.json"
         before = read_json(config_file, {"added_tokens_decoder?": dict})
@@ -222,7 +222,7 @@ class HubTokenizer:
 
 
 def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[str]:
-    """What each token adds to the decoded text; a character of several tokens comes with its last one.
+    """Return what each token adds to the decoded text; a character of several tokens comes with its last one.
 
     Their join is decode(tokens) where no special token lies inside, nor MOST_PARTS tokens that are no text; one that
     leaves no trace (EOS) adds "".
@@ -234,7 +234,7 @@ def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[st
 
 
 def lengths(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
-    """Characters of decode(tokens[:n]) for n = 0 … len(tokens), in time linear in them.
+    """Return the number of characters of decode(tokens[:n]) for n = 0 … len(tokens), in time linear in them.
 
     >>> lengths(WordTokenizer(["7", "+"]).decode, [2, 3, 2, 1])
     [0, 1, 3, 5, 5]
@@ -247,7 +247,7 @@ def lengths(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[i
 
 
 def additions(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> Iterator[tuple[str, bool]]:
-    """What each token adds to the text of the whole characters before it, and whether it ends in half a character."""
+    """Yield what each token adds to the whole characters before it, and whether it ends in half a character."""
     start = read = 0  # decoded again with the token before it: blanks and characters depend on it
     for i in range(len(tokens)):
         before, now = decode(list(tokens[start:read])), decode(list(tokens[start : i + 1]))
@@ -258,7 +258,7 @@ def additions(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> Iter
 
 
 def begins_thought(message: dict[str, str]) -> bool:
-    r"""Whether a chat message is the assistant's and opens with "<think>".
+    r"""Return whether a chat message is the assistant's and opens with "<think>".
 
     >>> begins_thought({"role": "assistant", "content": "<think>\nx"}), begins_thought({"role": "user", "content": "x"})
     (True, False)
@@ -269,7 +269,7 @@ def begins_thought(message: dict[str, str]) -> bool:
 
 
 def no_tokenizer(name: str, why: str) -> UserError:
-    """The error of a name without a usable tokenizer."""
+    """Return the error of a name without a usable tokenizer."""
     return UserError(
         f"no tokenizer could be read from {name!r} ({why}): give a directory with tokenizer.json and "
         "tokenizer_config.json, or a hub id that this machine can reach"
@@ -277,7 +277,7 @@ def no_tokenizer(name: str, why: str) -> UserError:
 
 
 def split_thinking(prompt: str, response: str) -> tuple[str | None, str]:
-    r"""-> thinking (None: there was none), answer; the tags and the line breaks around them left out.
+    r"""Return thinking (None: there was none) and answer, without the tags and the line breaks around them.
 
     The *last* "</think>" divides, as on Qwen3's model card. Without one, a thought that was begun never ended: all is
     thinking and the answer is empty, whether the budget or the model itself ended it. It was begun when the response

@@ -23,11 +23,11 @@ from e3jax.checkpoint.pretrained import load_pretrained
 from e3jax.losses.grpo import GrpoLoss, group_advantages, grpo_loss, token_weights
 from e3jax.losses.tokens import next_token_logp_and_entropy
 from e3jax.models.qwen3 import unembedding
-from e3jax.rewards.grade import grade_one
 from e3jax.sampler.plan import Sampling
 from e3jax.sampler.slots import Requests, sample
 from e3jax.sharding import make_mesh
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.grade import grade_one
+from e3jax.tasks.table import TASKS
 from e3jax.types import Batch, Rollouts
 
 LOSS = GrpoLoss(
@@ -112,10 +112,9 @@ def main() -> None:
     reference = params  # the KL term holds the policy near the model that it started from
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(args.lr, b1=0.9, b2=0.95, weight_decay=0.01))
     opt_state = tx.init(params)
+    draw = TASKS[args.form].open((3,), seed=0, split="train")
     for step in range(args.steps):
-        problems = problems_at(
-            form=args.form, numbers=(3,), seed=0, split="train", start=step * args.prompts, count=args.prompts
-        )
+        problems = draw(step * args.prompts, args.prompts)
         key = jax.random.fold_in(jax.random.key(0), step)
         r = roll_out(model, params, tokenizer, problems, key=key, group_size=args.group_size, budget=args.budget)
         reward_pg = rewards(tokenizer, problems, r, args.group_size)

@@ -4,27 +4,27 @@ import numpy as np
 
 from e3jax.phases import OPEN, split_text
 from e3jax.rewards.countdown_plans import followed
-from e3jax.rewards.grade import grade_one
-from e3jax.tasks.countdown_plans import WORDS, plan_trace
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.countdown_plans import WORDS, Habits, plan_trace
+from e3jax.tasks.grade import grade_one
+from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import WordTokenizer
 
 
 def test_traces():
-    """Well formed, in the vocabulary of the tiny model, executed as far as the plan can be; right as often as asked."""
+    """Traces are well formed, in the tiny model's words, executed as far as plans can be, and right at their rate."""
     tokenizer, rng = WordTokenizer(WORDS), np.random.default_rng(0)
     assert tokenizer.vocab_size == 210
-    asked = problems_at(form="plans", numbers=(3, 4), seed=0, split="train", start=0, count=60)
+    problems = TASKS["plans"].open((3, 4), seed=0, split="train")(0, 60)
     for rate, reasons in ((1.0, {"correct"}), (0.0, {"correct", "wrong_value"})):
-        found = []
-        for problem in asked:
+        whys = []
+        for problem in problems:
             for _ in range(2):
-                text = plan_trace(problem, rng, solution_rate=rate)
+                text = plan_trace(problem, rng, Habits(solution_rate=rate))
                 plan, execution, fault = split_text(text, begun=False)
                 why = grade_one(problem, text, True).reason
                 assert not fault and (followed(plan, execution) == 1.0) == (why == "correct")
                 assert tokenizer.decode(tokenizer.encode(text)) == text
-                found.append(why)
-        assert set(found) == reasons
-    assert found.count("correct") < len(found) / 3  # any plan is seldom right
-    assert asked[0].id.startswith("countdown-plans-train-3") and not asked[0].question.endswith(OPEN)
+                whys.append(why)
+        assert set(whys) == reasons
+    assert whys.count("correct") < len(whys) / 3  # any plan is seldom right
+    assert problems[0].id.startswith("countdown-plans-train-3") and not problems[0].question.endswith(OPEN)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from e3jax.metrics.exploration import attempt_key, explore, repetition, verifications_code, verifications_paper
-from e3jax.rewards.countdown import grade_text
+from e3jax.rewards.countdown import grade_calculator
 from e3jax.tasks.countdown import calculator_problem, paper_problem
-from e3jax.tasks.countdown_traces import WORDS, base_trace, parse, solves
+from e3jax.tasks.countdown_traces import WORDS, Habits, base_trace, parse, solves
 from e3jax.tasks.problem import Problem
 from e3jax.tokenizer import WordTokenizer
 
@@ -23,13 +23,13 @@ def test_base_traces_are_honest_and_often_give_up(numbers):
     most = (120 - (2 * numbers + 2)) // (3 * numbers + 2)  # attempts that fit
     for i in range(400):
         problem = calculator_problem(0, i, numbers=numbers, split="train")
-        text = base_trace(problem, rng, **HABITS)
+        text = base_trace(problem, rng, Habits(**HABITS))
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert len(tokenizer.encode(text)) + 1 <= 120
         attempts, tail = parse(text, problem)
         assert all(a.verdict == a.truth for a in attempts)
         assert tail == f"<answer> {attempts[-1].proposal} </answer>"
-        assert (grade_text(problem, text).score == 1.0) == attempts[-1].truth
+        assert (grade_calculator(problem, text).score == 1.0) == attempts[-1].truth
         gave_up += not attempts[-1].truth and len(attempts) < most
         failed += sum(not a.truth for a in attempts[: most - 1])
     assert abs(gave_up / failed - 0.35) < 4 * np.sqrt(0.35 * 0.65 / failed)
@@ -39,24 +39,24 @@ def test_persistent_traces_fill_their_room():
     """They end with a solution or when nothing more fits."""
     rng, tokenizer = np.random.default_rng(0), WordTokenizer(WORDS)
     for _ in range(50):
-        text = base_trace(PROBLEM, rng, **(HABITS | {"persistent": 1.0, "most_tokens": 60}))
+        text = base_trace(PROBLEM, rng, Habits(**HABITS | {"persistent": 1.0, "most_tokens": 60}))
         attempts, _ = parse(text, PROBLEM)
         assert attempts[-1].truth or len(attempts) == 4  # 4 x 11 + 8 <= 60 < 5 x 11 + 8
         assert len(tokenizer.encode(text)) < 60
     with pytest.raises(ValueError, match="most_tokens=10"):
-        base_trace(PROBLEM, rng, **(HABITS | {"most_tokens": 10}))
+        base_trace(PROBLEM, rng, Habits(**HABITS | {"most_tokens": 10}))
 
 
 def test_bases_of_ablations():
     """A favourite is written again and again, honestly judged; without checks a verdict follows the displays."""
     rng = np.random.default_rng(0)
     habits = HABITS | {"solution_rate": 0.0, "give_up": 0.0, "favourite": 0.7}
-    attempts = [a for _ in range(200) for a in parse(base_trace(PROBLEM, rng, **habits), PROBLEM)[0]]
+    attempts = [a for _ in range(200) for a in parse(base_trace(PROBLEM, rng, Habits(**habits)), PROBLEM)[0]]
     share = np.mean([a.proposal == "7 + 5 + 2" for a in attempts])
     chance = 0.3 / len({a.proposal for a in attempts})
     assert abs(share - 0.7 - chance) < 4 * np.sqrt(0.7 * 0.3 / len(attempts))
     assert all(a.verdict == a.truth for a in attempts)
-    text = base_trace(PROBLEM, rng, **(HABITS | {"solution_rate": 1.0, "checked": False}))
+    text = base_trace(PROBLEM, rng, Habits(**HABITS | {"solution_rate": 1.0, "checked": False}))
     assert text in (
         "7 + 5 * 2 = 12 24 yes <answer> 7 + 5 * 2 </answer>",
         "5 + 7 * 2 = 12 24 yes <answer> 5 + 7 * 2 </answer>",
@@ -66,7 +66,7 @@ def test_bases_of_ablations():
 
 def test_displays_and_distance_are_computed_left_to_right():
     rng = np.random.default_rng(1)
-    seen = {base_trace(PROBLEM, rng, **(HABITS | {"solution_rate": 1.0})) for _ in range(50)}
+    seen = {base_trace(PROBLEM, rng, Habits(**HABITS | {"solution_rate": 1.0})) for _ in range(50)}
     assert "7 + 5 * 2 = 12 24 ?24 0 yes <answer> 7 + 5 * 2 </answer>" in seen
 
 
@@ -80,7 +80,7 @@ def test_parser_on_dishonest_text():
         "id", "countdown", "3 7 10 ?6", "6", "3 numbers", PROBLEM.meta | {"numbers": (3, 7, 10), "target": 6}
     )
     assert solves("3 - 7 + 10", below_zero)  # the grader rewards it, so it is a solution
-    assert grade_text(below_zero, "<answer> 3 - 7 + 10 </answer>").score == 1.0
+    assert grade_calculator(below_zero, "<answer> 3 - 7 + 10 </answer>").score == 1.0
     assert not solves("7 5 2 + *", PROBLEM) and not solves("", PROBLEM) and not solves("7 +", PROBLEM)
     assert parse("yes no <answer> no yes </answer>", PROBLEM)[1] == "<answer> no yes </answer>"
 
@@ -97,7 +97,7 @@ def test_explore_by_hand():
 
 
 def test_text_counters_by_hand():
-    """Paper and code count differently (ALGORITHMS A.7): sentences that start so, against lines that contain it."""
+    """Paper and code count differently: sentences that start so, against lines that contain it."""
     text = "Try 3*4=12. Wait, no.\nBut wait: 5+5 = 10. I await an approximation.\nAlternatively 2*3 = 6"
     assert verifications_paper(text) == 3
     assert verifications_code(text) == 3

@@ -17,11 +17,11 @@ from e3jax.log import RunLog
 from e3jax.metrics.names import undefined_fields
 from e3jax.report.files import pass_rates_file
 from e3jax.rewards.extract import Grade
-from e3jax.rewards.grade import grade_one
 from e3jax.rollout.responses import Responses
 from e3jax.sharding import make_mesh
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.sets import load_set
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.table import TASKS
 
 
 def config_for(checkpoint):
@@ -181,7 +181,7 @@ def test_a_stage_reads_what_was_written(tmp_path, monkeypatch):
 
 def test_countdown_comes_back_too(tmp_path):
     """The whole prompt is the problem; the grader finds what it needs."""
-    problems = problems_at(form="paper", numbers=(3,), seed=0, split="train", start=0, count=4)
+    problems = TASKS["paper"].open((3,), seed=0, split="train")(0, 4)
     rows = difficulty.split_set(problems, fake_rates(problems), "section_5")
     (tmp_path / "easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows["easy"]))
     again = load_set(str(tmp_path / "easy.jsonl"), prompt="bare", chat=str)

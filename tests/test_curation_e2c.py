@@ -18,10 +18,10 @@ from e3jax.errors import UserError
 from e3jax.eval import run
 from e3jax.phases import TAGS
 from e3jax.rewards.extract import Grade
-from e3jax.rewards.grade import grade_all
 from e3jax.rollout.responses import Response, Responses
 from e3jax.scaling.calls import Call
 from e3jax.sharding import make_mesh
+from e3jax.tasks.grade import grade_all
 from e3jax.tasks.plan_prompts import PLAN_PROMPTS, fill, numbered
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import load_set

@@ -20,10 +20,10 @@ from e3jax.errors import UserError
 from e3jax.metrics.names import undefined_fields
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
-from e3jax.rewards.grade import grade_all
 from e3jax.rollout.responses import Asked, Response
 from e3jax.sharding import make_mesh, param_shardings
 from e3jax.tasks.countdown_traces import WORDS
+from e3jax.tasks.grade import grade_all
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.oxa import read_pool
 

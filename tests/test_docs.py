@@ -309,10 +309,13 @@ def test_what_is_defined_is_logged_and_what_is_drawn_is_defined():
         assert not undefined(kind, [name for lines in panels.values() for name in lines]), kind
 
 
+GRADERS = [*(ROOT / "e3jax/rewards").glob("*.py"), *(ROOT / "e3jax/tasks").glob("*.py")]
+
+
 def reasons_made() -> set[str]:
     """Codes in the graders' calls of Grade and ExpressionError, and those that math.py and symbolic.py return."""
     made = {f"format_{fault}" for fault in FAULTS}
-    for path in (ROOT / "e3jax/rewards").glob("*.py"):
+    for path in GRADERS:
         for node in ast.walk(ast.parse(path.read_text())):
             name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
             given = {"Grade": 1, "ExpressionError": 0}.get(name)
@@ -329,7 +332,7 @@ def test_every_reason_is_defined():
     """Codes of all graders, and no others."""
     made = reasons_made()
     assert len(made) > 20 and made <= set(REASONS), made - set(REASONS)
-    code = "".join(p.read_text() for p in (ROOT / "e3jax/rewards").glob("*.py"))
+    code = "".join(path.read_text() for path in GRADERS)
     for reason in set(REASONS) - made:
         assert f'"{reason}"' in code, reason
 

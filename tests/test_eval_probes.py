@@ -27,13 +27,13 @@ from e3jax.metrics.bootstrap import interval, ratio
 from e3jax.metrics.exploration import STARTS, Span, attempt_spans, detect, equations, verification_starts
 from e3jax.metrics.names import undefined_fields
 from e3jax.models.qwen3 import unembedding
-from e3jax.rewards.grade import grade_all
 from e3jax.rollout.bench import load_problems
 from e3jax.rollout.distributions import Along, distributions
 from e3jax.rollout.likelihood import log_likelihoods
 from e3jax.rollout.responses import Response, Responses
 from e3jax.tasks.countdown import paper_problem
-from e3jax.tasks.countdown_traces import WORDS, base_trace
+from e3jax.tasks.countdown_traces import WORDS, Habits, base_trace
+from e3jax.tasks.grade import grade_all
 from e3jax.tasks.problem import Problem
 from e3jax.tokenizer import WordTokenizer
 
@@ -321,7 +321,9 @@ def fill(run, config):
     habits = dict(solution_rate=0.2, give_up=0.2, persistent=0.0, persistent_solution_rate=0.0, most_tokens=56)
     for label in ("base", "e3"):
         responses = Responses(run / "responses" / label / "probe")
-        texts = {(p, g): base_trace(problem, rng, **habits) for p, problem in enumerate(problems) for g in range(2)}
+        texts = {
+            (p, g): base_trace(problem, rng, Habits(**habits)) for p, problem in enumerate(problems) for g in range(2)
+        }
         new = {("response", *k): Response(tuple([*WORD.encode(t), EOS]), True) for k, t in texts.items()}
         responses.add(new, [problems[p].id for p, _ in texts], list(texts.values()))
         responses.flush()  # a bucket would get them half a minute later

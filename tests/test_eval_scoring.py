@@ -9,8 +9,8 @@ from e3jax.eval import tables
 from e3jax.eval.forcing import Trace
 from e3jax.eval.scoring import count, record, score_traces, summary
 from e3jax.report.files import extrapolation_file
-from e3jax.rewards.grade import grade_all
 from e3jax.rollout.responses import Response
+from e3jax.tasks.grade import grade_all
 from e3jax.tasks.problem import Problem
 
 BOX = Problem("p0", "math", "What is 3+4?", "7", "easy", {"where": "response"})

@@ -17,9 +17,9 @@ from e3jax.rollout.digests import changed_since, still_counts, what_was_scored
 from e3jax.sampler.slots import unsampled, widened
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.table import TASKS
 
-PROBLEMS = problems_at(form="calculator", numbers=(3,), seed=0, split="test", start=0, count=8)
+PROBLEMS = TASKS["calculator"].open((3,), seed=0, split="test")(0, 8)
 
 
 def by_answer(problems, texts, done):

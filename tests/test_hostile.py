@@ -12,8 +12,9 @@ from benchmarks.hostile import FRAGMENTS, IN_COMMANDS, READERS, SIZES, Reader, g
 from e3jax.metrics.exploration import STARTS, repetition, verification_starts
 from e3jax.report.browser import answer_spans
 from e3jax.rewards.extract import MOST_DIGITS, integers
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.plan import plan_share
+from e3jax.tasks.grade import grade_one
+from e3jax.tasks.table import task_of
 
 ROOT = Path(__file__).parent.parent
 APPLY = ("search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "split")
@@ -66,7 +67,7 @@ def test_integers_of_any_length(digits):
     text = f"* {n} ?{n} + </EXPLORATION> <EXECUTION> {n} + 5 = {n} * 2 = 24 </EXECUTION>"
     begun = hostile.Problem("p", problem.task, problem.question + " <EXPLORATION>", "24", "?", problem.meta)
     assert grade_one(begun, text, True).reason == ("wrong_numbers" if digits <= MOST_DIGITS else "malformed")
-    assert plan_share(begun, text, "sound") == (0.5 if digits <= MOST_DIGITS else 0.0)
+    assert plan_share(begun, text, "sound", task_of(begun).followed) == (0.5 if digits <= MOST_DIGITS else 0.0)
     assert integers([n]) == ([int(n)] if digits <= MOST_DIGITS else None)
     hostile.voted_in(problem)("<EXPLORATION>" + text)
 
@@ -101,7 +102,7 @@ def test_answers_are_marked_however_deep_their_braces_are():
 
 def functions_that_apply_regular_expressions() -> set[tuple[str, str]]:
     """(file, function) of e3jax where re.search(…), NAME.search(…) or re.compile(…).search(…) stands."""
-    found = set()
+    calls = set()
     for path in sorted((ROOT / "e3jax").rglob("*.py")):
         name, source = path.relative_to(ROOT / "e3jax").as_posix(), path.read_text()
         if name in NOT_OF_MODELS or "import re\n" not in source:
@@ -113,8 +114,8 @@ def functions_that_apply_regular_expressions() -> set[tuple[str, str]]:
                 ]
                 owners = [ast.unparse(f.value) for f in calls if f.attr in APPLY]
                 if any(o == "re" or o.startswith("re.") or (o.isupper() and o.isidentifier()) for o in owners):
-                    found.add((name, function.name))
-    return found
+                    calls.add((name, function.name))
+    return calls
 
 
 def test_every_regular_expression_that_reads_a_model_has_a_reader():

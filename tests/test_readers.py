@@ -93,8 +93,8 @@ def test_marks_and_line_separators_are_read(tmp_path):
     line = '{"problem": "1\u2028+ 1?", "answer": "2"}'.encode()
     for name, data in (("a.jsonl", BOM + line + b"\n" + BOM + line), ("a.json", BOM + b"[" + line + b"]")):
         (tmp_path / name).write_bytes(data)
-        found = load_set(str(tmp_path / name), prompt="bare", chat=str)
-        assert [p.question for p in found] == ["1\u2028+ 1?"] * (2 if name == "a.jsonl" else 1)
+        problems = load_set(str(tmp_path / name), prompt="bare", chat=str)
+        assert [p.question for p in problems] == ["1\u2028+ 1?"] * (2 if name == "a.jsonl" else 1)
     (tmp_path / "p.jsonl").write_bytes(BOM + b'{"prompt": "one"}\r\n')
     (tmp_path / "p.txt").write_bytes(BOM + "one\r\nt\u2028wo\n".encode())
     assert read_prompts(str(tmp_path / "p.jsonl")) == ["one"]
@@ -402,8 +402,8 @@ def test_odd_records_of_an_experiment_name_the_line(tmp_path):
         tmp_path / "metrics.jsonl", json.dumps(LINES["metrics.jsonl"] | {"x": "a\u2028b"}, ensure_ascii=False).encode()
     )
     write_lines(tmp_path / "eval.jsonl", LINES["eval.jsonl"])
-    found = read.read_run(run, label="a", forced=run / "none")
-    assert len(found.steps) == 1 and read.value(found, ("eval", "s", "accuracy", "96")) == 0.1
+    records = read.read_run(run, label="a", forced=run / "none")
+    assert len(records.steps) == 1 and read.value(records, ("eval", "s", "accuracy", "96")) == 0.1
     write_lines(tmp_path / "metrics.jsonl", LINES["metrics.jsonl"], {"stage": "a", "step": 2})
     with pytest.raises(UserError, match=r"metrics.jsonl line 2: there is no kind"):
         read.read_run(run, label="a", forced=run / "none")

@@ -1,4 +1,4 @@
-"""rewards/: hostile text, FACTS 4.2's false accepts and rejects one by one, and hand values."""
+"""Countdown's grader: hostile text, the false accepts and rejects of e3's code one by one, and hand values."""
 
 import doctest
 import time
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from e3jax.rewards import countdown, extract
-from e3jax.rewards.countdown import ExpressionError, evaluate, grade_expression, grade_text, left_to_right
+from e3jax.rewards.countdown import ExpressionError, evaluate, grade_expression, left_to_right
 from e3jax.rewards.extract import Grade, last_answer
-from e3jax.rewards.grade import grade_all
 from e3jax.tasks.countdown import calculator_problem, calculator_reachable, calculator_text, paper_problem, solve
+from e3jax.tasks.grade import grade_all
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.table import task_of
 
 REASONS = {"correct", "wrong_value", "wrong_numbers", "no_answer", "malformed", "too_long", "division_by_zero"}
 
@@ -20,6 +21,11 @@ REASONS = {"correct", "wrong_value", "wrong_numbers", "no_answer", "malformed", 
 def problem(*numbers, target, form="paper", task="countdown"):
     meta = {"form": form, "numbers": numbers, "target": target}
     return Problem("id", task, "question", str(target), f"{len(numbers)} numbers", meta)
+
+
+def grade_text(one, text):
+    """Grade by the row of the problem's form."""
+    return task_of(one).grade(one, text)
 
 
 # ---- values
@@ -88,7 +94,7 @@ def test_evaluate_names_its_reason():
         assert error.value.reason == reason
 
 
-# ---- FACTS 4.2, line by line
+# ---- what e3's code accepts and rejects wrongly, line by line
 
 
 @pytest.mark.parametrize(
@@ -199,7 +205,7 @@ def test_last_line_only_is_the_references_rule():
         assert last_answer(text, last_line_only=True) == answer
     one = problem(1, target=1)
     assert grade_text(one, "<answer>1</answer>\n").reason == "correct"
-    assert grade_text(one, "<answer>1</answer>\n", last_line_only=True).reason == "no_answer"
+    assert countdown.grade_text(one, "<answer>1</answer>\n", last_line_only=True).reason == "no_answer"
 
 
 # ---- the calculator form
@@ -263,8 +269,7 @@ def test_grade_all_dispatches_and_marks_truncation():
     reasons = ["correct", "truncated", "wrong_value", "correct", "no_answer"]
     assert [grade.reason for grade in grades] == reasons
     assert [grade.score for grade in grades] == [1.0, 0.0, 0.0, 1.0, 0.0]
-    last_line = grade_all([one], [right + "\n"], [True], last_line_only=True)
-    assert last_line == [Grade(0.0, "no_answer")]
+    assert countdown.grade_text(one, right + "\n", last_line_only=True) == Grade(0.0, "no_answer")
     with pytest.raises(ValueError, match="1 problems, 2 texts"):
         grade_all([one], [right, right], [True])
     with pytest.raises(ValueError, match="chess"):

@@ -1,4 +1,4 @@
-r"""rewards/math.py: hand pairs, FACTS 4.1's false accepts, the reference's rules, gold answers, hostile text, the pool.
+r"""rewards/math.py: hand pairs, math-verify's false accepts, e3's rules, gold answers, hostile text, the pool.
 
 The pass over all of DeepScaleR-10K and 20,000 responses: benchmarks/graders.py.
 """
@@ -18,11 +18,11 @@ from benchmarks.graders import DATA, HOSTILE, KINDS, gold_answers, mixed, pertur
 from e3jax.errors import UserError
 from e3jax.rewards import math
 from e3jax.rewards.extract import Grade, boxed_answer, last_boxed
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.latex import normal, number, parts
 from e3jax.rewards.math import compare, grade_text
 from e3jax.rewards.symbolic import too_big
 from e3jax.rewards.workers import GraderPool
+from e3jax.tasks.grade import grade_one
 
 ROOT = Path(__file__).parent.parent
 REASONS = {
@@ -55,7 +55,7 @@ def test_last_boxed(text, content):
 
 
 def test_where():
-    """The reference reads the whole response, so a box inside the thinking counts once </think> is there (A.8, 6)."""
+    """The reference reads the whole response, so a box inside the thinking counts once </think> is there."""
     inside, behind, none = r"\boxed{1}</think> so", r"\boxed{1}</think>\boxed{2}", r"\boxed{1}"
     assert boxed_answer(inside, where="response") == ("1", "")
     assert boxed_answer(inside, where="after_thinking") == (None, "no_answer")
@@ -372,11 +372,11 @@ def test_the_pool_gives_the_same_verdicts(here):
 
 def test_expressions_are_compared_off_the_main_thread():
     """math-verify's own timeouts need signals, which other threads have not: an error there once became reward 0."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(compare(r"5\sqrt{13}", r"\sqrt{325}")))
+    reasons = []
+    thread = threading.Thread(target=lambda: reasons.append(compare(r"5\sqrt{13}", r"\sqrt{325}")))
     thread.start()
     thread.join()
-    assert found == ["correct"]
+    assert reasons == ["correct"]
 
 
 def test_numbers_need_no_math_verify_and_expressions_say_what_to_install():

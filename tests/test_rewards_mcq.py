@@ -3,8 +3,8 @@
 import pytest
 
 from e3jax.rewards.extract import Grade
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.mcq import grade_text
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
 
 

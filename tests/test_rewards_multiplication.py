@@ -3,7 +3,7 @@
 import pytest
 
 from e3jax.rewards.extract import Grade
-from e3jax.rewards.grade import grade_one
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
 
 PRODUCT = Problem("id", "multiplication", "123 times 456", "56088", "?", {"where": "response"})

@@ -7,27 +7,27 @@ from e3jax.errors import UserError
 from e3jax.metrics.names import undefined
 from e3jax.phases import write_text
 from e3jax.rewards import countdown_plans
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.plan import UNSOUND, common, followed, followed_original, overlong, plan_share, shaped, steps
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
 
 PLAN = "1. Add the numbers.\n2. Halve the sum.\n"
 WORK = "1. **Add** the numbers: 10\n2. Halve the sum\nso \\boxed{5}"
 
 
-def asked(answer="5", where="execution", question="q", task="math"):
+def problem(answer="5", where="execution", question="q", task="math"):
     return Problem("p", task, question, answer, "", {"where": where})
 
 
 def reason(text, **about):
-    return grade_one(asked(**about), text, True).reason
+    return grade_one(problem(**about), text, True).reason
 
 
 def test_the_answer_of_a_well_formed_execution():
     text = write_text(PLAN, WORK)
-    assert grade_one(asked(), text, True) == (1.0, "correct")
-    assert grade_one(asked(), text, False) == (0.0, "truncated")
-    assert grade_one(asked(question="q<EXPLORATION>"), text.removeprefix("<EXPLORATION>"), True) == (1.0, "correct")
+    assert grade_one(problem(), text, True) == (1.0, "correct")
+    assert grade_one(problem(), text, False) == (0.0, "truncated")
+    assert grade_one(problem(question="q<EXPLORATION>"), text.removeprefix("<EXPLORATION>"), True) == (1.0, "correct")
     assert reason(text, question="q<EXPLORATION>") == "format_nested"  # the forced tag said again
     assert reason(text.removeprefix("<EXPLORATION>")) == "format_no_plan"
     assert reason(WORK) == "format_no_plan"
@@ -43,9 +43,9 @@ def test_the_answer_of_a_well_formed_execution():
 def test_signs_points_and_fractions_count(gold, answer):
     """The original's normalisation makes these equal, and its reason says what such a grade is worth."""
     text = write_text(PLAN, f"\\boxed{{{answer}}}")
-    assert grade_one(asked(gold), text, True) == (0.0, "wrong_value")
+    assert grade_one(problem(gold), text, True) == (0.0, "wrong_value")
     if gold != "0.25":
-        assert grade_one(asked(gold, where="e2c_original"), text, True) == (1.0, "correct_unsound")
+        assert grade_one(problem(gold, where="e2c_original"), text, True) == (1.0, "correct_unsound")
     assert "UNSOUND" in UNSOUND and "-5 is 5" in UNSOUND
 
 
@@ -76,7 +76,7 @@ def test_following_by_hand():
 
 def test_the_shaped_reward():
     texts = [write_text(PLAN, WORK), write_text(PLAN, "1. Add the numbers \\boxed{5}"), write_text(PLAN, WORK), "no"]
-    share = [plan_share(asked(), text, "sound") for text in texts]
+    share = [plan_share(problem(), text, "sound", followed) for text in texts]
     how = dict(budget=100, following="sound", overlong_buffer=40, overlong_factor=0.5)
     reward, values = shaped(share, np.array([1, 1, 0, 0]), np.array([60, 60, 80, 100]), **how)
     assert len(values) == 3 and not undefined("grpo", values)

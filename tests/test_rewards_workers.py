@@ -10,9 +10,9 @@ import pytest
 
 from e3jax.metrics.reading import LOST, READ, read
 from e3jax.rewards.extract import Grade
-from e3jax.rewards.grade import grade_all
 from e3jax.rewards.workers import GraderPool, in_batches
 from e3jax.tasks.countdown import calculator_problem
+from e3jax.tasks.grade import grade_all
 from e3jax.tasks.problem import Problem
 
 HERE = "tests.test_rewards_workers"

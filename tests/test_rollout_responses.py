@@ -14,11 +14,11 @@ from e3jax.rewards.extract import Grade
 from e3jax.rollout.responses import Asked, Response, Responses, fill
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.countdown_traces import WORDS
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import WordTokenizer
 
 TOKENIZER = WordTokenizer(WORDS)
-PROBLEMS = problems_at(form="calculator", numbers=(3,), seed=0, split="test", start=0, count=5)
+PROBLEMS = TASKS["calculator"].open((3,), seed=0, split="test")(0, 5)
 PROMPTS = [TOKENIZER.encode(p.question) for p in PROBLEMS]
 IDS = [p.id for p in PROBLEMS]
 

@@ -25,7 +25,7 @@ from e3jax.tasks.countdown import (
     reachable,
     solve,
 )
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.table import TASKS
 
 
 def exact(text):
@@ -68,9 +68,9 @@ FOURS = [(3, 3, 8, 8), (0, 0, 0, 0), (1, 5, 5, 5), (25, 7, 0, 99)]
 @pytest.mark.parametrize("numbers", THREES + FOURS)
 def test_reachable_is_every_value(numbers):
     """A missing bracketing, order or negative intermediate loses values; a reused number adds."""
-    found = reachable(numbers)
-    assert set(found) == brute(numbers)
-    for value, text in found.items():
+    expressions = reachable(numbers)
+    assert set(expressions) == brute(numbers)
+    for value, text in expressions.items():
         assert exact(text) == value and uses(text) == sorted(numbers)
 
 
@@ -194,7 +194,7 @@ def test_paper_problem_with_many_numbers(numbers):
 
 
 def test_prompt_is_the_papers():
-    """One changed word is another experiment: the template of ALGORITHMS A.3, joined by hand."""
+    """One changed word is another experiment: the template of e3's code, joined by hand."""
     text = prompt((19, 36, 5), 98)
     assert text.startswith("A conversation between User and Assistant. The user asks a question, ")
     assert "provides the user with the answer.\nUser: Using the numbers [19, 36, 5], create" in text
@@ -248,7 +248,7 @@ def test_calculator_value_by_hand():
 
 def chains(numbers):
     """{target: number of solutions}, by the rule as one reads it."""
-    found = Counter()
+    counts = Counter()
     for order in set(permutations(numbers)):
         for ops in product("+-*", repeat=len(numbers) - 1):
             display, good = order[0], True
@@ -256,8 +256,8 @@ def chains(numbers):
                 display = {"+": display + x, "-": display - x, "*": display * x}[op]
                 good = good and 0 <= display <= 100
             if good and 1 <= display <= 99:
-                found[display] += 1
-    return found
+                counts[display] += 1
+    return counts
 
 
 @pytest.mark.parametrize("numbers", [(1, 1), (2, 5, 7), (4, 4, 9), (10, 10, 10, 10), (1, 3, 6, 8)])
@@ -312,7 +312,7 @@ def test_paper_splits_are_disjoint_for_every_seed_and_seven_to_one():
     seen = {"train": set(), "test": set()}
     for split, count in (("train", 900), ("test", 75)):
         for seed in (0, 1):
-            for problem in problems_at(form="paper", numbers=(2,), seed=seed, split=split, start=0, count=count):
+            for problem in TASKS["paper"].open((2,), seed=seed, split=split)(0, count):
                 numbers, target = problem.meta["numbers"], problem.meta["target"]
                 assert countdown.instance_split(numbers[::-1], target) == split and f"-{split}-" in problem.id
                 seen[split].add((tuple(sorted(numbers)), target))

@@ -1,4 +1,4 @@
-r"""Rows of every schema of FACTS §6 become the same bare problem and gold answer; malformed ones say why."""
+r"""Rows of every schema become the same bare problem and gold answer; malformed ones say why."""
 
 import pytest
 
@@ -104,7 +104,7 @@ def test_instructions_are_stripped():
 
 
 def test_prompts_by_name():
-    """The paper's words (A.3); a problem's own braces are no fields."""
+    """The paper's words; a problem's own braces are no fields."""
     assert prompt_text("e3", problem="What is $\\frac{1}{2}$?") == (
         "What is $\\frac{1}{2}$? Let's think step by step and output the final answer within \\boxed{}."
     )

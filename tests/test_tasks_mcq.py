@@ -43,10 +43,10 @@ def test_own_order_is_kept():
 
 def test_gpqa_is_shuffled_by_a_recorded_seed():
     """Guards: the right answer always being A; an order that changes from run to run, or the same for every row."""
-    asked = [read_mcq(GPQA, source="gpqa", index=i, seed=0) for i in range(200)]
-    assert asked == [read_mcq(GPQA, source="gpqa", index=i, seed=0) for i in range(200)]
-    assert asked[3].meta["seed"] == 0 and sorted(asked[3].meta["order"]) == [0, 1, 2, 3]
-    letters = [a.answer for a in asked]
+    questions = [read_mcq(GPQA, source="gpqa", index=i, seed=0) for i in range(200)]
+    assert questions == [read_mcq(GPQA, source="gpqa", index=i, seed=0) for i in range(200)]
+    assert questions[3].meta["seed"] == 0 and sorted(questions[3].meta["order"]) == [0, 1, 2, 3]
+    letters = [a.answer for a in questions]
     assert all(30 < letters.count(letter) < 70 for letter in "ABCD"), letters  # 50 each, sd 6
     assert letters != [read_mcq(GPQA, source="gpqa", index=i, seed=1).answer for i in range(200)]
 

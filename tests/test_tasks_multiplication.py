@@ -4,7 +4,8 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.tasks.multiplication import multiplication_problem
-from e3jax.tasks.stream import open_stream
+from e3jax.tasks.stream import Wording
+from e3jax.tasks.table import TASKS
 
 
 def made(seed, index, digits=(5, 5), split="train", prompt="multiply"):
@@ -31,7 +32,7 @@ def test_a_function_of_seed_and_number():
     backwards = [made(4, i) for i in reversed(range(20))][::-1]
     assert backwards == [made(4, i) for i in range(20)]
     assert all(made(4, i) != made(5, i) for i in range(20))
-    draw = open_stream("multiplication", (5, 5), seed=4, split="train", prompt="multiply")
+    draw = TASKS["multiplication"].open((5, 5), seed=4, split="train", wording=Wording(prompt="multiply"))
     assert draw(7, 5) == backwards[7:12]
 
 
@@ -48,10 +49,10 @@ def test_prompt_of_the_paper():
 def test_splits_share_no_product():
     """One digit: all 81 products are drawn, and a x b is b x a."""
     pairs = {"train": set(), "test": set()}
-    for split, found in pairs.items():
+    for split, seen in pairs.items():
         for seed in (0, 1):
-            asked = [made(seed, i, (1, 1), split).meta for i in range(400)]
-            found.update(tuple(sorted((m["a"], m["b"]))) for m in asked)
+            metas = [made(seed, i, (1, 1), split).meta for i in range(400)]
+            seen.update(tuple(sorted((m["a"], m["b"]))) for m in metas)
     assert not pairs["train"] & pairs["test"] and len(pairs["train"] | pairs["test"]) == 45
     assert 2 <= len(pairs["test"]) <= 12  # an eighth of 45, by a fixed hash
 

@@ -8,13 +8,12 @@ import pytest
 from e3jax.eval.in_training import distinct
 from e3jax.metrics.exploration import explore
 from e3jax.metrics.reading import take_apart
-from e3jax.rewards.grade import grade_one
 from e3jax.tasks.countdown_traces import WORDS
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.multiplication import multiplication_problem, products_problem
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.product_traces import wrong_guess
-from e3jax.tasks.stream import open_stream
-from e3jax.tasks.traces import base_trace, is_parsed, parse
+from e3jax.tasks.product_traces import Habits, base_trace, parse, wrong_guess
+from e3jax.tasks.table import TASKS, task_of
 from e3jax.tokenizer import WordTokenizer
 
 HABITS = dict(solution_rate=0.2, give_up=0.35, persistent=0.0, persistent_solution_rate=0.05, most_tokens=120)
@@ -24,10 +23,10 @@ PROBLEM = Problem("id", "products", "4 7 * 8", "376", "2x1 digits", {"form": "pr
 def test_problems_are_those_of_multiplication():
     """Same numbers, same split, other words; they fit the words of tiny models and their prompt_room."""
     tokenizer = WordTokenizer(WORDS)
-    for i, p in enumerate(open_stream("products", (2, 1), seed=3, split="test")(0, 20)):
+    for i, p in enumerate(TASKS["products"].open((2, 1), seed=3, split="test")(0, 20)):
         free = multiplication_problem(3, i, digits=(2, 1), split="test", prompt="multiply", chat=str)
         assert (p.answer, p.meta["a"], p.meta["b"]) == (free.answer, free.meta["a"], free.meta["b"])
-        assert p == products_problem(3, i, digits=(2, 1), split="test") and is_parsed(p) and not is_parsed(free)
+        assert p == products_problem(3, i, digits=(2, 1), split="test") and task_of(p).parse and not task_of(free).parse
         assert tokenizer.decode(tokenizer.encode(p.question)) == p.question and len(tokenizer.encode(p.question)) <= 8
 
 
@@ -35,9 +34,9 @@ def test_problems_are_those_of_multiplication():
 def test_base_traces_are_honest(verify):
     """The answer is the last guess; a verdict says whether the digital roots agree."""
     rng, tokenizer, right, gave_up, failed = np.random.default_rng(0), WordTokenizer(WORDS), 0, 0, 0
-    problems = open_stream("products", (2, 1), seed=0, split="train")(0, 300)
+    problems = TASKS["products"].open((2, 1), seed=0, split="train")(0, 300)
     for p in problems:
-        text = base_trace(p, rng, verify=verify, **HABITS)
+        text = base_trace(p, rng, Habits(verify=verify, **HABITS))
         assert tokenizer.decode(tokenizer.encode(text)) == text and len(tokenizer.encode(text)) + 1 <= 120
         attempts, tail = parse(text, p)
         last = attempts[-1]
@@ -99,7 +98,7 @@ def test_grades(text, reason):
 
 
 def test_distinct_attempts_by_hand():
-    """Right responses and problems that are mostly right are left out; half right still counts (App. G.1, A.7)."""
+    """Right responses and problems that are mostly right are left out; half right still counts (e3 App. G.1)."""
     tried = [["1 2", "2", "3", "4"], ["5", "6", "7", "8"], ["9", "9", "9", "0"], ["1", "2", "3", "4"]]
     right = [[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
     texts = [" ".join(f"{digit} =" for digit in text.split()) for texts in tried for text in texts]

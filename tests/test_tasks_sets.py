@@ -11,7 +11,8 @@ import pytest
 from e3jax.errors import UserError
 from e3jax.tasks.rows import PreparedSet
 from e3jax.tasks.sets import MOST_BAD, SETS, TFDS, load_set, short_name
-from e3jax.tasks.stream import open_stream
+from e3jax.tasks.stream import Wording
+from e3jax.tasks.table import TASKS
 from e3jax.tools.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -241,31 +242,34 @@ def test_names():
 # ---- streams
 
 
+def stream(name, *, seed=0, split="train", **wording):
+    """Open a set with e3's prompt."""
+    return TASKS["math"].open(name, seed=seed, split=split, wording=Wording(prompt="e3", **wording))
+
+
 def test_epochs(tmp_path):
     """Every problem once an epoch, in another order each, whatever the blocks asked for, and with another seed."""
     name = write(tmp_path / "mine.json", GOOD)
-    draw = open_stream("math", name, seed=0, split="train", prompt="e3")
+    draw = stream(name)
     straight = [p.meta["index"] for p in draw(0, 90)]
     epochs = [straight[i : i + 30] for i in (0, 30, 60)]
     assert all(sorted(e) == list(range(30)) for e in epochs) and len({tuple(e) for e in epochs}) == 3
     assert [p.meta["index"] for start in range(0, 84, 7) for p in draw(start, 7)] == straight[:84]
-    other = open_stream("math", name, seed=1, split="train", prompt="e3")
+    other = stream(name, seed=1)
     assert [p.meta["index"] for p in other(0, 30)] != epochs[0]
-    assert [p.meta["index"] for p in open_stream("math", name, seed=0, split="test", prompt="e3")(0, 99)] == [
-        *range(30)
-    ]
+    assert [p.meta["index"] for p in stream(name, split="test")(0, 99)] == [*range(30)]
 
 
 def test_long_prompts_are_left_out_and_said(tmp_path, capsys):
     """Guards: a step that stops hours later at a prompt that its shapes have no room for."""
     name = write(tmp_path / "mine.json", [*GOOD, {"problem": "x" * 500, "answer": "1"}])
-    draw = open_stream("math", name, seed=0, split="train", prompt="e3", fits=lambda text: len(text) < 300)
+    draw = stream(name, fits=lambda text: len(text) < 300)
     assert {p.meta["index"] for p in draw(0, 60)} == set(range(30))
     assert "left out 1 of 31 problems, whose prompts are longer than config.task.prompt_room: rows 30" in (
         capsys.readouterr().err
     )
     with pytest.raises(UserError, match="no prompt fits"):
-        open_stream("math", name, seed=0, split="train", prompt="e3", fits=lambda text: False)
+        stream(name, fits=lambda text: False)
 
 
 # ---- the real data

@@ -12,8 +12,8 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.tasks.countdown import paper_problem
-from e3jax.tasks.countdown_traces import WORDS, base_trace
-from e3jax.tasks.stream import problems_at
+from e3jax.tasks.countdown_traces import WORDS, Habits, base_trace
+from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import HubTokenizer, WordTokenizer, lengths, pieces, split_thinking
 
 ROOT = Path(__file__).parent.parent
@@ -58,10 +58,10 @@ def test_words_saved_are_the_same_tokenizer_in_transformers(tmp_path):
     theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), HubTokenizer(str(tmp_path))
     assert (ours.eos, ours.pad, ours.vocab_size, ours.has_chat) == (words.eos, words.pad, words.vocab_size, False)
     rng = np.random.default_rng(0)
-    problems = problems_at(form="calculator", numbers=(3, 4), seed=0, split="train", start=0, count=40)
+    problems = TASKS["calculator"].open((3, 4), seed=0, split="train")(0, 40)
     traces = dict(solution_rate=0.2, give_up=0.3, persistent=0.3, persistent_solution_rate=0.1, most_tokens=200)
     for problem in problems:
-        text = f"{problem.question} {base_trace(problem, rng, **traces)}"
+        text = f"{problem.question} {base_trace(problem, rng, Habits(**traces))}"
         tokens = words.encode(text)
         assert theirs(text)["input_ids"] == ours.encode(text) == tokens
         ended = [*tokens, words.eos, words.pad]
@@ -108,9 +108,9 @@ def conversations():
 
 def test_chat_equals_transformers(qwen3):
     """A prompt that differs by one token from what the model was trained on."""
-    asked = list(conversations())
-    assert len({json.dumps(m) for m in asked}) == 50
-    for messages, thinking in product(asked, (True, False)):
+    chats = list(conversations())
+    assert len({json.dumps(m) for m in chats}) == 50
+    for messages, thinking in product(chats, (True, False)):
         want = qwen3.hub.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, enable_thinking=thinking
         )

@@ -10,7 +10,8 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.phases import TAGS, read_tokens, tag_ids
-from e3jax.tasks.stream import open_stream
+from e3jax.tasks.stream import Wording
+from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.examples import SetData, open_examples
 from e3jax.train.packing import pack_rows
@@ -45,7 +46,7 @@ def run(tmp_path):
     log = SimpleNamespace(
         say=said.append, phase=lambda *_, **__: contextlib.nullcontext(SimpleNamespace(advance=lambda n: None))
     )
-    draw = partial(open_stream, "math", seed=0, prompt="bare", chat="{}<EXPLORATION>".format, where="execution")
+    draw = partial(TASKS["math"].open, seed=0, wording=Wording("bare", "{}<EXPLORATION>".format, "execution"))
     return SimpleNamespace(tokenizer=TOKENIZER, seed=0, log=log, draw_from=draw, said=said, at=tmp_path)
 
 

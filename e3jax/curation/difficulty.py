@@ -36,7 +36,8 @@ from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.stream import FIELDS, open_stream
+from e3jax.tasks.stream import Wording
+from e3jax.tasks.table import TASKS, need_form, reads_set
 
 SETS = {level: (level,) for level in LEVELS} | {"medhard": ("medium", "hard")}  # e3's second stage trains on both
 
@@ -45,9 +46,9 @@ SETS = {level: (level,) for level in LEVELS} | {"medhard": ("medium", "hard")}  
 def check(c: ConfigDict) -> None:
     """Refuse impossible values, naming the fields, before anything is loaded."""
     need(c.preset in PRESETS, "preset", c.preset, f"use one of {', '.join(PRESETS)}")
-    need(c.set.form in FIELDS, "set.form", c.set.form, f"use one of {', '.join(FIELDS)}")
+    need_form("set.form", c.set.form)
     need(c.set.where in WHERE, "set.where", c.set.where, f"use one of {', '.join(WHERE)}")
-    least = 0 if c.set.form == "math" else 1
+    least = 0 if reads_set(c.set.form) else 1
     need(c.set.problems >= least, "set.problems", c.set.problems, "how many; 0 (all) of a set that has an end")
     for field in ("samples", "budget", "at_once"):
         need(c[field] >= 1, field, c[field], "use 1 or more")
@@ -56,8 +57,8 @@ def check(c: ConfigDict) -> None:
 
 def load_problems(*, form: str, source, prompt: str, problems: int, where: str, seed: int) -> list[Problem]:
     """Problems to train on, without a chat template: of a set its own order, of a generator its split "train"."""
-    split = "test" if form == "math" else "train"  # a set's "train" is shuffled and has no end (tasks/stream.py)
-    draw = open_stream(form, source, seed=seed, split=split, prompt=prompt, chat=str, where=where)
+    split = "test" if reads_set(form) else "train"  # a set's "train" is shuffled and has no end (tasks/stream.py)
+    draw = TASKS[form].open(source, seed=seed, split=split, wording=Wording(prompt, chat=str, where=where))
     return draw(0, problems or sys.maxsize)
 
 

@@ -37,6 +37,7 @@ from e3jax.scaling.planning import bare
 from e3jax.tasks.plan_prompts import fill
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import chosen_sets
+from e3jax.tasks.table import reads_set
 
 PHASES = ("solution", "exploration", "re_execution")
 LIMITS = ("fewest_steps", "most_steps", "most_plan_tokens", "most_execution_tokens", "least_followed")
@@ -237,7 +238,7 @@ def check(c: ConfigDict) -> None:
     check_sampling(c)
     need(len(c.models) == 1, "models", c.models, "one model writes a set")
     for name, one in chosen_sets(c.sets, c.only).items():
-        need(one.form == "math", f"sets[{name!r}].form", one.form, "'math': a set of questions")
+        need(reads_set(one.form), f"sets[{name!r}].form", one.form, "'math': a set of questions")
     for phase in PHASES:
         need(c[phase].budget >= 1, f"{phase}.budget", c[phase].budget, "use 1 or more")
         need(c[phase].temperature >= 0, f"{phase}.temperature", c[phase].temperature, "0 or more")

@@ -39,11 +39,11 @@ from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
 from e3jax.storage import patiently
-from e3jax.tasks.countdown_traces import base_trace
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.sets import read_row, read_rows, short_name, to_problem
-from e3jax.tasks.stream import FIELDS, open_stream
+from e3jax.tasks.stream import Wording
+from e3jax.tasks.table import TASKS, need_form, reads_set
 
 TEACHER, OWN = "teacher", "own"
 UNFAIR = ("truncated", "timeout")  # reasons that say nothing of a response's answer
@@ -72,19 +72,20 @@ def teacher_items(
 
     Countdown's traces are guided by the exact solver (tasks/countdown_traces.py): `samples` for each of `habits`.
     """
-    if form == "math":
+    task = TASKS[form]
+    if not task.endless:
         for row in read_rows(source, split="", limit=0):
             if not row.wrong and isinstance(row.value.get(responses["column"]), str):
                 fields = read_row(row, source=short_name(source), seed=seed)
                 asked = to_problem(fields, short_name(source), row.index, prompt, str, where)
                 yield Item(asked, row.value[responses["column"]], True)
         return
-    draw = open_stream(form, source, seed=seed, split="train", prompt=prompt, chat=str, where=where)
+    draw = task.open(source, seed=seed, split="train", wording=Wording(prompt, chat=str, where=where))
     for i, problem in enumerate(draw(responses["first"], problems)):
         rng = np.random.default_rng([seed, i])
         for habits in responses["habits"]:
             for _ in range(responses["samples"]):
-                yield Item(problem, base_trace(problem, rng, **habits), True)
+                yield Item(problem, task.trace(problem, rng, task.habits(**habits)), True)
 
 
 def queries(items: Iterable[Item], most: int) -> list[Problem]:
@@ -356,9 +357,9 @@ def tell(log: RunLog, report: dict) -> None:
 @all_errors()
 def check(c: ConfigDict) -> None:
     """Refuse impossible values, naming the fields, before anything is loaded."""
-    need(c.set.form in FIELDS, "set.form", c.set.form, f"use one of {', '.join(FIELDS)}")
+    need_form("set.form", c.set.form)
     need(c.set.where in WHERE, "set.where", c.set.where, f"use one of {', '.join(WHERE)}")
-    need(c.set.problems >= (c.set.form != "math"), "set.problems", c.set.problems, "how many; 0 (all) of a file")
+    need(c.set.problems >= (not reads_set(c.set.form)), "set.problems", c.set.problems, "how many; 0 (all) of a file")
     for field in ("at_once", "most_tokens", "score_tokens", "baselines"):
         need(c[field] >= 1, field, c[field], "use 1 or more")
     for field in ("samples", "budget"):
@@ -381,7 +382,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     keep_programs()
     log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
     common = dict(**config.set.to_dict(), seed=config.seed)
-    own, chat = config.own.to_dict(), config.set.form in ("math", "multiplication")
+    own, chat = config.own.to_dict(), TASKS[config.set.form].chat
     prefix = own.pop("prefix")
     at_once, dtype = config.at_once, config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     mesh = make_mesh(data=1, fsdp=-1, tensor=1)

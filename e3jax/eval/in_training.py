@@ -23,7 +23,7 @@ from e3jax.rollout.rollouts import Graded, Grader, feature_means, rollout
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import chosen_sets
-from e3jax.tasks.traces import is_parsed
+from e3jax.tasks.table import task_of
 
 RESAMPLES = 1000
 
@@ -111,7 +111,7 @@ def distinct(graded: Graded, samples: int) -> float:
 
     NaN for free text, whose attempts cannot be taken apart exactly, and where all problems are solved more often.
     """
-    if not is_parsed(graded.problems[0]):
+    if task_of(graded.problems[0]).parse is None:
         return float("nan")
     tried = [(s > 0, [a.proposal for a in x.attempts] if x else []) for x, s in zip(graded.parts, graded.score_b)]
     rollouts = {i: tried[i : i + samples] for i in range(0, len(tried), samples)}

@@ -22,12 +22,12 @@ from e3jax.eval.scoring import by_problem, count, record, score_traces, summary
 from e3jax.flags import keep_programs, run_command
 from e3jax.log import RunLog
 from e3jax.report.files import extrapolation_file
-from e3jax.rewards.grade import nothing_read
 from e3jax.rewards.workers import GraderPool
 from e3jax.rollout.bench import Bench, ask_all, check_models_and_sets, check_sampling, each_bench, load_sets, rising
 from e3jax.rollout.digests import what_was_scored
 from e3jax.rollout.responses import Asked
 from e3jax.runtime import barrier, unless_stopped
+from e3jax.tasks.grade import nothing_read
 from e3jax.tasks.sets import chosen_sets
 
 

@@ -22,13 +22,10 @@ from e3jax.metrics.exploration import verifications_code, verifications_paper
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.majority import majority_at_k
 from e3jax.metrics.pass_at_k import bootstrap_interval, bootstrap_pass_at_k, pass_at_k, two_level_interval
-from e3jax.phases import begins_plan, split_text
-from e3jax.rewards.countdown_plans import read_execution
-from e3jax.rewards.extract import IN_PHASES, boxed_answer, last_answer
-from e3jax.rewards.latex import MAX_CHARS, normal, number
 from e3jax.rollout.responses import Response
 from e3jax.rollout.rollouts import Grader
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.table import task_of
 
 RESAMPLES = 1000
 TOGETHER = 256  # responses that graders get at once, about
@@ -49,22 +46,7 @@ class ProblemCounts(NamedTuple):
 
 def answer_of(problem: Problem, text: str) -> str | None:
     """What a response votes for, in the graders' normal form: spellings count together; None without an answer."""
-    if problem.task in ("countdown", "products"):
-        answer = last_answer(text)
-        return None if answer is None else "".join(answer.split())
-    if problem.task == "countdown_plans":  # the value that the execution ends in
-        read = read_execution(split_text(text, begun=begins_plan(problem.question))[1])
-        return str(read[1][-1].value) if read and read[1] else None
-    where = problem.meta["where"]
-    if where in IN_PHASES:
-        _, execution, _ = split_text(text, begun=begins_plan(problem.question))
-        text, where = execution if where == "execution" else text, "anywhere"
-    answer, _ = boxed_answer(text, where=where)
-    if answer is None or len(answer) > MAX_CHARS:
-        return answer and answer[:MAX_CHARS]
-    text = normal(answer)
-    exact = number(text)
-    return str(exact[0]) if exact and exact[1] else text  # 7.0 is 7; 2/4 is no vote for 1/2, being graded otherwise
+    return task_of(problem).vote(problem, text)
 
 
 def anywhere(problem: Problem) -> Problem:

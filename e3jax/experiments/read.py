@@ -96,24 +96,24 @@ def mean_over_sets(r: RunLines, stage: str, keys) -> float:
 
 def value(r: RunLines, read) -> float:
     """Return one measure of one run; NaN where the run has no such number (a base has no RL steps)."""
-    form, *rest = read
-    if form in ("start", "train", "rise"):
+    kind, *rest = read
+    if kind in ("start", "train", "rise"):
         key, n = rest
         first, last = mean_of(r.steps[:n], key), mean_of(r.steps[-n:], key)
-        return first if form == "start" else last if form == "train" else last - first
-    if form == "eval":
+        return first if kind == "start" else last if kind == "train" else last - first
+    if kind == "eval":
         return inside(r.evals, rest)
-    if form == "sets":
+    if kind == "sets":
         return mean_over_sets(r, rest[0], rest[1:])
-    if form == "gain":
+    if kind == "gain":
         name, few, many = rest
         return inside(r.evals, (name, "accuracy", many)) - inside(r.evals, (name, "accuracy", few))
-    if form in ("wait", "best") and rest[0] in r.forced:
+    if kind in ("wait", "best") and rest[0] in r.forced:
         line = r.forced[rest[0]]
         alone = inside(line, ("accuracy", max(line["accuracy"], key=int)))
         waits = {how: inside(x, ("accuracy",)) for how, x in line["forcing"].items()}
-        return waits[rest[1]] - alone if form == "wait" else max(alone, *waits.values())
-    if form in FORMS:
+        return waits[rest[1]] - alone if kind == "wait" else max(alone, *waits.values())
+    if kind in FORMS:
         return math.nan
     raise ValueError(f"measure {read!r} must begin with one of {', '.join(FORMS)}")
 

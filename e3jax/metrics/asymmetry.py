@@ -1,4 +1,4 @@
-"""Def. 4.1: does a model gain from chaining an asymmetric skill, verification, after generation?
+"""e3 Def. 4.1: does a model gain from chaining an asymmetric skill, verification, after generation?
 
 With p = generating a candidate, q = verifying it, and detect(f, τ) the number of calls in a response τ
 (metrics/exploration.py), a policy chains the asymmetry under reward r if
@@ -22,7 +22,7 @@ from e3jax.metrics.exploration import Span
 
 
 def chained_asymmetry(reward_pg, generated_pg, verified_pg) -> dict:
-    """Both sides of Def. 4.1, their difference, the contrast `without`, each [mean, low, high]; and counts.
+    """Return both sides of Def. 4.1, their difference, the contrast `without`, each [mean, low, high]; and counts.
 
     `reward_pg` [P, G] in [0, 1]; calls of p and of q(p(.)) [P, G]. `by_chains` splits by calls of q(p(.)): 0, 1, 2-3,
     4-7, … Intervals are over problems; NaN where no response is of a kind.
@@ -49,7 +49,7 @@ def chained_asymmetry(reward_pg, generated_pg, verified_pg) -> dict:
 
 
 def verification_gap(spans_pg: Sequence[Sequence[Sequence[Span]]]) -> dict:
-    """How often a first attempt is right, and a verdict: the generator against the verifier, each [mean, low, high].
+    """Return how often first attempts and verdicts are right: generator against verifier, each [mean, low, high].
 
     `generation`: first attempts that are right. `verification`: mean of the two rates below, so that saying "no"
     to everything gives 1/2. `yes_when_right`, `no_when_wrong`: verdicts of all attempts. Only attempts whose truth is

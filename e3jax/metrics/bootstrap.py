@@ -1,10 +1,10 @@
 """Intervals of anything that is a function of sums over problems: shares, means per token, differences of them.
 
-A problem's responses hang together (and an attempt's tokens more so), so problems are what is resampled. Of each only
-sums are needed: [numerator, denominator], say, and then a mean per token is Σ numerator / Σ denominator of the problems
-that were drawn, with the weight that each brings along.
+A problem's responses depend on each other (and an attempt's tokens more so), so problems are what is resampled. Only
+sums are needed of each, for example [numerator, denominator]: a mean per token is then Σ numerator / Σ denominator of
+the problems that were drawn, so that each brings its own weight.
 
-    rate = interval(np.stack([right_p, asked_p], 1), ratio)       # [estimate, low, high]
+    rate = interval(np.stack([right_p, samples_p], 1), ratio)       # [estimate, low, high]
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ RESAMPLES = 1000
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """sums[..., 0] / sums[..., 1]; NaN of nothing."""
+    """Return sums[..., 0] / sums[..., 1]; NaN where the denominator is 0."""
     part, whole = sums[..., 0], sums[..., 1]
     return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole != 0)
 
 
 def ratio_difference(sums: np.ndarray) -> np.ndarray:
-    """Ratio of the first two sums minus that of the next two; paired, where the same problems stand behind both."""
+    """Return the ratio of the first two sums minus that of the next two: paired where both are of the same problems."""
     return ratio(sums[..., :2]) - ratio(sums[..., 2:])
 
 
@@ -33,7 +33,7 @@ def resampled(values_pc: np.ndarray) -> np.ndarray:
 
 
 def interval(values_pc: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, level: float = 0.95):
-    """[estimate, low, high] of statistic(Σ_p values [C]): percentile bootstrap over the P problems, fixed seed.
+    """Return [estimate, low, high] of statistic(Σ_p values [C]), by a percentile bootstrap over P problems, fixed seed.
 
     `statistic` maps sums [..., C] to [...]. Draws without a value (an empty denominator) are left out of the quantiles;
     all three are NaN where nothing has one. Raises ValueError unless `values_pc` is [P, C] with P >= 1.

@@ -1,7 +1,8 @@
 """What a response does with its budget: attempts, verifications, giving up, repeating itself (e3 §3, §4, App. N).
 
-Every count has two forms. Calculator traces (tasks/countdown_traces.py) are taken apart exactly: an attempt is a
-proposal with its check. Free text is read as the paper and its code read it: paragraphs, equations, "Wait".
+Every count has two forms. Traces of tiny models (tasks whose row has a `parse`) are taken apart exactly: an attempt is
+a proposal with its check. Free text is read as the paper and its code read it: paragraphs, equations, "Wait"
+(docs/algorithms.md, "Measures").
 
 features = explore(problem, text, done=True, correct=False)      # one response -> dict of numbers
 spans = attempt_spans(problem, text, close="</think>")           # where its attempts begin and end
@@ -17,10 +18,10 @@ import numpy as np
 from e3jax.rewards.extract import last_answer
 from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.traces import is_parsed, parse
+from e3jax.tasks.table import Task, task_of
 
 STARTS = ("wait", "but wait", "alternatively", "is there another way", "but let me double", "but hold on")
-EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # ALGORITHMS A.7
+EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # as e3's code reads
 # what lies between sentences, and a phrase if one follows; it never fails, so that runs of newlines are read once
 SENTENCE = re.compile(rf"(?:\A|[.!?\n])[\s.!?]*((?ai:{'|'.join(STARTS)}))?")
 
@@ -35,13 +36,13 @@ class Span(NamedTuple):
     truth: bool | None  # whether it solves the problem; None where that is not known of an attempt
 
 
-def is_calculator(problem: Problem) -> bool:
-    """Whether responses are traces of tasks/countdown_traces.py."""
-    return problem.task == "countdown" and problem.meta["form"] == "calculator"
+def shows_displays(task: Task) -> bool:
+    """Return whether responses are attempts taken apart exactly, each an expression with the calculator's displays."""
+    return task.parse is not None and task.equations
 
 
 def verification_starts(text: str) -> list[int]:
-    """Where sentences begin that start with one of App. N's phrases.
+    """Return where the sentences begin that start with one of e3 App. N's phrases.
 
     >>> verification_starts("3+4=7. Wait, that is 7. But wait!")
     [7, 24]
@@ -50,7 +51,7 @@ def verification_starts(text: str) -> list[int]:
 
 
 def verifications_paper(text: str) -> int:
-    """Sentences that start with one of App. N's phrases ("Wait", "But wait", "Alternatively", …).
+    """Count sentences that start with one of e3 App. N's phrases ("Wait", "But wait", "Alternatively", …).
 
     >>> verifications_paper("3+4=7. Wait, that is 7. But wait! Alternatively 4*2.")
     3
@@ -59,7 +60,7 @@ def verifications_paper(text: str) -> int:
 
 
 def verifications_code(text: str) -> int:
-    """Lines with "wait" or "approximation" anywhere, or that start with a phrase (`metric_utils.py`, broader).
+    """Count lines with "wait" or "approximation" anywhere, or a phrase at the start: e3's `metric_utils.py`, broader.
 
     >>> verifications_code("an approximation\\nbut we waited\\nfine")
     2
@@ -69,20 +70,20 @@ def verifications_code(text: str) -> int:
 
 
 def attempts_text(text: str) -> list[str]:
-    """Countdown attempts of free text: its paragraphs (the reference's `split("\\n\\n")`)."""
+    """Return the Countdown attempts of free text: its paragraphs (e3's code: `split("\\n\\n")`)."""
     return text.split("\n\n")
 
 
 def attempt_key(attempt: str) -> str:
-    """What makes two attempts the same: the first equation of each line (ALGORITHMS A.7, unique attempts)."""
-    found = (EQUATION.search(line) for line in attempt.split("\n") if line)
-    return "\n".join(m.group(0) for m in found if m)
+    """Return what makes two attempts the same, as in e3's code: the first equation of each line."""
+    matches = (EQUATION.search(line) for line in attempt.split("\n") if line)
+    return "\n".join(m.group(0) for m in matches if m)
 
 
 def repetition(text: str, *, tail: int = 100) -> int:
-    """Overlapping occurrences of the last `tail` characters beyond the last one; 0 below 50 characters.
+    """Count overlapping occurrences of the last `tail` characters beyond the last one; 0 below 50 characters.
 
-    `error_analysis.py` calls a response repeating when its count (the last one included) exceeds 5.
+    e3's `error_analysis.py` calls a response repeating when its count (the last one included) exceeds 5.
 
     >>> repetition("ab" * 60)
     10
@@ -102,33 +103,35 @@ def repetition(text: str, *, tail: int = 100) -> int:
 
 
 def attempt_keys(problem: Problem, text: str) -> list[str]:
-    """What a response tried, in order: its proposals, or its paragraphs' equations (those without one left out)."""
-    if is_parsed(problem):
+    """Return what a response tried, in order: its proposals, or the equations of the paragraphs that have any."""
+    if parse := task_of(problem).parse:
         return [a.proposal for a in parse(text, problem)[0]]
     return [key for key in map(attempt_key, filter(None, attempts_text(text))) if key]
 
 
 def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
-    """A response's attempts, up to `close`, the end of its thinking ("</think>"; "<answer>" in calculator traces).
+    """Return a response's attempts up to `close`, the end of its thinking: "</think>", or "<answer>" in traces.
 
-    Calculator: what ends in a verdict. Countdown in text: paragraphs with an equation (A.7). Other text: blocks that
-    begin with a verification's phrase, and what comes before the first ("thought blocks", §4).
+    Calculator: what ends in a verdict. Countdown in text: paragraphs with an equation. Other text: blocks that begin
+    with a verification's phrase, and what comes before the first ("thought blocks", e3 §4).
 
     >>> spans = attempt_spans(Problem("p", "math", "?", "7", "", {}), "3+4=8. Wait, 7.</think>7", close="</think>")
     >>> [(s.start, s.chosen, s.end) for s in spans]
     [(0, 7, 7), (7, 15, 15)]
     """
-    thinking = text.partition(close)[0]
-    if is_calculator(problem):
+    thinking, task = text.partition(close)[0], task_of(problem)
+    if shows_displays(task):
         spans, words = [], re.finditer(r"\S+", thinking)
-        for a in parse(thinking, problem)[0]:  # attempts follow one another, whatever blanks are between their words
-            own = [next(words) for _ in a.text.split()]
+        for a in task.parse(thinking, problem)[
+            0
+        ]:  # attempts follow one another, whatever blanks are between their words
+            its_words = [next(words) for _ in a.text.split()]
             chosen = len(a.proposal.split())
-            chosen += chosen > 0 and own[chosen][0] == "="
-            start = own[0].start()
-            spans.append(Span(start, own[chosen - 1].end() if chosen else start, own[-1].end(), a.verdict, a.truth))
+            chosen += chosen > 0 and its_words[chosen][0] == "="
+            start, end = its_words[0].start(), its_words[-1].end()
+            spans.append(Span(start, its_words[chosen - 1].end() if chosen else start, end, a.verdict, a.truth))
         return spans
-    if problem.task == "countdown":
+    if task.equations:
         cuts = [0, *(m.end() for m in re.finditer("\n\n", thinking)), len(thinking)]
         blocks = [(a, a + len(thinking[a:b].rstrip("\n"))) for a, b in pairwise(cuts)]
         blocks = [(a, b) for a, b in blocks if EQUATION.search(thinking, a, b)]
@@ -139,7 +142,7 @@ def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
 
 
 def detect(problem: Problem, text: str, *, close: str) -> tuple[int, int]:
-    """Def. 4.1's two counts: calls of p (generating a candidate), calls of q(p(.)) (verifying one).
+    """Return e3 Def. 4.1's two counts: calls of p (generating a candidate) and of q(p(.)) (verifying one).
 
     Calculator: p = proposals, and an answer that was none of them; q(p(.)) = verdicts. Text: p = attempts, at least
     one where there is an answer; q(p(.)) = App. N's sentences after the first attempt has begun.
@@ -147,36 +150,37 @@ def detect(problem: Problem, text: str, *, close: str) -> tuple[int, int]:
     >>> detect(Problem("p", "math", "?", "7", "", {}), "3+4=8. Wait, 7.</think>7", close="</think>")
     (2, 1)
     """
-    spans = attempt_spans(problem, text, close=close)
+    spans, task = attempt_spans(problem, text, close=close), task_of(problem)
     answer = last_answer(text)
-    if is_calculator(problem):
+    if shows_displays(task):
         given = answer is not None and " ".join(answer.split()) not in attempt_keys(problem, text)
         return len(spans) + given, sum(s.verdict is not None for s in spans)
     if not spans:
-        return int(answer is not None or (problem.task != "countdown" and bool(text.strip()))), 0
+        return int(answer is not None or (not task.equations and bool(text.strip()))), 0
     starts = verification_starts(text.partition(close)[0])
     return len(spans), sum(at > spans[0].start for at in starts)
 
 
 def equations(problem: Problem, text: str) -> int:
-    """Equations that a response works out: A.7's pattern, or the displays of calculator traces.
+    """Count the equations that a response works out: matches of EQUATION, or the displays of calculator traces.
 
     >>> from e3jax.tasks.countdown import calculator_problem
     >>> equations(calculator_problem(0, 0, numbers=3, split="train"), "7 + 5 * 2 = 12 24 ?24 0 yes")
     2
     """
-    return displays(parse(text, problem)[0]) if is_calculator(problem) else len(EQUATION.findall(text))
+    task = task_of(problem)
+    return displays(task.parse(text, problem)[0]) if shows_displays(task) else len(EQUATION.findall(text))
 
 
 def displays(attempts: Sequence[Attempt]) -> int:
-    """Displays that a calculator's attempts show."""
+    """Count the displays that a calculator's attempts show."""
     return sum(len(a.text.partition("=")[2].partition("?")[0].split()) for a in attempts)
 
 
 def cumulative_unique(checkpoints: Sequence[dict[str, list[tuple[bool, list[str]]]]], *, most_success: float):
-    """Fig. 6 (left): distinct attempts found so far, int [C, P'], a row for every checkpoint of a training run.
+    """Return e3 Fig. 6 (left): distinct attempts so far, int [C, P'], a row for every checkpoint of a training run.
 
-    A checkpoint is {problem id: [(correct, attempt keys) of every rollout]}. As App. G.1 has it, only incorrect
+    A checkpoint is {problem id: [(correct, attempt keys) of every rollout]}. As e3 App. G.1 has it, only incorrect
     rollouts count (exploring, not rephrasing what was found), on the problems with success of `most_success` or less
     over all rollouts of all checkpoints; P' may be 0. Compare two runs on the problems that both keep.
 
@@ -189,22 +193,22 @@ def cumulative_unique(checkpoints: Sequence[dict[str, list[tuple[bool, list[str]
     kept = [p for p, rs in rollouts.items() if np.mean([right for right, _ in rs]) <= most_success]
     sizes = np.zeros((len(checkpoints), len(kept)), int)
     for column, p in enumerate(kept):
-        found: set[str] = set()
+        attempts: set[str] = set()
         for row, checkpoint in enumerate(checkpoints):
-            found.update(key for right, keys in checkpoint[p] if not right for key in keys)
-            sizes[row, column] = len(found)
+            attempts.update(key for right, keys in checkpoint[p] if not right for key in keys)
+            sizes[row, column] = len(attempts)
     return sizes
 
 
 def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[str, float]:
-    """Counts of one response; a ratio's parts are kept apart so that means over responses can be exact.
+    """Return the counts of one response; a ratio's parts are kept apart so that means over responses can be exact.
 
     attempts, unique: proposals and distinct proposals; equations: worked out in them; verifications: checks made;
-    gave_up: ended by itself with a wrong answer without having found a "yes" (tasks/traces.py) or with a wrong answer
-    (free text).
+    gave_up: ended by itself with a wrong answer, in parsed attempts without having found a "yes".
     right_verdicts / verdicts: the verifier's accuracy; false_yes / yes: how often "yes" is wrong.
     """
-    if not is_parsed(problem):
+    task = task_of(problem)
+    if task.parse is None:
         return {
             "attempts": len(attempts_text(text)),
             "unique": len(set(attempt_keys(problem, text))),
@@ -214,12 +218,12 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
             "gave_up": done and not correct,
             "repetition": repetition(text),
         }
-    attempts, _ = parse(text, problem)
+    attempts, _ = task.parse(text, problem)
     yes, checked = [a for a in attempts if a.verdict], [a for a in attempts if a.verdict is not None]
     return {
         "attempts": len(attempts),
         "unique": len({a.proposal for a in attempts}),
-        "equations": displays(attempts) if is_calculator(problem) else equations(problem, text),
+        "equations": displays(attempts) if shows_displays(task) else equations(problem, text),
         "verifications": len(checked),
         "verdicts": len(checked),
         "right_verdicts": sum(a.verdict == a.truth for a in checked),

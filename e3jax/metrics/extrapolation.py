@@ -22,13 +22,13 @@ import numpy as np
 
 
 def accuracy_at_budgets(score_pg, length_pg, done_pg, budgets):
-    """Mean over samples of score · done · (length <= B): float64 [P, num_budgets].
+    """Return the mean over samples of score · done · (length <= B): float64 [P, num_budgets].
 
     `score_pg` [P, G] in [0, 1]; `length_pg` [P, G] response tokens with EOS; `done_pg` [P, G] bool,
     False where the budget ended the response.
 
-    Raises ValueError when a response was cut before a budget asked about: what it would have done
-    with the rest is unknown, so the answer would be too low.
+    Raises ValueError when a response was cut before one of the budgets: what it would have done with the rest is
+    unknown, so the result would be too low.
 
     >>> accuracy_at_budgets(
     ...     np.array([[1.0, 1.0]]), np.array([[3, 7]]), np.array([[True, True]]), [2, 3, 8]

@@ -2,7 +2,7 @@
 
 The k samples are drawn without replacement. Those without an answer do not vote; no vote at all is wrong. Answers that
 tie for the most votes are chosen from at random, so a tie of r answers with the right one among them counts 1/r.
-(verl draws subsets with replacement, NeMo-Skills averages ties, lighteval takes the first: FACTS 5.)
+(verl draws subsets with replacement, NeMo-Skills averages ties, lighteval takes the first.)
 
 No subset is drawn or counted. Let every sample be in the subset with chance p = k/n, by itself: an answer of count c
 then has Binomial(c, p) votes, and given that k samples are in it, the subset is one of all subsets of size k. So
@@ -43,8 +43,8 @@ def majority_at_k(*, right: int, wrong: Sequence[int], without: int, ks: Sequenc
 
 
 def of_subsets(k: int, n: int, right: int, wrong: Counter, without: int) -> float:
-    """maj@k for one k; `wrong` maps a count of samples to how many wrong answers have it."""
-    p, size = k / n, n - right + 1  # so many votes can others have, and none
+    """Return maj@k for one k; `wrong` maps a count of samples to how many wrong answers have it."""
+    p, size = k / n, n - right + 1  # the others can have 0 to n - right votes
     x = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)  # where the polynomials are evaluated
     mine, votes = chances(right, p), {c: chances(c, p) for c in wrong}
     below = {c: np.zeros_like(x) for c in wrong}  # F_c

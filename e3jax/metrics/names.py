@@ -1,4 +1,4 @@
-"""Every logged number by its name, with what it means: docs/metrics.md is made from here, and tests hold runs to it.
+"""Every logged number by its name, with what it means. docs/metrics.md is made from here, and tests check runs by it.
 
 A number that is logged is defined here, in one line: unit, range, of what it is a mean. `python -m
 e3jax.tools.metrics_page` writes the page. wandb and TensorBoard get the names of metrics.jsonl (log.py).
@@ -45,7 +45,7 @@ GRPO = {
     "entropy/negative": "The same over the tokens of responses with a negative advantage.",
     "entropy/exploration": "The same over the plan's tokens, tags left out (E2C).",
     "entropy/execution": "The same over the execution's tokens, tags left out (E2C).",
-    "explore/attempts": "Attempts per response. Calculator: proposals. Free text: paragraphs (A.7).",
+    "explore/attempts": "Attempts per response. Calculator: proposals. Free text: paragraphs.",
     "explore/unique_attempts": "Distinct attempts per response. Free text: by the first equation of each line.",
     "explore/verifications": "Checks per response. Calculator: verdicts. Free text: sentences that begin with one of "
     'App. N\'s phrases ("Wait", "But wait", "Alternatively", …).',
@@ -281,7 +281,7 @@ RECORDS = {
 
 
 def undefined(kind: str, names: Iterable[str]) -> set[str]:
-    """Names in a line of metrics.jsonl of this kind that are defined nowhere; reasons count by their code.
+    """Return the names in a line of metrics.jsonl of this kind that are defined nowhere; reasons count by their code.
 
     >>> sorted(undefined("sft", ["loss/total", "reason/correct", "reason/none", "budget"]))
     ['budget', 'reason/correct', 'reason/none']
@@ -293,7 +293,7 @@ def undefined(kind: str, names: Iterable[str]) -> set[str]:
 
 
 def undefined_fields(record: str, line: dict) -> set[str]:
-    """Dotted fields of a line of RECORDS that are defined nowhere; where a key is a number, "…" stands for it.
+    """Return the dotted fields of a line of RECORDS that are defined nowhere; "…" stands for a key that is a number.
 
     `explore.NAME` may be what training logs as explore/NAME, and names with a "/" themselves.
 
@@ -306,7 +306,7 @@ def undefined_fields(record: str, line: dict) -> set[str]:
 
 
 def dotted(tree: dict, prefix: str = "") -> list[str]:
-    """{"a": {"b": 1}} -> ["a.b"]."""
+    """Return the dotted names of a tree's leaves: ["a.b"] for {"a": {"b": 1}}."""
     out = []
     for key, value in tree.items():
         out += dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
@@ -314,7 +314,7 @@ def dotted(tree: dict, prefix: str = "") -> list[str]:
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Part by part, "…" being any.
+    """Return whether a name fits a pattern part by part, "…" being any.
 
     >>> fits("accuracy.96", "accuracy.…"), fits("accuracy.96.low", "accuracy.…")
     (True, False)

@@ -19,7 +19,7 @@ from e3jax.metrics.bootstrap import chances
 
 
 def pass_at_k(num_samples, num_correct, k):
-    """1 − C(n − c, k) / C(n, k), elementwise over broadcast integer arrays; float64 of that shape.
+    """Return 1 − C(n − c, k) / C(n, k), elementwise over broadcast integer arrays; float64 of that shape.
 
     Raises ValueError unless 1 <= k <= n and 0 <= c <= n: with fewer than k samples there is no
     unbiased estimate.
@@ -35,10 +35,11 @@ def pass_at_k(num_samples, num_correct, k):
 
 
 def bootstrap_pass_at_k(num_samples, num_correct, k):
-    """1 − (1 − c/n)^k: the chance that k samples drawn with replacement hold a correct one; arguments as `pass_at_k`.
+    """Return 1 − (1 − c/n)^k: the chance that k samples drawn with replacement hold a correct one.
 
-    What e3's "bootstrapped estimate" (128 rollouts, §6.2) and verl's 1,000 resamples tend to with more resamples. It is
-    below the unbiased estimate for k > 1, most where c is small: at c = 1, n = 128, k = 32 it is .222, not .25.
+    Arguments are as in `pass_at_k`. With more resamples e3's "bootstrapped estimate" (128 rollouts, §6.2) and verl's
+    1,000 resamples tend to this. It is below the unbiased estimate for k > 1, most where c is small: at c = 1, n = 128,
+    k = 32 it is .222, not .25.
 
     >>> bootstrap_pass_at_k(128, [0, 1, 128], 32).round(3)
     array([0.   , 0.222, 1.   ])
@@ -57,7 +58,7 @@ def _counts(num_samples, num_correct, k):
 
 
 def bootstrap_interval(values_p, *, level, resamples, rng):
-    """(low, high) of the mean of per-problem values [P], by resampling problems with replacement.
+    """Return (low, high) of the mean of per-problem values [P], by resampling problems with replacement.
 
     Percentile cluster bootstrap: a problem keeps all its samples together. `level` as 0.95, `rng` a
     numpy Generator.
@@ -73,7 +74,7 @@ def bootstrap_interval(values_p, *, level, resamples, rng):
 
 
 def two_level_interval(num_samples, num_correct_p, k, *, level, resamples, rng, estimator=pass_at_k):
-    """(low, high) of mean pass@k, by resampling problems, and in each of them its samples, with replacement.
+    """Return (low, high) of mean pass@k, by resampling problems, and in each its samples, with replacement.
 
     A resampled problem has c* ~ Binomial(n, c / n) correct samples, hence pass@k on average 1 − (1 − c/n)^k: less than
     the estimate, which draws without replacement. So the quantiles are taken of the deviations from that mean and

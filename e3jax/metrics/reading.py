@@ -1,7 +1,7 @@
-"""All that training and its evaluations want of a response's text, worked out where it is graded: in another process.
+"""Read from a response's text all that training and its evaluations need, in the process that grades it.
 
-The trainer itself reads no text that a model wrote: a function that took minutes for one would hold up every process
-of a run, which then counts as dead.
+The trainer itself reads no text that a model wrote: a function that took minutes for one text would hold up every
+process of a run, which then counts as dead.
 
     pool = GraderPool(workers=2, timeout_s=10.0, function=READ, lost=LOST)
     one, *_ = pool.submit(problems, texts, done, following="sound").result()     # a Reading each
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from e3jax.metrics.exploration import explore
 from e3jax.rewards.extract import Grade, last_boxed
-from e3jax.rewards.grade import grade_one
 from e3jax.rewards.plan import plan_share
 from e3jax.tasks.countdown_traces import Attempt
+from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.traces import is_parsed, parse
+from e3jax.tasks.table import task_of
 
 READ = "e3jax.metrics.reading:read"
 
@@ -23,7 +23,7 @@ READ = "e3jax.metrics.reading:read"
 class Parts(NamedTuple):
     """A response taken apart."""
 
-    attempts: list[Attempt]  # of a form that can be (tasks/traces.py), else none
+    attempts: list[Attempt]  # where the task's responses can be taken apart exactly, else none
     rest: str  # what is no attempt
     answer: str  # "" where there is none
 
@@ -41,7 +41,7 @@ LOST = Reading(Grade(0.0, "timeout"), None)
 
 
 def read(problem: Problem, text: str, done: bool, *, following: str = "off", apart: bool = False) -> Reading:
-    """The grade, the features, and where they are wanted the plan's share (`following`) and the parts (`apart`).
+    """Read a response: grade and features, and where they are wanted the plan's share (`following`), parts (`apart`).
 
     >>> problem = Problem("p", "multiplication", "6 * 7 = ?", "42", "", {"where": "anywhere"})
     >>> one = read(problem, "6*7=41. Wait, \\\\boxed{42}", True, apart=True)
@@ -50,14 +50,16 @@ def read(problem: Problem, text: str, done: bool, *, following: str = "off", apa
     """
     grade = grade_one(problem, text, done)
     features = explore(problem, text, done=done, correct=grade.score > 0)
-    share = plan_share(problem, text, following) if following != "off" and grade.score > 0 else 0.0
+    share = 0.0
+    if following != "off" and grade.score > 0:
+        share = plan_share(problem, text, following, task_of(problem).followed)
     return Reading(grade, features, share, take_apart(problem, text) if apart else None)
 
 
 def take_apart(problem: Problem, text: str) -> Parts:
-    """Attempts, rest and answer of a response."""
-    attempts, rest = parse(text, problem) if is_parsed(problem) else ([], text)
-    answer = rest.partition("<answer>")[2].partition("</answer>")[0].strip()
-    if problem.task != "countdown" and not is_parsed(problem):
-        answer = last_boxed(text) or ""
-    return Parts(attempts, rest, answer)
+    """Return attempts, rest and answer of a response."""
+    task = task_of(problem)
+    attempts, rest = task.parse(text, problem) if task.parse else ([], text)
+    if task.boxed:
+        return Parts(attempts, rest, last_boxed(text) or "")
+    return Parts(attempts, rest, rest.partition("<answer>")[2].partition("</answer>")[0].strip())

@@ -26,7 +26,7 @@ ALIKE = "all {} seeds have the very same numbers, as copies of one run have: no 
 
 
 def paired_interval(values: Sequence[float], *, level: float) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t over seeds. One value has no interval: (mean, nan, nan).
+    """Return (mean, low, high) by Student's t over seeds. One value has no interval: (mean, nan, nan).
 
     >>> [round(x, 3) for x in paired_interval([1.0, 2.0, 3.0], level=0.95)]
     [2.0, -0.484, 4.484]
@@ -43,7 +43,7 @@ def paired_interval(values: Sequence[float], *, level: float) -> tuple[float, fl
 
 
 def contrast(values: dict[str, dict[int, float]], *, plus, minus, seeds) -> dict[int, float]:
-    """Σ plus − Σ minus for every seed for which all those arms have a finite value.
+    """Return Σ plus − Σ minus for every seed for which all those arms have a finite value.
 
     >>> contrast({"a": {0: 3.0, 1: 5.0}, "b": {0: 1.0}}, plus=("a",), minus=("b",), seeds=(0, 1))
     {0: 2.0}
@@ -57,7 +57,7 @@ def contrast(values: dict[str, dict[int, float]], *, plus, minus, seeds) -> dict
 
 
 def outcome(low: float, high: float, *, kind: str, margin: float) -> str:
-    """ "yes", "no" or "open" of an interval; NaN bounds (a single seed) are "open".
+    """Return "yes", "no" or "open" for an interval; NaN bounds (a single seed) are "open".
 
     >>> outcome(0.1, 0.3, kind="above", margin=0.0), outcome(-0.1, 0.3, kind="above", margin=0.0)
     ('yes', 'open')
@@ -72,7 +72,7 @@ def outcome(low: float, high: float, *, kind: str, margin: float) -> str:
 
 
 def judge(statement: dict, values: dict, *, seeds: Sequence[int], level: float) -> dict:
-    """A statement with its numbers: `values` per seed, `mean`, `low`, `high` (NaN: too few seeds), `outcome`.
+    """Return a statement with its numbers: `values` per seed, `mean`, `low`, `high` (NaN: too few seeds), `outcome`.
 
     `why` is there when seeds are no seeds: fewer than two of them have numbers of their own.
     """
@@ -90,7 +90,7 @@ def judge(statement: dict, values: dict, *, seeds: Sequence[int], level: float) 
 
 
 def verdict(outcomes: Sequence[str]) -> str:
-    """ "reproduced": every statement is "yes"; "not reproduced": none is; else "mixed".
+    """Return "reproduced" if every statement is "yes", "not reproduced" if none is, else "mixed".
 
     >>> verdict(["yes", "yes"]), verdict(["yes", "open"]), verdict(["open", "no"])
     ('reproduced', 'mixed', 'not reproduced')

@@ -11,14 +11,14 @@ from e3jax.types import Rollouts
 
 
 def mean_or_nan(x: np.ndarray) -> float:
-    """Mean, or NaN (null in the records) of nothing."""
+    """Return the mean, or NaN (null in the records) of nothing."""
     return float(x.mean()) if len(x) else float("nan")
 
 
 def rollout_metrics(
     *, score_b, response_len_b, done_b, entropy_bt, sampled_bt, reasons, advantage_b, group_size: int
 ) -> dict[str, float]:
-    """Metrics of B graded responses; rewards, lengths and entropies split by outcome and by advantage sign.
+    """Return the metrics of B graded responses; rewards, lengths and entropies split by outcome and by advantage sign.
 
     Entropy is per sampled token (EOS included), nats, averaged over the tokens of a class, not over padding.
     `truncated` is the share that the budget ended; `reason/…` are shares of the grader's codes.
@@ -56,7 +56,7 @@ def rollout_metrics(
 
 
 def phase_metrics(r: Rollouts, tags) -> dict[str, float]:
-    """Entropy per sampled token (nats) and tokens per response of each phase, and the share that is well formed.
+    """Return each phase's entropy per sampled token (nats) and tokens per response, and the share well formed.
 
     `tags` of the tokenizer (phases.tag_ids); without them there are no phases: {}. Tags belong to no phase.
     """

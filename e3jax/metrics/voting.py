@@ -10,7 +10,7 @@ import numpy as np
 
 
 def vote(ballots: Iterable[tuple[str | None, float, float]]) -> float:
-    """Expected score of the answer that gets the most weight; ballots are (answer, score, weight).
+    """Return the expected score of the answer that gets the most weight; ballots are (answer, score, weight).
 
     Those without an answer do not vote; no vote at all scores 0. Answers that tie share, and so do the ballots of one
     answer where graders see more than the answer (in Countdown an execution that cheats states the target too).
@@ -29,9 +29,9 @@ def vote(ballots: Iterable[tuple[str | None, float, float]]) -> float:
 
 
 def at_cost(cost: float, costs_k: np.ndarray) -> np.ndarray:
-    """Weights [K] over k = 1 … K that a method with mean costs [K], rising, has at `cost`: linear between neighbours.
+    """Return weights [K] over k = 1 … K with which a method of mean costs [K], rising, costs `cost`.
 
-    Below the first it is the first, above the last the last.
+    Linear between neighbours; below the first cost all weight is on the first, above the last on the last.
 
     >>> at_cost(25.0, np.array([10.0, 20.0, 30.0]))
     array([0. , 0.5, 0.5])

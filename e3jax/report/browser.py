@@ -168,7 +168,7 @@ def text_spans(prompt: str, text: str) -> list[Span]:
     if TAG.search(text):
         phases = read_text(text, begun=begins_plan(prompt))
         return spans + [Span(*span, kind) for span, kind in zip(phases[:2], ("plan", "execution")) if span]
-    problem = Problem("", "text", prompt, "", "", {})
+    problem = Problem("", "math", prompt, "", "", {})
     close = "</think>"
     if CALCULATOR.fullmatch(prompt) and text.split(" ") == text.split():  # as the calculator's tokenizer writes
         numbers, target = prompt.split(" ?")

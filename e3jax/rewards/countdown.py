@@ -1,16 +1,15 @@
 """Countdown's grader: an exact parser instead of eval, and a reason for every verdict.
 
-The reference (ALGORITHMS A.4) checks digit runs and a character set, then calls eval: `**`, `//`
-and decimals get through, and `99**88**7` never returns (FACTS 4.2). Here the grammar is the task:
+e3's code checks digit runs and a character set, then calls eval: `**`, `//` and decimals get through, and `99**88**7`
+never returns (tests/test_rewards_countdown.py has the cases). Here the grammar is the task:
 
     claim   = sum [ "=" ["-"] integer ]       the claim, if made, must be true
     sum     = product { ("+" | "-") product }
     product = signed { ("*" | "/") signed }
     signed  = ["-"] ( integer | "(" sum ")" )
 
-× · − ÷ and LaTeX's \\times \\cdot \\div are other spellings of the operations. One minus sign is
-allowed, because it makes no positive target reachable that was not. Values are Fractions, and the
-three caps bound the work on any text.
+× · − ÷ and LaTeX's \\times \\cdot \\div are other spellings of the operations. One minus sign is allowed, because it
+makes no positive target reachable that was not. Values are Fractions, and the three caps bound the work on any text.
 
     grade_text(problem, "<answer> (1 + 2) * 3 </answer>")  # Grade(score=1.0, reason="correct")
 """
@@ -36,27 +35,30 @@ class ExpressionError(ValueError):
 
 
 def grade_text(problem, text: str, *, last_line_only: bool = False) -> Grade:
-    """A response (without its prompt) to a Countdown Problem -> Grade. Raises on no text.
-
-    In the calculator form the answer is read strictly left to right ("7 + 5 * 2" is 24). That the
-    display stays in 0..100 is a rule of the generator, not of the grader.
-    """
+    """Grade a response (without its prompt) to a problem of the paper's Countdown. Raises on no text."""
     expression = last_answer(text, last_line_only=last_line_only)
     if expression is None:
         return Grade(0.0, "no_answer")
-    form, numbers, target = (problem.meta[key] for key in ("form", "numbers", "target"))
-    if form == "calculator":
-        try:
-            expression = left_to_right(expression)
-        except ExpressionError as error:
-            return Grade(0.0, error.reason)
-    elif form != "paper":
-        raise ValueError(f"{problem.id}: form {form!r} is neither 'paper' nor 'calculator'")
-    return grade_expression(expression, numbers=numbers, target=target)
+    return grade_expression(expression, numbers=problem.meta["numbers"], target=problem.meta["target"])
+
+
+def grade_calculator(problem, text: str) -> Grade:
+    """Grade a response to calculator Countdown, whose answer is read strictly left to right: "7 + 5 * 2" is 24.
+
+    That the display stays in 0..100 is a rule of the generator, not of the grader. Raises on no text.
+    """
+    expression = last_answer(text)
+    if expression is None:
+        return Grade(0.0, "no_answer")
+    try:
+        expression = left_to_right(expression)
+    except ExpressionError as error:
+        return Grade(0.0, error.reason)
+    return grade_expression(expression, numbers=problem.meta["numbers"], target=problem.meta["target"])
 
 
 def grade_expression(expression: str, *, numbers: Sequence[int], target: int) -> Grade:
-    """1 if the expression uses every number exactly once and equals the target, else 0.
+    """Grade an expression: 1 if it uses every number exactly once and equals the target, else 0.
 
     Reasons: the first met while reading out of too_long (any of the caps), malformed and
     division_by_zero; then wrong_numbers, wrong_value (also for a false "= 9" at the end), correct.
@@ -73,7 +75,7 @@ def grade_expression(expression: str, *, numbers: Sequence[int], target: int) ->
 
 
 def evaluate(expression: str) -> Fraction:
-    """The exact value; ExpressionError if there is none or the "= integer" at its end is false.
+    """Return the exact value; ExpressionError if there is none or the "= integer" at its end is false.
 
     >>> evaluate("(1 + 2) / 3 = 1")
     Fraction(1, 1)
@@ -85,7 +87,7 @@ def evaluate(expression: str) -> Fraction:
 
 
 def left_to_right(expression: str) -> str:
-    """A flat chain with the parentheses that a pocket calculator implies.
+    """Return a flat chain with the parentheses that a pocket calculator implies.
 
     ExpressionError("malformed") for parentheses, a sign, or anything that is not numbers with
     operations between them (and "= integer" at the end).
@@ -106,7 +108,7 @@ def left_to_right(expression: str) -> str:
 
 
 def _tokens(expression: str) -> list[str]:
-    """Integers and symbols in reading order, spellings unified; whitespace only separates."""
+    """Return integers and symbols in reading order, spellings unified; whitespace only separates."""
     if len(expression) > MAX_CHARS:
         raise ExpressionError("too_long", f"{len(expression)} characters, at most {MAX_CHARS}")
     for spelling, symbol in SPELLINGS.items():
@@ -125,7 +127,7 @@ def _is_number(token: str) -> bool:
 
 
 def _read(expression: str) -> tuple[Fraction, list[int], Fraction]:
-    """-> value, the integers used, the claimed value (the value itself where none is claimed)."""
+    """Return the value, the integers used, and the claimed value: the value itself where none is claimed."""
     tokens = _tokens(expression)
     claim = []
     if "=" in tokens:
@@ -142,7 +144,7 @@ def _read(expression: str) -> tuple[Fraction, list[int], Fraction]:
 
 
 def _chain(rest: list[str], *, level: int, depth: int) -> Fraction:
-    """Operands of the next level joined, left to right, by the operations of this one."""
+    """Return the value of operands of the next level, joined from left to right by the operations of this one."""
     if level == len(LEVELS):
         return _signed(rest, depth=depth)
     value = _chain(rest, level=level + 1, depth=depth)
@@ -157,7 +159,7 @@ def _chain(rest: list[str], *, level: int, depth: int) -> Fraction:
 
 
 def _signed(rest: list[str], *, depth: int) -> Fraction:
-    """An integer or a parenthesised sum, with at most one minus sign."""
+    """Return the value of an integer or a parenthesised sum, with at most one minus sign."""
     if depth > MAX_DEPTH:
         raise ExpressionError("too_long", f"parentheses nested deeper than {MAX_DEPTH}")
     sign = 1

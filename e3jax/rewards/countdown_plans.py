@@ -22,7 +22,7 @@ class Step(NamedTuple):
 
 
 def grade_text(problem, text: str) -> Grade:
-    """1 if both phases are well formed, all steps are true, every number is used once and the target is reached.
+    """Grade a response: 1 if its phases are well formed, its steps true, every number used once, the target reached.
 
     Reasons: "format_…" (phases.FAULTS), malformed, wrong_numbers, false_step, wrong_value, correct. The plan is not
     graded here (`followed`).
@@ -44,7 +44,7 @@ def grade_text(problem, text: str) -> Grade:
 
 
 def read_execution(text: str) -> tuple[int, list[Step]] | None:
-    """-> the first number and the steps; None for anything that is no execution.
+    """Return the first number and the steps; None for anything that is no execution.
 
     >>> read_execution("7 + 5 = 12 * 2 = 24")
     (7, [Step(op='+', number=5, value=12), Step(op='*', number=2, value=24)])
@@ -59,7 +59,7 @@ def read_execution(text: str) -> tuple[int, list[Step]] | None:
 
 
 def read_plan(text: str) -> tuple[list[tuple[str, int, int]], str] | None:
-    """(operation, number, target before it) from the last one back, and the first operation; None for no plan.
+    """Return (operation, number, target before it) from the last one back, and the first operation; None for no plan.
 
     >>> read_plan("* 2 ?12 +")
     ([('*', 2, 12)], '+')
@@ -72,7 +72,9 @@ def read_plan(text: str) -> tuple[list[tuple[str, int, int]], str] | None:
 
 
 def followed(plan: str, execution: str) -> float:
-    """Share of the plan that the execution does: later steps with their targets, the first operation; 0 for no plan.
+    """Return the share of the plan that the execution does; 0 for no plan.
+
+    What counts are the later steps with their targets, and the first operation.
 
     >>> followed("* 2 ?12 +", "7 + 6 = 13 * 2 = 26")
     0.5

@@ -34,12 +34,12 @@ class Grade(NamedTuple):
 
 
 def last_answer(text: str, *, last_line_only: bool = False) -> str | None:
-    """The stripped content of the last complete <answer>…</answer> of a response, or None.
+    """Return the stripped content of the last complete <answer>…</answer> of a response, or None.
 
     A tag pair is an <answer> and the first </answer> after it; of two openings in a row the later
-    one counts. `last_line_only` is the reference's rule (ALGORITHMS A.4): only the text after the
-    last newline is looked at, so a newline inside or after the answer means no answer. Give it the
-    response alone: the paper's prompt has an <answer> too. Linear in len(text).
+    one counts. `last_line_only` is the rule of e3's code: only the text after the last newline
+    is looked at, so a newline inside or after the answer means no answer. Give it the response alone: the paper's
+    prompt has an <answer> too. Linear in len(text).
 
     >>> last_answer("<answer>1+1</answer> no: <answer>1+2</answer> or <answer>")
     '1+2'
@@ -54,7 +54,7 @@ def last_answer(text: str, *, last_line_only: bool = False) -> str | None:
 
 
 def integers(words: Sequence[str]) -> list[int] | None:
-    """The words as integers; None if one of them is something else than digits, or has more than MOST_DIGITS.
+    """Return the words as integers; None if one of them is anything but digits, or has more than MOST_DIGITS.
 
     >>> integers(["7", "012"]), integers(["7", "-5"]), integers(["²"]), integers(["9" * 641])
     ([7, 12], None, None, None)
@@ -63,10 +63,10 @@ def integers(words: Sequence[str]) -> list[int] | None:
 
 
 def boxed_answer(text: str, *, where: str) -> tuple[str | None, str]:
-    r"""The answer of a response as e3's mathematics reward reads it -> (answer, "") or (None, why there is none).
+    r"""Return a response's answer as e3's mathematics reward reads it: (answer, ""), or (None, why there is none).
 
     `where`: "response" needs a </think> and takes the last \boxed of the whole response, inside the thinking too
-    (the reference, ALGORITHMS A.4); "after_thinking" looks only behind the last </think>; "anywhere" needs no
+    (e3's code); "after_thinking" looks only behind the last </think>; "anywhere" needs no
     </think>, for models that do not think. Boxes that are one answer come together (boxes_together). Why:
     "no_thinking", "no_answer". UserError for another `where`.
 
@@ -110,7 +110,7 @@ def boxes_together(text: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last \boxed{…} (\fbox{…} where there is no \boxed), stripped; None without a closing brace.
+    r"""Return what stands in the last \boxed{…} (\fbox{…} where there is no \boxed), stripped; None where none closes.
 
     Braces count as LaTeX counts them: \{ and \} open and close nothing. Linear in len(text).
 

@@ -1,6 +1,6 @@
 r"""Mathematics' grader: exact on numbers, structure and spelling; math-verify only for what is left of one expression.
 
-The reference (ALGORITHMS A.4) wants a </think>, takes the last \boxed and compares normalised strings, then asks sympy.
+e3's code wants a </think>, takes the last \boxed and compares normalised strings, then asks sympy.
 Here the boxed answer is brought to a normal form (rewards/latex.py) and compared with the problem's answer:
 
 1. the same normal form is correct. Units (rewards/units.py) may be left out or added, but two must be the same; words
@@ -238,5 +238,5 @@ def _one(gold: str, answer: str) -> str:
 
 
 def _words(text: str) -> bool:
-    r"""Is it a word or a choice and no expression? "Evelyn", "No", "I"; not "xy", "2n", "\pi"."""
+    r"""Return whether it is a word or a choice and no expression: "Evelyn", "No", "I"; not "xy", "2n", "\pi"."""
     return bool(re.fullmatch(r"[A-Z]|[A-Z][a-z]+|[A-Za-z' .-]*[A-Za-z]{3,}[A-Za-z' .-]*", text))

@@ -19,7 +19,7 @@ SAID = re.compile(r"(?i:\banswer(?: is|:| is:)?)[ \n]{0,4}(?:\*\*)?\(?([A-Z])\b"
 
 
 def grade_text(problem, text: str, *, where: str) -> Grade:
-    """A response -> Grade; `problem.answer` is a capital letter, `where` as in extract.boxed_answer.
+    """Grade a response; `problem.answer` is a capital letter, `where` as in extract.boxed_answer.
 
     In the box: "C", "(C)", "c", "C. because", "\\text{C) …}"; two letters are none, "C) or D)" too. Without
     any box the last "answer is C" or "Answer: C" of the text after the thinking counts.
@@ -37,7 +37,7 @@ def grade_text(problem, text: str, *, where: str) -> Grade:
 
 
 def _last_said(text: str) -> str | None:
-    """The letter of the last "answer is X" after the thinking."""
+    """Return the letter of the last "answer is X" after the thinking."""
     said = SAID.findall(text[text.rfind(THINKING_ENDS) + 1 :])
     return said[-1] if said else None
 

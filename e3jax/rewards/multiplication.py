@@ -17,7 +17,7 @@ INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)", re.ASCII)
 
 
 def grade_text(problem, text: str, *, where: str) -> Grade:
-    """A response -> Grade; `problem.answer` is the product in digits, `where` as in extract.boxed_answer.
+    """Grade a response; `problem.answer` is the product in digits, `where` as in extract.boxed_answer.
 
     Commas between thousands (also LaTeX's {,} and ,\\!), dollars around and leading zeros are read.
     """
@@ -40,7 +40,7 @@ def _plain(digits: str) -> str:
 
 
 def grade_words(problem, text: str) -> Grade:
-    """The same of a tiny model's response (tasks/product_traces.py), whose answer is digits, last first.
+    """Grade a tiny model's response (tasks/product_traces.py), whose answer is digits, last first.
 
     Reasons: correct; no_answer; not_an_integer; too_long; wrong_value.
     """

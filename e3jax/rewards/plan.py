@@ -1,12 +1,13 @@
-r"""E2C's rewards: the answer of a well-formed execution, a plan that is followed, a length that stays in bounds (B.5).
+r"""E2C's rewards: the answer of a well-formed execution, a plan that is followed, a length that stays in bounds.
 
     grade_text(problem, "1. add</EXPLORATION><EXECUTION>1. add: \boxed{2}</EXECUTION>", where="execution", grade=…)
-    share_b = [plan_share(p, text, "sound") for p, text in zip(problems, texts)]
+    share_b = [plan_share(p, text, "sound", task_of(p).followed) for p, text in zip(problems, texts)]
     reward_b, values = shaped(share_b, score_b, length_b, budget=8192, following="sound", overlong_buffer=4096,
                               overlong_factor=1.0)
 
-The released grader is kept under its own name, where="e2c_original" and following="original", to compare with its
-numbers; its format check passes everything, and its comparison of answers is UNSOUND (`original_correct`).
+The released grader (`verl/utils/reward_score/e2c.py` of E2C's code; docs/algorithms.md, "E2C") is kept under its own
+name, where="e2c_original" and following="original", to compare with its numbers. Its format check passes everything,
+and its comparison of answers is UNSOUND (`original_correct`). "As released" below means as there.
 """
 
 import re
@@ -18,7 +19,6 @@ import numpy as np
 
 from e3jax.errors import UserError, need, need_choice
 from e3jax.phases import TAGS, begins_plan, split_text
-from e3jax.rewards import countdown_plans
 from e3jax.rewards.extract import UNFINISHED, Grade, last_boxed
 
 UNSOUND = (
@@ -27,7 +27,7 @@ UNSOUND = (
 )
 FOLLOWING = ("off", "sound", "original")
 HALF = 0.5  # of a planned step's words that an executed step must have (own choice: .3 is met by an article)
-ORIGINAL_SHARE = 0.3  # B.5
+ORIGINAL_SHARE = 0.3  # as released
 STEP = re.compile(r"^[ \t*#]*(?:step\s+)?\d+[.):]+\**\s+(.+)$", re.IGNORECASE | re.MULTILINE)
 TITLE = re.compile(r"(?<!\d)\d+\.\s*(.*?)\n")  # of a step as the original reads it
 MOST_STEPS, MOST_WORDS = 64, 64  # read of a text: bounds the work
@@ -35,7 +35,7 @@ TAIL = 300  # characters in which the original looks for the box
 
 
 def grade_text(problem, text: str, *, where: str, grade: Callable[..., Grade]) -> Grade:
-    r"""A response of two phases -> Grade. `grade` is the task's own (math, mcq, multiplication).
+    r"""Grade a response of two phases. `grade` is the task's grader of an answer (math, mcq, multiplication).
 
     "execution": a malformed response scores 0, reason "format_…" (phases.FAULTS); else its execution alone is graded,
     so that an answer in the plan is none. "e2c_original": the last \boxed within the last 300 characters, no format
@@ -54,7 +54,7 @@ def grade_text(problem, text: str, *, where: str, grade: Callable[..., Grade]) -
 
 
 def original_correct(gold: str, answer: str) -> bool:
-    r"""UNSOUND, as released (B.5): equal once only ASCII letters and digits are left, or as fractions' values.
+    r"""Return whether two answers are equal as released, UNSOUND: by their ASCII letters and digits, or as fractions.
 
     >>> original_correct("5", "-5"), original_correct("15", "1.5"), original_correct(r"\frac{1}{12}", r"\frac{11}{2}")
     (True, True, True)
@@ -68,12 +68,12 @@ def _bare(text: str) -> str:
 
 
 def _value(text: str) -> str:
-    """The digits of a fraction's value as a float, "" for anything else."""
+    """Return the digits of a fraction's value as a float, "" for anything else."""
     # 300 digits are more than an answer in TAIL characters has, and fit into a float
-    found = re.search(r"\\frac\{(\d{1,300})\}\{(\d{1,300})\}|\b(\d{1,300})/(\d{1,300})", text)
-    if not found:
+    fraction = re.search(r"\\frac\{(\d{1,300})\}\{(\d{1,300})\}|\b(\d{1,300})/(\d{1,300})", text)
+    if not fraction:
         return ""
-    above, below = (int(n) for n in found.groups() if n)
+    above, below = (int(n) for n in fraction.groups() if n)
     return _bare(str(above / below)) if below else ""
 
 
@@ -81,7 +81,7 @@ def _value(text: str) -> str:
 
 
 def steps(text: str) -> list[list[str]]:
-    """The numbered lines of a plan or an execution ("1. …", "**2.** …", "Step 3: …") as case-folded words.
+    """Return the numbered lines of a plan or execution ("1. …", "**2.** …", "Step 3: …") as case-folded words.
 
     >>> steps("1. Add both.\\n2) **Halve** it\\nso 1.5 is half")
     [['add', 'both'], ['halve', 'it']]
@@ -91,7 +91,7 @@ def steps(text: str) -> list[list[str]]:
 
 
 def followed(plan: str, execution: str) -> float:
-    """Share of the plan's steps that the execution takes, in their order, each by a step of its own; in [0, 1].
+    """Return the share, in [0, 1], of the plan's steps that the execution takes, in order, each by another step.
 
     A step is taken by one that has at least half of the plan step's words, in order. No numbered step: 0.
     """
@@ -103,11 +103,11 @@ def followed(plan: str, execution: str) -> float:
 
 
 def followed_original(text: str) -> float:
-    """As released (B.5): every planned title counts that some executed title resembles, in whatever order.
+    """Return the share of planned titles that some executed title resembles, in whatever order, as released.
 
-    Resembles: contains it, or shares more than 0.3 of the words of the SHORTER one (its docstring says: of the planned
-    one), so that an executed step of one word takes any plan that has it. Split at <EXECUTION>, else
-    </EXPLORATION>, else at a second line "1. " [inferred].
+    One resembles the other if it contains it, or shares more than 0.3 of the words of the SHORTER one (the released
+    docstring says: of the planned one), so that an executed step of one word takes any plan that has it. The text is
+    split at <EXECUTION>, else at </EXPLORATION>, else at a second line "1. " (inferred).
     """
     tag = next((t for t in (TAGS[2], TAGS[1]) if t in text), "")
     plan, _, execution = text.partition(tag) if tag else _second_list(text)
@@ -117,18 +117,18 @@ def followed_original(text: str) -> float:
         words = sorted((a_words, b_words), key=len)
         return a in b or (bool(words[0]) and common(*words) / len(words[0]) > ORIGINAL_SHARE)
 
-    found = sum(any(resembles(*a, *b) for b in taken) for a in planned)
-    return found / max(len(planned), 1)
+    followed_steps = sum(any(resembles(*a, *b) for b in taken) for a in planned)
+    return followed_steps / max(len(planned), 1)
 
 
 def _titles(text: str) -> list[tuple[str, list[str]]]:
-    """The first steps as the original reads them, each with its words; behind the last line break there is none."""
+    """Return the first steps as released, each with its words; behind the last line break there is none."""
     titles = _first(TITLE, text[: text.rfind("\n") + 1])
     return [(title, title.casefold().split()[:MOST_WORDS]) for title in titles]
 
 
 def _first(pattern: re.Pattern, text: str) -> list[str]:
-    """What the pattern captures, MOST_STEPS times at most."""
+    """Return what the pattern captures, MOST_STEPS times at most."""
     return [match[1] for match in islice(pattern.finditer(text), MOST_STEPS)]
 
 
@@ -138,7 +138,9 @@ def _second_list(text: str) -> tuple[str, str, str]:
 
 
 def common(a: Sequence, b: Sequence) -> int:
-    """Length of the longest common subsequence, a row of the table in one number (Hyyrö 2004): quick for long texts.
+    """Return the length of the longest common subsequence.
+
+    A row of the table is one number (Hyyrö 2004), which is quick for long texts.
 
     >>> common("abcd", "axcd")
     3
@@ -148,13 +150,13 @@ def common(a: Sequence, b: Sequence) -> int:
         places[item] = places.get(item, 0) | 1 << i
     row = full
     for item in b:
-        found = row & places.get(item, 0)
-        row = ((row + found) | (row - found)) & full
+        matches = row & places.get(item, 0)
+        row = ((row + matches) | (row - matches)) & full
     return len(a) - row.bit_count()
 
 
 def _longest(n: int, m: int, same: Callable[[int, int], bool]) -> int:
-    """Most pairs (i, j) with same(i, j), both rising."""
+    """Return how many pairs (i, j) with same(i, j) a sequence can have in which both rise."""
     best = [0] * (m + 1)
     for i in range(n):
         row = [0]
@@ -183,7 +185,7 @@ class RewardSettings:
 
 
 def overlong(length_b, *, budget: int, buffer: int, factor: float) -> np.ndarray:
-    """DAPO's soft penalty: factor · min(−(len − (budget − buffer)) / buffer, 0), from 0 down to −factor at the budget.
+    """Return DAPO's soft penalty: factor · min(−(len − (budget − buffer)) / buffer, 0), which is −factor at the budget.
 
     >>> overlong(np.array([10, 15, 20]), budget=20, buffer=10, factor=1.0)
     array([ 0. , -0.5, -1. ])
@@ -201,7 +203,7 @@ def shaped(
     overlong_buffer: int,
     overlong_factor: float,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """What RL is rewarded with (B.5): score · share of the plan that is followed + overlong penalty, and its metrics.
+    """Return what RL is rewarded with: score · share of the plan that is followed + overlong penalty; and its metrics.
 
     Scores and lengths (tokens) [B] are those of correctness; shares [B] are `plan_share`, which metrics/reading.py
     works out beside the grade, of right responses alone. `following`: "off" (stage 1), "sound", "original";
@@ -224,12 +226,14 @@ def shaped(
     return reward_b, values
 
 
-def plan_share(problem, text: str, following: str) -> float:
-    """Share of a response's plan that its execution follows; 0 where it has no two phases."""
+def plan_share(problem, text: str, following: str, share: Callable[[str, str], float]) -> float:
+    """Return the share of a response's plan that its execution follows; 0 where it has no two phases.
+
+    `following` "sound": `share` of (plan, execution), which is `followed` but for tasks that have their own.
+    """
     if following == "original":
         return followed_original(text)
     plan, execution, fault = split_text(text, begun=begins_plan(problem.question))
     if fault:
         return 0.0
-    share = countdown_plans.followed if problem.task == "countdown_plans" else followed
     return share(plan, execution)

@@ -69,7 +69,10 @@ def near(exact: str, rounded: str) -> bool:
 
 
 def _differ(wanted, given) -> bool:
-    r"""What math-verify overlooks: tiny and huge numbers (10^{-20}\pi and 10^{-20}e), what stands left of an "="."""
+    r"""Return whether two expressions differ in what math-verify overlooks.
+
+    That is tiny and huge numbers (10^{-20}\pi and 10^{-20}e), and what stands left of an "=".
+    """
     equations = [getattr(one, "rel_op", "") == "==" for one in (wanted, given)]
     if all(equations):  # 3y=6 is y=2, 3y=2 is not: the same curve up to a constant
         ratio = ((wanted.lhs - wanted.rhs) / (given.lhs - given.rhs)).simplify()
@@ -86,7 +89,7 @@ def _differ(wanted, given) -> bool:
 
 
 def _same_where_real(wanted, given) -> bool:
-    r"""Whether two expressions are equal for positive variables, and at points wherever one of them is real.
+    r"""Return whether two expressions are equal for positive variables, and at points wherever one of them is real.
 
     sympy compares over complex numbers, where \sqrt{1/n} is not 1/\sqrt{n} for negative n: there neither is real.
     """
@@ -106,7 +109,7 @@ def _same_where_real(wanted, given) -> bool:
 
 
 def too_big(text: str) -> bool:
-    r"""Whether sympy may not come back: deep nesting, long digit runs, powers of powers, big exponents and factorials.
+    r"""Return whether sympy may not come back: nesting, long numbers, powers of powers, big exponents and factorials.
 
     >>> too_big("9^9^9^9"), too_big("(10^9)!"), too_big("2^{25}26!"), too_big("x^{n+1}"), too_big(r"\binom{x}{100}")
     (True, True, False, False, True)
@@ -137,7 +140,7 @@ def too_big(text: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)  # a group's responses share the problem's answer
 def expression(text: str) -> list:
-    r"""math-verify's reading, LaTeX only (its plain-text reader is sympy's, which calls eval); [] if there is none.
+    r"""Return math-verify's reading, LaTeX only (its plain-text reader is sympy's, which calls eval); [] for none.
 
     Decimals become fractions: with floats it rounds to 6 places and takes 3.141593 for \pi.
     """
@@ -148,7 +151,7 @@ def expression(text: str) -> list:
 
 @functools.cache
 def _math_verify() -> tuple:
-    """The library and how it reads: units, boxes and equations are normal()'s business."""
+    """Return the library and how it reads: units, boxes and equations are normal()'s business."""
     try:
         import math_verify
         from latex2sympy2_extended.math_normalization import NormalizationConfig

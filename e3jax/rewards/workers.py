@@ -1,7 +1,7 @@
 """Graders in processes of their own: one that hangs or dies is replaced, its response tried once more, then scored 0.
 
     with GraderPool(workers=2, timeout_s=10.0) as pool:
-        grades = pool.grade_all(problems, texts, done)     # as rewards/grade.py, which the workers call
+        grades = pool.grade_all(problems, texts, done)     # as tasks/grade.py, which the workers call
         later = pool.submit(problems, texts, done)         # at once; later.result() is the list of grades
 
 A worker is `python -m e3jax.rewards.workers MODULE:FUNCTION`; it knows nothing of jax, and ends with its parent. It may
@@ -33,7 +33,7 @@ MOST_CHARS = 4_000_000  # of them together, where they are more than one
 START_S = 120.0  # for a worker to import its grader, on a slow file system
 MEMORY = 2 << 30  # bytes that a worker may take beyond what it has once its grader is imported
 SIZE = struct.Struct("<Q")  # of a message, in front of it
-GRADE = "e3jax.rewards.grade:grade_one"
+GRADE = "e3jax.tasks.grade:grade_one"
 LOST = Grade(0.0, "timeout")
 
 
@@ -61,16 +61,16 @@ class GraderPool:
             worker.end()
 
     def grade_all(self, problems: Sequence, texts: Sequence[str], done: Sequence[bool]) -> list[Grade]:
-        """One Grade per (Problem, response, done), in order."""
+        """Return one Grade per (Problem, response, done), in order."""
         return self.submit(problems, texts, done).result()
 
     def submit(self, problems: Sequence, texts: Sequence[str], done: Sequence[bool], **options) -> "Later":
-        """The same without waiting, a few at a time to every worker; `options` are the function's own."""
+        """Start to grade, a few responses at a time to every worker; `options` are arguments of the function."""
         items = zip(problems, texts, done, strict=True)
         return Later([self.threads.submit(self.judge, few, options) for few in in_batches(items)])
 
     def judge(self, items: list[tuple], options: dict) -> list[Grade]:
-        """Grades of a few responses by this thread's worker; the second failure at a response is its grade."""
+        """Return grades of a few responses by this thread's worker; one at which it fails twice gets `lost`."""
         grades, failed_at = [], -1
         while len(grades) < len(items):
             if getattr(self.mine, "worker", None) is None:
@@ -108,7 +108,7 @@ class Later(NamedTuple):
 
 
 def in_batches(items: Iterator[tuple]) -> Iterator[list[tuple]]:
-    """Lists of at most FEW (problem, text, done), and of at most MOST_CHARS characters unless it is one text."""
+    """Yield lists of at most FEW (problem, text, done), and of at most MOST_CHARS characters unless it is one text."""
     few, size = [], 0
     for item in items:
         if few and (len(few) == FEW or size + len(item[1]) > MOST_CHARS):
@@ -136,10 +136,10 @@ class Worker:
             self.receive(time.monotonic() + START_S)  # it has imported its grader: from here on time is its own
         except (EOFError, TimeoutError) as error:
             self.end()
-            raise RuntimeError(f"a grader ({function}) does not start; what it said is above") from error
+            raise RuntimeError(f"a grader ({function}) did not start: its message is above") from error
 
     def ask(self, items: list, options: dict, timeout_s: float) -> list:
-        """Its answers, in order; fewer where it died, or took longer than `timeout_s` to read all or to answer one."""
+        """Return its answers, in order; fewer where it died, or needed over `timeout_s` to read all or answer one."""
         answers = []
         try:
             self.send((items, options), time.monotonic() + timeout_s)
@@ -153,18 +153,18 @@ class Worker:
         return answers
 
     def send(self, value: Any, deadline: float) -> None:
-        """One message, as far as the worker takes it; BrokenPipeError, TimeoutError."""
+        """Send one message; BrokenPipeError where the worker died, TimeoutError where it does not read on."""
         pipe, left = self.process.stdin.fileno(), memoryview(framed(value))
         while left:
             wait_for(pipe, select.POLLOUT, deadline)
             left = left[os.write(pipe, left) :]
 
     def receive(self, deadline: float) -> Any:
-        """The next message; EOFError, TimeoutError."""
+        """Return the next message; EOFError, TimeoutError."""
         return pickle.loads(self.read(SIZE.unpack(self.read(SIZE.size, deadline))[0], deadline))
 
     def read(self, size: int, deadline: float) -> bytes:
-        """So many bytes of its answers."""
+        """Return the next `size` bytes of its answers."""
         pipe, data = self.process.stdout.fileno(), bytearray()
         while len(data) < size:
             wait_for(pipe, select.POLLIN, deadline)
@@ -191,13 +191,13 @@ def wait_for(pipe: int, event: int, deadline: float) -> None:
 
 
 def framed(value: Any) -> bytes:
-    """One message: its length, then its pickle."""
+    """Return a message: its length, then its pickle."""
     data = pickle.dumps(value)
     return SIZE.pack(len(data)) + data
 
 
 def serve(function: str) -> None:
-    """What a worker does: read lists of arguments, write one answer each, until the parent closes the pipe."""
+    """Run a worker: read lists of arguments and write one answer each, until the parent closes the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")

@@ -27,7 +27,8 @@ from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import qwen3_chat
 from e3jax.tasks.sets import chosen_sets
-from e3jax.tasks.stream import FIELDS, open_stream
+from e3jax.tasks.stream import Wording
+from e3jax.tasks.table import TASKS, need_form, reads_set, task_of
 
 
 class Bench(NamedTuple):
@@ -79,13 +80,13 @@ def load_problems(*, form: str, source, prompt: str, problems: int, where: str, 
 
     `where` says where the grader looks for a boxed answer (rewards/extract.py); Countdown has none.
     """
-    draw = open_stream(form, source, seed=seed, split="test", prompt=prompt, chat=str, where=where)
-    return draw(0, problems or sys.maxsize)
+    wording = Wording(prompt, chat=str, where=where)
+    return TASKS[form].open(source, seed=seed, split="test", wording=wording)(0, problems or sys.maxsize)
 
 
 def in_chat(problem: Problem, tokenizer, *, thinking: bool, chat: str = "template") -> Problem:
     """The problem as a user's turn (`user_turn`); raw for Countdown (A.3)."""
-    if problem.task.startswith("countdown"):
+    if not task_of(problem).chat:
         return problem
     return replace(problem, question=user_turn(problem.question, tokenizer, thinking=thinking, chat=chat))
 
@@ -157,9 +158,9 @@ def check_models_and_sets(c: ConfigDict) -> None:
         for label in labels:
             need("/" not in label and not label.startswith("."), field, label, "a label is a directory's name too")
     for name, one in chosen_sets(c.sets, c.only).items():
-        need(one.form in FIELDS, f"sets[{name!r}].form", one.form, f"use one of {', '.join(map(repr, FIELDS))}")
+        known = need_form(f"sets[{name!r}].form", one.form)
         need(one.where in WHERE, f"sets[{name!r}].where", one.where, f"use one of {', '.join(map(repr, WHERE))}")
-        least = int(one.form in FIELDS and one.form != "math")
+        least = int(known and not reads_set(one.form))
         need(one.problems >= least, f"sets[{name!r}].problems", one.problems, "how many; 0 (all) of a set with an end")
         need(one.samples >= 1, f"sets[{name!r}].samples", one.samples, "use 1 or more; config.only names some sets")
 

@@ -1,22 +1,23 @@
 """Countdown: combine the given numbers, each exactly once, so that they make a target.
 
-Two families. `paper_problem` is e3's (ALGORITHMS A.2, `generate_countdown_unbiased.ipynb` of the
-reference): random expressions over 0..99, kept if their value is an integer in 0..999.
-`calculator_problem` is ours, for models of 0.2M parameters: numbers 1..10, read strictly left to
-right as on a pocket calculator, so that one attempt is k - 1 small sums, easy to check and hard
-to guess. Train and test of either share no instance (`instance_split`). Answers are graded in
-rewards/countdown.py; the exact solver is here.
+There are two families. `paper_problem` is e3's (`generate_countdown_unbiased.ipynb` of its code; docs/algorithms.md,
+"Countdown problems"): random expressions over 0..99, kept if their value is an integer in 0..999. `calculator_problem`
+is ours, for models of 0.2M parameters: numbers 1..10, read strictly left to right as on a pocket calculator, so that
+one attempt is k - 1 small sums, easy to check and hard to guess. In either family train and test share no instance
+(`instance_split`). Answers are graded in rewards/countdown.py; the exact solver is here.
 
     problem = calculator_problem(0, 7, numbers=3, split="train")  # "7 5 2 ?24"
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import combinations, permutations, product
 
+from e3jax.errors import need
 from e3jax.tasks.problem import Problem, draws_of, split_of
+from e3jax.tasks.stream import DEFAULT_WORDING, Stream, Wording, endless
 
 PROMPT = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant "
@@ -27,7 +28,7 @@ PROMPT = (
     "work in <think> </think> tags. And return the final answer in <answer> </answer> tags, for "
     "example <answer> (1 + 2) / 3 </answer>.\n"
     "Assistant: Let me solve this step by step.\n"
-)  # raw text, no chat template (ALGORITHMS A.3)
+)  # e3's, raw: its Countdown runs use no chat template
 
 OPERATIONS = {
     "+": operator.add,
@@ -44,12 +45,12 @@ Solution = tuple[Numbers, tuple[str, ...]]  # numbers in the order of use, opera
 
 
 def prompt(numbers: Numbers, target: int) -> str:
-    """The paper's raw prompt (PROMPT), with the numbers as a list: "[3, 5, 7]"."""
+    """Return the paper's raw prompt (PROMPT), with the numbers as a list: "[3, 5, 7]"."""
     return PROMPT.format(numbers=list(numbers), target=target)
 
 
 def paper_problem(seed: int, index: int, *, numbers: int, split: str = "train") -> Problem:
-    """Return problem `index` of e3's Countdown with n = `numbers` numbers (ALGORITHMS A.2), of one split.
+    """Return problem `index` of e3's Countdown with n = `numbers` numbers, of one split.
 
     Operands uniform in 0..99 and operations uniform in + - * /; for n >= 3, with probability 1/2,
     parentheses around two adjacent operands; drawn again until the value is an integer in 0..999
@@ -93,7 +94,7 @@ def instance_split(numbers: Numbers, target: int) -> str:
 
 
 def _value(operands: list[int], ops: list[str], pair: int | None) -> Fraction | None:
-    """Usual precedence, operation `pair` before all others; None on a division by zero."""
+    """Return the value by the usual precedence, operation `pair` before all others; None on a division by zero."""
     values, ops = [Fraction(x) for x in operands], list(ops)
     try:
         if pair is not None:
@@ -115,14 +116,35 @@ def _collapse(values: list[Fraction], ops: list[str], i: int) -> None:
     values[i : i + 2] = [OPERATIONS[ops.pop(i)](values[i], values[i + 1])]
 
 
+# ---- streams
+
+
+def open_countdown(
+    make: Callable[..., Problem], numbers: Sequence[int], *, seed: int, split: str, wording: Wording = DEFAULT_WORDING
+) -> Stream:
+    """Return the stream of problems of `make`; problem i has numbers[i % len(numbers)] numbers."""
+    return endless(lambda i: make(seed, i, numbers=numbers[i % len(numbers)], split=split))
+
+
+def need_numbers(field: str, numbers, *, most: int) -> None:
+    """Refuse config.`field` unless it lists how many numbers a problem has, each 2 to `most`."""
+    several = isinstance(numbers, tuple | list)
+    need(
+        several and len(numbers) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in numbers),
+        field,
+        tuple(numbers) if several else numbers,
+        f"2 to {most} each",
+    )
+
+
 # ---- the exact solver
 
 
 def reachable(numbers: Numbers) -> dict[Fraction, str]:
-    """Every value of an expression that uses each number exactly once -> one such expression.
+    """Map every value of an expression that uses each number exactly once to one such expression.
 
-    At most 6, 68, 1170, 27142 values for 2..5 numbers (OEIS A140606), each number more
-    costs some 30 times as much: use `solve` above 5.
+    There are at most 6, 68, 1170, 27142 values for 2..5 numbers (OEIS A140606). One number more costs some 30 times as
+    much: use `solve` above 5.
 
     >>> sorted(int(v) for v in reachable((2, 3)) if v.denominator == 1)
     [-1, 1, 5, 6]
@@ -131,12 +153,12 @@ def reachable(numbers: Numbers) -> dict[Fraction, str]:
 
 
 def solve(numbers: Numbers, target: int | Fraction) -> str | None:
-    """An expression over + - * / and parentheses, every number exactly once; None if none exists.
+    """Return an expression over + - * / and parentheses with every number exactly once; None if none exists.
 
-    Subset dynamic programming in Fractions: value sets of up to four numbers are tabulated; above,
-    for every split into two groups and every value b of the smaller group, the other group is
-    asked for the at most six values that would give the target with b. Exact. The worst case is
-    no solution: on one CPU core some 0.05 s for 5 numbers, 0.3 s for 6, several seconds for 7.
+    Exact, by dynamic programming over subsets in Fractions: value sets of up to four numbers are tabulated. Above, the
+    numbers are split into two groups in every way; for every value b of the smaller group, the other group is searched
+    for the at most six values that would give the target with b. The worst case is no solution: on one CPU core some
+    0.05 s for 5 numbers, 0.3 s for 6, several seconds for 7.
 
     >>> solve((3, 3, 8, 8), 24)
     '(8/(3-(8/3)))'
@@ -147,20 +169,20 @@ def solve(numbers: Numbers, target: int | Fraction) -> str | None:
 
 
 def _splits(numbers: Numbers) -> set[tuple[Numbers, Numbers]]:
-    """Sorted numbers -> the ways to make two non-empty groups, the smaller group first."""
-    places, found = range(len(numbers)), set()
+    """Return the ways to part sorted numbers into two non-empty groups, the smaller group first."""
+    places, groups = range(len(numbers)), set()
     for size in range(1, len(numbers) // 2 + 1):
         for chosen in combinations(places, size):
             few = tuple(numbers[i] for i in chosen)
-            found.add((few, tuple(numbers[i] for i in places if i not in chosen)))
-    return found
+            groups.add((few, tuple(numbers[i] for i in places if i not in chosen)))
+    return groups
 
 
 def _reachable(numbers: Numbers, tables: dict) -> dict[Fraction, str]:
     if len(numbers) == 1:
         return {Fraction(numbers[0]): str(numbers[0])}
     if numbers not in tables:
-        found: dict[Fraction, str] = {}
+        values: dict[Fraction, str] = {}
         for few, many in _splits(numbers):
             left, right = _reachable(few, tables), _reachable(many, tables)
             for (a, a_text), (b, b_text) in product(left.items(), right.items()):
@@ -171,16 +193,16 @@ def _reachable(numbers: Numbers, tables: dict) -> dict[Fraction, str]:
                 if a:
                     made.append((b / a, f"({b_text}/{a_text})"))
                 for value, text in made:
-                    found.setdefault(value, text)
-        tables[numbers] = found
+                    values.setdefault(value, text)
+        tables[numbers] = values
     return tables[numbers]
 
 
 def _partners(target: Fraction, b: Fraction) -> Iterator[tuple[Fraction, str]]:
-    """The a for which one operation on a and b gives the target, and that operation's text.
+    """Yield each a for which one operation on a and b gives the target, and that operation's text.
 
-    Not listed: any a, where b = target = 0. Another split finds those: a number of the expression
-    for a as b, and 0 made out of the rest.
+    Where b = target = 0 every a would do, and none is listed: another split finds those solutions, with a number of
+    the expression for a as its b, and 0 made out of the rest.
     """
     yield target - b, "({a}+{b})"
     yield target + b, "({a}-{b})"
@@ -209,9 +231,9 @@ def _solve(numbers: Numbers, target: Fraction, tables: dict) -> str | None:
 
 
 def calculator_problem(seed: int, index: int, *, numbers: int, split: str) -> Problem:
-    """Problem `index` of calculator Countdown with k = `numbers` numbers, of one split.
+    """Return problem `index` of calculator Countdown with k = `numbers` numbers, of one split.
 
-    k numbers uniform in 1..10, then a target uniform over those that `calculator_reachable` lists,
+    k numbers are uniform in 1..10, then a target is uniform over those that `calculator_reachable` lists; both are
     drawn again until the instance belongs to `split` (`instance_split`). The question is "7 5 2 ?24".
     Raises ValueError for k outside 2..6 and for another split or seed.
     """
@@ -237,7 +259,7 @@ def calculator_problem(seed: int, index: int, *, numbers: int, split: str) -> Pr
 
 
 def calculator_value(numbers_in_order: Numbers, ops: tuple[str, ...]) -> int | None:
-    """The display after the last key, strictly left to right; None if it ever leaves 0..100.
+    """Return the display after the last key, strictly left to right; None if it ever leaves 0..100.
 
     >>> calculator_value((7, 5, 2), ("+", "*"))
     24
@@ -255,14 +277,14 @@ def calculator_value(numbers_in_order: Numbers, ops: tuple[str, ...]) -> int | N
 
 
 def calculator_text(numbers_in_order: Numbers, ops: tuple[str, ...]) -> str:
-    """A solution as the answer is written: "7 + 5 * 2", which a calculator reads as 24."""
+    """Return a solution as the answer is written: "7 + 5 * 2", which a calculator reads as 24."""
     pairs = zip(ops, numbers_in_order[1:])
     return " ".join([str(numbers_in_order[0]), *(f"{op} {number}" for op, number in pairs)])
 
 
 @lru_cache(maxsize=1024)  # all of k = 3 and 4 (220 + 715 multisets)
 def calculator_reachable(sorted_numbers: Numbers) -> dict[int, tuple[Solution, ...]]:
-    """Targets 1..99 -> every solution (numbers in order, operations); shared, do not modify.
+    """Map targets 1..99 to every solution (numbers in order, operations). The result is cached: do not modify it.
 
     Tries k! orders times 3^(k-1) chains of operations: 54, 648, 9,720, 174,960 for k = 3..6.
     Raises ValueError for numbers that are not sorted, which the cache would hold twice.
@@ -272,16 +294,16 @@ def calculator_reachable(sorted_numbers: Numbers) -> dict[int, tuple[Solution, .
     """
     if list(sorted_numbers) != sorted(sorted_numbers):
         raise ValueError(f"{sorted_numbers} must be sorted")
-    found: dict[int, list[Solution]] = {}
+    solutions: dict[int, list[Solution]] = {}
     for order in sorted(set(permutations(sorted_numbers))):
         for ops in product(CALCULATOR_OPS, repeat=len(order) - 1):
             value = calculator_value(order, ops)
             if value is not None and 1 <= value <= 99:
-                found.setdefault(value, []).append((order, ops))
-    return {target: tuple(found[target]) for target in sorted(found)}
+                solutions.setdefault(value, []).append((order, ops))
+    return {target: tuple(solutions[target]) for target in sorted(solutions)}
 
 
-@cache  # at most 99 pairs for each of the 7,997 multisets of 2 to 6 numbers
+@cache  # holds at most 99 pairs for each of the 7,997 multisets of 2 to 6 numbers
 def _calculator_targets(sorted_numbers: Numbers) -> tuple[tuple[int, str], ...]:
-    """The reachable targets, each with the split that its instance belongs to."""
+    """Return the reachable targets, each with the split that its instance belongs to."""
     return tuple((target, instance_split(sorted_numbers, target)) for target in calculator_reachable(sorted_numbers))

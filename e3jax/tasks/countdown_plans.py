@@ -9,9 +9,10 @@ until two numbers and an operation are left. It is a guess with many continuatio
 by it. Sums and products take their first two numbers in the order of the question, which therefore says nothing.
 Grader: rewards/countdown_plans.py.
 
-    text = plan_trace(problem, rng, solution_rate=0.5)
+    text = plan_trace(problem, rng, Habits(solution_rate=0.5))
 """
 
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -25,7 +26,7 @@ WORDS = ("+", "-", "*", "=", *TAGS, *NUMBERS, *TARGETS)
 
 
 def plans_problem(seed: int, index: int, *, numbers: int, split: str) -> Problem:
-    """`calculator_problem`'s, to be answered in two phases."""
+    """Return problem `index` of calculator Countdown, to be answered in two phases."""
     made = calculator_problem(seed, index, numbers=numbers, split=split)
     return Problem(
         id=made.id.replace("calculator", "plans"),
@@ -37,15 +38,22 @@ def plans_problem(seed: int, index: int, *, numbers: int, split: str) -> Problem
     )
 
 
-def plan_trace(problem: Problem, rng: np.random.Generator, *, solution_rate: float) -> str:
-    """A response of the synthetic teacher: with probability `solution_rate` a plan that works, else any plan.
+@dataclass(frozen=True, kw_only=True)
+class Habits:
+    """What the synthetic teacher does (config.stages.NAME.traces)."""
+
+    solution_rate: float  # with which a plan works, else it is any plan
+
+
+def plan_trace(problem: Problem, rng: np.random.Generator, habits: Habits) -> str:
+    """Return a response of the synthetic teacher: a plan that works or any plan.
 
     Either is executed with honest arithmetic, so that a model learns to do what it planned; a plan whose targets
     cannot be made then ends in another value than the problem's.
     """
     given, target = problem.meta["numbers"], problem.meta["target"]
     made = []
-    if rng.random() < solution_rate:
+    if rng.random() < habits.solution_rate:
         made = [(*s, backwards(*s, target)) for s in calculator_reachable(tuple(sorted(given)))[target]]
         made = [x for x in made if x[2] is not None]  # some need a 0 or 100 on the way
     order, ops, targets = made[rng.integers(len(made))] if made else any_plan(given, target, rng)
@@ -58,7 +66,7 @@ def plan_trace(problem: Problem, rng: np.random.Generator, *, solution_rate: flo
 
 
 def any_plan(given, target: int, rng: np.random.Generator) -> tuple:
-    """Numbers in order, operations, intermediate targets, right or wrong; every display lies in 0..100."""
+    """Return numbers in order, operations and intermediate targets, right or wrong; every display lies in 0..100."""
     while True:
         order = tuple(given[i] for i in rng.permutation(len(given)))
         ops = tuple("+-*"[i] for i in rng.integers(3, size=len(given) - 1))
@@ -68,24 +76,24 @@ def any_plan(given, target: int, rng: np.random.Generator) -> tuple:
 
 
 def backwards(order, ops, target: int) -> list[int] | None:
-    """What must be on the display before the last operation, the one before it, …; None outside of 1..99.
+    """Return what the display must show before the last operation, before the one before it, …; None outside of 1..99.
 
     >>> backwards((7, 5, 2), ("+", "*"), 24)
     [12]
     """
-    found = []
+    targets = []
     for op, number in zip(ops[:0:-1], order[:1:-1]):
         if op == "*" and target % number:
             return None
         target = {"+": target - number, "-": target + number, "*": target // number}[op]
         if not 1 <= target <= 99:
             return None
-        found.append(target)
-    return found
+        targets.append(target)
+    return targets
 
 
 def displays(order, ops) -> list[int]:
-    """The display after each number.
+    """Return the display after each number.
 
     >>> displays((7, 5, 2), ("+", "*"))
     [7, 12, 24]

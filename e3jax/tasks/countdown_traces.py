@@ -6,13 +6,15 @@
 
 An attempt proposes a whole expression before anything is computed (hard to guess), then checks it (easy): the
 verification–generation asymmetry of e3 Def. 4.1. The target and the distance are written out because without them
-models of this size do not learn the comparison (LOG.md). The base traces often give up early by
-answering with a failed attempt, so the base model has the habit but does not use its budget; RL has to find that.
+models of this size do not learn the comparison (LOG.md, 2026-11-21). The base traces often give up early by answering
+with a failed attempt, so the base model has the habit but does not use its budget; RL has to find that.
 
-    text = base_trace(problem, rng, solution_rate=0.2, give_up=0.35, persistent=0.1, persistent_solution_rate=0.05,
-                      most_tokens=120)
+    habits = Habits(solution_rate=0.2, give_up=0.35, persistent=0.1, persistent_solution_rate=0.05, most_tokens=120)
+    text = base_trace(problem, rng, habits)
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -38,12 +40,12 @@ class Attempt(NamedTuple):
 
 
 def solves(proposal: str, problem: Problem) -> bool:
-    """Exact truth of a proposal such as "7 + 5 * 2", as the grader sees it; anything malformed is no solution."""
+    """Return whether a proposal such as "7 + 5 * 2" solves the problem, as the grader sees it; False if malformed."""
     return _solve(proposal.split(), problem)
 
 
 def _solve(words: list[str], problem: Problem) -> bool:
-    """`solves` of a proposal's words."""
+    """Return `solves` of a proposal's words."""
     numbers, ops = words[::2], words[1::2]
     if len(words) != 2 * len(problem.meta["numbers"]) - 1:
         return False
@@ -59,7 +61,7 @@ def _solve(words: list[str], problem: Problem) -> bool:
 
 
 def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
-    """A response -> its attempts, and the rest (the answer, or what the budget cut off).
+    """Return a response's attempts, and the rest: the answer, or what the budget cut off.
 
     An attempt ends at its verdict; a proposal that was cut before its verdict is part of the rest.
     """
@@ -76,55 +78,63 @@ def parse(text: str, problem: Problem) -> tuple[list[Attempt], str]:
 
 
 def _proposal(order: tuple[int, ...], ops: tuple[str, ...]) -> tuple[str, str, int]:
-    """(proposal, displays, value) of an expression."""
+    """Return (proposal, displays, value) of an expression."""
     shown = list(accumulate(zip(ops, order[1:]), lambda v, on: OPERATIONS[on[0]](v, on[1]), initial=order[0]))
     return calculator_text(order, ops), " ".join(map(str, shown[1:])), shown[-1]
 
 
 @lru_cache(maxsize=4096)
 def _proposals(sorted_numbers: tuple[int, ...]) -> tuple[tuple[str, str, int], ...]:
-    """Every expression that stays in 0..100."""
-    found = calculator_reachable(sorted_numbers).values()
-    return tuple(_proposal(order, ops) for solutions in found for order, ops in solutions)
+    """Return every expression that stays in 0..100."""
+    by_target = calculator_reachable(sorted_numbers).values()
+    return tuple(_proposal(order, ops) for solutions in by_target for order, ops in solutions)
 
 
-def base_trace(
-    problem: Problem,
-    rng: np.random.Generator,
-    *,
-    solution_rate: float,
-    give_up: float,
-    persistent: float,
-    persistent_solution_rate: float,
-    most_tokens: int,
-    favourite: float = 0.0,
-    checked: bool = True,
-) -> str:
-    """A response of the synthetic base policy: random attempts, each honestly checked, often given up.
+@dataclass(frozen=True, kw_only=True)
+class Habits:
+    """What the synthetic base policy does (config.stages.NAME.traces).
 
-    Each attempt is a solution with probability `solution_rate`, otherwise any expression that stays in 0..100.
-    After a failed attempt the trace answers with it with probability `give_up`. A share `persistent` of traces never
-    gives up and finds solutions at `persistent_solution_rate`: without such long chains the model cannot read its
-    own problem from far away, and thinking longer breaks instead of helping (LOG.md). No trace exceeds `most_tokens`.
-    For ablations (configs/experiments/ablate_base.py): of the attempts that are not meant to be solutions a share
-    `favourite` is the sum in the problem's order, again and again: confidently wrong. Without `checked` the target and
-    the distance are left out: verdicts are still honest, but a model of this size cannot learn to give them.
+    The last two are for ablations (configs/experiments/ablate_base.py).
     """
+
+    solution_rate: float  # with which an attempt is a solution, else any expression that stays in 0..100
+    give_up: float  # probability of answering with a failed attempt
+    # Share of traces that never give up, and their solution_rate. Without such long chains the model cannot read its
+    # own problem from far away, and thinking longer breaks instead of helping (LOG.md, 2026-11-21).
+    persistent: float
+    persistent_solution_rate: float
+    most_tokens: int  # of a trace, its EOS included
+    # Of the attempts that are not meant to be solutions, the share that is the sum in the problem's order, again and
+    # again: confidently wrong.
+    favourite: float = 0.0
+    # Without it the target and the distance are left out: verdicts are still honest, but a model of this size cannot
+    # learn to give them.
+    checked: bool = True
+
+
+def least_tokens(numbers: Sequence[int]) -> int:
+    """Return the least `most_tokens`: one attempt and its answer, of the most numbers that a problem has."""
+    return 5 * max(numbers) + 4
+
+
+def base_trace(problem: Problem, rng: np.random.Generator, habits: Habits) -> str:
+    """Return a response of the synthetic base policy: random attempts, each honestly checked, often given up."""
     target = problem.meta["target"]
     proposals = _proposals(tuple(sorted(problem.meta["numbers"])))
     right = [p for p in proposals if p[2] == target]
-    rate, stop = (persistent_solution_rate, 0.0) if rng.random() < persistent else (solution_rate, give_up)
+    h, persistent = habits, rng.random() < habits.persistent
+    rate, stop = (h.persistent_solution_rate, 0.0) if persistent else (h.solution_rate, h.give_up)
     k = len(problem.meta["numbers"])
     attempt_tokens, answer_tokens = 3 * k + 2, 2 * k + 2  # the answer's tags and EOS included
     words = []
-    for left in range(most_tokens - answer_tokens, attempt_tokens - 1, -attempt_tokens):
+    for left in range(h.most_tokens - answer_tokens, attempt_tokens - 1, -attempt_tokens):
         pool = right if rng.random() < rate else proposals
-        if favourite and pool is proposals and rng.random() < favourite:
+        if h.favourite and pool is proposals and rng.random() < h.favourite:
             pool = (_proposal(tuple(problem.meta["numbers"]), ("+",) * (k - 1)),)
         proposal, displays, value = pool[rng.integers(len(pool))]
         verdict = YES if value == target else NO
-        check = f"?{target} {abs(value - target)} " if checked else ""
+        check = f"?{target} {abs(value - target)} " if h.checked else ""
         words.append(f"{proposal} = {displays} {check}{verdict}")
         if verdict == YES or rng.random() < stop or left < 2 * attempt_tokens:
             return " ".join([*words, f"<answer> {proposal} </answer>"])
-    raise ValueError(f"most_tokens={most_tokens} leaves no room for one attempt and its answer")
+    raise ValueError(f"most_tokens={h.most_tokens} leaves no room for one attempt and its answer")

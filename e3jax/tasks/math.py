@@ -11,7 +11,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, NamedTuple
 
-QUESTIONS = ("problem", "question", "Problem", "Question")  # columns that hold it, by set (FACTS §6)
+QUESTIONS = ("problem", "question", "Problem", "Question")  # columns that hold it in one set or another
 ANSWERS = ("answer", "expected_answer", "Answer", "final_answer")
 LABELS = ("difficulty", "level", "Difficulty", "problem_type")
 KEPT = (
@@ -34,9 +34,9 @@ class Fields(NamedTuple):
 
 
 def read_math(row: dict[str, Any], *, source: str) -> Fields:
-    """A row with problem and answer columns, or verl's (prompt, reward_model.ground_truth, extra_info).
+    """Read a row with problem and answer columns, or verl's (prompt, reward_model.ground_truth, extra_info).
 
-    ValueError: what is missing or empty.
+    ValueError says what is missing or empty.
     """
     if "reward_model" in row:
         problem, answer, extra = read_verl(row)
@@ -49,10 +49,11 @@ def read_math(row: dict[str, Any], *, source: str) -> Fields:
 
 
 def read_plan(row: dict[str, Any], *, source: str) -> Fields:
-    """A row of E2C's training sets: question (or prompt), exploration and, but for EF-SFT, its execution (B.2, B.3).
+    """Read a row of E2C's training sets: question (or prompt), exploration and, except for EF-SFT, its execution.
 
-    A `re_execution`, made from the exploration, comes before the `execution` it was summarised from: it is the causal
-    one. The answer may be missing. ValueError: what else is.
+    A `re_execution`, made from the exploration, is preferred to the `execution` that the exploration was summarised
+    from: it is the causal one (docs/algorithms.md, "Causal data"). The answer may be missing; ValueError says what else
+    is.
     """
     problem, plan = pick(row, (*QUESTIONS, "prompt")), row["exploration"]
     execution = next((row[n] for n in ("re_execution", "execution") if row.get(n)), "")
@@ -66,7 +67,7 @@ def read_plan(row: dict[str, Any], *, source: str) -> Fields:
 
 
 def read_verl(row: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """verl's schema -> problem without its instruction, ground truth, extra_info; ValueError."""
+    """Return (problem without its instruction, ground truth, extra_info) of a row in verl's schema; ValueError."""
     prompt, model = row["prompt"], row["reward_model"]
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
@@ -83,7 +84,7 @@ def read_verl(row: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
 
 
 def without_instruction(words: str) -> str:
-    """The problem before a training set's own instruction.
+    """Return the problem that stands before a training set's own instruction.
 
     >>> without_instruction("What is 1+1? Let's reason step by step. Enclose …")
     'What is 1+1?'
@@ -94,7 +95,7 @@ def without_instruction(words: str) -> str:
 
 
 def pick(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The value of the first of these columns that the row has and that is not None; ValueError when there is none."""
+    """Return the first of these columns that the row has and that is not None; ValueError when there is none."""
     for name in names:
         if name in row and row[name] is not None:
             return row[name]
@@ -102,10 +103,11 @@ def pick(row: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def gold(answer: Any) -> str:
-    r"""The answer as graders read it: the inside of one \boxed{}, GSM8K's part behind "####", whole floats as integers.
+    r"""Return the answer as graders read it.
 
-    Floats are written out, without an exponent, and AIME's three digits without their leading zeros. ValueError when
-    the answer is empty or no single text or number.
+    Of one \boxed{} that is its inside, of GSM8K's answers the part behind "####". Whole floats become integers, other
+    floats are written out without an exponent, and AIME's three digits lose their leading zeros. ValueError when the
+    answer is empty or no single text or number.
 
     >>> gold(142.0), gold("25.0"), gold("025"), gold("\\boxed{\\frac{1}{2}}"), gold("3 * 4 = 12\n#### 1,012")
     ('142', '25', '25', '\\frac{1}{2}', '1012')
@@ -136,7 +138,7 @@ def gold(answer: Any) -> str:
 
 
 def unboxed(text: str) -> str:
-    r"""The inside of a text that is one \boxed{…} and nothing else; any other text as it is."""
+    r"""Return the inside of a text that is one \boxed{…} and nothing else; any other text as it is."""
     if not (text.startswith("\\boxed{") and text.endswith("}")):
         return text
     depth, inside = 1, text[len("\\boxed{") : -1]
@@ -148,7 +150,7 @@ def unboxed(text: str) -> str:
 
 
 def label(kept: dict[str, Any], source: str) -> str:
-    """ "level 3", "difficulty 7.5", or the set's name where a row carries no difficulty."""
+    """Return "level 3", "difficulty 7.5", or the set's name where a row carries no difficulty."""
     for name in LABELS:
         if name in kept and isinstance(kept[name], str | int | float) and name != "problem_type":
             value = kept[name]

@@ -17,9 +17,9 @@ GPQA = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect
 
 
 def read_mcq(row: dict[str, Any], *, source: str, index: int, seed: int, shuffle: bool | None = None) -> Fields:
-    """Columns of MMLU (choices, answer: number), MMLU-Pro (options, answer: letter) or GPQA (Correct Answer, …).
+    """Read a row of MMLU (choices, answer: number), MMLU-Pro (options, answer: letter) or GPQA (Correct Answer, …).
 
-    `shuffle`: draw an order; None: where the set has none of its own (GPQA). ValueError for a malformed row.
+    `shuffle`: draw an order; None: only where the set has no order of its own (GPQA). ValueError for a malformed row.
     """
     if GPQA[0] in row:
         question, choices, right = pick(row, ("Question",)), [row.get(name) for name in GPQA], 0
@@ -45,7 +45,7 @@ def read_mcq(row: dict[str, Any], *, source: str, index: int, seed: int, shuffle
 
 
 def right_choice(answer: Any, choices: list) -> int:
-    """Number of the right choice, from a number or a letter; ValueError."""
+    """Return the number of the right choice, from a number or a letter; ValueError."""
     if not 2 <= len(choices) <= 26:
         raise ValueError(f"{len(choices)} choices, not 2 to 26")
     if isinstance(answer, str) and len(answer.strip()) == 1 and answer.strip().upper() in string.ascii_uppercase:

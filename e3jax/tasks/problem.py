@@ -29,7 +29,7 @@ class Problem:
     """
 
     id: str  # unique over task, family, split, size, seed and index
-    task: str  # names the grader: rewards/grade.py
+    task: str  # names the grader: tasks/table.py
     question: str
     answer: str
     difficulty: str  # the label that metrics are grouped by, as "3 numbers"

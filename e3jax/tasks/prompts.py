@@ -1,9 +1,7 @@
 r"""Prompt texts, each by the name that a config gives, and Qwen3's chat form around them.
 
-    words = PROMPTS["e3"].replace("{problem}", "What is 1+1?")
-    qwen3_chat(words)          # the whole text that a model reads
-
-A.n = e3's paper and code, B.n = E2C's, C.n = OXA's, by section of the developers' notes (configs/common.py says where).
+words = PROMPTS["e3"].replace("{problem}", "What is 1+1?")
+qwen3_chat(words)          # the whole text that a model reads
 """
 
 from collections.abc import Callable
@@ -13,27 +11,27 @@ from e3jax.errors import UserError
 PROMPTS = {
     # the problem is the whole prompt: Countdown written as a set (curation/difficulty.py)
     "bare": "{problem}",
-    # A.3: e3's mathematics runs, and DeepScaleR's before it
+    # e3's code: its mathematics runs, and DeepScaleR's before it
     "e3": "{problem} Let's think step by step and output the final answer within \\boxed{}.",
     # Qwen's own, on its model cards
     "qwen": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
     # MathArena's
     "matharena": "{problem}\nPut your final answer within \\boxed{}.",
-    # C.4: OXA's, in fine-tuning, RL and evaluation
+    # OXA's, in fine-tuning, RL and evaluation
     "oxa": "{problem}\nLet's reason step by step. Enclose the reasoning process within <think>...</think>, then "
     "summarize it and present the final answer within \\boxed{} — for example: <think>reasoning process here</think> "
     "\\boxed{answer here}.",
-    # A.3, Box B.1: e3's study of open models
+    # e3 Box B.1: its study of open models
     "open-models": "You will be given a math problem. Solve the problem step by step. Output your final answer in the "
     "form of \\boxed{your answer}. Problem: {problem}",
     # multiple choice (own words: the paper names none)
     "mcq": "{problem}\n\nExactly one choice is right. Please reason step by step, and put its letter within \\boxed{}.",
-    # A.3, Box E.1: the paper's only prompt of multiplication; it asks for checks (MULT-V's traces were made with it)
+    # e3 Box E.1: the paper's only prompt of multiplication; it asks for checks (MULT-V's traces were made with it)
     "multiply-check": "Multiply {a} and {b}. Please reason step by step, and put your final answer within \\boxed{}. "
     'At each step, try to verify your response if possible and prefix the line with "Check:". <think>',
     # the same without the request for checks (own choice, the paper is silent on MULT's)
     "multiply": "Multiply {a} and {b}. Please reason step by step, and put your final answer within \\boxed{}.",
-    # B.6: E2C's, as its test-time scaling asks (what it trained with is not known)
+    # E2C's, as its test-time scaling asks (what it trained with is not known)
     "e2c": "{problem} Provide the final answer in the boxed{}. Please reasoning step-by-step.",
 }
 
@@ -41,7 +39,7 @@ Chat = Callable[[str], str]  # the user's words -> the whole prompt
 
 
 def prompt_text(prompt: str, **values) -> str:
-    r"""PROMPTS[prompt] with its fields filled in; UserError for another name, or a prompt of other fields.
+    r"""Return PROMPTS[prompt] with its fields filled in; UserError for another name, or a prompt of other fields.
 
     >>> prompt_text("matharena", problem="What is $\\frac{1}{2}$ of 4?")
     'What is $\\frac{1}{2}$ of 4?\nPut your final answer within \\boxed{}.'
@@ -54,17 +52,16 @@ def prompt_text(prompt: str, **values) -> str:
 
 
 def need_prompt(prompt: str, fields: tuple[str, ...]) -> None:
-    """UserError unless it is the name of a prompt with exactly these fields."""
+    """Raise UserError unless `prompt` names a prompt that has these fields."""
     fit = [name for name, text in PROMPTS.items() if all(f"{{{x}}}" in text for x in fields)]
     if prompt not in fit:
         raise UserError(f"prompt {prompt!r} is not one for {' and '.join(fields)}: use one of {', '.join(fit)}")
 
 
 def qwen3_chat(words: str) -> str:
-    """One user turn in Qwen3's chat template, up to where the assistant speaks; thinking is on by default (A.3).
+    """Return one user turn in Qwen3's chat template, up to where the assistant speaks; thinking is on, its default.
 
-    Qwen2.5's is the same behind a system prompt, which OXA leaves out (C.5).
-
-    Word for word what `HubTokenizer.chat_text` makes with Qwen3's own template (tests/test_tasks_sets.py).
+    It is word for word what `HubTokenizer.chat_text` makes with Qwen3's own template (tests/test_tasks_sets.py).
+    Qwen2.5's template puts a system prompt before it, which OXA leaves out.
     """
     return f"<|im_start|>user\n{words}<|im_end|>\n<|im_start|>assistant\n"

@@ -43,7 +43,7 @@ def make_row(where: str, index: int, value: Any, wrong: str = "") -> Row:
 
 
 def has_half_character(value: Any) -> bool:
-    r"""Whether a text in `value` cannot be written as UTF-8: JSON's "\ud800" without its other half.
+    r"""Return whether a text in `value` cannot be written as UTF-8: JSON's "\ud800" without its other half.
 
     >>> has_half_character({"a": ["x\ud800"]}), has_half_character({"a": "\u20ac"})
     (True, False)
@@ -64,14 +64,14 @@ def has_half_character(value: Any) -> bool:
 
 
 def is_place(name: str) -> bool:
-    """Whether a set's name says where it lies (a path) and not which it is (a name or a hub id)."""
+    """Return whether a set's name says where it lies (a path) and not which it is (a name or a hub id)."""
     if not name:
         return False
     return is_bucket(name) or name.startswith(("/", ".", "~")) or name.endswith(SUFFIXES) or epath.Path(name).exists()
 
 
 def place_rows(path: str, *, split: str, limit: int) -> Iterator[Row]:
-    """Rows of a file, of a prepared set (rows are Problems without a prompt), or of a local copy of a hub's set."""
+    """Yield the rows of a file, of a prepared set (Problems without a prompt), or of a local copy of a hub's set."""
     there = place(epath.Path(path).expanduser())
     if not there.exists():
         raise UserError(f"{path} does not exist: name a {', '.join(SUFFIXES)} file or a directory")
@@ -92,11 +92,11 @@ def place_rows(path: str, *, split: str, limit: int) -> Iterator[Row]:
 
 
 def file_rows(path: epath.PathLike) -> Iterator[Row]:
-    """Rows of a .json (a list of objects), .jsonl or .parquet file, local or in a bucket; UserError for another."""
+    """Yield the rows of a .json (a list), .jsonl or .parquet file, local or in a bucket; UserError for another file."""
     path = place(path)
     readers = {".json": json_rows, ".jsonl": jsonl_rows, ".parquet": parquet_rows}
     if path.suffix not in readers:
-        raise UserError(f"{path} is neither of {', '.join(SUFFIXES)}: rename or convert it")
+        raise UserError(f"{path} is none of {', '.join(SUFFIXES)}: rename or convert it")
     return readers[path.suffix](path)
 
 
@@ -154,7 +154,7 @@ def next_batch(batches: Iterator, path: epath.Path, index: int) -> Any:
 
 
 def needed(module: str, package: str, what: str) -> Any:
-    """A library that only some data needs; UserError when it is not installed."""
+    """Return a library that only some data needs; UserError when it is not installed."""
     import importlib
 
     try:
@@ -214,12 +214,12 @@ class PreparedSet(Sequence):
 
 
 def is_prepared(directory: epath.PathLike) -> bool:
-    """Whether `write_prepared` made it."""
+    """Return whether `write_prepared` made it."""
     return (place(directory) / PREPARED).exists()
 
 
 def write_prepared(directory: epath.PathLike, values: Sequence[dict[str, Any]], **about) -> None:
-    """Objects as an array_record file with one of them a record, and what the set is in set.json, written last."""
+    """Write objects as an array_record file, one a record, and then what the set is into set.json."""
     writer_of = needed("array_record.python.array_record_module", "array_record", "prepared sets").ArrayRecordWriter
     directory = place(directory)
     with tempfile.TemporaryDirectory() as local:
@@ -238,7 +238,7 @@ def write_prepared(directory: epath.PathLike, values: Sequence[dict[str, Any]], 
 
 
 def hub_rows(hub: str, *, config: str, split: str, limit: int) -> Iterator[Row]:
-    """Rows of a hub data set, or of a local copy of one; with a `limit` its files are read only so far as needed."""
+    """Yield the rows of a hub data set or a local copy of one; with a `limit`, files are read only as far as needed."""
     datasets = needed("datasets", "datasets", "data sets of the hub")
     split = split or "train"
     try:
@@ -270,7 +270,7 @@ def each_row(data: Any, hub: str) -> Iterator[Row]:
 
 
 def tfds_rows(name: str, *, split: str) -> Iterator[Row]:
-    """Rows of a TensorFlow data set, read without TensorFlow."""
+    """Yield the rows of a TensorFlow data set, read without TensorFlow."""
     tfds = needed("tensorflow_datasets", "tensorflow-datasets importlib_resources", f"{name} through TFDS")
     needed(f"tensorflow_datasets.text.{name}", "tensorflow-datasets", f"{name} through TFDS")  # else it is not found
     try:

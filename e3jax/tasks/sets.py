@@ -28,7 +28,7 @@ LISTED = 20  # malformed rows that are named; the others are counted
 
 
 class Source(NamedTuple):
-    """Where a set lies on the hub; FACTS §6."""
+    """Where a set lies on the hub."""
 
     hub: str
     split: str
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
 SETS = {
     "deepscaler": Source("agentica-org/DeepScaleR-Preview-Dataset", "train"),  # 40,315
-    "e3-math-easy": Source("CMU-AIRe/e3-math-easy", "train"),  # stage 1 of e3 (A.2)
+    "e3-math-easy": Source("CMU-AIRe/e3-math-easy", "train"),  # stage 1 of e3
     "e3-math-medhard": Source("CMU-AIRe/e3-math-medhard", "train"),  # stage 2
     "hmmt-aime-2025": Source("CMU-AIRe/hmmt-aime-2025", "test"),  # 60
     "aime24": Source("HuggingFaceH4/aime_2024", "train"),  # 30
@@ -66,6 +66,18 @@ def chosen_sets(sets: Mapping[str, Any], only: str, *, field: str = "only") -> d
     return {name: one for name, one in sets.items() if not names or name in names}
 
 
+def need_set(field: str, name) -> None:
+    """Refuse config.`field` unless it is the name of a set, a hub id or a path."""
+    need(isinstance(name, str), field, name, "name a set (tasks/sets.py), a hub id or a path")
+    base = name.partition("@")[0]
+    need(
+        base in SETS or base in TFDS or base.count("/") == 1 or is_place(base),
+        field,
+        name,
+        f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path",
+    )
+
+
 def load_set(
     name: str,
     *,
@@ -76,11 +88,11 @@ def load_set(
     chat: Chat = qwen3_chat,
     where: str = "response",
 ) -> list[Problem]:
-    """Problems of a set in its own order: at most `limit` rows are read (0: all).
+    """Return the problems of a set in its own order: at most `limit` rows are read (0: all).
 
     `name`: one of SETS or TFDS, a hub id, or a path; "NAME@SPLIT" is the same as `split`. `prompt` names the words
     around a problem (tasks/prompts.py), `chat` puts them into a chat template, `seed` orders the choices of GPQA.
-    `where` graders look for the answer (rewards/extract.py; the default is e3's, A.4).
+    `where` graders look for the answer (rewards/extract.py; the default is e3's).
     A Problem's meta: {"source", "index": row, "problem": bare, "where", …}. UserError: unknown name or split, a hub
     that cannot be reached, missing columns, no usable row.
     """
@@ -92,10 +104,9 @@ def load_set(
 
 
 def load_fields(name: str, *, seed: int, split: str, limit: int) -> list[tuple[int, Fields]]:
-    """(row, what it says) of every row that is well formed; the others are listed on stderr."""
+    """Return (row, what it says) of every row that is well formed; list the others on stderr."""
     source, good, bad, rows = short_name(name), [], [], 0
-    found = read_rows(name, split=split, limit=limit)
-    for row in islice(found, limit or None):
+    for row in islice(read_rows(name, split=split, limit=limit), limit or None):
         rows += 1
         try:
             if row.wrong:
@@ -126,7 +137,7 @@ def tell_bad(name: str, rows: int, bad: list[tuple[str, str]]) -> None:
 
 
 def read_rows(name: str, *, split: str, limit: int) -> Iterator[Row]:
-    """Rows of a named set, a path or a hub id."""
+    """Yield the rows of a named set, a path or a hub id."""
     base, _, named = name.partition("@")
     if named and split and named != split:
         raise UserError(f"{name} with split={split!r}: name one split")
@@ -146,7 +157,7 @@ def read_rows(name: str, *, split: str, limit: int) -> Iterator[Row]:
 
 
 def read_row(row: Row, *, source: str, seed: int) -> Fields:
-    """What a row says, by its columns; ValueError when it is malformed or the columns are no known ones."""
+    """Return what a row says, by its columns; ValueError when it is malformed or the columns are no known ones."""
     columns = set(row.value)
     if {"task", "problem", "answer", "meta"} <= columns:
         if wrong := fault(row.value, FIELDS):
@@ -166,7 +177,7 @@ def read_row(row: Row, *, source: str, seed: int) -> Fields:
 
 
 def to_problem(fields: Fields, source: str, index: int, prompt: str, chat: Chat, where: str) -> Problem:
-    """The Problem that a model is asked."""
+    """Return the Problem that a model is asked."""
     return Problem(
         id=f"{source}-{index}",
         task=fields.task,
@@ -178,7 +189,7 @@ def to_problem(fields: Fields, source: str, index: int, prompt: str, chat: Chat,
 
 
 def short_name(name: str) -> str:
-    """A set's name in ids and records: of a path its last part without the suffix, of a hub id all of it.
+    """Return a set's name in ids and records: of a path its last part without the suffix, of a hub id all of it.
 
     >>> short_name("/data/aime24.json"), short_name("math-ai/aime25@test"), short_name("amc")
     ('aime24', 'math-ai/aime25@test', 'amc')

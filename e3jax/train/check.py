@@ -10,10 +10,7 @@ from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, all_errors, are_counts, need
 from e3jax.models.attention import resolve_kernel
 from e3jax.tasks.prompts import need_prompt
-from e3jax.tasks.rows import is_place
-from e3jax.tasks.sets import SETS, TFDS
-from e3jax.tasks.stream import FIELDS
-from e3jax.tasks.traces import FORMS
+from e3jax.tasks.table import TASKS
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.oxa import OxaStage
 from e3jax.train.settings import Settings, resolve
@@ -24,14 +21,9 @@ from e3jax.train.sft import SftStage
 def check(config: ConfigDict) -> Settings:
     """Return the config's settings; refuse impossible values and combinations, all of them in one UserError."""
     s = resolve(config)
-    known = s.task.form in FIELDS
     check_attention(s)
     check_prompt(s)
-    words = s.tokenizer == "words"
-    wanted = f"task.form={s.task.form!r} wants {'a hub tokenizer' if words else 'words'}"
-    need(not known or words == (s.task.form in (*FORMS, "plans")), "tokenizer", s.tokenizer, wanted)
-    numbers = s.init.number_embeddings
-    need(words or not numbers, "init.number_embeddings", numbers, "only with tokenizer='words'")
+    check_tokenizer(s)
     check_sources(s)
     check_mesh(s, config)
     check_sampler(s)
@@ -61,12 +53,20 @@ def check_attention(s: Settings) -> None:
 
 
 @all_errors()
+def check_tokenizer(s: Settings) -> None:
+    """Refuse a tokenizer that does not know the task's words."""
+    words, numbers = s.tokenizer == "words", s.init.number_embeddings
+    need(words or not numbers, "init.number_embeddings", numbers, "only with tokenizer='words'")
+    wanted = f"task.form={s.task.form!r} wants {'a hub tokenizer' if words else 'words'}"
+    need(words == (TASKS[s.task.form].words is not None), "tokenizer", s.tokenizer, wanted)
+
+
+@all_errors()
 def check_prompt(s: Settings) -> None:
     """Refuse a task.prompt that is none of the task's."""
-    fields = {"math": ("problem",), "multiplication": ("a", "b")}
-    if s.task.form in fields:
+    if fields := TASKS[s.task.form].prompt_fields:
         try:
-            need_prompt(s.task.prompt, fields[s.task.form])
+            need_prompt(s.task.prompt, fields)
         except UserError as error:
             raise UserError(f"config.task.prompt: {error}") from error
 
@@ -74,31 +74,12 @@ def check_prompt(s: Settings) -> None:
 @all_errors()
 def check_sources(s: Settings) -> None:
     """Refuse stages and evaluation sets whose problems the task has not."""
-    which = FIELDS[s.task.form]
+    task = TASKS[s.task.form]
     for stage in s.stages:
         if isinstance(stage, GrpoStage) or (isinstance(stage, SftStage) and stage.data is None):
-            need_source(s.task.form, f"stages.{stage.name}.{which}", stage.source)
+            task.check_source(f"stages.{stage.name}.{task.field}", stage.source)
     for name, source in s.eval.sets.items():
-        need_source(s.task.form, f"eval.sets[{name!r}]", source)
-
-
-@all_errors()
-def need_source(form: str, field: str, source) -> None:
-    """Refuse a source that is not of the form's own kind (tasks/stream.py): numbers, digits, or the name of a set."""
-    several = isinstance(source, tuple | list)
-    if form == "math":
-        need(isinstance(source, str), field, source, "name a set (tasks/sets.py), a hub id or a path")
-        base = source.partition("@")[0]
-        known = base in SETS or base in TFDS or base.count("/") == 1 or is_place(base)
-        allowed = f"use one of {', '.join([*SETS, *TFDS])}; or a hub id OWNER/NAME[@SPLIT]; or a path"
-        need(known, field, source, allowed)
-    elif FIELDS[form] == "digits":
-        right = several and len(source) == 2 and are_counts(source) and max(source) <= 18
-        need(right, field, source, "two counts of digits, 1 to 18 each")
-    else:  # how many numbers a Countdown problem has: what its generator makes
-        most = 12 if form == "paper" else 6
-        right = several and len(source) > 0 and all(isinstance(n, int) and 2 <= n <= most for n in source)
-        need(right, field, tuple(source) if several else source, f"2 to {most} each")
+        task.check_source(f"eval.sets[{name!r}]", source)
 
 
 @all_errors()
@@ -151,24 +132,25 @@ def check_lengths(s: Settings, prompt_room: int, room: int) -> None:
         elif isinstance(stage, OxaStage):
             allowed = f"the model has room for {prompt_room + room}"
             need(stage.row_length <= prompt_room + room, f"{field}.row_length", stage.row_length, allowed)
-        elif "most_tokens" in stage.traces:
-            most = stage.traces["most_tokens"]
+        elif most := most_tokens(stage):
             allowed = f"prompt and trace must fit row_length={stage.row_length}"
             need(most + prompt_room <= stage.row_length, f"{field}.traces.most_tokens", most, allowed)
+
+
+def most_tokens(stage: SftStage) -> int:
+    """Return the most tokens of a synthetic trace; 0 where its habits do not say."""
+    return getattr(stage.traces, "most_tokens", 0)
 
 
 @all_errors()
 def check_traces(s: Settings) -> None:
     """Refuse supervised stages on traces that the task has not, or that leave no room for one attempt."""
-    forms = (*FORMS, "plans")
+    task, traced = TASKS[s.task.form], [name for name, row in TASKS.items() if row.trace]
     for stage in s.stages:
         if not isinstance(stage, SftStage) or stage.data is not None:
             continue
         field = f"stages.{stage.name}"
-        allowed = f"traces exist for task.form {', '.join(forms)} only; else name `data` (configs/e2c.py)"
-        need(s.task.form in forms, f"{field}.kind", "sft", allowed)
-        if s.task.form in FORMS:
-            # of one attempt with its answer
-            least = 5 * max(stage.source) + 4 if s.task.form == "calculator" else 3 * sum(stage.source) + 9
-            most = stage.traces["most_tokens"]
+        allowed = f"traces exist for task.form {', '.join(traced)} only; else name `data` (configs/e2c.py)"
+        if need(task.trace is not None, f"{field}.kind", "sft", allowed) and task.least_trace_tokens:
+            least, most = task.least_trace_tokens(stage.source), most_tokens(stage)
             need(most >= least, f"{field}.traces.most_tokens", most, f"one attempt and its answer need {least}")

@@ -13,10 +13,9 @@ import numpy as np
 
 from e3jax.errors import UserError, need, need_at_least_one, need_choice
 from e3jax.phases import NO_TAGS, OPEN, TAGS, tag_ids, write_text
-from e3jax.tasks.countdown_plans import plan_trace
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.stream import at
-from e3jax.tasks.traces import base_trace
+from e3jax.tasks.table import TASKS
 from e3jax.train.run import Run
 
 PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
@@ -57,14 +56,14 @@ def trace_examples(run: Run, stage) -> Examples:
     base model has seen no long text; this is how it learns to read the problem from far away (LOG.md).
     """
     draw = run.draw_from(stage.source, split="train")
-    write = plan_trace if run.settings.task.form == "plans" else base_trace
+    write = TASKS[run.settings.task.form].trace
 
     def of_step(stage_index: int, step: int, global_step: int) -> Iterator[Example]:
         rng = np.random.default_rng([run.seed, stage_index, step])
         start = global_step * PROBLEMS_PER_STEP
         while True:
             for problem in draw(start, BLOCK):
-                response = [*run.tokenizer.encode(write(problem, rng, **stage.traces)), run.tokenizer.eos]
+                response = [*run.tokenizer.encode(write(problem, rng, stage.traces)), run.tokenizer.eos]
                 gap = int(rng.integers(stage.position_gap + 1)) if rng.random() < stage.gap_rate else 0
                 yield run.tokenizer.encode(problem.question.removesuffix(OPEN)), response, gap
             start += BLOCK

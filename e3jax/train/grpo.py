@@ -27,12 +27,12 @@ from e3jax.losses.grpo import (
 from e3jax.metrics.training import phase_metrics, rollout_metrics
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
-from e3jax.rewards.grade import nothing_read
 from e3jax.rewards.plan import RewardSettings, shaped
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded, feature_means, rollout
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
+from e3jax.tasks.grade import nothing_read
 from e3jax.tokenizer import pieces
 from e3jax.train.closing import closing_mask
 from e3jax.train.faults import Skips, save_or_stop

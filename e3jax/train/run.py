@@ -20,7 +20,8 @@ from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.prompts import qwen3_chat
-from e3jax.tasks.stream import FIELDS, Stream, open_stream
+from e3jax.tasks.stream import Stream, Wording
+from e3jax.tasks.table import TASKS, need_form
 from e3jax.train.state import Optimizer
 
 
@@ -74,7 +75,7 @@ class TaskSettings:
     prompt_room: int
 
     def __post_init__(self):
-        need_choice(self, "form", tuple(FIELDS))
+        need_form("form", self.form)
         need_choice(self, "where", WHERE)
         need_choice(self, "chat", ("template", "plain"))
         allowed = "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none"
@@ -186,7 +187,7 @@ class Run(NamedTuple):
 
 
 def problem_source(task: TaskSettings, tokenizer, *, seed: int, prompt_room: int) -> Callable[..., Stream]:
-    """Return (source, split=) -> what draws its problems (tasks/stream.py), with their prompts as the model reads them.
+    """Return (source, split=) -> what draws its problems (tasks/table.py), with their prompts as the model reads them.
 
     A prompt is in the tokenizer's chat template, if it has one; `task.chat` "plain" is Qwen's form of one user turn
     without a system prompt, whatever the template says. Behind it comes `task.opening`, which a response is forced to
@@ -204,9 +205,8 @@ def problem_source(task: TaskSettings, tokenizer, *, seed: int, prompt_room: int
         draw = stream(source, split=split)
         return lambda start, count: [replace(p, question=p.question + task.opening) for p in draw(start, count)]
 
-    talks = task.form in ("math", "multiplication")
-    templated = partial(tokenizer.chat_text, thinking=task.thinking) if talks and tokenizer.has_chat else str
-    chat = qwen3_chat if talks and task.chat == "plain" else templated
-    how = dict(prompt=task.prompt, chat=chat, where=task.where, fits=fits, tokens=tokens)
-    stream = partial(open_stream, task.form, seed=seed, **how)
+    row = TASKS[task.form]
+    templated = partial(tokenizer.chat_text, thinking=task.thinking) if row.chat and tokenizer.has_chat else str
+    chat = qwen3_chat if row.chat and task.chat == "plain" else templated
+    stream = partial(row.open, seed=seed, wording=Wording(task.prompt, chat, task.where, fits, tokens))
     return opened if task.opening else stream

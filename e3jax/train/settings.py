@@ -18,7 +18,7 @@ from e3jax.errors import all_errors, need, need_seed, section
 from e3jax.eval.in_training import Evaluation
 from e3jax.sampler.plan import Sampling
 from e3jax.sections import build, merged
-from e3jax.tasks.stream import FIELDS
+from e3jax.tasks.table import TASKS, forms
 from e3jax.train.eq2 import BudgetRule
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.oxa import OxaStage
@@ -123,12 +123,16 @@ def resolve_stage(c: dict, given: dict, *, name: str, **where) -> Stage | None:
         """Return where a person finds the value: in the stage, or in the base that it did not change."""
         return f"{base}.{field}" if base and has(c[base], field) and not has(given, field) else f"stages.{name}.{field}"
 
-    if kind != "oxa" and "data" not in given:
-        which = FIELDS[c["task"]["form"]] if c["task"]["form"] in FIELDS else "set"
-        wanted = f"task.form={c['task']['form']!r} wants {which!r}, which says which problems"
-        if not need(which in values, f"stages.{name}", sorted(given), wanted):
+    form = c["task"]["form"]
+    if kind != "oxa" and "data" not in given and form in forms():
+        task = TASKS[form]
+        wanted = f"task.form={form!r} wants {task.field!r}, which says which problems"
+        if not need(task.field in values, f"stages.{name}", sorted(given), wanted):
             return None
-        values = {k: v for k, v in values.items() if k not in FIELDS.values()} | {"source": values[which]}
+        fields = {one.field for one in TASKS.values()}  # a config may keep another task's beside its own
+        values = {k: v for k, v in values.items() if k not in fields} | {"source": values[task.field]}
+        if "traces" in values and task.habits:
+            values["traces"] = built(f"stages.{name}.traces.{{}}".format, task.habits, values["traces"])
     return built(path, KINDS[kind], values | where | {"name": name})
 
 

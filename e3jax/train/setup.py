@@ -14,8 +14,8 @@ from e3jax.rewards.plan import UNSOUND
 from e3jax.rewards.workers import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
-from e3jax.tasks import countdown_plans, countdown_traces
 from e3jax.tasks.prompts import PROMPTS
+from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check, check_room
 from e3jax.train.closing import check_closing
@@ -32,7 +32,7 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
     s = check(config)
     shape = model_config(s.model.preset)
     model = Qwen3(shape, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat, kernel=s.model.attention)
-    words = countdown_plans.WORDS if s.task.form == "plans" else countdown_traces.WORDS
+    words = TASKS[s.task.form].words
     tokenizer = WordTokenizer(words) if s.tokenizer == "words" else load_tokenizer(s.tokenizer, shape)
     tokens = f"has {tokenizer.vocab_size} tokens, {s.model.preset} holds {shape.vocab_size}"
     need(tokenizer.vocab_size <= shape.vocab_size, "tokenizer", s.tokenizer, tokens)
@@ -67,7 +67,7 @@ def check_thinking(s: Settings, tokenizer) -> None:
     A thought can come from the tokenizer or its chat template, from the prompt's words, from a supervised stage, or
     from a checkpoint of an earlier run.
     """
-    if s.task.form not in ("math", "multiplication") or s.task.where not in ("response", "after_thinking"):
+    if not TASKS[s.task.form].boxed or s.task.where not in ("response", "after_thinking"):
         return
     taught = any(not isinstance(stage, GrpoStage) for stage in s.stages) or "/checkpoints/" in s.init.init_from
     templated = tokenizer.has_chat and s.task.chat == "template"
@@ -87,7 +87,7 @@ def room_for_prompts(s: Settings, tokenizer) -> int:
     has SPARE tokens more for the others. A set's longer problems are left out instead (`problem_source`), so that a
     set is measured for 0 alone.
     """
-    room, endless = s.task.prompt_room, s.task.form != "math"
+    room, endless = s.task.prompt_room, TASKS[s.task.form].endless
     if room and not endless:
         return room
     sources = {f"stages.{stage.name}": (stage.source, "train") for stage in s.stages if has_source(stage)}

@@ -4,8 +4,8 @@ Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/sft.py; 
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ class SftStage(Stage):
     position_gap: int  # responses start up to so many positions late …
     gap_rate: float  # … this often (train/examples.py)
     source: Any = None  # which problems the traces are of
-    traces: Mapping[str, Any] = field(default_factory=dict)  # habits, and most_tokens of a trace
+    traces: Any = None  # habits of the synthetic base policy: the dataclass of the task (tasks/table.py)
     data: SetData | None = None
 
     def __post_init__(self):

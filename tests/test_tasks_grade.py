@@ -7,8 +7,8 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.rewards.extract import Grade
-from e3jax.rewards.grade import grade_one, nothing_read
 from e3jax.tasks.countdown import paper_problem
+from e3jax.tasks.grade import grade_one, nothing_read
 from e3jax.tasks.problem import Problem
 from e3jax.train.setup import check_thinking
 

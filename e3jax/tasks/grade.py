@@ -1,4 +1,4 @@
-"""Responses -> grades: the one place where a task's name picks its grader.
+"""Responses -> grades, each by the grader of its problem's row of tasks/table.py.
 
 grades = grade_all(problems, texts, rollouts.done)
 """
@@ -6,38 +6,33 @@ grades = grade_all(problems, texts, rollouts.done)
 from collections.abc import Sequence
 
 from e3jax.errors import UserError
-from e3jax.rewards import countdown, countdown_plans, math, mcq, multiplication, plan
+from e3jax.rewards import plan
 from e3jax.rewards.extract import IN_PHASES, WHERE, Grade
+from e3jax.tasks.problem import Problem
+from e3jax.tasks.table import task_of
 
-BOXED = {"math": math.grade_text, "mcq": mcq.grade_text, "multiplication": multiplication.grade_text}
 
-
-def grade_one(problem, text: str, done: bool, *, last_line_only: bool = False) -> Grade:
+def grade_one(problem: Problem, text: str, done: bool) -> Grade:
     """Grade one response. `done` False: its budget cut it before EOS.
 
     A cut response scores 0 with reason "truncated", unless `problem.meta["unfinished"]` is "graded": then what is
     there is graded like any other text, as e3's reward does (config.grpo.reward.unfinished).
 
-    Tasks whose answer is boxed ("math", "mcq", "multiplication") read `problem.meta["where"]`: where it is looked for
-    (extract.boxed_answer, plan.grade_text). In the problem it reaches the grader's processes too.
-    ValueError for a task that has no grader; UserError without "where".
+    Tasks whose answer is boxed read `problem.meta["where"]`: where it is looked for (extract.boxed_answer,
+    plan.grade_text). In the problem it reaches the grader's processes too.
+    ValueError for a task that has no row; UserError without "where".
     """
-    if problem.task not in ("countdown", "countdown_plans", "products", *BOXED):
-        raise ValueError(f"{problem.id}: no grader for task {problem.task!r}; add it here")
-    if problem.task in BOXED and "where" not in problem.meta:
+    task = task_of(problem)
+    if task.boxed and "where" not in problem.meta:
         raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {", ".join(WHERE)}')
     if not done and ("unfinished" not in problem.meta or problem.meta["unfinished"] != "graded"):
         return Grade(0.0, "truncated")
-    if problem.task == "countdown":
-        return countdown.grade_text(problem, text, last_line_only=last_line_only)
-    if problem.task == "countdown_plans":
-        return countdown_plans.grade_text(problem, text)
-    if problem.task == "products":
-        return multiplication.grade_words(problem, text)
-    where, grade = problem.meta["where"], BOXED[problem.task]
+    if not task.boxed:
+        return task.grade(problem, text)
+    where = problem.meta["where"]
     if where in IN_PHASES:
-        return plan.grade_text(problem, text, where=where, grade=grade)
-    return grade(problem, text, where=where)
+        return plan.grade_text(problem, text, where=where, grade=task.grade)
+    return task.grade(problem, text, where=where)
 
 
 def nothing_read(reasons: Sequence[str], problems: Sequence, *, where_field: str, prompt_field: str) -> str | None:
@@ -62,10 +57,8 @@ def nothing_read(reasons: Sequence[str], problems: Sequence, *, where_field: str
     return f"{what} (no_answer): {cure}; choose a {prompt_field} that asks for \\boxed{{}}, as 'e3' does"
 
 
-def grade_all(
-    problems: Sequence, texts: Sequence[str], done: Sequence[bool], *, last_line_only: bool = False
-) -> list[Grade]:
-    """`grade_one` of every (Problem, response, done), in order; ValueError for unequal lengths."""
+def grade_all(problems: Sequence[Problem], texts: Sequence[str], done: Sequence[bool]) -> list[Grade]:
+    """Return `grade_one` of every (Problem, response, done), in order; ValueError for unequal lengths."""
     if not len(problems) == len(texts) == len(done):
         raise ValueError(f"{len(problems)} problems, {len(texts)} texts, {len(done)} done flags")
-    return [grade_one(p, text, d, last_line_only=last_line_only) for p, text, d in zip(problems, texts, done)]
+    return [grade_one(p, text, d) for p, text, d in zip(problems, texts, done)]
