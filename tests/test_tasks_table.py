@@ -18,6 +18,7 @@ from e3jax.tasks.stream import DEFAULT_WORDING, endless
 from e3jax.tasks.table import TASKS, Task, forms, need_form, reads_set, task_of
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.examples import open_examples
+from e3jax.train.settings import resolve_stage
 
 # ---- what a new file e3jax/tasks/parity.py would hold: is a number even or odd?
 
@@ -112,8 +113,13 @@ def test_a_new_tasks_traces_are_learnt_from(parity):
     def draw_from(source, *, split):
         return parity.open(source, seed=0, split=split)
 
-    run = SimpleNamespace(form="parity", seed=0, tokenizer=tokenizer, draw_from=draw_from)
-    examples = open_examples(run, {"most": 10, "traces": {"guesses": 2}}, position_gap=0, gap_rate=0.0)
+    settings = SimpleNamespace(task=SimpleNamespace(form="parity"))
+    run = SimpleNamespace(settings=settings, seed=0, tokenizer=tokenizer, draw_from=draw_from)
+    given = {"kind": "sft", "most": 10, "traces": {"guesses": 2}, "rows": 2, "row_length": 12, "steps": 1, "lr": 1.0}
+    given |= {"warmup": 0, "evaluated": False, "position_gap": 0, "gap_rate": 0.0}
+    where = dict(name="base", index=0, first_step=0, first_problem=0)
+    base = {"task": {"form": "parity"}, "sft": {"aggregation": "token_mean"}}
+    examples = open_examples(run, resolve_stage(base, given, **where))
     prompt, response, gap = next(examples(0, 0, 0))
     assert tokenizer.decode(prompt) == parity_problem(0, 0, most=10, split="train").question and gap == 0
     assert len(response) == 6 and response[-1] == tokenizer.eos
