@@ -41,7 +41,8 @@ class SetData:
         need_at_least_one(self, "per_step")
         share, named = self.regulariser_share, bool(self.regulariser)
         right = 0 <= share < 1 and named == (share > 0)
-        need(right, "regulariser_share", share, "0 without a regulariser, below 1 with one")
+        allowed = f"0 without a regulariser, below 1 with one; regulariser={self.regulariser!r}"
+        need(right, "regulariser_share", share, allowed)
 
 
 def open_examples(run: Run, stage) -> Examples:
