@@ -11,7 +11,7 @@ from e3jax.tokenizer import WordTokenizer
 
 
 def test_traces():
-    """Traces are well formed, in the tiny model's words, executed as far as plans can be, and right at their rate."""
+    """Traces are well formed, in the tiny model's words, executed as far as a plan can be, and right at their rate."""
     tokenizer, rng = WordTokenizer(WORDS), np.random.default_rng(0)
     assert tokenizer.vocab_size == 210
     problems = TASKS["plans"].open((3, 4), seed=0, split="train")(0, 60)

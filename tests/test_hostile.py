@@ -102,7 +102,7 @@ def test_answers_are_marked_however_deep_their_braces_are():
 
 def functions_that_apply_regular_expressions() -> set[tuple[str, str]]:
     """(file, function) of e3jax where re.search(…), NAME.search(…) or re.compile(…).search(…) stands."""
-    calls = set()
+    functions = set()
     for path in sorted((ROOT / "e3jax").rglob("*.py")):
         name, source = path.relative_to(ROOT / "e3jax").as_posix(), path.read_text()
         if name in NOT_OF_MODELS or "import re\n" not in source:
@@ -114,8 +114,8 @@ def functions_that_apply_regular_expressions() -> set[tuple[str, str]]:
                 ]
                 owners = [ast.unparse(f.value) for f in calls if f.attr in APPLY]
                 if any(o == "re" or o.startswith("re.") or (o.isupper() and o.isidentifier()) for o in owners):
-                    calls.add((name, function.name))
-    return calls
+                    functions.add((name, function.name))
+    return functions
 
 
 def test_every_regular_expression_that_reads_a_model_has_a_reader():

@@ -73,7 +73,7 @@ def normal(text: str) -> str:
     r"""Return the text without what does not change its meaning: styles, spacing, delimiters, units, thousands commas.
 
     Units are those of rewards/units.py; degree, percent and dollar signs go too: "5 cm" is 5, "50\%" is 50 (and not
-    0.5), as in the reference's normalisation. All other words stay. The result is for comparing, and is what `number`
+    0.5), as in e3's normalisation. All other words stay. The result is for comparing, and is what `number`
     and `parts` read.
 
     >>> normal(r"$\left( 3, \dfrac \pi 2 \right)$."), normal(r"\$23{,}000"), normal(r"90^{\circ}"), normal("**5 cm**")

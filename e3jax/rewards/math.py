@@ -8,8 +8,8 @@ Here the boxed answer is brought to a normal form (rewards/latex.py) and compare
 2. what an answer says beside its value (rewards/statements.py) is read: "x = 5", "(x,y) = (1,2)", "C. 12"; an
    inequality is its interval; every member of a chain "1/3 = 2/6" must be right;
 3. where the problem's answer is a number, only a number in a normal form of its own can be right, compared as a
-   Fraction: sums, products and powers left to the grader are not (the reference is as strict for integers), nor
-   fractions that can be reduced (as in the reference) unless the problem's answer can be;
+   Fraction: sums, products and powers left to the grader are not (e3's code is as strict for integers), nor
+   fractions that can be reduced (as in e3's code) unless the problem's answer can be;
 4. tuples, intervals, matrices and ratios are compared item by item in order, lists and sets in any order;
 5. a single expression that is none of these goes to math-verify (rewards/symbolic.py): call this in the processes of
    rewards/workers.py.

@@ -1,4 +1,4 @@
-"""Graders in processes of their own: one that hangs or dies is replaced, its response tried once more, then scored 0.
+"""Run graders in other processes: one that hangs or dies is replaced, its response tried once more, then scored 0.
 
     with GraderPool(workers=2, timeout_s=10.0) as pool:
         grades = pool.grade_all(problems, texts, done)     # as tasks/grade.py, which the workers call

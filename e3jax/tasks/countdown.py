@@ -55,7 +55,7 @@ def paper_problem(seed: int, index: int, *, numbers: int, split: str = "train") 
     Operands uniform in 0..99 and operations uniform in + - * /; for n >= 3, with probability 1/2,
     parentheses around two adjacent operands; drawn again until the value is an integer in 0..999
     and the instance belongs to `split` (`instance_split`). The numbers are shown in the order of
-    that expression, as in the reference: no permutation is ever needed to solve it. On one core a
+    that expression, as in e3's code: no permutation is ever needed to solve it. On one core a
     problem of 3, 6, 12 numbers takes .5, 1.5, 45 ms in "train" and 2.5, 7, 290 ms in "test".
     Raises ValueError for n < 2 and for another split or seed.
     """
