@@ -153,7 +153,7 @@ def test_a_stage_reads_what_was_written(tmp_path, monkeypatch):
     rows = [{"problem": f"What is {i} + é?", "answer": str(i), "level": 3} for i in range(9)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = ProblemSet(form="math", source=str(source), prompt="e3", problems=0, where="anywhere")
-    problems = difficulty.load_problems(questions, seed=0)
+    problems = difficulty.training_problems(questions, seed=0)
     log = SimpleNamespace(
         main=True,
         workdir=tmp_path,

@@ -146,7 +146,7 @@ def test_arguments_name_checkpoints():
 
 
 def test_prompts_of_mathematics_are_one_user_turn(tmp_path, qwen3_files):
-    """A set from a file, e3's words, Qwen3's template: the tokens of its chat, thinking on by default (A.3)."""
+    """A set from a file, e3's words, Qwen3's template: the tokens of its chat, thinking on by default."""
     (tmp_path / "two.jsonl").write_text(
         '{"problem": "1+1?", "answer": 2}\n{"problem": "Is $x$ odd?", "answer": "No"}\n'
     )

@@ -1,4 +1,4 @@
-"""The command: how often a model solves each problem of a set, and the set's easy, medium and hard parts as sets.
+"""The command: measure how often a model solves each problem of a set; write its easy, medium and hard parts as sets.
 
     python -m e3jax.curation.difficulty --config=configs/difficulty.py --workdir=runs/difficulty
     python -m e3jax.train.curriculum --config=configs/e3_math.py:stage=1 --workdir=runs/stage1 \
@@ -28,7 +28,6 @@ from e3jax.log import RunLog
 from e3jax.report import figures
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool
-from e3jax.rollout import bench as benches
 from e3jax.rollout.bench import (
     Bench,
     Chat,
@@ -37,6 +36,7 @@ from e3jax.rollout.bench import (
     check_responses,
     graders_of,
     in_chat,
+    load_problems,
     model_for_sampling,
     need_at_least_one,
     need_room,
@@ -98,11 +98,11 @@ def check(c: ConfigDict) -> Settings:
     )
 
 
-def load_problems(questions: ProblemSet, *, seed: int) -> list[Problem]:
+def training_problems(questions: ProblemSet, *, seed: int) -> list[Problem]:
     """Return problems to train on, without a chat template: a set's in its order, a generator's of split "train"."""
     form = questions.form
     split = "test" if form == "math" else "train"  # a set's "train" is shuffled and has no end (tasks/stream.py)
-    return benches.load_problems(questions, seed=seed, split=split)
+    return load_problems(questions, seed=seed, split=split)
 
 
 def make_bench(settings: Settings, pretrained: Pretrained, plain: list[Problem], log: RunLog) -> Bench:
@@ -224,7 +224,7 @@ def write(log: RunLog, problems: Sequence[Problem], *, preset: str, title: str) 
 def main(config: ConfigDict, workdir: str) -> None:
     """Measure the rates of all problems, then write the sets."""
     settings = check(config)
-    problems = load_problems(settings.questions, seed=settings.seed)
+    problems = training_problems(settings.questions, seed=settings.seed)
     with run_directory(config, workdir) as log:
         known = still_counts(log, "rates.jsonl", problems, samples=settings.samples, wanted=lambda line: True)
         if len(known) < len(problems):

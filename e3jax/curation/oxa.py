@@ -45,7 +45,7 @@ class Promotion:
 
 
 class Bins(NamedTuple):
-    """How many responses each bin of perplexity should give, and had and gave; arrays [bins], the edges one more."""
+    """How many responses each bin of perplexity should give, has, and gives: arrays [bins]; the edges are one more."""
 
     edges: np.ndarray
     target: np.ndarray

@@ -146,7 +146,7 @@ def cut(text: str, until: Sequence[str]) -> str:
 
 
 class Served(NamedTuple):
-    """A loaded model with what it answers by; its parameters lie as for sampling."""
+    """A loaded model, its parameters in the sampling layout, and how it answers."""
 
     pretrained: Pretrained
     options: ModelOptions

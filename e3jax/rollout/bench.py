@@ -1,4 +1,4 @@
-"""One model on one set, ready to be sampled from, and the frame of the commands that measure models this way.
+"""Benches, each one model on one set, ready to be sampled from; and the frame of the commands that measure them.
 
 def main(config, workdir):
     settings = check(config)
@@ -180,7 +180,7 @@ def load_problems(questions: ProblemSet, *, seed: int, split: str = "test") -> l
 
 
 def in_chat(problem: Problem, tokenizer, chat: Chat) -> Problem:
-    """Return the problem as a user's turn (`user_turn`); Countdown's problems stay as they are."""
+    """Return the problem as a user's turn (`user_turn`); Countdown gets no template (docs/algorithms.md#prompts)."""
     if problem.task.startswith("countdown"):
         return problem
     return replace(problem, question=user_turn(problem.question, tokenizer, chat))

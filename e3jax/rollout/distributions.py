@@ -1,4 +1,4 @@
-"""What a model's next-token distributions are along given responses, exactly, and how far from another model's.
+"""A model's exact next-token distributions along given responses, and how far they are from another model's.
 
 Of every response token y_t, with p_t = softmax(logits(x y_<t) / temperature) of the model and q_t of the base:
 

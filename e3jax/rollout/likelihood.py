@@ -1,4 +1,4 @@
-"""How probable a model finds given continuations, and whether it would have written them itself.
+"""Log-likelihoods of given continuations, and whether a model that takes the likeliest token would have written them.
 
     log p(c | x) = Σ_t log softmax(logits(x c_<t))[c_t]                                                          [nats]
 

@@ -1,4 +1,4 @@
-"""Responses on disk, each appended as it finishes: a restart draws only what is missing.
+"""Responses on disk, each appended as it finishes, so that a restart draws only the missing ones.
 
 A response has a part ("response", or a continuation's name, eval/forcing.py), a problem's index in its set and a sample
 number, and these with the seed are all that its noise depends on. Each line carries a digest of the question's tokens:

@@ -27,7 +27,7 @@ class Planning:
     """How an E2C model plans and executes: fields of the config."""
 
     words: bool  # whether the model reads instructions
-    plan_budget: int  # tokens, as all that follows
+    plan_budget: int  # tokens, as in all fields below
     execution_budget: int
     thought: int  # of a thought of the tree
     tokens: int  # that go through the model at once when plans are scored or embedded

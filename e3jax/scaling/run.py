@@ -1,4 +1,4 @@
-"""The command: what an E2C model gains from more tokens at test time, by eight methods (docs/algorithms.md#tts).
+"""The command: how much an E2C model gains from more tokens at test time, by eight methods (docs/algorithms.md#tts).
 
     python -m e3jax.scaling.run --config=configs/e2c_scaling.py:rl2=runs/e2c/checkpoints/rl2/100 --workdir=runs/scaling
 
