@@ -17,6 +17,8 @@ from e3jax.log import RunLog
 from e3jax.metrics.names import undefined_fields
 from e3jax.report.files import pass_rates_file
 from e3jax.rewards.extract import Grade
+from e3jax.rollout import bench
+from e3jax.rollout.bench import ProblemSet
 from e3jax.rollout.responses import Responses
 from e3jax.sharding import make_mesh
 from e3jax.tasks.grade import grade_one
@@ -43,10 +45,9 @@ def by_length(problems, texts, done):
 @pytest.fixture
 def light(monkeypatch):
     """One device, and verdicts that differ."""
-    monkeypatch.setattr(
-        difficulty, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
-    )
-    monkeypatch.setattr(difficulty, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_length)))
+    one = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    monkeypatch.setattr(bench, "make_mesh", lambda **_: one)
+    monkeypatch.setattr(bench, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_length)))
 
 
 def rates_of(workdir):
@@ -111,7 +112,7 @@ def test_other_blocks_and_other_presets_use_the_same_rates(checkpoint, tmp_path,
     difficulty.main(other, str(tmp_path / "b"))
     assert rates_of(tmp_path / "a") == rates_of(tmp_path / "b")
     assert len(list((tmp_path / "b/responses").iterdir())) == 3
-    monkeypatch.setattr(difficulty, "load_pretrained", None)
+    monkeypatch.setattr(bench, "load_pretrained", None)
     one.preset, one.set.problems = "section_5", 5
     difficulty.main(one, str(tmp_path / "a"))
     sizes = [len((tmp_path / f"a/sets/section_5/{x}.jsonl").read_text().splitlines()) for x in LEVELS]
@@ -151,9 +152,8 @@ def test_a_stage_reads_what_was_written(tmp_path, monkeypatch):
     source = tmp_path / "mine.jsonl"
     rows = [{"problem": f"What is {i} + é?", "answer": str(i), "level": 3} for i in range(9)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    problems = difficulty.load_problems(
-        form="math", source=str(source), prompt="e3", problems=0, where="anywhere", seed=0
-    )
+    questions = ProblemSet(form="math", source=str(source), prompt="e3", problems=0, where="anywhere")
+    problems = difficulty.training_problems(questions, seed=0)
     log = SimpleNamespace(
         main=True,
         workdir=tmp_path,

@@ -3,6 +3,7 @@
 import importlib
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -15,9 +16,10 @@ import tiny_text
 from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.curation import e2c
 from e3jax.errors import UserError
-from e3jax.eval import run
 from e3jax.phases import TAGS
 from e3jax.rewards.extract import Grade
+from e3jax.rollout import bench as benches
+from e3jax.rollout.bench import Chat
 from e3jax.rollout.responses import Response, Responses
 from e3jax.scaling.calls import Call
 from e3jax.sharding import make_mesh
@@ -27,14 +29,14 @@ from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import load_set
 from e3jax.train.examples import response_text
 
-LIMITS = dict(fewest_steps=2, most_steps=3, most_plan_tokens=20, most_execution_tokens=30, least_followed=0.75)
+LIMITS = e2c.Limits(fewest_steps=2, most_steps=3, most_plan_tokens=20, most_execution_tokens=30, least_followed=0.75)
 PLAN = "1. Add the numbers.\n2. Halve the sum."
 WORK = "1. Add the numbers: 10\n2. Halve the sum: so \\boxed{5}"
 
 
 def test_plans_that_are_not_taken():
     def fault(plan, tokens=10):
-        return e2c.plan_fault(plan, tokens, **LIMITS)
+        return e2c.plan_fault(plan, tokens, limits=LIMITS)
 
     assert fault(PLAN) == "" == fault(PLAN, 20) and fault(PLAN, 21) == "long"
     assert fault("1. Add.") == fault(PLAN + "\n3. Go.\n4. Stop.") == fault("Add, then halve.") == "steps"
@@ -45,7 +47,7 @@ def test_executions_that_are_not_taken():
     right = Grade(1.0, "correct")
 
     def fault(text, tokens=30, grade=right):
-        return e2c.execution_fault(PLAN, text, tokens, grade, **LIMITS)
+        return e2c.execution_fault(PLAN, text, tokens, grade, limits=LIMITS)
 
     assert fault(WORK) == "" and fault(WORK, 31) == "long" and fault(WORK + TAGS[3]) == "tags"
     assert fault(WORK, grade=Grade(0.0, "wrong_value")) == "wrong_value"
@@ -119,15 +121,18 @@ def test_a_row_from_hand_made_responses(monkeypatch, tmp_path):
     )
     words = Words()
     bench = SimpleNamespace(
-        pretrained=Pretrained(None, None, words), problems=[problem], prompts=[words.encode(problem.question)]
+        pretrained=Pretrained(None, None, words),
+        plain=[replace(problem, question="Half of 4+6? Box it.")],
+        problems=[problem],
+        prompts=[words.encode(problem.question)],
+        samples=6,
+        chat=Chat(thinking=False),
     )
     grader = SimpleNamespace(submit=lambda *a: SimpleNamespace(result=lambda: grade_all(*a)))
-    form = dict(thinking=False, chat="template")
-    drafts = e2c.Drafts(bench, grader, ["Half of 4+6? Box it."], form=form, limits=LIMITS)
-    how = dict(budget=99, temperature=0.7, top_p=0.8)
-    drafts.solve([0], 6, **how)
-    drafts.summarise(**how)
-    drafts.execute(**how)
+    drafts, phase = e2c.Drafts(bench, grader, LIMITS), e2c.Phase(budget=99, temperature=0.7, top_p=0.8)
+    drafts.solve([0], phase)
+    drafts.summarise(phase)
+    drafts.execute(phase)
     assert sorted(g for part, g in seen if part == "exploration") == [0, 3, 4, 5]
     assert sorted(g for part, g in seen if part == "re_execution") == [0, 4, 5]
     assert "Solution:\nSum 10, half \\boxed{5}\n" in seen["exploration", 0] and "hm" not in seen["exploration", 0]
@@ -175,7 +180,8 @@ class Killed(Exception):
 
 def test_killed_anywhere_ends_with_the_same_rows(checkpoint, tmp_path, monkeypatch):
     """Everything that a random model says ends and is right here, and every plan is taken."""
-    monkeypatch.setattr(run, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
+    one = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    monkeypatch.setattr(benches, "make_mesh", lambda **_: one)
     monkeypatch.setattr(
         e2c,
         "ask",
@@ -186,7 +192,7 @@ def test_killed_anywhere_ends_with_the_same_rows(checkpoint, tmp_path, monkeypat
     right = SimpleNamespace(
         submit=lambda problems, texts, done: SimpleNamespace(result=lambda: [Grade(1.0, "correct") for _ in texts])
     )
-    monkeypatch.setattr(e2c, "GraderPool", lambda **_: nullcontext(right))
+    monkeypatch.setattr(benches, "GraderPool", lambda **_: nullcontext(right))
     (tmp_path / "set.jsonl").write_text("".join(json.dumps({"problem": f"{i}+1?", "answer": 1}) + "\n" for i in "123"))
     drawn, real = [], Responses.add
     monkeypatch.setattr(Responses, "add", lambda self, new, *a: (real(self, new, *a), drawn.extend(new))[0])

@@ -5,24 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e3jax.curation.oxa import bin_edges, gaussian_targets, least_per_query, mu_of, promote_set, random_set
+from e3jax.curation.oxa import Promotion, bin_edges, gaussian_targets, least_per_query, mu_of, promote_set, random_set
 
-RELEASED = dict(low=1.0, high=5.0, width=0.05, mu=2.5, sigma=0.25)  # C.2, 1.5B
+RELEASED = dict(low=1.0, high=5.0, width=0.05, mu=2.5, sigma=0.25)  # OXA's code, 1.5B
 
 
 def test_a_rich_pool_gives_the_target_to_the_count():
-    """80 bins of C.2, the weights worked out again in plain Python; nothing short, one a query."""
+    """OXA's 80 bins, the weights worked out again in plain Python; nothing short, one a query."""
     rng = np.random.default_rng(0)
     ppl, n = rng.uniform(0.9, 5.2, 60_000), 5000
     chosen, bins = promote_set(
         ppl,
         rng.integers(1, 900, len(ppl)),
         np.arange(len(ppl)),
-        total=n,
-        per_query=1,
+        Promotion(total=n, per_query=1, refill=False, **RELEASED),
         seed=42,
-        refill=False,
-        **RELEASED,
     )
     middles = [1.0 + 0.05 * (i + 0.5) for i in range(80)]
     weight = [2.718281828459045 ** (-((m - 2.5) ** 2) / (2 * 0.25**2)) for m in middles]
@@ -37,11 +34,11 @@ def test_a_rich_pool_gives_the_target_to_the_count():
 
 def test_longest_first_then_other_queries_first():
     """One bin by hand: round 1 takes every query's longest, round 2 seconds; the limit per query ends it."""
-    ppl, edge = np.full(6, 2.0), dict(low=1.5, high=2.5, width=1.0, mu=2.0, sigma=1.0, seed=0, refill=False)
+    ppl, edge = np.full(6, 2.0), dict(low=1.5, high=2.5, width=1.0, mu=2.0, sigma=1.0, refill=False)
     length, query = np.array([9, 8, 7, 3, 2, 1]), np.array([0, 0, 0, 1, 1, 2])
 
     def take(total, per_query):
-        return promote_set(ppl, length, query, total=total, per_query=per_query, **edge)[0].tolist()
+        return promote_set(ppl, length, query, Promotion(total=total, per_query=per_query, **edge), seed=0)[0].tolist()
 
     assert take(3, 10) == [0, 3, 5]
     assert take(5, 10) == [0, 3, 5, 1, 4]
@@ -53,9 +50,8 @@ def test_longest_first_then_other_queries_first():
 def test_ties_are_random_by_the_seed():
     """Equal lengths: another seed, another choice; the same seed, the same."""
     pool = np.full(200, 2.5), np.full(200, 7), np.arange(200)
-    one, again, other = (
-        promote_set(*pool, total=20, per_query=1, refill=True, seed=s, **RELEASED)[0].tolist() for s in (1, 1, 2)
-    )
+    promotion = Promotion(total=20, per_query=1, refill=True, **RELEASED)
+    one, again, other = (promote_set(*pool, promotion, seed=s)[0].tolist() for s in (1, 1, 2))
     assert one == again != other and len(one) == 20
     assert random_set(pool[0], total=20, seed=1).tolist() != random_set(pool[0], total=20, seed=2).tolist()
 
@@ -75,14 +71,14 @@ def pools(draw):
 def test_any_pool_keeps_the_limits(pool, total, per_query, mu, seed):
     """Targets, caps, range, no repeats; a bin is short only where the limit or the pool leaves nothing; refill."""
     ppl, length, query = pool
-    common = dict(low=1.0, high=2.0, width=0.25, mu=mu, sigma=0.2, per_query=per_query, seed=seed)
-    chosen, bins = promote_set(ppl, length, query, total=total, refill=False, **common)
+    common = dict(low=1.0, high=2.0, width=0.25, mu=mu, sigma=0.2, per_query=per_query, total=total)
+    chosen, bins = promote_set(ppl, length, query, Promotion(refill=False, **common), seed=seed)
     inside = ppl[(ppl >= 1.0) & (ppl <= 2.0)]
     assert bins.target.sum() == total and (bins.target >= 0).all()
     assert bins.available.tolist() == np.histogram(inside, bins.edges)[0].tolist()
     assert (bins.taken <= bins.target).all() and (bins.taken <= bins.available).all()
     assert np.histogram(ppl[chosen], bins.edges)[0].tolist() == bins.taken.tolist()
-    full, _ = promote_set(ppl, length, query, total=total, refill=True, **common)
+    full, _ = promote_set(ppl, length, query, Promotion(refill=True, **common), seed=seed)
     for picked in (chosen, full):
         assert len(set(picked.tolist())) == len(picked) <= total
         assert not len(picked) or np.bincount(query[picked]).max() <= per_query

@@ -15,12 +15,15 @@ pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip ins
 from e3jax.checkpoint.hf import save_hf
 from e3jax.checkpoint.pretrained import write_description
 from e3jax.curation import oxa_sets as pools
+from e3jax.curation.oxa_pools import blocks_of
 from e3jax.curation.perplexity import perplexities
 from e3jax.errors import UserError
 from e3jax.metrics.names import undefined_fields
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
-from e3jax.rollout.responses import Asked, Response
+from e3jax.rollout import bench
+from e3jax.rollout.likelihood import Batching
+from e3jax.rollout.responses import Request, Response
 from e3jax.sharding import make_mesh, param_shardings
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tasks.grade import grade_all
@@ -60,14 +63,14 @@ def test_perplexities_equal_transformers(made):
 
     mesh = make_mesh(data=2, fsdp=4, tensor=1)
     with jax.set_mesh(mesh):
-        placed, common = jax.device_put(params, param_shardings(params, mesh)), dict(tokens=256, most=most, pad=0)
-        alone = perplexities(model, placed, responses, **common)
-        given = perplexities(model, placed, responses, prompts=prompts, **common)
+        placed, batching = jax.device_put(params, param_shardings(params, mesh)), Batching(256, most, 0)
+        alone = perplexities(model, placed, responses, batching)
+        given = perplexities(model, placed, responses, batching, prompts=prompts)
     np.testing.assert_allclose(alone, [reference(r, 1) for r in responses], rtol=1e-4)
     np.testing.assert_allclose(given, [reference(p + r, len(p)) for p, r in zip(prompts, responses)], rtol=1e-4)
     assert np.isnan(alone).tolist() == [False] * 4 + [True, False]  # one token has nothing before it
     with pytest.raises(UserError, match="response 0: a prompt of 0 tokens"):
-        perplexities(model, params, [[5, 6]], prompts=[[]], **common)
+        perplexities(model, params, [[5, 6]], batching, prompts=[[]])
 
 
 def config_for(directory):
@@ -81,19 +84,19 @@ def config_for(directory):
 
 @pytest.fixture
 def light(monkeypatch):
-    """One device, graders in this process, and own responses written down (drawing: test_curation_difficulty.py)."""
+    """One device, graders in this process, and responses written down (drawing: test_curation_difficulty.py)."""
 
-    def draw_own(log, mesh, problems, *, samples, **_):
-        said = WordTokenizer(WORDS).encode("<answer> 7 + 5 * 2 </answer>")
-        for here, responses in pools.own_blocks(log, problems, 20):
+    def draw_responses(log, problems, student, sampling, **_):
+        said, samples = WordTokenizer(WORDS).encode("<answer> 7 + 5 * 2 </answer>"), student.samples
+        for here, responses in blocks_of(log, problems, 20):
             new = {("response", p, g): Response((*said[g:], 1), g < 2) for p in here for g in range(samples)}
-            if responses.missing("response", [Asked(p, tuple(range(samples)), (), 8) for p in here]):
+            if responses.missing("response", [Request(p, tuple(range(samples)), (), 8) for p in here]):
                 responses.add(new, [problems[p].id for p in here for _ in range(samples)], [""] * len(new))
 
-    monkeypatch.setattr(pools, "draw_own", draw_own)
+    monkeypatch.setattr(pools, "draw_responses", draw_responses)
     monkeypatch.setattr(pools, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
     submit = lambda *given: SimpleNamespace(result=lambda: grade_all(*given))  # noqa: E731
-    monkeypatch.setattr(pools, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=submit)))
+    monkeypatch.setattr(bench, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=submit)))
 
 
 class Killed(Exception):
@@ -174,10 +177,8 @@ def test_bad_values_are_named(change, words):
 def test_no_response_in_range_is_an_error():
     """A tiny model's perplexities in the bins of a large one's would select nothing, silently."""
     line = {"pool": "teacher", "index": 0, "query": "a", "correct": True, "reason": "correct", "length": 5, "ppl": 90.0}
-    c = importlib.import_module("configs.oxa_data").get_config("model=7b")
+    settings = pools.check(importlib.import_module("configs.oxa_data").get_config("model=7b"))
     with pytest.raises(UserError, match=r"low=1.0, high=5.0: no right response .* the mean is 90"):
-        pools.select(
-            [line], seed=0, promote=c.promote.to_dict(), suppress=c.suppress.to_dict(), baselines=5, most_tokens=100
-        )
+        pools.select([line], settings)
     with pytest.raises(UserError, match=r"model=1.5b\|7b, or countdown"):
         importlib.import_module("configs.oxa_data").get_config("model=3b")

@@ -19,7 +19,7 @@ from rich.console import Console
 from e3jax.checkpoint.pretrained import load_pretrained
 from e3jax.errors import UserError
 from e3jax.eval import lm_eval as ours
-from e3jax.rollout.likelihood import batches, log_likelihoods
+from e3jax.rollout.likelihood import Batching, batches, log_likelihoods
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.slots import unsampled
 from e3jax.sharding import make_mesh
@@ -72,10 +72,13 @@ def reference(directory):
     return transformers_of(directory)
 
 
+MODEL = dict(model="tiny", dtype="", max_length=None, tokens=256, slots=4, thinking=False, seed=0)
+
+
 def adapter(pretrained, **changes):
     pytest.importorskip("lm_eval", reason="the adapter needs pip install -e '.[lm-eval]'")
-    values = dict(name="tiny", tokens=256, most=MOST, slots=4, seed=0, thinking=False, console=Console(quiet=True))
-    return ours.make_lm(pretrained, **values | changes)
+    options, batching = ours.ModelOptions(**MODEL | changes), Batching(256, MOST, pretrained.tokenizer.pad)
+    return ours.make_lm(ours.Served(pretrained, options, batching, Console(quiet=True)))
 
 
 def instances(*args):
@@ -153,7 +156,7 @@ def test_the_likeliest_continuation_is_greedy(pretrained, reference):
     continuation = written[len(context) :]
     other = [*continuation[:1], (continuation[1] + 1) % 120, continuation[2]]
     model, params, _ = pretrained
-    good, bad = log_likelihoods(model, params, [(context, continuation), (context, other)], tokens=64, most=MOST, pad=0)
+    good, bad = log_likelihoods(model, params, [(context, continuation), (context, other)], Batching(64, MOST, 0))
     assert good.greedy and not bad.greedy
     assert abs(good.logp - reference_score(logp, context, continuation, MOST)[0]) < 1e-4
 
@@ -188,9 +191,9 @@ def test_stop_strings_stop_the_sampler(pretrained, monkeypatch):
     """`until` ends a response where its tokens are drawn, and does not wait for the budget; a thought goes on."""
     seen = []
 
-    def sample(model, params, prompts, *, stop, pad, **_):
+    def sample(model, params, requests, sampling, *, stop, pad, **_):
         seen.append(stop)
-        return unsampled(prompts, 1, pad=pad)
+        return unsampled(requests.prompts, 1, pad=pad)
 
     monkeypatch.setattr(ours, "sample", sample)
     settings = {"until": "\n\n", "max_gen_toks": 4}
@@ -220,7 +223,7 @@ def test_what_cannot_be_scored_is_an_error(pretrained):
     model, params, _ = pretrained
     for pair in (([], [1]), ([1], []), ([1], [1] * (MOST + 1))):
         with pytest.raises(UserError, match="request 0: a context of"):
-            log_likelihoods(model, params, [pair], tokens=64, most=MOST, pad=0)
+            log_likelihoods(model, params, [pair], Batching(64, MOST, 0))
     with pytest.raises(UserError, match="leaves no room for a prompt in 48"):
         adapter(pretrained).generate_until(instances(("the", {"max_gen_toks": MOST})))
 
@@ -242,12 +245,12 @@ def test_a_mesh_changes_nothing(directory, pretrained):
     """8 devices: rows are spread, the scores are the same."""
     pairs = [([5, 6, 7, i], [8, i]) for i in range(11)]
     model, params, _ = pretrained
-    expected = log_likelihoods(model, params, pairs, tokens=64, most=MOST, pad=0)
+    expected = log_likelihoods(model, params, pairs, Batching(64, MOST, 0))
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
     with jax.set_mesh(mesh):
         model, params, _ = load_pretrained(str(directory), dtype="float32", mesh=mesh)
         with sampling_layout(params, tensor=1, dtype=jnp.float32) as spread:
-            got = log_likelihoods(model, spread, pairs, tokens=64, most=MOST, pad=0)
+            got = log_likelihoods(model, spread, pairs, Batching(64, MOST, 0))
     np.testing.assert_allclose([s.logp for s in got], [s.logp for s in expected], atol=1e-5)
     assert [s.greedy for s in got] == [s.greedy for s in expected]
 
@@ -277,20 +280,13 @@ def tasks(tmp_path_factory):
     return path
 
 
-FLAGS = dict(
-    limit=None,
-    num_fewshot=None,
-    samples_to=None,
-    gen_kwargs=None,
-    chat=False,
-    thinking=False,
-    system=None,
-    dtype="",
-    max_length=None,
-    tokens=64,
-    slots=8,
-    seed=0,
-)
+TASKS = dict(limit=None, num_fewshot=None, gen_kwargs=None, chat=False, system=None)
+
+
+def evaluate(directory, tasks, names, *, to, samples_to=None, thinking=False, **changes):
+    options = ours.ModelOptions(**MODEL | dict(model=str(directory), tokens=64, slots=8, thinking=thinking))
+    asking = ours.TaskOptions(tasks=names, include_path=str(tasks), **TASKS | changes)
+    return ours.evaluate(options, asking, to=str(to), samples_to=samples_to and str(samples_to))
 
 
 @pytest.fixture
@@ -307,9 +303,8 @@ def offline(monkeypatch, tmp_path):
 def test_a_local_task_end_to_end(directory, reference, tasks, tmp_path, offline, capsys):
     """Accuracies and every recorded log-likelihood, from the command's own files."""
     logp, tokenizer = reference
-    files = dict(to=str(tmp_path / "r.json"), samples_to=str(tmp_path / "s.jsonl"))
-    names = ["tiny_choice", "tiny_answer"]
-    ours.evaluate(str(directory), tasks=names, include_path=str(tasks), **FLAGS | files)
+    files = dict(to=tmp_path / "r.json", samples_to=tmp_path / "s.jsonl")
+    evaluate(directory, tasks, ["tiny_choice", "tiny_answer"], **files)
     results = json.loads((tmp_path / "r.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [line["task"] for line in lines] == ["tiny_choice"] * 7 + ["tiny_answer"] * 7
@@ -329,15 +324,14 @@ def test_a_local_task_end_to_end(directory, reference, tasks, tmp_path, offline,
 
 def test_chat_and_thinking(directory, tasks, tmp_path, offline):
     """Prompts stand in the template; what is graded comes after the thought, nothing when it never ended."""
-    files = dict(to=str(tmp_path / "r.json"), samples_to=str(tmp_path / "s.jsonl"), limit=2)
-    chat = FLAGS | files | dict(chat=True, thinking=True, system="Be brief.")
-    ours.evaluate(str(directory), tasks=["tiny_answer"], include_path=str(tasks), **chat)
+    chat = dict(to=tmp_path / "r.json", samples_to=tmp_path / "s.jsonl", limit=2, thinking=True, system="Be brief.")
+    evaluate(directory, tasks, ["tiny_answer"], chat=True, **chat)
     for line in map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines()):
         prompt = line["arguments"][0][0]
         assert prompt.startswith("[system]Be brief.\n[user]Question: Is") and prompt.endswith("\n[assistant]<think>")
         assert line["resps"] == [[""]]
     with pytest.raises(UserError, match="give --chat too"):
-        ours.evaluate(str(directory), tasks=["tiny_answer"], include_path=str(tasks), **chat | {"chat": False})
+        evaluate(directory, tasks, ["tiny_answer"], chat=False, **chat)
 
 
 def test_mistakes_are_sentences(tasks, tmp_path, offline, monkeypatch):

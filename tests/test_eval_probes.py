@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from e3jax.checkpoint.hf import save_hf
 from e3jax.checkpoint.pretrained import write_description
 from e3jax.errors import UserError
-from e3jax.eval.attempts import PROBES, chain, conditional, probes, requests, token_spans
+from e3jax.eval.attempts import PROBES, chain, conditional, pairs_of, probes, token_spans
 from e3jax.eval.forcing import Trace
 from e3jax.eval.probes import Read, chain_cell, check, main, token_sums, unique_attempts
 from e3jax.losses.grpo import kl_penalty
@@ -27,9 +27,9 @@ from e3jax.metrics.bootstrap import interval, ratio
 from e3jax.metrics.exploration import STARTS, Span, attempt_spans, detect, equations, verification_starts
 from e3jax.metrics.names import undefined_fields
 from e3jax.models.qwen3 import unembedding
-from e3jax.rollout.bench import load_problems
+from e3jax.rollout.bench import ProblemSet, load_problems
 from e3jax.rollout.distributions import Along, distributions
-from e3jax.rollout.likelihood import log_likelihoods
+from e3jax.rollout.likelihood import Batching, log_likelihoods
 from e3jax.rollout.responses import Response, Responses
 from e3jax.tasks.countdown import paper_problem
 from e3jax.tasks.countdown_traces import WORDS, Habits, base_trace
@@ -205,10 +205,10 @@ def pair(tiny):
 def test_distributions_are_those_of_whole_logits(pair):
     """Two lengths, temperature .7: log-prob, entropy, KL over the vocabulary, and what was watched."""
     model, params, base = pair
-    asked = [([7, 8, 9], [4, 5, 6, EOS]), ([3], list(range(2, 50)))]
-    options = dict(temperature=0.7, watched=(EOS, 5), tokens=128, most=64, pad=WORD.pad)
-    scored = distributions(model, params, asked, base=(model, base), **options)
-    for (prompt, response), a in zip(asked, scored):
+    pairs, batching = [([7, 8, 9], [4, 5, 6, EOS]), ([3], list(range(2, 50)))], Batching(128, 64, WORD.pad)
+    options = dict(temperature=0.7, watched=(EOS, 5))
+    scored = distributions(model, params, pairs, batching, base=(model, base), **options)
+    for (prompt, response), a in zip(pairs, scored):
         read, at = [*prompt, *response][:-1], len(prompt) - 1
         ours, theirs = (log_softmax(whole_logits(model, w, read)[at:] / 0.7) for w in (params, base))
         rows = np.arange(len(response))
@@ -221,25 +221,24 @@ def test_distributions_are_those_of_whole_logits(pair):
         for estimator in ("k1", "k3"):  # over all tokens that might have been drawn, both estimate kl without bias
             each = np.asarray(kl_penalty(ours, theirs, estimator=estimator), np.float64)
             np.testing.assert_allclose((np.exp(ours) * each).sum(1), a.kl, atol=1e-4, rtol=1e-3)
-    same = distributions(model, params, asked[:1], base=(model, params), **options)[0]
+    same = distributions(model, params, pairs[:1], batching, base=(model, params), **options)[0]
     np.testing.assert_array_equal(same.kl, 0)
     with pytest.raises(UserError, match="response 0: a prompt of 0"):
-        distributions(model, params, [([], [1])], base=(model, params), **options)
+        distributions(model, params, [([], [1])], batching, base=(model, params), **options)
 
 
 def test_probes_of_app_g1_are_those_of_whole_logits(pair):
     """The definitions, attempt by attempt, each from a text of its own."""
     model, params, _ = pair
     prompt, spans = WORD.encode("7 5 2 ?24"), token_spans(CALCULATOR, TOKENS, WORD.decode, close="<answer>")
-    parts = requests(prompt, TOKENS, spans)
+    parts = pairs_of(prompt, TOKENS, spans)
     scored = [
-        np.array([s.logp for s in log_likelihoods(model, params, part, tokens=128, most=64, pad=WORD.pad)])
-        for part in parts
+        np.array([s.logp for s in log_likelihoods(model, params, part, Batching(128, 64, WORD.pad))]) for part in parts
     ]
 
     def logp(context, choice):
-        own = log_softmax(whole_logits(model, params, [*context, *choice]))
-        return sum(own[len(context) - 1 + i, t] for i, t in enumerate(choice))
+        table = log_softmax(whole_logits(model, params, [*context, *choice]))
+        return sum(table[len(context) - 1 + i, t] for i, t in enumerate(choice))
 
     one, two = TOKENS[0:6], TOKENS[11:17]
     first = logp(prompt, one)
@@ -249,10 +248,10 @@ def test_probes_of_app_g1_are_those_of_whole_logits(pair):
         "reattempt": logp([*prompt, *TOKENS[:11]], one),
         "reattempt_change": logp([*prompt, *TOKENS[:11]], one) - first,
     }
-    found = probes(*scored)
-    assert set(found) == set(PROBES)
+    values = probes(*scored)
+    assert set(values) == set(PROBES)
     for name, value in by_hand.items():
-        np.testing.assert_allclose(found[name], [value], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(values[name], [value], rtol=1e-4, err_msg=name)
 
 
 def test_probes_are_averaged_over_attempts():
@@ -286,7 +285,7 @@ class Pool:
     """A grader in this process; the real one's tests are tests/test_rewards_workers.py."""
 
     def __init__(self, **options):
-        self.submit = lambda *asked: SimpleNamespace(result=lambda: grade_all(*asked))
+        self.submit = lambda *given: SimpleNamespace(result=lambda: grade_all(*given))
 
     def __enter__(self):
         return self
@@ -316,8 +315,7 @@ def config(tiny, tmp_path_factory):
 
 def fill(run, config):
     """Responses that have attempts, as if they had been drawn."""
-    spec = {k: v for k, v in config.sets.probe.to_dict().items() if k != "samples"}
-    problems, rng = load_problems(**spec, seed=0), np.random.default_rng(0)
+    problems, rng = load_problems(ProblemSet(**config.sets.probe), seed=0), np.random.default_rng(0)
     habits = dict(solution_rate=0.2, give_up=0.2, persistent=0.0, persistent_solution_rate=0.0, most_tokens=56)
     for label in ("base", "e3"):
         responses = Responses(run / "responses" / label / "probe")
@@ -331,8 +329,8 @@ def fill(run, config):
 
 def test_the_command_measures_resumes_and_draws_nothing_twice(config, monkeypatch):
     """Responses are there; completions are drawn; a second start changes nothing but adds what is missing."""
-    monkeypatch.setattr("e3jax.eval.probes.keep_programs", lambda: None)
-    monkeypatch.setattr("e3jax.eval.probes.GraderPool", Pool)
+    monkeypatch.setattr("e3jax.rollout.bench.keep_programs", lambda: None)
+    monkeypatch.setattr("e3jax.rollout.bench.GraderPool", Pool)
     c, run = config
     fill(epath.Path(run), c)
     main(c, str(run))

@@ -15,7 +15,7 @@ import pytest
 from e3jax.errors import UserError
 from e3jax.eval.run import check
 from e3jax.metrics.names import undefined_fields
-from e3jax.rollout.bench import in_chat, load_problems
+from e3jax.rollout.bench import Chat, ProblemSet, in_chat, load_problems
 from e3jax.tokenizer import HubTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -146,19 +146,19 @@ def test_arguments_name_checkpoints():
 
 
 def test_prompts_of_mathematics_are_one_user_turn(tmp_path, qwen3_files):
-    """A set from a file, e3's words, Qwen3's template: the tokens of its chat, thinking on by default (A.3)."""
+    """A set from a file, e3's words, Qwen3's template: the tokens of its chat, thinking on by default."""
     (tmp_path / "two.jsonl").write_text(
         '{"problem": "1+1?", "answer": 2}\n{"problem": "Is $x$ odd?", "answer": "No"}\n'
     )
-    spec = importlib.import_module("configs.eval_math").one_set(str(tmp_path / "two.jsonl"), samples=1).to_dict()
-    assert spec.pop("samples") == 1
-    problems, tokenizer = load_problems(**spec, seed=0), HubTokenizer(str(qwen3_files))
+    one_set = importlib.import_module("configs.eval_math").one_set
+    questions = ProblemSet(**one_set(str(tmp_path / "two.jsonl"), samples=1))
+    problems, tokenizer = load_problems(questions, seed=0), HubTokenizer(str(qwen3_files))
     words = "1+1? Let's think step by step and output the final answer within \\boxed{}."
     assert problems[0].question == words and problems[0].meta["where"] == "response" and len(problems) == 2
     for thinking in (True, False):
-        asked = in_chat(problems[0], tokenizer, thinking=thinking)
+        turn = in_chat(problems[0], tokenizer, Chat(thinking))
         chat = tokenizer.chat([{"role": "user", "content": words}], thinking=thinking)
-        assert tokenizer.encode(asked.question) == chat
+        assert tokenizer.encode(turn.question) == chat
     config = importlib.import_module("configs.eval_math").get_config()
     assert len(tokenizer.encode(config.forcing.close)) == 1  # in Qwen3 the mark that ends thinking is one token
     assert tokenizer.id("</think>") in tokenizer.encode(config.forcing.sentence)

@@ -13,6 +13,8 @@ from e3jax.errors import UserError
 from e3jax.eval import run
 from e3jax.log import RunLog
 from e3jax.rewards.extract import Grade
+from e3jax.rollout import bench
+from e3jax.rollout.bench import ProblemSet, load_problems
 from e3jax.rollout.digests import changed_since, still_counts, what_was_scored
 from e3jax.sampler.slots import unsampled, widened
 from e3jax.sharding import make_mesh
@@ -28,24 +30,25 @@ def by_answer(problems, texts, done):
     return SimpleNamespace(result=lambda: [Grade(float(r), "correct" if r else "wrong_value") for r in right])
 
 
-def draw_nothing(model, params, prompts, *, ids, samples, budget, pad, on_finished, **_):
+def draw_nothing(model, params, requests, sampling, *, pad, events, **_):
     """Stands for the sampler: a response is a function of its prompt, problem and number, as the sampler's is."""
+    prompts, ids, samples, budget = requests
     r = widened(unsampled(prompts, [len(numbers) for numbers in samples], pad=pad), 32, pad)
-    requests = [(i, number) for i, numbers in enumerate(samples) for number in numbers]
-    for row, (i, number) in enumerate(requests):
+    rows = [(i, number) for i, numbers in enumerate(samples) for number in numbers]
+    for row, (i, number) in enumerate(rows):
         rng = np.random.default_rng([ids[i], number, *prompts[i]])
         first, n = r.prompt_len[row], int(rng.integers(1, int(budget[row]) + 1))
         r.tokens[row, first : first + n] = rng.integers(4, 30, n)
         r.length[row], r.done[row] = first + n, n < budget[row]
-    on_finished(np.arange(len(requests)), r)
+    events.on_finished(np.arange(len(rows)), r)
 
 
 @pytest.fixture
 def light(monkeypatch):
     """One device, one process, no sampling, and verdicts that differ."""
     monkeypatch.setattr("e3jax.rollout.responses.sample", draw_nothing)
-    monkeypatch.setattr(run, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
-    monkeypatch.setattr(run, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_answer)))
+    monkeypatch.setattr(bench, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
+    monkeypatch.setattr(bench, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_answer)))
 
 
 def write_set(path, *, count, question=None, answer=None):
@@ -95,20 +98,15 @@ def test_an_edited_set_is_refused_or_graded_again(checkpoint, light, tmp_path, c
     fresh, _ = evaluate(checkpoint, path, tmp_path / "fresh")
     assert after == fresh != before and drawn == 8  # nothing is drawn again
 
-    one = importlib.import_module("configs.eval_math").one_set(str(path), samples=2, prompt="bare")
-    assert changed_since(
-        json.loads(after["eval.jsonl"])["scored"],
-        run.load_problems(
-            **{k: v for k, v in one.to_dict().items() if k not in ("samples", "where")}, where="anywhere", seed=0
-        ),
-        2,
-    ) == ["answers"]
+    one = importlib.import_module("configs.eval_math").one_set(str(path), samples=2, prompt="bare").to_dict()
+    problems = load_problems(ProblemSet(**one | {"where": "anywhere"}), seed=0)
+    assert changed_since(json.loads(after["eval.jsonl"])["scored"], problems, 2) == ["answers"]
 
 
 def test_a_set_without_a_readable_answer_is_told(checkpoint, light, monkeypatch, tmp_path, capsys):
     """An evaluation whose answers nobody could read gave 0 % without a word of where they were looked for."""
     blind = lambda *args: SimpleNamespace(result=lambda: [Grade(0.0, "no_answer") for _ in args[0]])  # noqa: E731
-    monkeypatch.setattr(run, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=blind)))
+    monkeypatch.setattr(bench, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=blind)))
     write_set(tmp_path / "s.jsonl", count=4)
     evaluate(checkpoint, tmp_path / "s.jsonl", tmp_path / "run")
     assert "tiny, a: none of 8 responses has an answer that the grader can read" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from e3jax import records
 from e3jax.checkpoint.pretrained import load_pretrained
 from e3jax.log import RunLog
 from e3jax.rewards.extract import Grade
-from e3jax.rollout import responses
+from e3jax.rollout import bench, responses
 from e3jax.sharding import make_mesh
 
 MOST = 60  # lives of a command in one place: it has fewer kinds of writes
@@ -51,7 +51,7 @@ def light(patch, *modules):
             loaded[name] = load_pretrained(name, **how)
         return loaded[name]
 
-    for module in modules:
+    for module in (bench, *modules):
         for name, stub in (
             ("make_mesh", one),
             ("GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_length))),
@@ -106,9 +106,8 @@ def e2c(patch, checkpoint, tmp_path):
     import tiny_text
 
     from e3jax.curation import e2c as command
-    from e3jax.eval import run
 
-    light(patch, command, run)
+    light(patch, command)
     patch.setattr(
         command,
         "ask",
@@ -161,9 +160,8 @@ def probes(patch, checkpoint, tmp_path):
     import test_eval_probes as own
 
     from e3jax.eval import probes as command
-    from e3jax.eval import run
 
-    light(patch, command, run)
+    light(patch, command)
     c = importlib.import_module("configs.probes").get_config(f"base={checkpoint},e3={checkpoint}/")
     c.sets.probe.update(source=(3,), problems=4, samples=2)
     c.budget, c.tokens = 64, 512
@@ -179,10 +177,9 @@ def probes(patch, checkpoint, tmp_path):
 
 
 def scaling(patch, checkpoint, tmp_path):
-    from e3jax.eval import run
     from e3jax.scaling import run as command
 
-    light(patch, command, run)
+    light(patch, command)
     patch.setattr(command, "answer_of", lambda problem, text: text.split()[-1] if text else None)
     c = importlib.import_module("configs.e2c_countdown_scaling").get_config(f"tiny={plans_checkpoint(tmp_path)}")
     c.sets["3 numbers"].problems, c.sets["3 numbers"].samples, c.ks = 2, 2, (1, 2)

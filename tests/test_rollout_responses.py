@@ -11,7 +11,7 @@ from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import UserError
 from e3jax.eval.scoring import by_problem, count, finished_gb
 from e3jax.rewards.extract import Grade
-from e3jax.rollout.responses import Asked, Response, Responses, fill
+from e3jax.rollout.responses import Request, Response, Responses, fill
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.countdown_traces import WORDS
 from e3jax.tasks.table import TASKS
@@ -43,25 +43,24 @@ def sharp(tiny):
     return model, params | {"embed_vd": params["embed_vd"] * 8}
 
 
-def draw(sharp, directory, *, budget, asked=None, part="response", stop_after=10**9):
+def draw(sharp, directory, *, budget, requests=None, part="response", stop_after=10**9):
     responses, heard = Responses(epath.Path(directory)), []
+    responses.check(IDS, PROMPTS)
 
     def on_finished(finished, tokens):
         heard.append(finished)
         if sum(heard) >= stop_after:
             raise KeyboardInterrupt
 
-    asked = (
-        [Asked(p, (0, 1, 2, 3, 4, 5), prompt, budget) for p, prompt in enumerate(PROMPTS)] if asked is None else asked
-    )
+    if requests is None:
+        requests = [Request(p, (0, 1, 2, 3, 4, 5), prompt, budget) for p, prompt in enumerate(PROMPTS)]
     try:
         fill(
             responses,
             part,
-            asked,
+            requests,
             Pretrained(*sharp, TOKENIZER),
             Sampling(temperature=1.0, slots=16, block=8, prefill_rows=4),
-            ids=IDS,
             key=jax.random.key(3),
             stop=(*TOKENIZER.stop, 5),
             on_finished=on_finished,
@@ -79,7 +78,7 @@ def long(sharp, tmp_path_factory):
 
 
 def test_only_what_is_missing_is_drawn_and_comes_out_the_same(sharp, long, tmp_path, monkeypatch):
-    """Guards noise that hangs on the order or the number of responses asked for; a line that a kill cut."""
+    """Guards noise that hangs on the order or the number of the requests; a line that a kill cut."""
     monkeypatch.setattr("e3jax.rollout.responses.AT_ONCE", 12)
     first, drawn = draw(sharp, tmp_path, budget=32, stop_after=7)
     assert 7 <= drawn == len(first.known) < 30
@@ -121,8 +120,8 @@ def test_cutting_equals_drawing_at_the_shorter_budget(sharp, long, tmp_path):
 def test_going_on_from_a_prefix_is_the_same_draw(sharp, long, tmp_path):
     """Guards noise that is used twice, or that starts again, when a response is continued (budget forcing)."""
     keys = [k for k, r in long.known.items() if len(r.tokens) > 12]
-    asked = [Asked(p, (g,), [*PROMPTS[p], *long.known["response", p, g].tokens[:12]], 20) for _, p, g in keys]
-    more, _ = draw(sharp, tmp_path, budget=0, asked=asked, part="more")
+    requests = [Request(p, (g,), [*PROMPTS[p], *long.known["response", p, g].tokens[:12]], 20) for _, p, g in keys]
+    more, _ = draw(sharp, tmp_path, budget=0, requests=requests, part="more")
     for part, p, g in keys:
         assert more.known["more", p, g].tokens == long.known[part, p, g].tokens[12:]
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import zlib
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -18,21 +19,22 @@ pytest.importorskip("sklearn", reason="clusters of plans need pip install -e '.[
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
 from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import UserError
-from e3jax.eval import run
 from e3jax.eval.scoring import answer_of
 from e3jax.metrics.names import undefined_fields
 from e3jax.metrics.voting import at_cost, vote
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.plan import common
-from e3jax.rollout.likelihood import hidden_states
+from e3jax.rollout import bench as benches
+from e3jax.rollout.bench import Chat
+from e3jax.rollout.likelihood import Batching, hidden_states
 from e3jax.rollout.responses import Response, Responses
 from e3jax.sampler.slots import padded
 from e3jax.scaling import choosing, planning, react
 from e3jax.scaling import run as scaling
 from e3jax.scaling.calls import Call
-from e3jax.scaling.choosing import clusters, load_encoder, mean_hidden, nearest
-from e3jax.scaling.planning import Plan, Run, Study, draw_plans, graded_problem
-from e3jax.scaling.react import NEW, REFINED, accepted, guarded, next_plan, overlap, stuck_words
+from e3jax.scaling.choosing import Judge, clusters, load_encoder, mean_hidden, nearest
+from e3jax.scaling.planning import Plan, Planning, Study, draw_plans, graded_problem
+from e3jax.scaling.react import NEW, REFINED, React, accepted, guarded, next_plan, overlap, stuck_words
 from e3jax.sharding import make_mesh
 from e3jax.tasks.countdown_plans import WORDS, plans_problem
 from e3jax.tasks.problem import Problem
@@ -113,13 +115,9 @@ def test_a_final_box_is_well_placed():
 
 def test_the_guard_ends_a_loop_at_a_chunk():
     """Two chunks of 8 and a loop of 3 tokens: not seen after 16, where it has run for 5 tokens only."""
-
-    def run_of(tokens):
-        return Run("", True, (), tuple(tokens), "")
-
-    assert guarded(run_of([*range(11), *[1, 2] * 20]), 8) == (24, True)
-    assert guarded(run_of(range(50)), 8) == (50, False)
-    assert guarded(run_of([1] * 8), 8) == (8, False)  # all is drawn already
+    assert guarded([*range(11), *[1, 2] * 20], 8) == (24, True)
+    assert guarded(tuple(range(50)), 8) == (50, False)
+    assert guarded([1] * 8, 8) == (8, False)  # all is drawn already
 
 
 def test_next_plans():
@@ -169,14 +167,14 @@ class Letters:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """(study, script, asked): script {part: text} answers everything; asked collects (part, prompt)."""
-    script, asked, tokenizer = {}, [], Letters()
+    """(study, script, calls): script {part: text} answers everything; calls collects (part, prompt, temperature)."""
+    script, calls, tokenizer = {}, [], Letters()
 
     def ask(bench, part, requests, *, stop, temperature, top_p):
         out = {}
         for r in requests:
             text = tokenizer.decode(r.prompt)
-            asked.append((part, text, temperature))
+            calls.append((part, text, temperature))
             for i, g in enumerate(r.samples):
                 said = script[part] if isinstance(script[part], str) else script[part][g]
                 tokens, read = tuple(tokenizer.encode(said)), (r.forced, len(r.prompt) - r.forced) if i == 0 else (0, 0)
@@ -187,14 +185,19 @@ def scripted(monkeypatch):
     for module in (planning, choosing, react):
         monkeypatch.setattr(module, "ask", ask)
     bench = SimpleNamespace(
-        pretrained=Pretrained(None, None, tokenizer), problems=[MATH], prompts=[tokenizer.encode("[Q]")]
+        pretrained=Pretrained(None, None, tokenizer),
+        plain=[replace(MATH, question="Q")],
+        problems=[MATH],
+        prompts=[tokenizer.encode("[Q]")],
+        chat=Chat(thinking=True),
+        sampling=SimpleNamespace(temperature=0.9, top_p=0.95),
     )
-    study = Study(bench, ("Q",), tokenizer.tags, True, True, "template", 50, 999, 0.9, 0.95, 99)
-    return study, script, asked
+    how = Planning(words=True, plan_budget=50, execution_budget=999, thought=9, tokens=99)
+    return Study(bench, tokenizer.tags, how), script, calls
 
 
 PLANS = [f"1. {way}{chr(2)}" for way in ("Count apples by induction.", "Count pears by induction.", "Draw them.")]
-LOOP = dict(
+LOOP = React(
     accept="box",
     rounds=3,
     chunk=8,
@@ -206,15 +209,15 @@ LOOP = dict(
 )
 
 
-def loop_of(study, **changes):
+def loop_of(study):
     pool = draw_plans(study, range(3))
-    picks = choosing.judge(study, pool, 3, how="words", budget=9)
-    return react.react(study, pool, picks, k=3, **LOOP | changes)[0]
+    picks = choosing.best_plans(study, pool, 3, Judge(how="words", budget=9))
+    return react.react(study, pool, picks, 3, LOOP)[0]
 
 
 def test_the_loop_refines_switches_and_pays(scripted):
     """Stuck in a loop: cut, not rescued, a plan without its word is next; no box: refined; then it arrives."""
-    study, script, asked = scripted
+    study, script, calls = scripted
     done = "abcdefghij" * 30 + f"\\boxed{{7}}{chr(4)}"
     script |= {
         "plan": PLANS,
@@ -227,7 +230,7 @@ def test_the_loop_refines_switches_and_pays(scripted):
         "react-box-3-execute-2": done,
     }
     ended = loop_of(study)
-    assert [part for part, *_ in asked] == [
+    assert [part for part, *_ in calls] == [
         "plan",
         "judge-3",
         "execute",
@@ -238,7 +241,7 @@ def test_the_loop_refines_switches_and_pays(scripted):
         "react-box-3-refine-1",
         "react-box-3-execute-2",
     ]
-    prompts, heat = {part: text for part, text, _ in asked}, {part: t for part, _, t in asked}
+    prompts, heat = {part: text for part, text, _ in calls}, {part: t for part, _, t in calls}
     assert heat["plan"] == 0.9 and heat["react-box-3-refine-0"] == 0.3 and heat["execute"] == heat["judge-3"] == 0
     assert "These statements turned out to be wrong: 1 = 2" in prompts["react-box-3-refine-1"]
     assert prompts["react-box-3-execute-2"].endswith("<EXPLORATION>1. Paint them.</EXPLORATION><EXECUTION>")
@@ -263,19 +266,19 @@ def test_the_loop_refines_switches_and_pays(scripted):
 
 def test_the_loop_rescues_and_ends(scripted):
     """A box on demand ends it; without one there are four executions and no more, the last with new plans."""
-    study, script, asked = scripted
+    study, script, calls = scripted
     script |= {"plan": PLANS, "judge-3": PLANS[1], "execute": "lost", "react-box-3-rescue-0": "\\boxed{7}\0"}
     saved = loop_of(study)
-    assert saved.done and saved.text.endswith("lost\n\\boxed{7}</EXECUTION>") and len(asked) == 4
-    asked.clear()
+    assert saved.done and saved.text.endswith("lost\n\\boxed{7}</EXECUTION>") and len(calls) == 4
+    calls.clear()
     script |= {f"react-box-3-{what}-{n}": "lost" for what in ("rescue", "refine", "new", "execute") for n in range(4)}
     script |= {f"react-box-3-new-{n}": f"1. Way {n}{chr(2)}" for n in range(4)}
     script |= {f"react-box-3-refine-{n}": chr(2) for n in range(3)}
     lost = loop_of(study)
-    parts = [part for part, *_ in asked]
+    parts = [part for part, *_ in calls]
     assert not lost.done and sum("execute" in part for part in parts) == 4 and "react-box-3-new-2" in parts
-    assert dict((part, t) for part, _, t in asked)["react-box-3-new-2"] == 0.95
-    assert "Do not use" in dict((part, text) for part, text, _ in asked)["react-box-3-new-2"]
+    assert dict((part, t) for part, _, t in calls)["react-box-3-new-2"] == 0.95
+    assert "Do not use" in dict((part, text) for part, text, _ in calls)["react-box-3-new-2"]
 
 
 # ---- the command on a tiny random model
@@ -297,13 +300,14 @@ def config_for(checkpoint):
 @pytest.fixture
 def light(monkeypatch):
     """One device, and grades that differ: a random model solves nothing."""
-    monkeypatch.setattr(run, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
+    one = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    monkeypatch.setattr(benches, "make_mesh", lambda **_: one)
 
     def submit(problems, texts, done):
         return SimpleNamespace(result=lambda: [Grade(float(d and len(t) % 2), "") for t, d in zip(texts, done)])
 
     monkeypatch.setattr(scaling, "answer_of", lambda problem, text: text.split()[-1])
-    monkeypatch.setattr(scaling, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=submit)))
+    monkeypatch.setattr(benches, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=submit)))
 
 
 def test_tokens_equal_a_recount_of_the_saved_texts(checkpoint, tmp_path, light, monkeypatch):
@@ -335,10 +339,10 @@ def test_tokens_equal_a_recount_of_the_saved_texts(checkpoint, tmp_path, light, 
         if x["method"] == "all":
             assert x["forced"] == 1 + 3 * x["k"]
     for (method, k), c in cells.items():
-        own = [x for x in ledger if (x["method"], x["k"]) == (method, k)]
-        assert [c[n] for n in scaling.KINDS[1:]] == [np.mean([x[n] for x in own]) for n in scaling.KINDS[1:]]
-        assert c["tokens"] == np.mean([x["sampled"] for x in own])
-        assert c["accuracy"][0] == pytest.approx(np.mean([x["score"] for x in own]))
+        rows = [x for x in ledger if (x["method"], x["k"]) == (method, k)]
+        assert [c[n] for n in scaling.KINDS[1:]] == [np.mean([x[n] for x in rows]) for n in scaling.KINDS[1:]]
+        assert c["tokens"] == np.mean([x["sampled"] for x in rows])
+        assert c["accuracy"][0] == pytest.approx(np.mean([x["score"] for x in rows]))
         assert (c["sc"] is None) == method.startswith("sc")
         assert c["sc"] is None or c["sc"]["tokens"] <= cells["sc", 4]["tokens"] + 1e-9
     files = {name: (work / name).read_bytes() for name in ("ledger.jsonl", "scaling.jsonl", "scaling-3 numbers.md")}
@@ -357,8 +361,8 @@ def test_embeddings_and_likelihoods_by_hand(tiny):
     bench = SimpleNamespace(
         pretrained=Pretrained(model, params, words), problems=[problem], prompts=[words.encode(problem.question)]
     )
-    tags = planning.need_tags(words, "x")
-    study = Study(bench, (problem.question,), tags, False, True, "template", 8, 16, 0.9, 0.95, 512)
+    how = Planning(words=False, plan_budget=8, execution_budget=16, thought=3, tokens=512)
+    study = Study(bench, planning.need_tags(words, "x"), how)
     texts = ("* 2 ?12 +", "+ 3", "- 7 ?5 *")
     plans = [Plan(tuple(words.encode(t)), t, Call("plan", i, 4, 0, 0)) for i, t in enumerate(texts)]
     first, state, mean = len(study.begun(0)), [], []
@@ -371,11 +375,11 @@ def test_embeddings_and_likelihoods_by_hand(tiny):
         mean.append(np.mean([p[i - 1, row[i]] for i in range(first, last + 1)]))
     (vectors,) = choosing.embed(study, {0: plans}, encoder="policy").values()
     np.testing.assert_allclose(vectors, np.stack(state), atol=1e-5)
-    index, calls = choosing.judge(study, {0: plans}, 3, how="likelihood", budget=1)[0]
+    index, calls = choosing.best_plans(study, {0: plans}, 3, Judge(how="likelihood", budget=1))[0]
     assert (
         index == int(np.argmax(mean)) and [c.prompt for c in calls] == [10, 8, 10] and not sum(c.sampled for c in calls)
     )
-    assert mean_hidden(model, params, [((1,), ())], tokens=64, most=64, pad=0).any() == np.False_
+    assert mean_hidden(model, params, [((1,), ())], Batching(64, 64, 0)).any() == np.False_
 
 
 @pytest.mark.parametrize("name", ["e2c_scaling", "e2c_countdown_scaling"])

@@ -22,7 +22,7 @@ PRESETS = ("code", "section_5", "appendix_i")
 
 
 def bucket(rate_p: Sequence[float], preset: str) -> list[str]:
-    """A level of LEVELS for every pass rate; UserError for an unknown preset or rates outside [0, 1].
+    """Return a level of LEVELS for every pass rate; raise UserError for an unknown preset or rates outside [0, 1].
 
     >>> bucket([0, 1 / 16, 10 / 16, 11 / 16], "code")
     ['hard', 'medium', 'medium', 'easy']
@@ -43,9 +43,9 @@ def bucket(rate_p: Sequence[float], preset: str) -> list[str]:
 
 
 def thirds(rate_p: np.ndarray) -> list[str]:
-    """The highest third is easy, the lowest hard; sizes differ by one at most.
+    """Return levels by thirds: the highest rates are easy, the lowest hard; sizes differ by one at most.
 
-    The paper does not say who of equal rates comes first: a fixed shuffle, so that a set's order decides nothing.
+    The paper does not say which of equal rates come first: a fixed shuffle decides, and the set's order does not.
     """
     shuffle_p = np.random.default_rng(0).permutation(len(rate_p))
     out = np.empty(len(rate_p), object)

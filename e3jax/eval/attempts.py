@@ -1,18 +1,18 @@
-"""Responses taken apart into attempts, in tokens: chains cut short and made to answer, and App. G.1's probes.
+"""Take responses apart into attempts, in tokens: for chains that are cut short, and for e3's App. G.1 probes.
 
-Chains (Figs 3, 12; A.7): a response's thinking is cut after `a` attempts and gets the words that end it and begin the
-answer; the model answers several times. A response with fewer attempts keeps all of its thinking.
+Chains (e3 Figs 3, 12): a response's thinking is cut after `a` attempts, the words that end it and begin the answer are
+put there, and the model answers several times. A response with fewer attempts keeps all of its thinking.
 
-Probes (App. G.1, Fig. 15), of attempt a_k after the attempts before it, a_<k, in nats per attempt:
+Probes (e3 App. G.1, Fig. 15), of attempt a_k after the attempts before it, a_<k, in nats per attempt:
 
     dependence         log p(a_k | a_<k) − log p(a_k | a_<k−1)        0 when attempts are independent
     sharpening         log p(a_k | a_<k) − log p(a_k−1 | a_<k−1)      more certain than at the attempt before
     reattempt          log p(a_k−1 | a_<k)                            the same attempt once more
     reattempt_change   log p(a_k−1 | a_<k) − log p(a_k−1 | a_<k−1)    ours: `reattempt` against the first time
 
-An attempt's log p is that of its choice (metrics/exploration.py: of a calculator trace the proposal, without the check
-that follows from it); a context keeps its attempts whole. "a_<k−1, then a_k" is a text that was never sampled: what
-lies between the beginnings of a_k−1 and a_k is left out.
+An attempt's log p is that of its choice (metrics/exploration.py; in a calculator trace the proposal, without the check
+that follows from it); attempts in a context are whole. The text "a_<k−1, then a_k" was never sampled: it leaves out
+what lies between the beginnings of a_k−1 and a_k.
 """
 
 from bisect import bisect_left, bisect_right
@@ -32,7 +32,7 @@ PROBES = ("dependence", "sharpening", "reattempt", "reattempt_change")
 
 
 def token_spans(problem: Problem, tokens: Sequence[int], decode: Callable, *, close: str) -> list[Span]:
-    """`attempt_spans` in tokens: a token that holds an attempt's end and more belongs to that attempt."""
+    """Return `attempt_spans` in tokens; a token that holds an attempt's end and more belongs to that attempt."""
     chars, spans, last = lengths(decode, tokens), [], 0
     for s in attempt_spans(problem, decode(tokens), close=close):
         start = max(bisect_right(chars, s.start) - 1, last)
@@ -50,9 +50,9 @@ def chain(
     stop: Sequence[int],
     closing: Sequence[int],
 ) -> Trace:
-    """The thinking's first `attempts` attempts (all of it where there are fewer), then `closing`, forced.
+    """Return the thinking's first `attempts` attempts (all of it where there are fewer), with `closing` forced behind.
 
-    `close` ends the thinking, `stop` are the tokens that end a response; what is taken away is `dropped`.
+    `close` ends the thinking, `stop` are the tokens that end a response; the tokens taken away count as `dropped`.
     """
     if attempts <= len(spans):
         kept = response.tokens[: spans[attempts - 1].end if attempts else 0]
@@ -62,41 +62,42 @@ def chain(
     return force(Trace(tuple(kept), 0, len(response.tokens) - len(kept), False, False), closing)
 
 
-class Requests(NamedTuple):
-    """What App. G.1 asks of one response: (context, continuation) pairs in tokens, for attempts 1 … K."""
+class Pairs(NamedTuple):
+    """What App. G.1 scores of one response: (context, continuation) pairs in tokens, for attempts 1 … K."""
 
-    own: list[tuple]  # a_k after a_<k; K of them
+    drawn: list[tuple]  # a_k after a_<k, as it was sampled; K of them
     skipped: list[tuple]  # a_k after a_<k−1; from the second attempt on
     again: list[tuple]  # a_k−1 after a_<k; from the second attempt on
 
 
-def requests(prompt: Sequence[int], tokens: Sequence[int], spans: Sequence[Span]) -> Requests:
-    """The pairs of a response; an empty context is not possible, so `prompt` holds at least one token.
+def pairs_of(prompt: Sequence[int], tokens: Sequence[int], spans: Sequence[Span]) -> Pairs:
+    """Return the pairs of a response; `prompt` has at least one token, because no context may be empty.
 
     >>> one, two = Span(0, 1, 2, None, None), Span(2, 3, 4, None, None)
-    >>> requests([9], [1, 2, 3, 4], [one, two])
-    Requests(own=[([9], [1]), ([9, 1, 2], [3])], skipped=[([9], [3])], again=[([9, 1, 2], [1])])
+    >>> pairs_of([9], [1, 2, 3, 4], [one, two])
+    Pairs(drawn=[([9], [1]), ([9, 1, 2], [3])], skipped=[([9], [3])], again=[([9, 1, 2], [1])])
     """
     before = [[*prompt, *tokens[: s.start]] for s in spans]
     choice = [list(tokens[s.start : s.chosen]) for s in spans]
-    own = list(zip(before, choice))
-    return Requests(own, list(zip(before[:-1], choice[1:])), list(zip(before[1:], choice[:-1])))
+    drawn = list(zip(before, choice))
+    return Pairs(drawn, list(zip(before[:-1], choice[1:])), list(zip(before[1:], choice[:-1])))
 
 
-def probes(own: np.ndarray, skipped: np.ndarray, again: np.ndarray) -> dict[str, np.ndarray]:
-    """App. G.1 of one response, for its attempts 2 … K: `own` [K], `skipped` and `again` [K − 1] are log-probs.
+def probes(drawn: np.ndarray, skipped: np.ndarray, again: np.ndarray) -> dict[str, np.ndarray]:
+    """Return App. G.1 of one response, for attempts 2 … K, from the log-probs of its `Pairs`: [K], [K − 1], [K − 1].
 
     >>> {k: v.tolist() for k, v in probes(np.array([-3.0, -2.0]), np.array([-4.0]), np.array([-5.0])).items()}
     {'dependence': [2.0], 'sharpening': [1.0], 'reattempt': [-5.0], 'reattempt_change': [-2.0]}
     """
-    values = own[1:] - skipped, own[1:] - own[:-1], again, again - own[:-1]
+    values = drawn[1:] - skipped, drawn[1:] - drawn[:-1], again, again - drawn[:-1]
     return dict(zip(PROBES, values))
 
 
 def conditional(of_response: Sequence[dict[str, np.ndarray]], owner: Sequence[int], problems: int) -> dict:
-    """`probes` of responses -> [mean, low, high] over all attempts and by attempt; `owner` is a response's problem.
+    """Return [mean, low, high] of `probes` of responses, over all attempts and by attempt.
 
-    Intervals are over problems; a mean is over attempts, so late ones are those of long responses.
+    `owner` is each response's problem; intervals are over problems. Means are over attempts: those of a late attempt
+    are over long responses only.
     """
     longest = max((len(r["dependence"]) for r in of_response), default=0)
     sums = {name: np.zeros((longest, problems, 2)) for name in PROBES}  # of attempt k + 2 and problem: total, count

@@ -1,12 +1,12 @@
-"""Responses of one set -> its numbers: accuracy at every budget in two ways, pass@k, maj@k, and a record per problem.
+"""Score one set's responses: accuracy at every budget in two ways, pass@k, maj@k, and a record per problem.
 
-A response counts at budget B in two columns (ALGORITHMS A.7):
+A response counts at budget B in two columns (docs/algorithms.md#extrapolation):
   finished   correct, ended by itself, and at most B tokens with its ending: what a generation with limit B scores
              (e3's code has `token_len < B` without the ending token);
   cut        cut to its first B tokens and graded as it then stands (e3 App. B): the last answer before the cut counts,
              inside the thinking too.
 
-    counts = count(problems, responses, decode=tokenizer.decode, grade=pool.submit, samples=8, budgets=(4096, 8192), …)
+    counts = count(problems, responses, decode=tokenizer.decode, grade=pool.submit, budgets=(4096, 8192), on_graded=…)
     line = summary(counts, budgets=(4096, 8192), pass_ks=(1, 2, 4))
 """
 
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from e3jax.eval.forcing import Trace
+from e3jax.metrics.bootstrap import RESAMPLES
 from e3jax.metrics.exploration import verifications_code, verifications_paper
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.majority import majority_at_k
@@ -27,12 +28,11 @@ from e3jax.rollout.rollouts import Grader
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.table import task_of
 
-RESAMPLES = 1000
 TOGETHER = 256  # responses that graders get at once, about
 
 
 class ProblemCounts(NamedTuple):
-    """One problem's n responses, graded."""
+    """What the grades of one problem's n responses say."""
 
     problem: Problem
     length_g: np.ndarray  # tokens
@@ -40,17 +40,17 @@ class ProblemCounts(NamedTuple):
     right_g: np.ndarray  # of the whole response, its answer finished
     right_cut_gb: np.ndarray  # of the first B tokens, for every budget
     reasons: list[str]
-    answers: list[str | None]  # votes: those of finished responses
-    verifications: tuple[float, float]  # per response, as the paper counts and as its code does
+    answers: list[str | None]  # votes; None for a response without an answer, or that did not end
+    verifications: tuple[float, float]  # per response, as the paper counts them and as its code does
 
 
 def answer_of(problem: Problem, text: str) -> str | None:
-    """What a response votes for, in the graders' normal form: spellings count together; None without an answer."""
+    """Return the answer that a response votes for, in the graders' normal form; None where it has none."""
     return task_of(problem).vote(problem, text)
 
 
 def anywhere(problem: Problem) -> Problem:
-    """The problem for a grader that takes an answer before the end of the thinking too, as e3's App. B does."""
+    """Return the problem for a grader that takes answers inside the thinking too, as e3's App. B does."""
     return dataclasses.replace(problem, meta=problem.meta | {"where": "anywhere"})
 
 
@@ -67,8 +67,8 @@ def count(
     out, n = [], len(responses[0])
     step = max(TOGETHER // n, 1)
     for first in range(0, len(problems), step):
-        asked, given = problems[first : first + step], responses[first : first + step]
-        flat = [(p, r) for p, rs in zip(asked, given) for r in rs]
+        block = problems[first : first + step]
+        flat = [(p, r) for p, rs in zip(block, responses[first : first + step]) for r in rs]
         texts = [decode(r.tokens) for _, r in flat]
         whole = grade([p for p, _ in flat], texts, [r.done for _, r in flat])
         shorter = [
@@ -86,20 +86,20 @@ def count(
         right_cut = np.repeat(np.array([g.score > 0 for g in whole])[:, None], len(budgets), axis=1)
         for (i, b), verdict in zip(shorter, cut.result()):
             right_cut[i, b] = verdict.score > 0
-        for k, problem in enumerate(asked):
-            own = slice(k * n, (k + 1) * n)
-            done = np.array([r.done for _, r in flat[own]])
+        for k, problem in enumerate(block):
+            rows = slice(k * n, (k + 1) * n)
+            done = np.array([r.done for _, r in flat[rows]])
             out.append(
                 ProblemCounts(
                     problem=problem,
-                    length_g=np.array([len(r.tokens) for _, r in flat[own]]),
+                    length_g=np.array([len(r.tokens) for _, r in flat[rows]]),
                     done_g=done,
-                    right_g=np.array([g.score > 0 for g in whole[own]]) & done,
-                    right_cut_gb=right_cut[own],
-                    reasons=[g.reason for g in whole[own]],
-                    answers=[answer_of(problem, t) if d else None for t, d in zip(texts[own], done)],
+                    right_g=np.array([g.score > 0 for g in whole[rows]]) & done,
+                    right_cut_gb=right_cut[rows],
+                    reasons=[g.reason for g in whole[rows]],
+                    answers=[answer_of(problem, t) if d else None for t, d in zip(texts[rows], done)],
                     verifications=tuple(
-                        float(np.mean([f(t) for t in texts[own]])) for f in (verifications_paper, verifications_code)
+                        float(np.mean([f(t) for t in texts[rows]])) for f in (verifications_paper, verifications_code)
                     ),
                 )
             )
@@ -108,20 +108,26 @@ def count(
 
 
 def finished_gb(c: ProblemCounts, budgets: Sequence[int]) -> np.ndarray:
-    """Which responses count in the column "finished" at which budget."""
-    args = c.right_g[:, None].astype(float), c.length_g[:, None], c.done_g[:, None]  # each a problem with one sample
-    return accuracy_at_budgets(*args, budgets) > 0
+    """Return which responses [G, B] count in the column "finished" at which budget."""
+    right_g1, length_g1, done_g1 = (x[:, None] for x in (c.right_g.astype(float), c.length_g, c.done_g))
+    return accuracy_at_budgets(right_g1, length_g1, done_g1, budgets) > 0  # each response as a problem with one sample
 
 
-def with_interval(num_samples: int, correct_p: np.ndarray, k: int, estimator: Callable = pass_at_k) -> list[float]:
-    """[mean pass@k, low, high]: 95 %, over problems and samples; the resampling seed is fixed."""
+def pass_interval(num_samples: int, correct_p: np.ndarray, k: int, estimator: Callable = pass_at_k) -> list[float]:
+    """Return [mean pass@k, low, high]: 95 %, over problems and samples; the resampling seed is fixed."""
     how = {"level": 0.95, "resamples": RESAMPLES, "rng": np.random.default_rng(0)}
     low, high = two_level_interval(num_samples, correct_p, k, estimator=estimator, **how)
     return [float(estimator(num_samples, correct_p, k).mean()), low, high]
 
 
+def mean_interval(values_p: np.ndarray) -> list[float]:
+    """Return [mean, low, high]: 95 %, over problems; the resampling seed is fixed."""
+    low, high = bootstrap_interval(values_p, level=0.95, resamples=RESAMPLES, rng=np.random.default_rng(0))
+    return [float(values_p.mean()), low, high]
+
+
 def majorities(c: ProblemCounts, ks: Sequence[int]) -> np.ndarray:
-    """maj@k of one problem: right answers are one class whatever they look like, wrong ones differ as written."""
+    """Return maj@k of one problem: right answers are one class however written, wrong ones are a class a spelling."""
     wrong = Counter(a for a, right in zip(c.answers, c.right_g) if a is not None and not right)
     right = int(c.right_g.sum())
     without = len(c.answers) - right - wrong.total()
@@ -129,9 +135,9 @@ def majorities(c: ProblemCounts, ks: Sequence[int]) -> np.ndarray:
 
 
 def summary(counts: Sequence[ProblemCounts], *, budgets: Sequence[int], pass_ks: Sequence[int]) -> dict[str, Any]:
-    """What eval.jsonl records of one model on one set; tokens, fractions, [mean, low, high] of 95 % intervals.
+    """Return what eval.jsonl records of one model on one set: tokens, fractions, [mean, low, high] of 95 % intervals.
 
-    Intervals are over problems and samples, those of maj@k over problems only.
+    Intervals are over problems and samples; those of maj@k are over problems only.
     """
     n, last = len(counts[0].right_g), len(budgets) - 1
     finished_pb = np.array([finished_gb(c, budgets).sum(0) for c in counts])
@@ -142,22 +148,18 @@ def summary(counts: Sequence[ProblemCounts], *, budgets: Sequence[int], pass_ks:
     paper, code = np.mean([c.verifications for c in counts], axis=0)
 
     def solved(k: int, estimator: Callable) -> list[float]:
-        return with_interval(n, finished_pb[:, last], k, estimator)
-
-    def of_problems(values_p):
-        low, high = bootstrap_interval(values_p, level=0.95, resamples=RESAMPLES, rng=np.random.default_rng(0))
-        return [float(values_p.mean()), low, high]
+        return pass_interval(n, finished_pb[:, last], k, estimator)
 
     return {
         "problems": len(counts),
         "samples": n,
         "budgets": list(budgets),
-        "accuracy": {str(b): with_interval(n, finished_pb[:, i], 1) for i, b in enumerate(budgets)},
-        "accuracy_cut": {str(b): with_interval(n, cut_pb[:, i], 1) for i, b in enumerate(budgets)},
+        "accuracy": {str(b): pass_interval(n, finished_pb[:, i], 1) for i, b in enumerate(budgets)},
+        "accuracy_cut": {str(b): pass_interval(n, cut_pb[:, i], 1) for i, b in enumerate(budgets)},
         "pass_at_k": {str(k): solved(k, pass_at_k) for k in pass_ks},
         "pass_at_k_bootstrap": {str(k): solved(k, bootstrap_pass_at_k) for k in pass_ks},
         "pass_at_k_budget": budgets[last],
-        "maj_at_k": {str(k): of_problems(majority_pk[:, i]) for i, k in enumerate(pass_ks)},
+        "maj_at_k": {str(k): mean_interval(majority_pk[:, i]) for i, k in enumerate(pass_ks)},
         "explore": {
             "length": float(length.mean()),
             "truncated": float(1 - done.mean()),
@@ -169,7 +171,7 @@ def summary(counts: Sequence[ProblemCounts], *, budgets: Sequence[int], pass_ks:
 
 
 def record(c: ProblemCounts, budgets: Sequence[int]) -> dict[str, Any]:
-    """One problem's line of problems.jsonl: how many of its samples count at every budget, and what they answer."""
+    """Return one problem's line of problems.jsonl: how many samples count at every budget, and what they answer."""
     return {
         "problem": c.problem.id,
         "question": c.problem.question,
@@ -191,10 +193,10 @@ def record(c: ProblemCounts, budgets: Sequence[int]) -> dict[str, Any]:
 def score_traces(
     problems: Sequence[Problem], traces: dict[tuple[int, int], Trace], *, decode: Callable, grade: Grader
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Accuracy of forced responses (problem, sample) with its interval, their mean lengths, and a record of each.
+    """Return accuracy and mean lengths of forced responses (problem, sample) -> trace, and a record of each.
 
-    `length` counts what the model read in the end; `forced` tokens of it were put there, `sampled` drawn, and `dropped`
-    drawn and taken away.
+    `length` counts the tokens behind the prompt in the end: `forced` of them were put there, `sampled` were drawn;
+    `dropped` ones were drawn and taken away.
     """
     keys = sorted(traces)
     texts, done = [decode(traces[k].tokens) for k in keys], [traces[k].done for k in keys]
@@ -217,10 +219,10 @@ def score_traces(
     right_p = np.array([v.score > 0 for v in verdicts]).reshape(-1, n).sum(1)
     means = {name: float(np.mean([x[name] for x in lines])) for name in ("length", "forced", "sampled", "dropped")}
     touched = float(np.mean([t.forced > 0 for t in traces.values()]))
-    return {"accuracy": with_interval(n, right_p, 1), **means, "touched": touched}, lines
+    return {"accuracy": pass_interval(n, right_p, 1), **means, "touched": touched}, lines
 
 
 def by_problem(known: dict, part: str, problems: int, samples: Iterable[int]) -> list[list[Response]]:
-    """[P][n] responses of one part."""
+    """Return one part's responses as [P][n]."""
     numbers = list(samples)
     return [[known[part, p, g] for g in numbers] for p in range(problems)]

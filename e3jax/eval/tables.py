@@ -1,6 +1,7 @@
-"""Lines of eval.jsonl -> the paper's Table 1 (pass@k by set) and Table 3 (accuracy by budget); terminal, CSV, markdown.
+"""Tables of records, for the terminal and as CSV and markdown.
 
-Lines of probes.jsonl -> a table of every probe, and Fig. 12's numbers.
+Of eval.jsonl e3's Table 1 (pass@k by set) and Table 3 (accuracy by budget); of scaling.jsonl accuracy against tokens;
+of probes.jsonl every probe, and the numbers of e3's Fig. 12.
 
 grid = table_1(lines)          # rows of cells, the first is the header
 (workdir / "table1.md").write_text(markdown(grid))
@@ -20,7 +21,7 @@ PASS_AT_K = {"unbiased": "pass_at_k", "bootstrap": "pass_at_k_bootstrap"}  # con
 
 
 def percent(interval: Sequence[float]) -> str:
-    """The mean of [mean, low, high] in %, as the paper's tables have it.
+    """Return the mean of [mean, low, high] in %, as the paper's tables have it.
 
     >>> percent([0.4375, 0.3, 0.6])
     '43.8'
@@ -29,7 +30,7 @@ def percent(interval: Sequence[float]) -> str:
 
 
 def by_model(lines: Sequence[dict]) -> dict[str, dict[str, dict]]:
-    """{model: {set: line}}, in the order of the lines."""
+    """Return {model: {set: line}}, in the order of the lines."""
     out: dict[str, dict[str, dict]] = {}
     for line in lines:
         out.setdefault(line["stage"], {})[line["set"]] = line
@@ -37,10 +38,10 @@ def by_model(lines: Sequence[dict]) -> dict[str, dict[str, dict]]:
 
 
 def table_1(lines: Sequence[dict], measure: str = "pass_at_k") -> Grid:
-    """A row a model, a column a set and k: e3's Table 1.
+    """Return e3's Table 1: a row a model, a column a set and k.
 
-    `measure` "pass_at_k_bootstrap" is as e3 estimates pass@k, "maj_at_k" gives majority votes in the same form. Lines
-    of older evaluations that lack it are left out.
+    `measure` "pass_at_k_bootstrap" is pass@k as e3 estimates it, "maj_at_k" are majority votes. Lines of older
+    evaluations that lack the measure are left out.
     """
     lines = [line for line in lines if measure in line]
     columns = sorted({(line["set"], int(k)) for line in lines for k in line[measure]})
@@ -53,7 +54,10 @@ def table_1(lines: Sequence[dict], measure: str = "pass_at_k") -> Grid:
 
 
 def table_3(lines: Sequence[dict]) -> Grid:
-    """A row a model and set, two columns a budget: "finished" (correct within it), "cut" (cut to it, then graded)."""
+    """Return e3's Table 3: a row a model and set, two columns a budget.
+
+    "finished" counts what is correct within the budget; "cut" cuts responses to it and grades them then.
+    """
     budgets = sorted({b for line in lines for b in line["budgets"]})
     grid = [["model", "set", *(f"{b} {column}" for b in budgets for column in ("finished", "cut"))]]
     for line in sorted(lines, key=lambda line: line["set"]):
@@ -63,7 +67,7 @@ def table_3(lines: Sequence[dict]) -> Grid:
 
 
 def table_forced(lines: Sequence[dict]) -> Grid:
-    """A row a model, set and way of forcing; empty but for its header where nothing was forced."""
+    """Return a row a model, set and way of forcing; only the header where nothing was forced."""
     grid = [["model", "set", "forcing", "accuracy", "tokens", "forced", "dropped", "touched"]]
     for line in lines:
         for how, r in line["forcing"].items():
@@ -73,10 +77,10 @@ def table_forced(lines: Sequence[dict]) -> Grid:
 
 
 def table_scaling(lines: Sequence[dict]) -> Grid:
-    """A row a model, method and K of scaling.jsonl; accuracy in % with its interval, tokens per problem.
+    """Return a row a model, method and K of scaling.jsonl: accuracy in % with its interval, and tokens per problem.
 
-    Behind "sc" stands self-consistency at the method's cost and how far the method is from it ("…": it costs less
-    than one response, or more than all of them: the nearest).
+    The "sc" columns have self-consistency at the method's cost, and how far the method is ahead of it. "…" marks a
+    method that costs less than one response or more than all of them: it is compared with the nearest K.
     """
     grid = [
         [
@@ -117,17 +121,17 @@ def table_scaling(lines: Sequence[dict]) -> Grid:
 
 
 def table_seeds(lines: Sequence[dict]) -> Grid:
-    """Means over seeds of models called LABEL@SEED, with the least and the greatest; a row a label, method and K."""
+    """Return a row a label, method and K: means over the seeds of models called LABEL@SEED, with least and greatest."""
     grid = [["model", "seeds", "method", "K", "accuracy [least, most]", "thousand tokens", "against sc at its cost"]]
     cells: dict[tuple, list[dict]] = {}
     for line in lines:
         label, at, _ = line["stage"].rpartition("@")
         for c in line["cells"] if at else ():
             cells.setdefault((label, c["method"], c["k"]), []).append(c)
-    for (label, method, k), own in cells.items():
-        accuracy = [100 * c["accuracy"][0] for c in own]
-        ahead = [100 * c["sc"]["difference"][0] for c in own if c["sc"]]
-        n = len(own)
+    for (label, method, k), seeds in cells.items():
+        accuracy = [100 * c["accuracy"][0] for c in seeds]
+        ahead = [100 * c["sc"]["difference"][0] for c in seeds if c["sc"]]
+        n = len(seeds)
         grid.append(
             [
                 label,
@@ -135,7 +139,7 @@ def table_seeds(lines: Sequence[dict]) -> Grid:
                 method,
                 str(k),
                 f"{sum(accuracy) / n:.1f} [{min(accuracy):.1f}, {max(accuracy):.1f}]",
-                f"{sum(c['tokens'] for c in own) / n / 1000:.3f}",
+                f"{sum(c['tokens'] for c in seeds) / n / 1000:.3f}",
                 f"{sum(ahead) / n:+.1f} [{min(ahead):+.1f}, {max(ahead):+.1f}]" if ahead else "",
             ]
         )
@@ -143,7 +147,7 @@ def table_seeds(lines: Sequence[dict]) -> Grid:
 
 
 def three(values: Sequence[float | None]) -> str:
-    """[mean, low, high] as one cell; null is empty.
+    """Return [mean, low, high] as one cell, "" for null.
 
     >>> three([0.25, 0.1, 0.4])
     '0.250 [0.100, 0.400]'
@@ -152,9 +156,9 @@ def three(values: Sequence[float | None]) -> str:
 
 
 def table_probes(rows: Sequence[dict], unique: Sequence[float], problems: int) -> Grid:
-    """Lines of probes.jsonl for one set, a column a model: Def. 4.1, App. G.1, numbers per token, counts.
+    """Return a table of one set's lines of probes.jsonl, a column a model: Def. 4.1, App. G.1, per token, counts.
 
-    `unique` are distinct wrong attempts per problem up to each model, on `problems` problems (Fig. 6).
+    `unique` are distinct wrong attempts per problem up to each model, on `problems` problems (e3 Fig. 6).
     """
     grid = [["", *(row["stage"] for row in rows)], ["success", *(three(row["success"]) for row in rows)]]
     sides = {
@@ -180,7 +184,7 @@ def table_probes(rows: Sequence[dict], unique: Sequence[float], problems: int) -
 
 
 def table_chains(rows: Sequence[dict]) -> Grid:
-    """Lines of probes.jsonl for one set: a row a model and number of attempts, pass@k in % and tokens (Fig. 12)."""
+    """Return a table of one set's chains: a row a model and number of attempts, pass@k in % and tokens (e3 Fig. 12)."""
     ks = sorted({int(k) for row in rows for cell in row["chains"].values() for k in cell["pass_at_k"]})
     tokens = ("reached", "kept", "forced", "dropped", "drawn")
     grid = [["model", "attempts", *(f"pass@{k}" for k in ks), *tokens]]
@@ -192,7 +196,8 @@ def table_chains(rows: Sequence[dict]) -> Grid:
 
 
 def markdown(grid: Grid) -> str:
-    """
+    """Return the grid as a table in markdown.
+
     >>> print(markdown([["model", "4096"], ["a|b", "1.0"]]))
     | model | 4096 |
     |---|---:|
@@ -205,14 +210,14 @@ def markdown(grid: Grid) -> str:
 
 
 def comma_separated(grid: Grid) -> str:
-    """CSV."""
+    """Return the grid as CSV."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(grid)
     return out.getvalue()
 
 
 def terminal(grid: Grid, title: str) -> Table:
-    """The same on a terminal; brackets in a label are no markup."""
+    """Return the grid as a table for a terminal; brackets in a label are no markup."""
     table = Table(title=Text(printable(title, lines=False)))
     for i, name in enumerate(grid[0]):
         table.add_column(Text(printable(name, lines=False)), justify="left" if i == 0 else "right", no_wrap=True)

@@ -1,25 +1,33 @@
-"""One model on one set, ready to be asked: what every command that draws responses begins with.
+"""Benches, each one model on one set, ready to be sampled from; and the frame of the commands that measure them.
 
-for bench, checkpoint, samples in each_bench(config, log, "eval.jsonl", load_sets(config), longest=4096):
-    ask_all(bench, samples=samples, longest=4096)
+def main(config, workdir):
+    settings = check(config)
+    evaluation_command(config, workdir, settings.benches, record="eval.jsonl", longest=4096, measure=…, show=…)
+
+def measure(bench, grader):     # for every model and set that the record has no line of
+    sample_all(bench, longest=4096)
     bench.responses.known["response", 0, 1].tokens
 """
 
 import sys
 import zlib
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import Pretrained, load_pretrained
-from e3jax.errors import Stopped, UserError, all_errors, need, need_seed
+from e3jax.errors import Stopped, UserError, all_errors, need, need_seed, section
+from e3jax.flags import keep_programs
 from e3jax.log import RunLog
+from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.extract import WHERE
-from e3jax.rollout.digests import is_scored
-from e3jax.rollout.responses import Asked, Responses, fill
+from e3jax.rewards.workers import GraderPool
+from e3jax.rollout.digests import is_scored, what_was_scored
+from e3jax.rollout.responses import Request, Responses, fill
 from e3jax.runtime import barrier, stop_asked
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
@@ -30,124 +38,78 @@ from e3jax.tasks.sets import chosen_sets
 from e3jax.tasks.stream import Wording
 from e3jax.tasks.table import TASKS, need_form, reads_set, task_of
 
+# ---- settings
 
-class Bench(NamedTuple):
-    """One model on one set, ready to be asked."""
 
-    label: str
-    name: str  # of the set
-    pretrained: Pretrained
-    problems: list[Problem]
-    prompts: list[list[int]]
-    responses: Responses
-    key: jax.Array
+@dataclass(frozen=True)
+class ProblemSet:
+    """Where problems come from: one of config.sets, or config.set."""
+
+    form: str
+    source: Any  # as tasks/stream.py takes it: a set's name or path; numbers of Countdown, digits of a product
+    prompt: str
+    problems: int  # the first so many; 0: all of a set
+    where: str  # where the grader looks for a boxed answer (rewards/extract.py); Countdown has none
+    samples: int = 1  # responses to each
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How a user's turn is written: config.chat and config.thinking."""
+
+    thinking: bool
+    form: str = "template"  # the model's own; "plain": Qwen's without a system prompt (OXA's models)
+
+    def __post_init__(self):
+        need(self.form in ("template", "plain"), "chat", self.form, "use 'template' or 'plain'")
+
+
+@dataclass(frozen=True)
+class Graders:
+    """A config's `grader` section: processes that grade responses."""
+
+    workers: int
+    timeout_s: float  # for a response
+
+    def __post_init__(self):
+        need(self.workers >= 1, "workers", self.workers, "use 1 or more")
+
+    def start(self) -> GraderPool:
+        """Return the pool of these processes, for a with block."""
+        return GraderPool(workers=self.workers, timeout_s=self.timeout_s)
+
+
+@dataclass(frozen=True)
+class Benches:
+    """Which models are measured on which sets, and how they are sampled and graded."""
+
+    models: dict[str, str]  # label -> checkpoint
+    sets: dict[str, ProblemSet]
+    seed: int
+    dtype: str  # config.dtype
+    chat: Chat
     sampling: Sampling
-    log: RunLog
-
-    def draw(self, part: str, asked: list[Asked], stop) -> None:
-        """What is missing of one part, with progress; Stopped after SIGTERM."""
-        total = sum(len(a.samples) for a in asked)
-        left = sum(len(a.samples) for a in self.responses.missing(part, asked))
-        where = f"{self.label}, {self.name}: {part}"
-        if not left:
-            return
-        with self.log.phase(where, total=total) as phase:
-            phase.advance(total - left, f"{total - left} were there" if left < total else None)
-            tokens = 0
-
-            def heard(finished: int, drawn: int) -> None:
-                nonlocal tokens
-                tokens += drawn
-                phase.advance(finished, f"{tokens:,} tokens drawn")
-                if stop_asked():
-                    raise Stopped(f"{where}, {phase.done} of {total} responses are kept")
-
-            fill(
-                self.responses,
-                part,
-                asked,
-                self.pretrained,
-                self.sampling,
-                ids=[p.id for p in self.problems],
-                key=self.key,
-                stop=stop,
-                on_finished=heard,
-            )
+    grader: Graders
 
 
-def load_problems(*, form: str, source, prompt: str, problems: int, where: str, seed: int) -> list[Problem]:
-    """The first problems (0: all of a set) of one of config.sets; without a chat template, which is the model's.
-
-    `where` says where the grader looks for a boxed answer (rewards/extract.py); Countdown has none.
-    """
-    wording = Wording(prompt, chat=str, where=where)
-    return TASKS[form].open(source, seed=seed, split="test", wording=wording)(0, problems or sys.maxsize)
-
-
-def in_chat(problem: Problem, tokenizer, *, thinking: bool, chat: str = "template") -> Problem:
-    """The problem as a user's turn (`user_turn`); raw for Countdown (A.3)."""
-    if not task_of(problem).chat:
-        return problem
-    return replace(problem, question=user_turn(problem.question, tokenizer, thinking=thinking, chat=chat))
-
-
-def user_turn(words: str, tokenizer, *, thinking: bool, chat: str) -> str:
-    """Words in the model's chat template; as they are where there is none.
-
-    `chat` "plain" is Qwen's form without a system prompt, whatever the template says (OXA's models).
-    """
-    if chat == "plain":
-        return qwen3_chat(words)
-    return tokenizer.chat_text(words, thinking=thinking) if tokenizer.has_chat else words
-
-
-def make_bench(
-    label: str,
-    name: str,
-    pretrained: Pretrained,
-    problems: list[Problem],
-    *,
-    longest: int,
-    seed: int,
-    sampling: Sampling,
-    log: RunLog,
-) -> Bench:
-    """Prompts, and the responses that are there already; UserError when prompt and budget do not fit the model."""
-    prompts = [pretrained.tokenizer.encode(p.question) for p in problems]
-    most = max(range(len(prompts)), key=lambda p: len(prompts[p]))
-    room = pretrained.model.config.max_length - len(prompts[most])
-    if longest > room:
-        raise UserError(
-            f"{label}, {name}: problem {problems[most].id} has a prompt of {len(prompts[most])} tokens, which leaves "
-            f"{room} of the model's length: {longest} are asked for, by config.budgets or config.budget with an answer"
-        )
-    responses = Responses(log.workdir / "responses" / label / name)
-    check_responses(responses, problems, prompts, log)
-    barrier(f"read {label} {name}")  # before process 0 writes more
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-    return Bench(label, name, pretrained, problems, prompts, responses, key, sampling, log)
-
-
-def check_responses(responses: Responses, problems: list[Problem], prompts: list[list[int]], log: RunLog) -> None:
-    """Raise UserError for responses to other questions than these; say it where that cannot be known."""
-    undated = responses.check([p.id for p in problems], prompts)
-    if undated:
-        log.say(
-            f"{responses.directory}: responses to {undated} problems were kept before digests of the questions were: "
-            "they are taken for answers to the questions as they are now"
-        )
-
-
-def ask_all(bench: Bench, *, samples: int, longest: int) -> None:
-    """The one long generation: `samples` responses per problem."""
-    numbers = tuple(range(samples))
-    asked = [Asked(p, numbers, prompt, longest) for p, prompt in enumerate(bench.prompts)]
-    bench.draw("response", asked, bench.pretrained.tokenizer.stop)
+@all_errors()
+def benches_of(c: ConfigDict) -> Benches:
+    """Return what a config says of models and sets; refuse impossible values, naming the fields."""
+    check_models_and_sets(c)
+    return Benches(
+        models=dict(c.models),
+        sets={name: ProblemSet(**one) for name, one in chosen_sets(c.sets, c.only).items()},
+        seed=c.seed,
+        dtype=c.dtype,
+        chat=Chat(c.thinking, c.chat),
+        sampling=sampling_of(c),
+        grader=graders_of(c),
+    )
 
 
 @all_errors()
 def check_models_and_sets(c: ConfigDict) -> None:
-    """`models` and `sets`: labels that can be directories, fields with a meaning."""
+    """Refuse `models` and `sets` whose labels cannot be directories, or whose fields have no meaning."""
     models = list(c.models)
     right = all(
         isinstance(m, tuple | list) and len(m) == 2 and all(isinstance(x, str) and x for x in m) for m in models
@@ -166,83 +128,262 @@ def check_models_and_sets(c: ConfigDict) -> None:
 
 
 @all_errors()
-def rising(c: ConfigDict, field: str) -> None:
-    """A tuple of numbers, 1 or more, that rise."""
-    values = list(c[field])
+def sampling_of(c: ConfigDict) -> Sampling:
+    """Return a config's `sampler` section; refuse values that are impossible, or do not divide this machine's devices.
+
+    The seed of its noise is checked too.
+    """
+    need_seed(c.seed)
+    with section("sampler.{}".format):
+        sampling, devices = Sampling(**c.sampler), len(jax.devices())
+        divides = sampling.tensor >= 1 and devices % sampling.tensor == 0
+        need(divides, "tensor", sampling.tensor, f"must divide {devices} devices")
+        groups = devices // sampling.tensor if divides else 1
+        for name, value in (("slots", sampling.slots), ("prefill_rows", sampling.prefill_rows)):
+            need(value >= 1 and value % groups == 0, name, value, f"a multiple of {groups}")
+    return sampling
+
+
+def graders_of(c: ConfigDict) -> Graders:
+    """Return a config's `grader` section; refuse impossible values."""
+    with section("grader.{}".format):
+        return Graders(**c.grader)
+
+
+@all_errors()
+def need_rising(values: Sequence[int], field: str) -> None:
+    """Refuse a tuple unless it holds numbers, 1 or more, that rise."""
+    values = list(values)
     right = len(values) > 0 and all(isinstance(n, int) and n >= 1 for n in values)
     need(right, field, values, "name at least one, each 1 or more")
     need(not right or values == sorted(set(values)), field, values, "must rise")
 
 
-@all_errors()
-def check_sampling(c: ConfigDict) -> None:
-    """`sampler` and `grader` of a command that draws responses."""
-    s, devices = c.sampler, len(jax.devices())
-    need_seed(c.seed)
-    need(s.temperature >= 0, "sampler.temperature", s.temperature, "0 (the likeliest token) or more")
-    need(0 < s.top_p <= 1, "sampler.top_p", s.top_p, "above 0, 1 is off")
-    need(s.top_k >= 0, "sampler.top_k", s.top_k, "0 (off) or more")
-    divides = s.tensor >= 1 and devices % s.tensor == 0
-    need(divides, "sampler.tensor", s.tensor, f"must divide {devices} devices")
-    groups = devices // s.tensor if divides else 1
-    for name in ("slots", "prefill_rows"):
-        need(s[name] >= 1 and s[name] % groups == 0, f"sampler.{name}", s[name], f"a multiple of {groups}")
-    need(s.block >= 1, "sampler.block", s.block, "use 1 or more")
-    need(c.grader.workers >= 1, "grader.workers", c.grader.workers, "use 1 or more")
+def dtype_name(dtype: str) -> str:
+    """Return the dtype of weights and cache that config.dtype names; "" is float32 on a CPU, else bfloat16."""
+    return dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
 
 
-def load_sets(c: ConfigDict) -> dict[str, list[Problem]]:
-    """The problems of the sets that config.only names, all of config.sets for ""."""
-    chosen = chosen_sets(c.sets.to_dict(), c.only)
-    sets = {name: {k: v for k, v in one.items() if k != "samples"} for name, one in chosen.items()}
-    return {name: load_problems(**one, seed=c.seed) for name, one in sets.items()}
+# ---- problems
+
+
+def load_problems(questions: ProblemSet, *, seed: int, split: str = "test") -> list[Problem]:
+    """Return a set's problems without a chat template, which is the model's."""
+    wording = Wording(questions.prompt, chat=str, where=questions.where)
+    draw = TASKS[questions.form].open(questions.source, seed=seed, split=split, wording=wording)
+    return draw(0, questions.problems or sys.maxsize)
+
+
+def in_chat(problem: Problem, tokenizer, chat: Chat) -> Problem:
+    """Return the problem as a user's turn (`user_turn`); Countdown gets no template (docs/algorithms.md#prompts)."""
+    if not task_of(problem).chat:
+        return problem
+    return replace(problem, question=user_turn(problem.question, tokenizer, chat))
+
+
+def user_turn(words: str, tokenizer, chat: Chat) -> str:
+    """Return words in the model's chat template; as they are where the tokenizer has none."""
+    if chat.form == "plain":
+        return qwen3_chat(words)
+    return tokenizer.chat_text(words, thinking=chat.thinking) if tokenizer.has_chat else words
+
+
+# ---- benches
+
+
+class Bench(NamedTuple):
+    """One model on one set, ready to be sampled from."""
+
+    label: str  # of the model
+    checkpoint: str
+    name: str  # of the set
+    samples: int  # responses to each problem
+    plain: list[Problem]  # as the set has them: no chat template
+    problems: list[Problem]  # as the model reads them
+    prompts: list[list[int]]  # their tokens
+    pretrained: Pretrained
+    chat: Chat
+    sampling: Sampling
+    key: jax.Array
+    responses: Responses
+    log: RunLog
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Return the fields that every line of a record about this model and set begins with."""
+        return {"stage": self.label, "set": self.name}
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """Return a line's "scored": what its numbers count (rollout/digests.py)."""
+        return what_was_scored(self.plain, self.samples)
+
+    def drop_lines(self, record: str) -> None:
+        """Drop a record's lines of this model and set, which are about to be written anew."""
+        self.log.keep(record, lambda line: (line["stage"], line["set"]) != (self.label, self.name))
+
+    def draw(self, part: str, requests: list[Request], stop: Sequence) -> None:
+        """Sample this part's missing responses and show progress. Raise Stopped on SIGTERM."""
+        total = sum(len(r.samples) for r in requests)
+        left = sum(len(r.samples) for r in self.responses.missing(part, requests))
+        where = f"{self.label}, {self.name}: {part}"
+        if not left:
+            return
+        with self.log.phase(where, total=total) as phase:
+            phase.advance(total - left, f"{total - left} were there" if left < total else None)
+            tokens = 0
+
+            def heard(finished: int, drawn: int) -> None:
+                nonlocal tokens
+                tokens += drawn
+                phase.advance(finished, f"{tokens:,} tokens drawn")
+                if stop_asked():
+                    raise Stopped(f"{where}, {phase.done} of {total} responses are kept")
+
+            fill(
+                self.responses,
+                part,
+                requests,
+                self.pretrained,
+                self.sampling,
+                key=self.key,
+                stop=stop,
+                on_finished=heard,
+            )
+
+
+def sample_all(bench: Bench, *, longest: int) -> None:
+    """Sample the one long generation: `bench.samples` responses to each problem, of at most `longest` tokens."""
+    numbers = tuple(range(bench.samples))
+    requests = [Request(p, numbers, prompt, longest) for p, prompt in enumerate(bench.prompts)]
+    bench.draw("response", requests, bench.pretrained.tokenizer.stop)
+
+
+def need_room(prompts: Sequence[Sequence[int]], budget: int, model: Qwen3, field: str) -> None:
+    """Refuse a budget, a field of the config, that does not fit into the model's length behind the longest prompt."""
+    longest, most = max(map(len, prompts)), model.config.max_length
+    need(longest + budget <= most, field, budget, f"{most - longest} or less: the longest prompt has {longest} tokens")
+
+
+def check_responses(responses: Responses, problems: list[Problem], prompts: list[list[int]], log: RunLog) -> None:
+    """Raise UserError for responses to other questions than these; say so where that cannot be known."""
+    undated = responses.check([p.id for p in problems], prompts)
+    if undated:
+        log.say(
+            f"{responses.directory}: responses to {undated} problems were kept before digests of the questions were: "
+            "they are taken for answers to the questions as they are now"
+        )
+
+
+@contextmanager
+def model_for_sampling(checkpoint: str, *, dtype: str, sampling: Sampling) -> Iterator[Pretrained]:
+    """Load a model onto all devices; within the block it lies in the sampling layout, and that layout's mesh is set."""
+    mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+    with jax.set_mesh(mesh):
+        model, params, tokenizer = load_pretrained(checkpoint, dtype=dtype_name(dtype), mesh=mesh)
+        with sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype) as params:
+            yield Pretrained(model, params, tokenizer)
+
+
+def make_bench(
+    benches: Benches, label: str, name: str, pretrained: Pretrained, plain: list[Problem], *, longest: int, log: RunLog
+) -> Bench:
+    """Return the bench of a loaded model and a set's problems, with the responses that are on disk already.
+
+    Raise UserError where a prompt and `longest` tokens behind it do not fit the model.
+    """
+    problems = [in_chat(p, pretrained.tokenizer, benches.chat) for p in plain]
+    prompts = [pretrained.tokenizer.encode(p.question) for p in problems]
+    most = max(range(len(prompts)), key=lambda p: len(prompts[p]))
+    room = pretrained.model.config.max_length - len(prompts[most])
+    if longest > room:
+        raise UserError(
+            f"{label}, {name}: problem {problems[most].id} has a prompt of {len(prompts[most])} tokens, which leaves "
+            f"{room} of the model's length: {longest} are wanted, by config.budgets or config.budget with an answer"
+        )
+    responses = Responses(log.workdir / "responses" / label / name)
+    check_responses(responses, problems, prompts, log)
+    barrier(f"read {label} {name}")  # before process 0 writes more
+    return Bench(
+        label=label,
+        checkpoint=benches.models[label],
+        name=name,
+        samples=benches.sets[name].samples,
+        plain=plain,
+        problems=problems,
+        prompts=prompts,
+        pretrained=pretrained,
+        chat=benches.chat,
+        sampling=benches.sampling,
+        key=jax.random.fold_in(jax.random.key(benches.seed), zlib.crc32(name.encode())),
+        responses=responses,
+        log=log,
+    )
 
 
 def each_bench(
-    c: ConfigDict, log: RunLog, record: str, problems: dict[str, list[Problem]], *, longest: int
-) -> Iterator[tuple[Bench, str, int]]:
-    """(bench, checkpoint, samples) of every model and set that `record` has no line of yet; models are loaded in turn.
+    benches: Benches, problems: dict[str, list[Problem]], log: RunLog, *, record: str, longest: int
+) -> Iterator[Bench]:
+    """Yield the bench of every model and set that `record` has no line of; a model is loaded once.
 
     A line whose set has changed since (its "scored") is dropped, and the set comes again. The sampling mesh is set
-    while a bench is at work. UserError for a label that means another checkpoint in `record`.
+    while a bench is at work. Raise UserError for a label that means another checkpoint in `record`.
     """
-    models = dict(c.models)
-    sampling = Sampling(**c.sampler)
-    mesh = make_mesh(data=1, fsdp=-1, tensor=1)
     known = {(line["stage"], line["set"]): line for line in log.read(record)}
     for (label, _), line in known.items():
-        if label in models and models[label] != line["checkpoint"]:
+        if label in benches.models and benches.models[label] != line["checkpoint"]:
             raise UserError(
-                f"{log.workdir} holds model {label!r} as {line['checkpoint']}, config.models has {models[label]}: give "
-                "it another label"
+                f"{log.workdir} holds model {label!r} as {line['checkpoint']}, config.models has "
+                f"{benches.models[label]}: give it another label"
             )
-    for label, checkpoint in models.items():
+    for label, checkpoint in benches.models.items():
         todo = [
             name
-            for name in problems
-            if not is_scored(log, known, label, name, problems[name], samples=c.sets[name].samples)
+            for name, one in problems.items()
+            if not is_scored(log, known, label, name, one, samples=benches.sets[name].samples)
         ]
         if not todo:
             continue
         log.say(f"loading {label}: {checkpoint}")
-        with jax.set_mesh(mesh):
-            model, params, tokenizer = load_pretrained(checkpoint, dtype=dtype_of(c), mesh=mesh)
-            with sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype) as params:
-                for name in todo:
-                    bench = make_bench(
-                        label,
-                        name,
-                        Pretrained(model, params, tokenizer),
-                        [in_chat(p, tokenizer, thinking=c.thinking, chat=c.chat) for p in problems[name]],
-                        longest=longest,
-                        seed=c.seed,
-                        sampling=sampling,
-                        log=log,
-                    )
-                    log.keep(record, lambda old, n=name, m=label: (old["stage"], old["set"]) != (m, n))
-                    yield bench, checkpoint, c.sets[name].samples
+        with model_for_sampling(checkpoint, dtype=benches.dtype, sampling=benches.sampling) as pretrained:
+            for name in todo:
+                bench = make_bench(benches, label, name, pretrained, problems[name], longest=longest, log=log)
+                bench.drop_lines(record)
+                yield bench
 
 
-def dtype_of(c: ConfigDict) -> str:
-    """Of weights and cache, as config.dtype says."""
-    return c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+# ---- commands
+
+
+@contextmanager
+def run_directory(config: ConfigDict, workdir: str) -> Iterator[RunLog]:
+    """Open a command's run directory for a block; at the block's end the directory is marked as done and closed."""
+    keep_programs()
+    log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
+    yield log
+    log.done()
+    log.close()
+    barrier("end")
+
+
+def evaluation_command(
+    config: ConfigDict,
+    workdir: str,
+    benches: Benches,
+    *,
+    record: str,
+    longest: int,
+    measure: Callable[[Bench, GraderPool], None],
+    show: Callable[[RunLog, dict[str, list[Problem]]], None],
+) -> None:
+    """Measure every model on every set that `record` has no line of, then show everything.
+
+    `measure(bench, grader)` ends with its line in `record`; a response has `longest` tokens at most, forced ones too.
+    `show(log, problems)` gets all sets' problems by name.
+    """
+    problems = {name: load_problems(one, seed=benches.seed) for name, one in benches.sets.items()}
+    with run_directory(config, workdir) as log:
+        with benches.grader.start() as grader:
+            for bench in each_bench(benches, problems, log, record=record, longest=longest):
+                measure(bench, grader)
+        show(log, problems)

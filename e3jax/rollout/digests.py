@@ -1,7 +1,7 @@
-"""Digests of a set's questions and answers beside what was made of them: an edited set is never taken for the old one.
+"""Digests of a set's questions and answers, kept with responses and records, so that an edited set is noticed.
 
-A response carries a digest of its question's tokens (rollout/responses.py), a record one of what it counts: changed
-questions are refused, changed answers are graded again, and a set may grow or shrink.
+A response carries a digest of its question's tokens (rollout/responses.py), a record's line digests of what it counts.
+Changed questions are refused, changed answers are graded again, and a set may grow or shrink.
 
     line["scored"] = what_was_scored(problems, samples)
     changed_since(line["scored"], problems, samples)      # later: [], or ["answers"]
@@ -50,7 +50,7 @@ def changed_since(before: dict[str, Any], problems: Sequence[Problem], samples: 
 def is_scored(
     log: RunLog, known: dict[tuple[str, str], dict], label: str, name: str, problems: list[Problem], *, samples: int
 ) -> bool:
-    """Whether a record's line counts these problems and samples, with a sentence where it did and no longer does."""
+    """Return whether a record's line counts these problems and samples; say so where it did and no longer does."""
     line = known.get((label, name))
     if line is None:
         return False

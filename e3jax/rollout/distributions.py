@@ -1,15 +1,16 @@
-"""What a model's next-token distributions are along given responses, exactly, and how far from another model's.
+"""A model's exact next-token distributions along given responses, and how far they are from another model's.
 
 Of every response token y_t, with p_t = softmax(logits(x y_<t) / temperature) of the model and q_t of the base:
 
     logp_t = log p_t[y_t]    entropy_t = −Σ_v p_t[v] log p_t[v]    kl_t = Σ_v p_t[v] (log p_t[v] − log q_t[v])   [nats]
 
-`kl` needs no sample of the token; k1 and k3 (losses/grpo.py) estimate it from `logp` and `base_logp` alone, which is
-what training logs. `watched_t` are the probabilities of some tokens: those that end a response, say.
-One forward pass of each model; logits exist for likelihood.PIECE tokens at a time.
+`kl` is a sum over the vocabulary; k1 and k3 (losses/grpo.py) estimate it from `logp` and `base_logp` of the token that
+was drawn, which is what training logs. `watched_t` are the probabilities of chosen tokens: of those that end a
+response, say.
+Each model makes one forward pass; logits exist for likelihood.PIECE tokens at a time.
 
-    along = distributions(model, params, [(prompt, response)], base=(base_model, base_params), temperature=1.0,
-                          watched=(eos,), tokens=8192, most=4096, pad=0)
+    along = distributions(model, params, [(prompt, response)], Batching(tokens=8192, most=4096, pad=0),
+                          base=(base_model, base_params), temperature=1.0, watched=(eos,))
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +22,14 @@ import numpy as np
 
 from e3jax.errors import UserError
 from e3jax.models.qwen3 import Qwen3, unembedding
-from e3jax.rollout.likelihood import PIECE, batches, hidden_states, row_groups
+from e3jax.rollout.likelihood import PIECE, Batching, batches, hidden_states, row_groups
 from e3jax.runtime import fetch, put
 from e3jax.sampler.slots import padded
 from e3jax.sharding import constrain
 
 
 class Along(NamedTuple):
-    """One response's tokens [T]; `watched` [T, W]."""
+    """What two models say of one response's tokens: arrays [T], `watched` [T, W]."""
 
     logp: np.ndarray
     entropy: np.ndarray
@@ -38,15 +39,20 @@ class Along(NamedTuple):
 
 
 @jax.jit
-def compare_piece(hidden_btd, embed_vd, base_btd, base_vd, row_m, column_m, target_m, watched_w, temperature):
-    """(logp, entropy, base_logp, kl) [M] and watched probabilities [M, W] after the tokens at (row, column)."""
+def compare_piece(hidden, embeds, places, watched_w, temperature):
+    """Return (logp, entropy, base_logp, kl) [M] and watched probabilities [M, W] after the tokens at (row, column).
+
+    `hidden` (two [B, T, D]) and `embeds` (two [V, D]) are the model's and the base's; `places` are row, column and
+    target, each [M].
+    """
+    row_m, column_m, target_m = places
 
     def log_softmax(hidden, embed):
         hidden_md = constrain(hidden[row_m, column_m], "BD")
         logits = jnp.einsum("md,vd->mv", hidden_md, embed.astype(hidden.dtype), preferred_element_type=jnp.float32)
         return jax.nn.log_softmax(logits / temperature)
 
-    ours, base = log_softmax(hidden_btd, embed_vd), log_softmax(base_btd, base_vd)
+    ours, base = map(log_softmax, hidden, embeds)
     p = jnp.exp(ours)
     logp, base_logp = (jnp.take_along_axis(x, target_m[:, None], axis=1)[:, 0] for x in (ours, base))
     return logp, -(p * ours).sum(1), base_logp, (p * (ours - base)).sum(1), p[:, watched_w]
@@ -56,21 +62,19 @@ def distributions(
     model: Qwen3,
     params,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    batching: Batching,
     *,
     base: tuple[Qwen3, Any],
     temperature: float,
     watched: Sequence[int],
-    tokens: int,
-    most: int,
-    pad: int,
     on_scored: Callable[[int], None] = lambda n: None,
 ) -> list[Along]:
-    """Of every (prompt, response) in token ids, in their order; about `tokens` tokens go through a model at once.
+    """Return what the models say along every (prompt, response) in token ids, in their order.
 
-    `base` is a (model, params) with the same vocabulary; the model itself gives kl = 0. UserError for another
+    `base` is a (model, params) with the same vocabulary; the model itself gives kl = 0. Raise UserError for another
     vocabulary, an empty prompt or response, and a pair of more than `most` + 1 tokens.
     """
-    base_model, base_params = base
+    (base_model, base_params), (tokens, most, pad) = base, batching
     if base_model.config.vocab_size != model.config.vocab_size:
         raise UserError(
             f"the base model has {base_model.config.vocab_size} tokens, the model {model.config.vocab_size}: "
@@ -79,8 +83,8 @@ def distributions(
     for i, (prompt, response) in enumerate(pairs):
         if not prompt or not response or len(prompt) + len(response) > most + 1:
             raise UserError(
-                f"response {i}: a prompt of {len(prompt)} and a response of {len(response)} tokens; at least one each, "
-                f"and {most + 1} together at most"
+                f"response {i}: a prompt of {len(prompt)} and a response of {len(response)} tokens; there must be at "
+                f"least one each, and {most + 1} together at most"
             )
     out: list[Along | None] = [None] * len(pairs)
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
@@ -105,20 +109,13 @@ def distributions(
 
 
 def compare(hidden, embeds, places: np.ndarray, *, watched: Sequence[int], temperature: float) -> list[np.ndarray]:
-    """`compare_piece` for places [N, 3] (row, column, target), PIECE of them at a time: one program."""
+    """Return `compare_piece` of places [N, 3] (row, column, target), taken PIECE at a time: one program."""
     pieces, ids = [], np.asarray(watched, np.int32)
     for first in range(0, len(places), PIECE):
         piece = places[first : first + PIECE]
         filled = np.zeros((PIECE, 3), np.int32)
         filled[: len(piece)] = piece
-        scored = compare_piece(
-            hidden[0],
-            embeds[0],
-            hidden[1],
-            embeds[1],
-            *(put(x, "") for x in filled.T),
-            put(ids, ""),
-            np.float32(temperature),
-        )
+        columns = tuple(put(x, "") for x in filled.T)
+        scored = compare_piece(tuple(hidden), embeds, columns, put(ids, ""), np.float32(temperature))
         pieces.append([x[: len(piece)] for x in fetch(scored)])
     return [np.concatenate(column) for column in zip(*pieces)]

@@ -1,4 +1,4 @@
-"""Responses on disk, each appended as it finishes: a restart draws only what is missing.
+"""Responses on disk, each appended as it finishes, so that a restart draws only the missing ones.
 
 A response has a part ("response", or a continuation's name, eval/forcing.py), a problem's index in its set and a sample
 number, and these with the seed are all that its noise depends on. Each line carries a digest of the question's tokens:
@@ -7,7 +7,8 @@ kill cut short is the last of its file and is left out. In a bucket, where nothi
 every half minute.
 
     responses = Responses(place("runs/x/responses/base/AIME25"))
-    fill(responses, "response", [Asked(0, (0, 1), tokens, 4096)], model, params, tokenizer, key=key, …)
+    responses.check(ids, prompts)
+    fill(responses, "response", [Request(0, (0, 1), prompts[0], 4096)], pretrained, sampling, key=key, …)
     responses.known["response", 0, 1].tokens
 """
 
@@ -28,39 +29,40 @@ from e3jax.errors import UserError
 from e3jax.readers import fault, parse_json, read_bytes
 from e3jax.rollout.digests import digest
 from e3jax.runtime import is_main
-from e3jax.sampler.plan import Sampling
+from e3jax.sampler.plan import Sampling, rows_within
 from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.storage import append, is_bucket, patiently
 
 FLUSH_EVERY_S = 30.0  # in a bucket
 AT_ONCE = 4096  # responses of one call: the sampler keeps 13 bytes for each of their tokens until all are drawn
 MOST_BYTES = 1 << 26  # of one response's tokens, 4 each: beyond it a line is damaged or a bomb
-PREFILL = 2048  # tokens of a prompt up to which as many rows are prefilled together as the config says
+PREFILL = 2048  # tokens: the longest prompt of which config.sampler.prefill_rows are prefilled together
 LINE = {"part": str, "problem": int, "sample": int, "id": str, "done": bool, "tokens": str, "question?": str}
 SPACE = "Nothing that was drawn before is lost: make room, then give the same command again"
 
 
 class Response(NamedTuple):
-    """What was drawn; its prompt (forced tokens too) is made again from the set."""
+    """What a model drew. Its prompt, forced tokens included, is not kept: the set gives it again."""
 
     tokens: tuple[int, ...]  # the ending one included
     done: bool  # False: the budget ended it
 
 
-class Asked(NamedTuple):
-    """One prompt, and which of its samples are wanted."""
+class Request(NamedTuple):
+    """A prompt in tokens, and which responses to it are wanted."""
 
-    problem: int  # index in the set: names the noise
-    samples: tuple[int, ...]
+    problem: int  # its index in the set; with a sample's number it names the noise
+    samples: tuple[int, ...]  # numbers of the responses
     prompt: Sequence[int]
-    budget: int  # tokens
+    budget: int  # tokens of a response
+    forced: int = 0  # tokens of the prompt that we put into the model's turn (scaling/calls.py counts them apart)
 
 
 Key = tuple[str, int, int]  # part, problem, sample
 
 
 def unpacked(data: bytes) -> bytes:
-    """Return what zlib packed; ValueError where it is more than any response or is cut short.
+    """Return what zlib packed; raise ValueError where it is longer than any response or is cut short.
 
     >>> unpacked(zlib.compress(b"abcd"))
     b'abcd'
@@ -79,9 +81,10 @@ class Responses:
         self.directory, self.bucket = directory, is_bucket(directory)
         self.waiting, self.flushed = "", time.monotonic()
         self.known: dict[Key, Response] = {}
-        self.ids: dict[int, str] = {}  # problem -> Problem.id, as it was when it was asked
+        self.ids: dict[int, str] = {}  # problem -> the Problem.id that its responses were kept under
         self.questions: dict[int, str] = {}  # problem -> digest of its question's tokens; older lines have none
-        self.prompts: Sequence[Sequence[int]] = ()  # the questions as they are now, once they were checked
+        self.ids_now: Sequence[str] = ()  # the set as it is now, from `check` on
+        self.prompts: Sequence[Sequence[int]] = ()  # its questions in tokens
         files = sorted(directory.glob("*.jsonl"))
         for file in files:
             for number, line in enumerate(read_bytes(file).split(b"\n")[:-1], 1):
@@ -90,7 +93,7 @@ class Responses:
         self.file = directory / f"{number:05d}.jsonl"
 
     def read(self, text: bytes, where: str) -> None:
-        """One whole line; UserError when it is none."""
+        """Take in one line of a file; raise UserError where it is not a whole response."""
         try:
             line = parse_json(text)
             if wrong := fault(line, LINE):
@@ -105,12 +108,13 @@ class Responses:
             raise UserError(f"{where} is not a response ({error}): remove the line, it is drawn again") from error
 
     def check(self, ids: Sequence[str], prompts: Sequence[Sequence[int]] = ()) -> int:
-        """Raise UserError when what is here answers other questions than these, named by id and in tokens.
+        """Take this set, ids and prompts in tokens, as the one that responses belong to; before `fill`.
 
-        A set that has got shorter, or longer, is the same set. Return how many problems of it have responses without a
-        digest: earlier versions of this file wrote none, and such responses are taken for answers to `prompts`.
+        Raise UserError where responses on disk answer other questions. A set that has become shorter or longer is the
+        same set. Return how many of its problems have responses without a digest: earlier versions of this file wrote
+        none, and such responses are taken for answers to `prompts`.
         """
-        self.prompts = prompts
+        self.ids_now, self.prompts = ids, prompts
         advice = "bring the old set back, or choose another --workdir for the new one"
         for index in sorted(self.ids):
             if index < len(ids) and ids[index] != self.ids[index]:
@@ -126,7 +130,7 @@ class Responses:
         return len([index for index in self.ids if index < len(prompts) and index not in self.questions])
 
     def add(self, new: dict[Key, Response], ids: Sequence[str], texts: Sequence[str]) -> None:
-        """Finished responses, with their problems' ids and their texts (for people: they are not read back)."""
+        """Keep finished responses, with their problems' ids and their texts (for people: texts are not read back)."""
         self.known |= new
         if not is_main():
             return
@@ -149,7 +153,7 @@ class Responses:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the lines that wait."""
         if not self.waiting:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -159,16 +163,16 @@ class Responses:
             self.file = self.directory / f"{int(self.file.stem) + 1:05d}.jsonl"
         self.waiting, self.flushed = "", time.monotonic()
 
-    def missing(self, part: str, asked: Sequence[Asked]) -> list[Asked]:
-        """What of `asked` is not known."""
+    def missing(self, part: str, requests: Sequence[Request]) -> list[Request]:
+        """Return the requests without the samples that are known, and without those of which all are."""
         left = (
-            a._replace(samples=tuple(g for g in a.samples if (part, a.problem, g) not in self.known)) for a in asked
+            r._replace(samples=tuple(g for g in r.samples if (part, r.problem, g) not in self.known)) for r in requests
         )
-        return [a for a in left if a.samples]
+        return [r for r in left if r.samples]
 
 
 def discard(directory: epath.Path) -> None:
-    """Remove responses whose results are written (and flushed); what a kill leaves of them is removed another time."""
+    """Remove responses whose results are written and flushed; a later start removes what a kill leaves of them."""
     if is_main() and directory.exists():
         patiently(f"remove {directory}", lambda: directory.rmtree(missing_ok=True))
 
@@ -176,25 +180,25 @@ def discard(directory: epath.Path) -> None:
 def fill(
     responses: Responses,
     part: str,
-    asked: Sequence[Asked],
+    requests: Sequence[Request],
     pretrained: Pretrained,
     sampling: Sampling,
     *,
-    ids: Sequence[str],
     key: jax.Array,
     stop: Sequence,
     on_finished: Callable[[int, int], None],
 ) -> None:
-    """Draw what is missing of `asked`; `on_finished(responses, tokens)` may raise, what was finished is then kept.
+    """Sample the responses that `requests` lack in `responses`, and keep each of them as soon as it is finished.
 
-    The parameters are in the sampling layout, `ids` are the problems' ids, `stop` is as in `sampler/slots.py`.
+    `on_finished(responses, tokens)` hears of progress; it may raise, and what was finished by then is kept. The
+    parameters are in the sampling layout; `stop` is as in `sampler/slots.py`.
     """
     model, params, tokenizer = pretrained
-    left = responses.missing(part, asked)
+    left = responses.missing(part, requests)
     while left:
-        many = np.cumsum([len(a.samples) for a in left])
+        many = np.cumsum([len(r.samples) for r in left])
         now, left = left[: max(int((many <= AT_ONCE).sum()), 1)], left[max(int((many <= AT_ONCE).sum()), 1) :]
-        row = [(a.problem, g) for a in now for g in a.samples]
+        row = [(r.problem, g) for r in now for g in r.samples]
 
         def finished(rows, r, row=row):
             new = {
@@ -202,17 +206,17 @@ def fill(
                 for i in map(int, rows)
             }
             texts = [tokenizer.decode(x.tokens) for x in new.values()]
-            responses.add(new, [ids[problem] for _, problem, _ in new], texts)
+            responses.add(new, [responses.ids_now[problem] for _, problem, _ in new], texts)
             on_finished(len(new), sum(len(x.tokens) for x in new.values()))
 
-        longest = max(len(a.prompt) for a in now)
-        rows = min(sampling.prefill_rows, max(sampling.prefill_rows * PREFILL // longest, 1))
-        budgets = np.repeat([a.budget for a in now], [len(a.samples) for a in now])
+        longest = max(len(r.prompt) for r in now)
+        rows = min(sampling.prefill_rows, rows_within(sampling.prefill_rows * PREFILL, longest))
+        budgets = np.repeat([r.budget for r in now], [len(r.samples) for r in now])
         try:
             sample(
                 model,
                 params,
-                Requests([a.prompt for a in now], [a.problem for a in now], [a.samples for a in now], budgets),
+                Requests([r.prompt for r in now], [r.problem for r in now], [r.samples for r in now], budgets),
                 replace(sampling, prefill_rows=rows),
                 key=key,
                 stop=stop,

@@ -1,4 +1,4 @@
-"""Problems -> prompts -> rollouts -> texts -> grades: the half of an RL step that an evaluation shares.
+"""Problems to prompts, rollouts, texts and grades: the half of an RL step that evaluations share.
 
 graded = rollout(Pretrained(model, params, tokenizer), problems, Sampling(temperature=1.0), key=key, samples=8,
                  budget=96, read=pool.submit)
@@ -24,7 +24,7 @@ Grader = Callable[[Sequence[Problem], Sequence[str], Sequence[bool]], Later]  # 
 
 
 class Graded(NamedTuple):
-    """Rollouts and what they are worth; rows are prompt-major, B = P · G."""
+    """Rollouts with their texts and grades; rows are prompt-major, B = P · G."""
 
     problems: list[Problem]  # [B], each repeated G times
     rollouts: Rollouts
@@ -33,8 +33,8 @@ class Graded(NamedTuple):
     reasons: list[str]  # [B]
     response_len_b: np.ndarray  # [B], EOS included
     features: list[dict[str, float] | None]  # [B], metrics/exploration.py; None: not read in time
-    share_b: np.ndarray  # of a right response's plan that it follows; 0 where that is not asked for
-    parts: list[Parts | None]  # [B]; None: not asked for, or not read in time
+    share_b: np.ndarray  # [B] share of its plan that a right response follows; 0 where `read` does not tell
+    parts: list[Parts | None]  # [B]; None where `read` does not tell, or the response was not read in time
     stats: dict[str, float]  # of the sampler: first_token_s, occupancy, prefilled
 
 
@@ -49,24 +49,24 @@ def rollout(
     read: Grader,
     on_finished: Callable[[int], None] | None = None,
 ) -> Graded:
-    """Sample and grade `samples` responses per problem; problem p's noise is that of (key, p).
+    """Sample and grade `samples` responses to each problem; problem p's noise is that of (key, p).
 
-    `read` is the submit of a `rewards.pool.GraderPool` whose function is metrics/reading.py's: responses are read while
-    others are still being sampled, and never in this process.
+    `read` is the `submit` of a GraderPool (rewards/workers.py) with metrics/reading.py's function. It gets responses
+    while others are still being sampled, and reads them in other processes.
     """
     model, params, tokenizer = pretrained
     requests = Requests([tokenizer.encode(p.question) for p in problems], range(len(problems)), samples, budget)
     bits = np.asarray(jax.random.key_data(key))  # a key belongs to the mesh it was made on
     repeated = [p for p in problems for _ in range(samples)]
     n, me, total, stats = jax.process_count(), jax.process_index(), len(problems) * samples, {}
-    judged = {}  # of this process's own responses p, p + n, …: text, readings, which; the others read theirs
+    read_here = {}  # response -> text, readings, which of these; process p has responses p, p + n, …
 
     def finished(rows: np.ndarray, r: Rollouts) -> None:
         rows_here = [int(i) for i in rows if i % n == me]
         texts = [tokenizer.decode(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()) for i in rows_here]
         done = [bool(r.done[i]) for i in rows_here]
         readings = read([repeated[i] for i in rows_here], texts, done)  # while the others are sampled
-        judged.update({i: (text, readings, k) for k, (i, text) in enumerate(zip(rows_here, texts))})
+        read_here.update({i: (text, readings, k) for k, (i, text) in enumerate(zip(rows_here, texts))})
         if on_finished:
             on_finished(len(rows))
 
@@ -83,7 +83,7 @@ def rollout(
         )
     mine = []
     for i in range(me, total, n):
-        text, readings, k = judged[i]
+        text, readings, k = read_here[i]
         mine.append((text, readings.result()[k]))
     all_of = gather(mine)
     texts, readings = zip(*(all_of[i % n][i // n] for i in range(total)))
@@ -101,15 +101,15 @@ def rollout(
     )
 
 
-def ratio(part: float, whole: float) -> float:
-    """part / whole; NaN (null in the records) of nothing."""
+def quotient(part: float, whole: float) -> float:
+    """Return part / whole; NaN (null in the records) where the whole is 0."""
     return part / whole if whole else float("nan")
 
 
 def feature_means(features: Sequence[dict[str, float] | None]) -> dict[str, float]:
-    """Means over responses, as `explore/…`; verdict accuracy and false "yes" are ratios of sums.
+    """Return means over responses, as `explore/…`; verdict accuracy and false "yes" are quotients of sums.
 
-    Those that were not read in time (None) are left out: `reason/timeout` says how many. NaN where none was read.
+    Responses that were not read in time (None) are left out: `reason/timeout` says how many. NaN where none was read.
     """
     features = [f for f in features if f is not None]
     n, names = len(features), features[0] if features else ()
@@ -118,16 +118,16 @@ def feature_means(features: Sequence[dict[str, float] | None]) -> dict[str, floa
         return float(sum(f[name] for f in features))
 
     out = {
-        "explore/attempts": ratio(total("attempts"), n),
-        "explore/unique_attempts": ratio(total("unique"), n),
-        "explore/equations_per_attempt": ratio(total("equations"), total("attempts")),
-        "explore/verifications": ratio(total("verifications"), n),
-        "explore/give_up": ratio(total("gave_up"), n),
-        "explore/repetition": ratio(total("repetition"), n),
+        "explore/attempts": quotient(total("attempts"), n),
+        "explore/unique_attempts": quotient(total("unique"), n),
+        "explore/equations_per_attempt": quotient(total("equations"), total("attempts")),
+        "explore/verifications": quotient(total("verifications"), n),
+        "explore/give_up": quotient(total("gave_up"), n),
+        "explore/repetition": quotient(total("repetition"), n),
     }
     if "verdicts" in names:
-        out["explore/verdict_accuracy"] = ratio(total("right_verdicts"), total("verdicts"))
-        out["explore/false_yes"] = ratio(total("false_yes"), total("yes"))
+        out["explore/verdict_accuracy"] = quotient(total("right_verdicts"), total("verdicts"))
+        out["explore/false_yes"] = quotient(total("false_yes"), total("yes"))
     if "verifications_code" in names:
         out["explore/verifications_code"] = total("verifications_code") / n
     return out

@@ -76,6 +76,15 @@ def plan(sampling: Sampling, *, shards: int, responses: int, prompts: int, longe
     return Sizes(shards, dealt(slots), dealt(rows), pages_of(longest, PAGE))
 
 
+def rows_within(tokens: int, longest: int) -> int:
+    """Return how many prompts are prefilled together so that the longest's rows hold about `tokens`; 1 or more.
+
+    >>> rows_within(4096, 1000), rows_within(4096, 9000)
+    (4, 1)
+    """
+    return max(tokens // longest, 1)
+
+
 def prompt_width(longest: int, most: int) -> int:
     """Return the positions of a prefill whose longest prompt has `longest` tokens, for a model that reads `most`.
 

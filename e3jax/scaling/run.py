@@ -1,50 +1,59 @@
-"""The command: what an E2C model gains from more tokens at test time, by eight methods (ALGORITHMS B.6).
+"""The command: how much an E2C model gains from more tokens at test time, by eight methods (docs/algorithms.md#tts).
 
     python -m e3jax.scaling.run --config=configs/e2c_scaling.py:rl2=runs/e2c/checkpoints/rl2/100 --workdir=runs/scaling
 
     greedy   one whole response
     sc       self-consistency: K whole responses vote
     tot      tree of thoughts: two branches a level, the leaves vote
-    all      K plans, all executed, vote              random   one of K plans, whichever
+    all      K plans, all executed, vote              random   one of K plans, drawn uniformly
     select   one of K plans, chosen by a judge        cluster  K plans, the centres of clusters, vote by size
     react    K plans, a judge, then execute, refine or switch
 
-"-target" behind sc or react: the target, which a Countdown question states, may decide what is kept.
+"-target" behind sc or react: the method may use the target, which a Countdown question states, to decide what to keep.
 
-Every sampled token is counted once for each method that would have drawn it; what is only read (prompts, copies of
-plans) and what we put into the model's turn stand beside it (scaling/calls.py). ledger.jsonl names the responses behind
-every number, responses/MODEL/SET/ holds them. Killed anywhere, the same command draws what is missing. Sets may
-change as eval/run.py says. scaling.jsonl has a line per model and set; scaling-SET.md, .csv and .svg are its table and
-figure; models called LABEL@SEED make scaling-seeds-SET.md too. "sc at its cost" is self-consistency (sc-target for
-methods that see the target) at the method's mean number of tokens, linear between two K, on the same problems; the
-difference's interval is paired.
+Every sampled token counts once for each method that would have drawn it. Tokens that are only read (prompts, copies of
+plans) and tokens that we put into the model's turn are counted apart (scaling/calls.py). ledger.jsonl names the
+responses behind every number, responses/MODEL/SET/ holds them. Killed anywhere, the same command draws what is
+missing. Sets may change as eval/run.py says. scaling.jsonl has a line per model and set; scaling-SET.md, .csv and .svg
+are its table and figure; models called LABEL@SEED make scaling-seeds-SET.md too. "sc at its cost" is self-consistency
+(sc-target for methods that see the target) at the method's mean number of tokens, linear between two K, on the same
+problems; the difference's interval is paired.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from e3jax.errors import all_errors, need
+from e3jax.errors import all_errors, need, section
 from e3jax.eval import tables
 from e3jax.eval.scoring import answer_of
-from e3jax.flags import keep_programs, run_command
+from e3jax.flags import run_command
 from e3jax.log import RunLog
 from e3jax.metrics.bootstrap import interval, ratio, ratio_difference
 from e3jax.metrics.voting import at_cost, vote
 from e3jax.report.files import scaling_file
 from e3jax.rewards.workers import GraderPool
-from e3jax.rollout.bench import check_models_and_sets, check_sampling, each_bench, load_sets, rising
-from e3jax.rollout.digests import what_was_scored
-from e3jax.runtime import barrier
+from e3jax.rollout.bench import Bench, Benches, benches_of, evaluation_command, need_rising
 from e3jax.scaling.calls import Call
-from e3jax.scaling.choosing import JUDGES, clusters, embed, embedding_calls, judge
-from e3jax.scaling.planning import Run, Study, chains, draw_plans, execute, graded_problem, need_tags, tree
-from e3jax.scaling.react import ACCEPT, accepted, react
-from e3jax.tasks.sets import chosen_sets
+from e3jax.scaling.choosing import Clustering, Judge, best_plans, clusters, embed, embedding_calls
+from e3jax.scaling.planning import (
+    Candidate,
+    Planning,
+    Study,
+    chains,
+    draw_plans,
+    execute,
+    graded_problem,
+    need_tags,
+    tree,
+)
+from e3jax.scaling.react import React, accepted, react
 
-LOOKS = {  # colour and whether dashed: those that do not search plans are
+LOOKS = {  # colour, and whether the line is dashed: methods that do not search plans
     "greedy": (0, True), "sc": (1, True), "tot": (2, True), "sc-target": (5, True), "all": (1, False),
     "random": (2, False), "select": (3, False), "cluster": (4, False), "react": (0, False), "react-target": (5, False),
 }  # fmt: skip
@@ -52,94 +61,151 @@ JUDGED = ("select", "react", "react-target")
 KINDS = ("sampled", "forced", "prompt")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """A config of this command."""
+
+    benches: Benches
+    ks: tuple[int, ...]
+    methods: tuple[str, ...]  # of LOOKS
+    planning: Planning
+    judge: Judge
+    clustering: Clustering
+    react: React
+
+    def __post_init__(self):
+        need_rising(self.ks, "ks")
+        known = len(self.methods) > 0 and set(self.methods) <= set(LOOKS)
+        need(known, "methods", self.methods, f"some of {', '.join(LOOKS)}")
+        need(
+            "sc-target" not in self.methods or "sc" in self.methods, "methods", self.methods, "sc-target comes with sc"
+        )
+        words = self.planning.words or self.judge.how == "likelihood"
+        need(words, "judge.how", self.judge.how, "without words: 'likelihood'")
+
+
+@all_errors()
+def check(c: ConfigDict) -> Settings:
+    """Return what the config says; refuse impossible values, naming the fields, before anything is loaded."""
+    benches, planning = benches_of(c), Planning(**{field.name: c[field.name] for field in fields(Planning)})
+    sections = []
+    for name, kind in (("judge", Judge), ("cluster", Clustering), ("react", React)):
+        with section(f"{name}.{{}}".format):
+            sections.append(kind(**c[name]))
+    settings = Settings(benches, tuple(c.ks), tuple(c.methods), planning, *sections)
+    fewest, sets = min(c.ks, default=1), benches.sets
+    for name, one in sets.items():
+        need(one.samples >= fewest, f"sets[{name!r}].samples", one.samples, f"{fewest} or more: the largest K")
+    plain = [one.form for one in sets.values()]
+    for method in c.methods:
+        need(
+            not method.endswith("-target") or set(plain) == {"plans"},
+            "methods",
+            method,
+            "only form='plans' states a target in its question",
+        )
+    need(
+        (c.react.accept == "box") == ("plans" not in plain),
+        "react.accept",
+        c.react.accept,
+        "'box' for boxed answers, 'form' or 'target' for form='plans'",
+    )
+    return settings
+
+
+# ---- methods
+
+
 class Outcome(NamedTuple):
     """What a method came to on one problem: all it drew, and the responses that vote, with their weights."""
 
     calls: tuple[Call, ...]
-    votes: tuple[tuple[Run, float], ...]
+    votes: tuple[tuple[Candidate, float], ...]
 
 
-Outcomes = dict[int, Outcome]
+Outcomes = dict[int, Outcome]  # by problem
 
 
-def voting(runs: list[Run], weights=None, more: tuple[Call, ...] = ()) -> Outcome:
-    """Runs that vote, each paying for itself."""
-    weights = [1.0] * len(runs) if weights is None else weights
-    return Outcome((*more, *(call for run in runs for call in run.calls)), tuple(zip(runs, weights)))
+def voting(candidates: list[Candidate], weights=None, more: tuple[Call, ...] = ()) -> Outcome:
+    """Return the outcome of candidates that vote, with their calls and `more` calls."""
+    weights = [1.0] * len(candidates) if weights is None else weights
+    return Outcome((*more, *(call for c in candidates for call in c.calls)), tuple(zip(candidates, weights)))
 
 
-def keeping(study: Study, p: int, runs: list[Run], rule: str) -> list[Run]:
-    """Those that a rule accepts; all, when it accepts none."""
-    kept = [r for r in runs if r.done and accepted(study.bench.problems[p], r.execution, rule=rule)]
-    return kept or runs
+def keeping(study: Study, p: int, candidates: list[Candidate], rule: str) -> list[Candidate]:
+    """Return the candidates that a rule accepts; all, where it accepts none."""
+    kept = [c for c in candidates if c.done and accepted(study.bench.problems[p], c.execution, rule=rule)]
+    return kept or candidates
 
 
-def by_chains(study: Study, methods, *, ks, thought: int) -> Iterator[tuple[str, int, Outcomes]]:
-    """What does not search plans. Self-consistency comes for every K up to the largest: others are compared with it."""
+def by_chains(study: Study, methods, *, ks) -> Iterator[tuple[str, int, Outcomes]]:
+    """Yield (method, K, outcomes) of the methods that do not search plans.
+
+    Self-consistency comes for every K up to the largest, because other methods are compared with it.
+    """
     if "greedy" in methods:
-        yield "greedy", 1, {p: voting(r) for p, r in chains(study, "greedy", (0,), temperature=0.0).items()}
+        yield "greedy", 1, {p: voting(c) for p, c in chains(study, "greedy", (0,), temperature=0.0).items()}
     if "sc" in methods:
-        drawn = chains(study, "chain", range(max(ks)), temperature=study.temperature)
+        drawn = chains(study, "chain", range(max(ks)), temperature=study.heat["temperature"])
         for k in range(1, max(ks) + 1):
-            yield "sc", k, {p: voting(r[:k]) for p, r in drawn.items()}
+            yield "sc", k, {p: voting(c[:k]) for p, c in drawn.items()}
             if "sc-target" in methods:
-                kept = {p: keeping(study, p, r[:k], "target") for p, r in drawn.items()}
-                yield "sc-target", k, {p: voting(kept[p])._replace(calls=voting(r[:k]).calls) for p, r in drawn.items()}
+                kept = {p: keeping(study, p, c[:k], "target") for p, c in drawn.items()}
+                yield "sc-target", k, {p: voting(kept[p])._replace(calls=voting(c[:k]).calls) for p, c in drawn.items()}
     for k in ks if "tot" in methods else ():
-        leaves = tree(study, (k - 1).bit_length(), thought=thought)
-        yield "tot", k, {p: voting(r) for p, r in leaves.items()}
+        leaves = tree(study, (k - 1).bit_length())
+        yield "tot", k, {p: voting(c) for p, c in leaves.items()}
 
 
-def by_plans(
-    study: Study, methods, *, ks, seed: int, judging: dict, clustering: dict, reacting: dict
-) -> Iterator[tuple[str, int, Outcomes]]:
-    """What chooses among K plans; all of them pay for all K."""
+def by_plans(study: Study, settings: Settings, *, ks) -> Iterator[tuple[str, int, Outcomes]]:
+    """Yield (method, K, outcomes) of the methods that choose among K plans; each pays for all K."""
+    methods, clustering, seed = settings.methods, settings.clustering, settings.benches.seed
     pool = draw_plans(study, range(max(ks)))
-    cluster = dict(clustering)
-    encoder, vectors = cluster.pop("encoder"), {}
-    if "cluster" in methods:
-        vectors = embed(study, pool, encoder=encoder)
+    vectors = embed(study, pool, encoder=clustering.encoder) if "cluster" in methods else {}
     for k in ks:
         drawn = {p: tuple(plan.call for plan in plans[:k]) for p, plans in pool.items()}
-        picks = judge(study, pool, k, **judging) if {*JUDGED} & {*methods} else {}
+        picks = best_plans(study, pool, k, settings.judge) if {*JUDGED} & {*methods} else {}
 
-        def executed(chosen: dict[int, list[int]]) -> dict[int, list[Run]]:
-            """Plans of the pool by number -> their runs."""
-            asked = {(p, i): pool[p][i] for p, numbers in chosen.items() for i in numbers}
-            runs = execute(study, "execute", asked)
-            return {p: [runs[p, i] for i in numbers] for p, numbers in chosen.items()}
+        def execute_chosen(chosen: dict[int, list[int]]) -> dict[int, list[Candidate]]:
+            """Return the executions of plans of the pool, given by number."""
+            plans = {(p, i): pool[p][i] for p, numbers in chosen.items() for i in numbers}
+            done = execute(study, "execute", plans)
+            return {p: [done[p, i] for i in numbers] for p, numbers in chosen.items()}
 
         if "all" in methods:
-            runs = executed({p: list(range(k)) for p in pool})
-            yield "all", k, {p: voting(runs[p], None, drawn[p]) for p in pool}
+            done = execute_chosen({p: list(range(k)) for p in pool})
+            yield "all", k, {p: voting(done[p], None, drawn[p]) for p in pool}
         if "random" in methods:
-            runs = executed({p: [int(np.random.default_rng([seed, k, p]).integers(k))] for p in pool})
-            yield "random", k, {p: voting(runs[p], None, drawn[p]) for p in pool}
+            done = execute_chosen({p: [int(np.random.default_rng([seed, k, p]).integers(k))] for p in pool})
+            yield "random", k, {p: voting(done[p], None, drawn[p]) for p in pool}
         if "select" in methods:
-            runs = executed({p: [picks[p][0]] for p in pool})
-            yield "select", k, {p: voting(runs[p], None, (*drawn[p], *picks[p][1])) for p in pool}
+            done = execute_chosen({p: [picks[p][0]] for p in pool})
+            yield "select", k, {p: voting(done[p], None, (*drawn[p], *picks[p][1])) for p in pool}
         if "cluster" in methods:
-            found = {p: clusters(vectors[p][:k], **cluster) for p in pool}
-            runs = executed({p: [i for i, _ in own] for p, own in found.items()})
+            central = {p: clusters(vectors[p][:k], clustering.most, seed=clustering.seed) for p in pool}
+            done = execute_chosen({p: [i for i, _ in plans] for p, plans in central.items()})
+            encoder = clustering.encoder
             read = {p: embedding_calls(study, p, pool[p][:k], encoder=encoder) if k > 1 else () for p in pool}
-            yield "cluster", k, {p: voting(runs[p], [n for _, n in found[p]], drawn[p] + read[p]) for p in pool}
-        for name in ("react", "react-target"):
+            yield "cluster", k, {p: voting(done[p], [n for _, n in central[p]], drawn[p] + read[p]) for p in pool}
+        for name, rules in (("react", settings.react), ("react-target", replace(settings.react, accept="target"))):
             if name in methods:
-                rule = {"accept": "target"} if name == "react-target" else {}
-                ended = react(study, pool, picks, k=k, **(reacting | rule))
-                yield name, k, {p: voting([run]) for p, run in ended.items()}
+                ended = react(study, pool, picks, k, rules)
+                yield name, k, {p: voting([candidate]) for p, candidate in ended.items()}
+
+
+# ---- numbers
 
 
 def spent(calls) -> dict[str, int]:
-    """Tokens by kind; a response that was asked for twice was drawn once."""
+    """Return tokens by kind; a response that two steps of a method use was drawn once."""
     return {kind: sum(getattr(call, kind) for call in dict.fromkeys(calls)) for kind in KINDS}
 
 
 def graded(study: Study, all_outcomes: list[Outcomes], grader: GraderPool) -> dict[tuple[int, str, bool], float]:
-    """Score of every different response (problem, text, done)."""
+    """Return the score of every different response (problem, text, done)."""
     keys = list(
         dict.fromkeys(
-            (p, run.text, run.done) for found in all_outcomes for p, one in found.items() for run, _ in one.votes
+            (p, c.text, c.done) for outcomes in all_outcomes for p, one in outcomes.items() for c, _ in one.votes
         )
     )
     problems = [graded_problem(study.bench.problems[p]) for p, _, _ in keys]
@@ -148,13 +214,12 @@ def graded(study: Study, all_outcomes: list[Outcomes], grader: GraderPool) -> di
 
 
 def measured(study: Study, outcomes: Outcomes, grades: dict) -> list[dict]:
-    """A line of ledger.jsonl per problem, without whose it is."""
+    """Return a line of ledger.jsonl per problem, without model, set, method and K."""
     lines = []
     for p, (calls, votes) in outcomes.items():
         problem = graded_problem(study.bench.problems[p])
         ballots = [
-            (answer_of(problem, run.text) if run.done else None, grades[p, run.text, run.done], weight)
-            for run, weight in votes
+            (answer_of(problem, c.text) if c.done else None, grades[p, c.text, c.done], weight) for c, weight in votes
         ]
         lines.append(
             {
@@ -168,134 +233,75 @@ def measured(study: Study, outcomes: Outcomes, grades: dict) -> list[dict]:
 
 
 def column(lines: list[dict], name: str) -> np.ndarray:
-    """One number of every problem, float64 [P]."""
+    """Return one number of every problem, float64 [P]."""
     return np.array([line[name] for line in lines], float)
 
 
 def against(lines: list[dict], voters: list[list[dict]]) -> dict:
-    """Self-consistency (`voters`: its lines for K = 1, 2, …) at the mean cost of a method's `lines`."""
+    """Compare a method's `lines` with self-consistency (`voters`: its lines for K = 1, 2, …) at their mean cost."""
     costs = np.array([column(x, "sampled").mean() for x in voters])
-    cost, own = column(lines, "sampled").mean(), column(lines, "score")
+    cost, score = column(lines, "sampled").mean(), column(lines, "score")
     weights = at_cost(cost, costs)
-    other, ones = np.stack([column(x, "score") for x in voters], 1) @ weights, np.ones(len(own))
+    other, ones = np.stack([column(x, "score") for x in voters], 1) @ weights, np.ones(len(score))
     return {
         "k": float(weights @ np.arange(1, len(costs) + 1)),
         "tokens": float(weights @ costs),
         "accuracy": interval(np.stack([other, ones], 1), ratio),
-        "difference": interval(np.stack([own, ones, other, ones], 1), ratio_difference),
+        "difference": interval(np.stack([score, ones, other, ones], 1), ratio_difference),
     }
 
 
-def study_of(bench, asked, *, c: ConfigDict) -> Study:
-    """The bench with everything that is asked of it."""
-    return Study(
-        bench=bench,
-        asked=tuple(asked),
-        tags=need_tags(bench.pretrained.tokenizer, bench.label),
-        words=c.words,
-        thinking=c.thinking,
-        chat=c.chat,
-        plan_budget=c.plan_budget,
-        execution_budget=c.execution_budget,
-        temperature=c.sampler.temperature,
-        top_p=c.sampler.top_p,
-        tokens=c.tokens,
-    )
+# ---- the command
 
 
-def measure(study: Study, grader: GraderPool, *, ks, c: ConfigDict, about: dict) -> None:
-    """All methods of the config on one bench; its lines; `about` is what else the line in scaling.jsonl says."""
-    log, methods = study.bench.log, tuple(c.methods)
-    found = [
-        *by_chains(study, methods, ks=ks, thought=c.thought),
-        *by_plans(
-            study,
-            methods,
-            ks=ks,
-            seed=c.seed,
-            judging=c.judge.to_dict(),
-            clustering=c.cluster.to_dict(),
-            reacting=c.react.to_dict(),
-        ),
-    ]
-    log.say(f"{study.bench.label}, {study.bench.name}: grading")
-    grades = graded(study, [outcomes for _, _, outcomes in found], grader)
-    lines = {(method, k): measured(study, outcomes, grades) for method, k, outcomes in found}
+def measure(bench: Bench, grader: GraderPool, settings: Settings) -> None:
+    """Run all methods of the config on one bench, and write its lines."""
+    log, methods, ks = bench.log, settings.methods, [k for k in settings.ks if k <= bench.samples]
+    study = Study(bench, need_tags(bench.pretrained.tokenizer, bench.label), settings.planning)
+    results = [*by_chains(study, methods, ks=ks), *by_plans(study, settings, ks=ks)]
+    log.say(f"{bench.label}, {bench.name}: grading")
+    grades = graded(study, [outcomes for _, _, outcomes in results], grader)
+    lines = {(method, k): measured(study, outcomes, grades) for method, k, outcomes in results}
     voters = {x: [lines[x, k] for k in range(1, max(ks) + 1)] for x in ("sc", "sc-target") if x in methods}
-    of, cells = {"stage": study.bench.label, "set": study.bench.name}, []
-    log.keep("ledger.jsonl", lambda old: (old["stage"], old["set"]) != (of["stage"], of["set"]))
-    for (method, k), own in lines.items():
+    cells = []
+    bench.drop_lines("ledger.jsonl")
+    for (method, k), rows in lines.items():
         if k not in ks:
             continue
         rival = "sc-target" if method.endswith("-target") else "sc"  # who may look at the target
-        for line in own:
-            log.append("ledger.jsonl", of | {"method": method, "k": k} | line)
+        for row in rows:
+            log.append("ledger.jsonl", bench.names | {"method": method, "k": k} | row)
         cells.append(
             {
                 "method": method,
-                "judge": c.judge.how if method in JUDGED and k > 1 else "",
+                "judge": settings.judge.how if method in JUDGED and k > 1 else "",
                 "k": k,
-                "accuracy": interval(np.stack([column(own, "score"), np.ones(len(own))], 1), ratio),
-                "tokens": float(column(own, "sampled").mean()),
-                "forced": float(column(own, "forced").mean()),
-                "prompt": float(column(own, "prompt").mean()),
-                "sc": against(own, voters[rival]) if rival in voters and method != rival else None,
+                "accuracy": interval(np.stack([column(rows, "score"), np.ones(len(rows))], 1), ratio),
+                "tokens": float(column(rows, "sampled").mean()),
+                "forced": float(column(rows, "forced").mean()),
+                "prompt": float(column(rows, "prompt").mean()),
+                "sc": against(rows, voters[rival]) if rival in voters and method != rival else None,
             }
         )
-    log.append("scaling.jsonl", of | about | {"problems": len(study.asked), "cells": cells})
+    about = {"checkpoint": bench.checkpoint, "scored": bench.scored, "problems": len(bench.problems)}
+    log.append("scaling.jsonl", bench.names | about | {"cells": cells})
     log.flush()
 
 
-@all_errors()
-def check(c: ConfigDict) -> None:
-    """Refuse impossible values, naming the fields, before anything is loaded."""
-    check_models_and_sets(c)
-    check_sampling(c)
-    rising(c, "ks")
-    fewest, sets = min(c.ks, default=1), chosen_sets(c.sets, c.only)
-    for name, one in sets.items():
-        need(one.samples >= fewest, f"sets[{name!r}].samples", one.samples, f"{fewest} or more: the largest K")
-    need(
-        len(c.methods) > 0 and set(c.methods) <= set(LOOKS), "methods", tuple(c.methods), f"some of {', '.join(LOOKS)}"
-    )
-    plain = [one.form for one in sets.values()]
-    for method in c.methods:
-        need(
-            not method.endswith("-target") or set(plain) == {"plans"},
-            "methods",
-            method,
-            "only form='plans' states a target in its question",
-        )
-        need(method != "sc-target" or "sc" in c.methods, "methods", tuple(c.methods), "sc-target comes with sc")
-    need(c.judge.how in JUDGES, "judge.how", c.judge.how, f"use one of {', '.join(JUDGES)}")
-    need(c.words or c.judge.how == "likelihood", "judge.how", c.judge.how, "without words: 'likelihood'")
-    need(c.react.accept in ACCEPT, "react.accept", c.react.accept, f"use one of {', '.join(ACCEPT)}")
-    need(
-        (c.react.accept == "box") == ("plans" not in plain),
-        "react.accept",
-        c.react.accept,
-        "'box' for boxed answers, 'form' or 'target' for form='plans'",
-    )
-    for field in ("plan_budget", "execution_budget", "thought", "tokens"):
-        need(c[field] >= 1, field, c[field], "use 1 or more")
-    need(c.cluster.most >= 1, "cluster.most", c.cluster.most, "use 1 or more")
-    need(c.react.chunk >= 4, "react.chunk", c.react.chunk, "use 4 or more: a loop is a piece of a quarter of it")
-
-
-def show(log: RunLog, lines: list[dict], order: list[str]) -> None:
-    """A table and a figure per set."""
-    lines = sorted((x for x in lines if x["stage"] in order), key=lambda x: order.index(x["stage"]))
+def show(log: RunLog, order: list[str]) -> None:
+    """Write a table, on the terminal too, and a figure per set."""
+    lines = sorted((x for x in log.read("scaling.jsonl") if x["stage"] in order), key=lambda x: order.index(x["stage"]))
     for name in dict.fromkeys(line["set"] for line in lines):
-        own = [line for line in lines if line["set"] == name]
-        grid = tables.table_scaling(own)
+        rows = [line for line in lines if line["set"] == name]
+        grid = tables.table_scaling(rows)
         log.console.print(tables.terminal(grid, f"{name}: accuracy [%] and tokens per problem"))
         files = {
             "md": tables.markdown(grid),
             "csv": tables.comma_separated(grid),
-            "svg": scaling_file(own, title=name, looks=LOOKS),
+            "svg": scaling_file(rows, title=name, looks=LOOKS),
         }
         files = {f"scaling-{name}.{suffix}": text for suffix, text in files.items()}
-        seeds = tables.table_seeds(own)
+        seeds = tables.table_seeds(rows)
         if len(seeds) > 1:
             files[f"scaling-seeds-{name}.md"] = tables.markdown(seeds)
         log.write(files)
@@ -303,21 +309,18 @@ def show(log: RunLog, lines: list[dict], order: list[str]) -> None:
 
 
 def main(config: ConfigDict, workdir: str) -> None:
-    """All models of the config on all its sets; what scaling.jsonl already has is left out."""
-    check(config)
-    keep_programs()
-    problems = load_sets(config)
-    log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
-    longest = config.plan_budget + config.execution_budget + 5  # tags, EOS
-    with GraderPool(**config.grader.to_dict()) as grader:
-        for bench, checkpoint, samples in each_bench(config, log, "scaling.jsonl", problems, longest=longest):
-            study = study_of(bench, [p.question for p in problems[bench.name]], c=config)
-            about = {"checkpoint": checkpoint, "scored": what_was_scored(problems[bench.name], samples)}
-            measure(study, grader, ks=[k for k in config.ks if k <= samples], c=config, about=about)
-    show(log, log.read("scaling.jsonl"), list(dict(config.models)))
-    log.done()
-    log.close()
-    barrier("end")
+    """Measure all models of the config on all its sets; what scaling.jsonl already has is left out."""
+    settings = check(config)
+    planning, order = settings.planning, list(settings.benches.models)
+    evaluation_command(
+        config,
+        workdir,
+        settings.benches,
+        record="scaling.jsonl",
+        longest=planning.plan_budget + planning.execution_budget + 5,  # tags, EOS
+        measure=partial(measure, settings=settings),
+        show=lambda log, problems: show(log, order),
+    )
 
 
 if __name__ == "__main__":

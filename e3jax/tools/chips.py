@@ -1,7 +1,7 @@
-"""Accelerators that the compiler of this machine can compile for, and what one of their devices can do at most.
+"""Accelerators that this machine's compiler can compile for, and what one of their devices can do at most.
 
-Google's system-architecture pages (cloud.google.com/tpu/docs/v4, v5e, v5p, v6e), per chip, as read in 2026; a v4 device
-is half a chip. What a program reaches is less: nothing here was measured.
+The numbers are those of Google's system-architecture pages (cloud.google.com/tpu/docs/v4, v5e, v5p, v6e), per chip, as
+read in 2026; a v4 device is half a chip. Programs reach less. Nothing here was measured.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """One device."""
+    """What one device has and can do."""
 
     memory: float  # GiB
     flops: float  # FLOP/s in bfloat16
@@ -32,7 +32,7 @@ CHIPS = {
 
 
 def find_devices(topology: str) -> tuple[Chip, list]:
-    """("v5e:8x16") -> what one device can do, and the slice's devices, none of which needs to exist."""
+    """Return what one device of "v5e:8x16" can do, and the slice's devices, none of which needs to exist."""
     from jax.experimental import topologies  # libtpu, which this loads, reads its environment variables once
 
     known = "; ".join(f"{name}:{' '.join(chip.shapes)}" for name, chip in CHIPS.items())

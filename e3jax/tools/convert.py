@@ -1,12 +1,12 @@
-"""Weights from Hugging Face to e3jax, or back; what --from holds decides the direction.
+"""Convert weights from Hugging Face to e3jax, or back: what --from holds decides the direction.
 
     python -m e3jax.tools.convert --from=Qwen/Qwen3-1.7B --to=models/qwen3-1.7b            # safetensors -> orbax
     python -m e3jax.tools.convert --from=runs/x/checkpoints/hard/40 --to=models/mine       # orbax -> safetensors
     python -m e3jax.tools.convert --from=… --to=… --add_tokens='<PLAN>,</PLAN>'            # either way, with new tokens
 
-Dtypes stay as stored unless --dtype says otherwise. A target that exists is refused; one that appears is complete.
-Runs on the CPU whatever accelerators there are. A run can also start from a Hugging Face directory itself
-(config.init.init_from); converting once saves every host of a pod reading the whole of it.
+Dtypes stay as stored unless --dtype says otherwise. A target that exists is refused; a new one appears only when it is
+complete. Everything runs on the CPU, also where there are accelerators. A run can also start from a Hugging Face
+directory (config.init.init_from), but then every host of a pod reads all of it.
 """
 
 import os
@@ -30,7 +30,7 @@ from e3jax.sharding import make_mesh
 
 
 def convert(source: str, target: epath.PathLike, *, dtype: str = "", add_tokens=(), most_bytes: int = 1 << 30) -> str:
-    """Read `source`, write `target` in the other format; returns what was done in one line."""
+    """Read `source`, write `target` in the other format, and return in one line what was done."""
     target = epath.Path(target)
     if not all(token.strip() for token in add_tokens):
         raise UserError(f"--add_tokens={','.join(add_tokens)!r} holds an empty token: leave out the comma")
@@ -71,7 +71,7 @@ def convert(source: str, target: epath.PathLike, *, dtype: str = "", add_tokens=
 
 
 def main() -> None:
-    """Flags to `convert`."""
+    """Convert as the flags say."""
     f, start = flags.FLAGS, time.perf_counter()
     done = convert(
         f["from"].value, f.to, dtype=f.dtype, add_tokens=f.add_tokens, most_bytes=int(f.most_gigabytes * 1e9)

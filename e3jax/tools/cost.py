@@ -1,18 +1,19 @@
-"""What a stage would cost: chip-hours reckoned from a config, a mean response length, and the chip's peaks.
+"""Reckon what a stage would cost: chip-hours from a config, a mean response length, and the chip's peaks.
 
     python -m e3jax.tools.cost --config=configs/e3_math.py:stage=2 --chips=128 --length=8192
     python -m e3jax.tools.cost --responses=11680 --slots=256 --budget=32768 --chips=128 --length=12000
 
-Reckoned, not measured. Per chip, with N responses of mean length L tokens, S slots on C chips, bandwidth W, peak F:
+These numbers are reckoned, not measured. Per chip, with N responses of mean length L tokens, S slots on C chips,
+bandwidth W and peak F:
 
     decode   N·L/S steps, each reads its weights and the live cache (prompt + L/2 tokens a slot); then the longest
              response alone: `budget` steps, each reads the weights                                        bytes / W
     update   tokens · FLOPs per token · passes: 3, 1 for remat, 1 for the old log-probs, 1 for the KL reference
              (supervised stages: 3 or 4)                                                                 / (C · F)
 
-"At best" is that. "Expected" divides decoding by --reach_bandwidth and updates by --reach_flops, which are assumptions.
-Left out: compiling, moving weights to the sampling layout, grading that is slower than sampling, evaluations,
-checkpoints, waiting for capacity. Prices are per chip-hour: yours may differ (launch/README.md).
+"At best" is this sum. "Expected" divides decoding by --reach_bandwidth and updates by --reach_flops, which are
+assumptions. Left out are compiling, moving weights to the sampling layout, grading that is slower than sampling,
+evaluations, checkpoints, and waiting for capacity. Prices are per chip-hour: yours may differ (launch/README.md).
 """
 
 from typing import NamedTuple
@@ -42,7 +43,7 @@ class Step(NamedTuple):
 def decode_seconds(
     model: ModelConfig, chip: Chip, *, responses: int, length: float, budget: int, slots: int, chips: int, tensor: int
 ) -> float:
-    """Memory traffic of sampling over the bandwidth, bfloat16 weights and cache; see the top of the file.
+    """Return the seconds of sampling: memory traffic of bfloat16 weights and cache, over the bandwidth (see the top).
 
     >>> from e3jax.models.presets import preset
     >>> at = dict(length=1, budget=0, slots=512, chips=128, tensor=1)
@@ -55,7 +56,7 @@ def decode_seconds(
 
 
 def rl_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float) -> Step:
-    """One step of a GRPO stage."""
+    """Return what one step of a GRPO stage takes."""
     g = resolve(c).stage(stage)
     if g.budget == "auto":
         raise UserError(f"Eq. 2 has not chosen yet: give a number, --config.stages.{stage}.budget=256")
@@ -76,7 +77,10 @@ def rl_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float)
 
 
 def supervised_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float) -> Step:
-    """One step on examples of mean length `length`, prompt included: OXA's two pools, E2C's rows, or full rows."""
+    """Return what one step on examples takes: of OXA's two pools, E2C's rows, or full rows.
+
+    Examples have `length` tokens on average, prompt included.
+    """
     s, model = c.stages[stage], preset(c.model.preset)
     if s.kind == "oxa":
         tokens = s.per_step * (1 + bool(s.suppress)) * length
@@ -87,12 +91,12 @@ def supervised_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length
 
 
 def seconds(x: float) -> str:
-    """Three digits below 1,000, none after the point above."""
+    """Return seconds as text: three digits below 1,000, whole numbers above."""
     return f"{x:.3g}" if x < 1000 else f"{x:,.0f}"
 
 
 def row(name: str, steps: int, step: Step, *, chips: int, reach: tuple[float, float], price: float) -> list[str]:
-    """COLUMNS of a table; hours, chip-hours and dollars are the expected ones."""
+    """Return COLUMNS of a table; hours, chip-hours and dollars are the expected ones."""
     expected = step.decode / reach[0] + step.update / reach[1]
     hours = steps * expected / 3600
     return [
@@ -108,7 +112,7 @@ def row(name: str, steps: int, step: Step, *, chips: int, reach: tuple[float, fl
 
 
 def rows_of(f, config: ConfigDict | None) -> list[list[str]]:
-    """A line per stage of the config's order, or one for --responses."""
+    """Return a row per stage of the config's order, or one for --responses."""
     if f.chip not in CHIPS:
         raise UserError(f"--chip={f.chip!r}: use one of {', '.join(CHIPS)}")
     chip, common = CHIPS[f.chip], dict(chips=f.chips, length=f.length)
@@ -129,14 +133,14 @@ def rows_of(f, config: ConfigDict | None) -> list[list[str]]:
 
 
 def main() -> None:
-    """The table, as markdown."""
+    """Print the table as markdown."""
     console = Console(width=200)
     for line in (COLUMNS, ["---"] * len(COLUMNS), *rows_of(flags.FLAGS, flags.FLAGS.config)):
         console.print("| " + " | ".join(line) + " |", markup=False, highlight=False)
 
 
 def define(values: flags.FlagValues) -> None:
-    """The command line."""
+    """Define the command line's flags."""
     common = dict(flag_values=values)
     config_flags.DEFINE_config_file("config", None, "config of training stages", lock_config=True, **common)
     flags.DEFINE_integer("chips", None, "devices of the slice", lower_bound=1, required=True, **common)

@@ -194,7 +194,7 @@ def show_all(pretrained: Pretrained, prompts: list[Prompt], draws: Draws) -> Non
     """Show many responses on a terminal, each under its header when it is complete, above a progress bar."""
 
     def show(row, r):
-        asked = prompts[r.prompt].asked
+        asked = prompts[r.prompt].question
         title = " ".join((asked if isinstance(asked, str) else asked[-1]["content"]).split())
         of = f"prompt {r.prompt + 1}/{len(prompts)}, sample {r.sample + 1}/{draws.samples}"
         thinking = "" if r.thinking is None else f"{printable(r.thinking, lines=True)}\n\n"
@@ -219,7 +219,7 @@ def write_lines(pretrained: Pretrained, prompts: list[Prompt], draws: Draws) -> 
     def write(row):
         r = waiting.pop(row)
         line = {
-            "prompt": prompts[r.prompt].asked,
+            "prompt": prompts[r.prompt].question,
             "sample": r.sample,
             "response": r.text,
             "thinking": r.thinking,

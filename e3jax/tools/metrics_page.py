@@ -1,4 +1,4 @@
-"""docs/metrics.md: every logged number and what it means, from e3jax/metrics/names.py.
+"""Write docs/metrics.md, which says what every logged number means, from e3jax/metrics/names.py.
 
     python -m e3jax.tools.metrics_page --to=docs/metrics.md
 
@@ -46,14 +46,14 @@ BEFORE = {
 
 
 def table(rows: dict[str, str], first: str) -> str:
-    """A table in markdown, a line per name; a bar ends no cell, and a "<" begins no tag."""
+    """Return a table in markdown, a line per name; bars and "<" in the text are escaped."""
     shown = {name: text.replace("|", "\\|").replace("<", "&lt;") for name, text in rows.items()}
     lines = [f"| {first} | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in shown.items())]
     return "\n".join(lines) + "\n"
 
 
 def page() -> str:
-    """The whole text."""
+    """Return the whole page."""
     parts = [HEAD]
     for name, rows in (KINDS | RECORDS).items():
         parts.append(f"## {TITLES[name]}\n\n{BEFORE.get(name, '')}{table(rows, 'name')}")
@@ -64,7 +64,7 @@ def page() -> str:
 
 
 def main() -> None:
-    """Write it."""
+    """Write the page."""
     epath.Path(flags.FLAGS.to).write_text(page())
 
 

@@ -1,11 +1,12 @@
-"""A set of questions, read once where there is a network, and written to where a run reads it: a bucket, a disk.
+"""Read a set of questions once, where there is a network, and write it to where a run reads it: a bucket or a disk.
 
     python -m e3jax.tools.prepare --set=e3-math-easy --to=gs://my-bucket/sets/e3-math-easy
     python -m e3jax.tools.prepare --set=gpqa-diamond --seed=1 --to=gpqa.jsonl          # to look at, or to mend
 
---to ending in .jsonl makes one object a line; any other name a directory with an array_record file (a record a
-problem, read at random) and set.json. Either is a set's name in a config, e.g. --config.stages.math.set=gs://…. The
-prompt is not part of it: it is chosen where the set is used. The order of the choices of GPQA is, with its seed.
+--to ending in .jsonl makes a file of one object a line; any other name makes a directory with an array_record file (a
+record a problem, read at random) and set.json. Either is a set's name in a config, e.g.
+--config.stages.math.set=gs://…. What is written has no prompt, which is chosen where the set is used. It does have
+the order of GPQA's choices, which --seed decides.
 """
 
 import json
@@ -22,9 +23,10 @@ from e3jax.tasks.sets import load_fields, short_name
 
 
 def prepare(name: str, to: epath.PathLike, *, seed: int = 0, split: str = "", limit: int = 0) -> str:
-    """Write the well-formed rows of a set as {"task", "problem", "answer", "difficulty", "meta"}; says what was done.
+    """Write the well-formed rows of a set as {"task", "problem", "answer", "difficulty", "meta"}.
 
-    meta["prepared_from"] is [set, row]. UserError: as `load_set`; the target exists.
+    Return what was done, in one line. meta["prepared_from"] is [set, row]. Raise UserError where the target exists, and
+    as `load_set` does.
     """
     target = place(to)
     if target.exists():
@@ -43,7 +45,7 @@ def prepare(name: str, to: epath.PathLike, *, seed: int = 0, split: str = "", li
 
 
 def main() -> None:
-    """Flags to `prepare`."""
+    """Prepare a set as the flags say."""
     f = flags.FLAGS
     done = prepare(f["set"].value, f.to, seed=f.seed, split=f.split, limit=f.limit)
     print(printable(done, lines=False))

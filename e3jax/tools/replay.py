@@ -1,10 +1,11 @@
-"""A gradient that was not finite, once more: which parameters, which terms, which tokens.
+"""Compute a gradient that was not finite once more, and show which parameters, terms and tokens are to blame.
 
     python -m e3jax.tools.replay --dump=runs/quickstart/replay/easy-12
     python -m e3jax.tools.replay --dump=runs/quickstart/replay/easy-12 --dtype=float32
 
-Reads what `train/faults.py` wrote: the parameters of that step, the micro-batches of one update, how the gradient was
-called; and the model's fields of RUN/config.json. Exit status 1 when the gradient is not finite here either.
+It reads what `train/faults.py` wrote (the parameters of that step, the micro-batches of one update, and how the
+gradient was called), and the model's fields of RUN/config.json. The exit status is 1 when the gradient is not finite
+here, either.
 """
 
 import os
@@ -42,7 +43,7 @@ BATCHES = {"sft": 4, "oxa": 5, "grpo": len(fields(Batch))}  # kind of stage -> a
 
 
 def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
-    """How the gradient was called, arrays of every micro-batch, the run's model section."""
+    """Return how the gradient was called, the arrays of every micro-batch, and the run's model section."""
     for file in (dump / "call.json", dump / "batch-0.npz", dump.parent.parent / "config.json"):
         if not file.exists():
             raise UserError(f"{file} is missing: name a directory like RUN/replay/STAGE-STEP, inside its run")
@@ -58,7 +59,7 @@ def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
 
 
 def read_arrays(path: epath.Path, number: int) -> list[np.ndarray]:
-    """Return the arrays of a micro-batch, [rows, width] numbers; UserError where the file is damaged or a bomb."""
+    """Return the arrays of a micro-batch, numbers [rows, width]; raise UserError for a damaged file or a zip bomb."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as members:
             size = sum(member.file_size for member in members.infolist())
@@ -78,21 +79,21 @@ def read_arrays(path: epath.Path, number: int) -> list[np.ndarray]:
 
 
 def gradient(model: Qwen3, params, arrays: list[np.ndarray], call: dict):
-    """-> gradients, metrics of one micro-batch, and the log-probs [B, T] of its tokens under `params`."""
+    """Return gradients and metrics of one micro-batch, and the log-probs [B, T] of its tokens under `params`."""
     fixed = dict(chunk=call["chunk"])
     if call["kind"] == "sft":
-        found = sft_gradient(model, params, *arrays, **fixed)
+        result = sft_gradient(model, params, *arrays, **fixed)
     elif call["kind"] == "oxa":
-        found = oxa_gradient(model, params, *arrays, **fixed, **call["loss"])
+        result = oxa_gradient(model, params, *arrays, **fixed, **call["loss"])
     else:
         fixed["temperature"] = call["temperature"]
-        found = grpo_gradient(model, params, Batch(*arrays), **fixed, loss=GrpoLoss(**call["loss"]))
+        result = grpo_gradient(model, params, Batch(*arrays), **fixed, loss=GrpoLoss(**call["loss"]))
     logp = score(model, params, *arrays[:3], temperature=call["temperature"], chunk=call["chunk"])
-    return *found, np.asarray(logp)
+    return *result, np.asarray(logp)
 
 
 def parameter_table(params, grads) -> Table:
-    """Every parameter's size and its gradient's, the worst first."""
+    """Return a table of every parameter's size and its gradient's, the worst first."""
     table = Table(title="parameters, and gradients of all micro-batches")
     table.add_column("parameter", no_wrap=True)
     for column in ("largest", "not finite", "gradient: norm of what is finite", "not finite"):
@@ -108,7 +109,7 @@ def parameter_table(params, grads) -> Table:
 
 
 def token_table(i: int, arrays: list[np.ndarray], call: dict, logp: np.ndarray) -> Table:
-    """The trained tokens of a micro-batch with the least finite, then least likely, log-probs."""
+    """Return a table of a micro-batch's trained tokens with the worst log-probs: not finite ones, then the lowest."""
     weight = arrays[3] + arrays[4] if call["kind"] == "oxa" else arrays[3]  # OXA: both pools
     table = Table(title=f"micro-batch {i}: {int((weight != 0).sum())} trained tokens, the worst")
     columns = ["row", "column", "token", "weight", "log-prob"]
