@@ -42,10 +42,24 @@ LONGEST = (
 )  # fmt: skip
 
 
+# Files of hand-computed numbers that compile little: `pytest -m fast`, under a minute on two cores.
+FAST = (
+    "test_countdown_plans", "test_countdown_traces", "test_layers", "test_losses_e2c", "test_losses_sft",
+    "test_metrics_extrapolation", "test_metrics_majority", "test_metrics_pass_at_k", "test_metrics_seeds",
+    "test_models_presets", "test_phases", "test_records", "test_rewards_countdown", "test_rewards_mcq",
+    "test_rewards_multiplication", "test_rewards_plan", "test_sampler_page_table", "test_settings",
+    "test_tasks_countdown", "test_tasks_grade", "test_tasks_mcq", "test_tasks_multiplication", "test_tasks_products",
+    "test_tasks_table", "test_tokenizer", "test_train_packing",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items):
-    """Files in the order LONGEST, then all others as they are."""
+    """Sort files as LONGEST says, all others as they are; mark those of FAST."""
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    for item in items:
+        if item.path.stem in FAST:
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -47,7 +47,7 @@ def light(monkeypatch):
     """One device, and verdicts that differ."""
     one = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     monkeypatch.setattr(bench, "make_mesh", lambda **_: one)
-    monkeypatch.setattr(bench, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_length)))
+    monkeypatch.setattr("e3jax.rewards.workers.GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_length)))
 
 
 def rates_of(workdir):

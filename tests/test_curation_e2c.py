@@ -192,7 +192,7 @@ def test_killed_anywhere_ends_with_the_same_rows(checkpoint, tmp_path, monkeypat
     right = SimpleNamespace(
         submit=lambda problems, texts, done: SimpleNamespace(result=lambda: [Grade(1.0, "correct") for _ in texts])
     )
-    monkeypatch.setattr(benches, "GraderPool", lambda **_: nullcontext(right))
+    monkeypatch.setattr("e3jax.rewards.workers.GraderPool", lambda **_: nullcontext(right))
     (tmp_path / "set.jsonl").write_text("".join(json.dumps({"problem": f"{i}+1?", "answer": 1}) + "\n" for i in "123"))
     drawn, real = [], Responses.add
     monkeypatch.setattr(Responses, "add", lambda self, new, *a: (real(self, new, *a), drawn.extend(new))[0])

@@ -21,7 +21,6 @@ from e3jax.errors import UserError
 from e3jax.metrics.names import undefined_fields
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
-from e3jax.rollout import bench
 from e3jax.rollout.likelihood import Batching
 from e3jax.rollout.responses import Request, Response
 from e3jax.sharding import make_mesh, param_shardings
@@ -96,7 +95,7 @@ def light(monkeypatch):
     monkeypatch.setattr(pools, "draw_responses", draw_responses)
     monkeypatch.setattr(pools, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
     submit = lambda *given: SimpleNamespace(result=lambda: grade_all(*given))  # noqa: E731
-    monkeypatch.setattr(bench, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=submit)))
+    monkeypatch.setattr("e3jax.rewards.workers.GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=submit)))
 
 
 class Killed(Exception):

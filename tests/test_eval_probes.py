@@ -330,7 +330,7 @@ def fill(run, config):
 def test_the_command_measures_resumes_and_draws_nothing_twice(config, monkeypatch):
     """Responses are there; completions are drawn; a second start changes nothing but adds what is missing."""
     monkeypatch.setattr("e3jax.rollout.bench.keep_programs", lambda: None)
-    monkeypatch.setattr("e3jax.rollout.bench.GraderPool", Pool)
+    monkeypatch.setattr("e3jax.rewards.workers.GraderPool", Pool)
     c, run = config
     fill(epath.Path(run), c)
     main(c, str(run))

@@ -48,7 +48,7 @@ def light(monkeypatch):
     """One device, one process, no sampling, and verdicts that differ."""
     monkeypatch.setattr("e3jax.rollout.responses.sample", draw_nothing)
     monkeypatch.setattr(bench, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
-    monkeypatch.setattr(bench, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_answer)))
+    monkeypatch.setattr("e3jax.rewards.workers.GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_answer)))
 
 
 def write_set(path, *, count, question=None, answer=None):
@@ -106,7 +106,7 @@ def test_an_edited_set_is_refused_or_graded_again(checkpoint, light, tmp_path, c
 def test_a_set_without_a_readable_answer_is_told(checkpoint, light, monkeypatch, tmp_path, capsys):
     """An evaluation whose answers nobody could read gave 0 % without a word of where they were looked for."""
     blind = lambda *args: SimpleNamespace(result=lambda: [Grade(0.0, "no_answer") for _ in args[0]])  # noqa: E731
-    monkeypatch.setattr(bench, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=blind)))
+    monkeypatch.setattr("e3jax.rewards.workers.GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=blind)))
     write_set(tmp_path / "s.jsonl", count=4)
     evaluate(checkpoint, tmp_path / "s.jsonl", tmp_path / "run")
     assert "tiny, a: none of 8 responses has an answer that the grader can read" in capsys.readouterr().err

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import house
+
 ROOT = Path(__file__).parent.parent
 RANKS = {
     "errors": -2, "printable": -2, "sections": -1, "storage": -1,
@@ -127,3 +129,31 @@ def test_four_files_from_the_command_to_the_equation():
     assert "grpo.train(" in source["train/curriculum.py"]
     assert "grpo_loss(" in source["train/grpo.py"] and "from e3jax.losses.grpo import" in source["train/grpo.py"]
     assert "jnp.clip(ratio, 1 - loss.clip_low, 1 + loss.clip_high)" in source["losses/grpo.py"]
+
+
+# functions that are longer or take more, and why; whatever else is, is split or its arguments are grouped
+LONG = {"models/presets.py presets": "a table of shapes", "train/grpo.py train": "the loop of a stage"}
+WIDE = {}
+
+
+def test_functions_are_short_and_take_few_arguments():
+    """25-parameter functions fed by splatted dicts hid which settings they read; 125 lines hid the algorithm."""
+    long, wide = set(), set()
+    for name, tree in modules():
+        for function in house.functions(tree):
+            place = f"{name} {function.name}"
+            if house.lines(function) > (house.MOST_LINES_OF_A_LOOP if place in LONG else house.MOST_LINES):
+                long.add(place)
+            if house.parameters(function) > house.MOST_PARAMETERS:
+                wide.add(place)
+    assert not long and wide == set(WIDE), (sorted(long), sorted(wide))
+
+
+def test_imports_make_no_circle():
+    """report/html.py and report/compare.py imported each other."""
+    assert not house.circles({f"e3jax/{name}": tree for name, tree in modules()})
+
+
+def test_no_other_file_compares_a_tasks_name():
+    """A new task touched six files, among fifteen that asked for a name."""
+    assert not [name for name, tree in modules() if house.compares_a_task(tree)]

@@ -307,7 +307,7 @@ def light(monkeypatch):
         return SimpleNamespace(result=lambda: [Grade(float(d and len(t) % 2), "") for t, d in zip(texts, done)])
 
     monkeypatch.setattr(scaling, "answer_of", lambda problem, text: text.split()[-1])
-    monkeypatch.setattr(benches, "GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=submit)))
+    monkeypatch.setattr("e3jax.rewards.workers.GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=submit)))
 
 
 def test_tokens_equal_a_recount_of_the_saved_texts(checkpoint, tmp_path, light, monkeypatch):

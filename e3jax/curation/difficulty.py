@@ -27,11 +27,10 @@ from e3jax.flags import run_command
 from e3jax.log import RunLog
 from e3jax.report.files import pass_rates_file
 from e3jax.rewards.extract import WHERE
-from e3jax.rewards.workers import GraderPool
+from e3jax.rewards.workers import GraderPool, Graders
 from e3jax.rollout.bench import (
     Bench,
     Chat,
-    Graders,
     ProblemSet,
     check_responses,
     graders_of,

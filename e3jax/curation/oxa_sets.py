@@ -41,8 +41,8 @@ from e3jax.flags import run_command
 from e3jax.log import RunLog
 from e3jax.report.files import perplexity_file
 from e3jax.rewards.extract import WHERE, Grade
-from e3jax.rewards.workers import GraderPool
-from e3jax.rollout.bench import Graders, ProblemSet, dtype_name, graders_of, run_directory, sampling_of
+from e3jax.rewards.workers import GraderPool, Graders
+from e3jax.rollout.bench import ProblemSet, dtype_name, graders_of, run_directory, sampling_of
 from e3jax.rollout.digests import digest, graded_by
 from e3jax.rollout.likelihood import Batching
 from e3jax.runtime import barrier, is_main, unless_stopped

@@ -24,8 +24,10 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from e3jax.errors import need, need_at_least_one
 from e3jax.rewards.extract import Grade
 
 FEW = 8  # responses that a worker gets at once: fewer wait longer on pipes, more wait longer for a slow neighbour
@@ -35,6 +37,22 @@ MEMORY = 2 << 30  # bytes that a worker may take beyond what it has once its gra
 SIZE = struct.Struct("<Q")  # of a message, in front of it
 GRADE = "e3jax.tasks.grade:grade_one"
 LOST = Grade(0.0, "timeout")
+
+
+@dataclass(frozen=True)
+class Graders:
+    """A config's `grader` section: the processes of a host."""
+
+    workers: int
+    timeout_s: float  # for a response; it is tried twice
+
+    def __post_init__(self):
+        need_at_least_one(self, "workers")
+        need(self.timeout_s > 0, "timeout_s", self.timeout_s, "must be above 0")
+
+    def start(self, **how) -> "GraderPool":
+        """Return the pool of these processes, for a with block; `how` is the function that reads a response."""
+        return GraderPool(workers=self.workers, timeout_s=self.timeout_s, **how)
 
 
 class GraderPool:

@@ -25,7 +25,7 @@ from e3jax.flags import keep_programs
 from e3jax.log import RunLog
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.extract import WHERE
-from e3jax.rewards.workers import GraderPool
+from e3jax.rewards.workers import GraderPool, Graders
 from e3jax.rollout.digests import is_scored, what_was_scored
 from e3jax.rollout.responses import Request, Responses, fill
 from e3jax.runtime import barrier, stop_asked
@@ -58,25 +58,10 @@ class Chat:
     """How a user's turn is written: config.chat and config.thinking."""
 
     thinking: bool
-    form: str = "template"  # the model's own; "plain": Qwen's without a system prompt (OXA's models)
+    style: str = "template"  # the model's own; "plain": Qwen's without a system prompt (OXA's models)
 
     def __post_init__(self):
-        need(self.form in ("template", "plain"), "chat", self.form, "use 'template' or 'plain'")
-
-
-@dataclass(frozen=True)
-class Graders:
-    """A config's `grader` section: processes that grade responses."""
-
-    workers: int
-    timeout_s: float  # for a response
-
-    def __post_init__(self):
-        need(self.workers >= 1, "workers", self.workers, "use 1 or more")
-
-    def start(self) -> GraderPool:
-        """Return the pool of these processes, for a with block."""
-        return GraderPool(workers=self.workers, timeout_s=self.timeout_s)
+        need(self.style in ("template", "plain"), "chat", self.style, "use 'template' or 'plain'")
 
 
 @dataclass(frozen=True)
@@ -183,7 +168,7 @@ def in_chat(problem: Problem, tokenizer, chat: Chat) -> Problem:
 
 def user_turn(words: str, tokenizer, chat: Chat) -> str:
     """Return words in the model's chat template; as they are where the tokenizer has none."""
-    if chat.form == "plain":
+    if chat.style == "plain":
         return qwen3_chat(words)
     return tokenizer.chat_text(words, thinking=chat.thinking) if tokenizer.has_chat else words
 

@@ -107,18 +107,6 @@ class Faults:
 
 
 @dataclass(frozen=True)
-class Workers:
-    """The graders' processes."""
-
-    workers: int
-    timeout_s: float
-
-    def __post_init__(self):
-        need_at_least_one(self, "workers")
-        need(self.timeout_s > 0, "timeout_s", self.timeout_s, "must be above 0")
-
-
-@dataclass(frozen=True)
 class Logging:
     """Who else gets the metrics."""
 

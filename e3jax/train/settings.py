@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 
 from e3jax.errors import all_errors, need, need_seed, section
 from e3jax.eval.in_training import Evaluation
+from e3jax.rewards.workers import Graders
 from e3jax.sampler.plan import Sampling
 from e3jax.sections import build, merged
 from e3jax.tasks.table import TASKS, forms
 from e3jax.train.eq2 import BudgetRule
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.oxa import OxaStage
-from e3jax.train.run import Checkpoints, Faults, Init, Logging, MeshShape, ModelSettings, TaskSettings, Workers
+from e3jax.train.run import Checkpoints, Faults, Init, Logging, MeshShape, ModelSettings, TaskSettings
 from e3jax.train.sft import SftStage
 from e3jax.train.stage import Stage
 from e3jax.train.state import Optimizer
@@ -47,7 +48,7 @@ class Settings:
     eval: Evaluation
     checkpoint: Checkpoints
     faults: Faults
-    grader: Workers
+    grader: Graders
     log: Logging
     stages: tuple[Stage, ...]
 
@@ -71,7 +72,7 @@ def resolve(config: ConfigDict) -> Settings:
             eval=Evaluation,
             checkpoint=Checkpoints,
             faults=Faults,
-            grader=Workers,
+            grader=Graders,
             log=Logging,
         )
         parts = {name: built(f"{name}.{{}}".format, kind, c[name]) for name, kind in kinds.items()}

@@ -11,7 +11,6 @@ from e3jax.metrics.reading import LOST, READ
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.plan import UNSOUND
-from e3jax.rewards.workers import GraderPool
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
 from e3jax.tasks.prompts import PROMPTS
@@ -57,7 +56,7 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
         settings=s,
         draw_from=problem_source(s.task, tokenizer, seed=s.seed, prompt_room=room),
         prompt_room=room,
-        grader=GraderPool(workers=s.grader.workers, timeout_s=s.grader.timeout_s, function=READ, lost=LOST),
+        grader=s.grader.start(function=READ, lost=LOST),
     )
 
 
