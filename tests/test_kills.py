@@ -7,6 +7,7 @@ own: tests/test_train_resume.py and tests/test_gcs.py. With real SIGKILLs, at ra
 import importlib
 import importlib.util
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
