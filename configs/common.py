@@ -221,7 +221,7 @@ def explorations_stage(*, evaluated: bool, data: dict, **fields) -> ConfigDict:
 def grpo_stage(*, budget, **fields) -> ConfigDict:
     """Return an RL stage without warm-up, as e3's. `budget` is in tokens; 'auto' is Eq. 2.
 
-    `fields`: numbers, set or digits; steps, lr. A stage may have its own temperature, group_size, e2c and reward.
+    `fields`: numbers, set or digits; steps, lr. A stage may override any field of config.grpo, subsections too.
     """
     stage = ConfigDict({"kind": "grpo", "evaluated": True, "warmup": 0, **fields})
     stage.budget = config_dict.placeholder(object)  # so that the command line may give either type

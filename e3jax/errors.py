@@ -23,7 +23,7 @@ def need(holds: bool, field: str, value, allowed: str) -> bool:
     """
     if holds:
         return True
-    field = place(field)
+    field = dotted_path(field)
     message, refused = f"config.{field}={value!r}: {allowed}", REFUSED.get()
     if refused is None:
         raise UserError(message)
@@ -93,7 +93,7 @@ def need_counts(field: str, values) -> bool:
     return need(are_counts(values), field, tuple(values), "name at least one, each 1 or more")
 
 
-def place(field: str) -> str:
+def dotted_path(field: str) -> str:
     """Return the dotted path of a field of the section that is checked."""
     return SECTION.get()(field)
 

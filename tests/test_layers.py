@@ -157,3 +157,9 @@ def test_imports_make_no_circle():
 def test_no_other_file_compares_a_tasks_name():
     """A new task touched six files, among fifteen that asked for a name."""
     assert not [name for name, tree in modules() if house.compares_a_task(tree)]
+
+
+def test_files_are_short():
+    """CONTRIBUTING's limit, which nothing checked: train/grpo.py had 468 lines."""
+    long = {p.name: n for p in (ROOT / "e3jax").rglob("*.py") if (n := p.read_text().count("\n")) > 400}
+    assert not long

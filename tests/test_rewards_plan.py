@@ -7,7 +7,8 @@ from e3jax.errors import UserError
 from e3jax.metrics.names import undefined
 from e3jax.phases import write_text
 from e3jax.rewards import countdown_plans
-from e3jax.rewards.plan import UNSOUND, common, followed, followed_original, overlong, plan_share, shaped, steps
+from e3jax.rewards.plan import UNSOUND, common, followed, followed_original, plan_share, steps
+from e3jax.rewards.shaping import RewardSettings, overlong, shaped
 from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
 
@@ -77,16 +78,15 @@ def test_following_by_hand():
 def test_the_shaped_reward():
     texts = [write_text(PLAN, WORK), write_text(PLAN, "1. Add the numbers \\boxed{5}"), write_text(PLAN, WORK), "no"]
     share = [plan_share(problem(), text, "sound", followed) for text in texts]
-    how = dict(budget=100, following="sound", overlong_buffer=40, overlong_factor=0.5)
-    reward, values = shaped(share, np.array([1, 1, 0, 0]), np.array([60, 60, 80, 100]), **how)
+    right_b, length_b = np.array([1, 1, 0, 0]), np.array([60, 60, 80, 100])
+    reward, values = shaped(share, right_b, length_b, RewardSettings("wrong", "sound", 40, 0.5), budget=100)
     assert len(values) == 3 and not undefined("grpo", values)
     assert reward.tolist() == [1.0, 0.5, -0.25, -0.5]
     assert values == {"reward/following": 0.75, "reward/overlong": -0.1875, "reward/shaped": 0.1875}
-    off = dict(budget=100, following="off", overlong_buffer=0, overlong_factor=1.0)
-    reward, values = shaped(share, np.array([1, 1, 0, 0]), np.array([60, 60, 80, 100]), **off)
+    reward, values = shaped(share, right_b, length_b, RewardSettings("wrong", "off", 0, 1.0), budget=100)
     assert reward.tolist() == [1, 1, 0, 0] and values == {}
-    with pytest.raises(ValueError, match="off, sound, original"):
-        shaped([], [], [], **off | {"following": "on"})
+    with pytest.raises(UserError, match="following='on': use one of 'off', 'sound', 'original'"):
+        RewardSettings("wrong", "on", 0, 1.0)
     assert overlong([8191, 4096, 0], budget=8192, buffer=4096, factor=1.0).tolist() == [-4095 / 4096, 0, 0]
 
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from e3jax.errors import UserError
+from e3jax.losses.grpo import TokenWeights
 from e3jax.sampler.plan import Sampling
 from e3jax.sampler.slots import Requests, sample
 from e3jax.sharding import make_mesh, param_shardings
@@ -251,7 +252,7 @@ def test_what_no_eos_takes_out_is_logged_and_told(setting):
     _, nothing = updated(run, params, MIXED, rows=16, weights=weights)
     advantage_b = np.where(MIXED > 0, 1.0, -1.0)
     told = SimpleNamespace(reasons=["wrong_value"], problems=[])
-    sentences = list(grpo.alarms(told, nothing, advantage_b, stage(weights=weights, parity_alarm=9.0)))
+    sentences = list(grpo.alarms(told, nothing, advantage_b, weights=TokenWeights(**weights), parity_alarm=9.0))
     assert nothing["grad/masked"] == 0 and len(sentences) == 1 and "'9999'" in sentences[0]
     _, positive = updated(run, params, MIXED, rows=16, weights=WEIGHTS | {"gradients": "positive"})
     sampled = graded(run.model, params, MIXED).rollouts.sampled

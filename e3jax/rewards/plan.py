@@ -1,9 +1,7 @@
-r"""E2C's rewards: the answer of a well-formed execution, a plan that is followed, a length that stays in bounds.
+r"""Read E2C's responses: the answer of a well-formed execution, and the share of the plan that it follows.
 
     grade_text(problem, "1. add</EXPLORATION><EXECUTION>1. add: \boxed{2}</EXECUTION>", where="execution", grade=…)
     share_b = [plan_share(p, text, "sound", task_of(p).followed) for p, text in zip(problems, texts)]
-    reward_b, values = shaped(share_b, score_b, length_b, budget=8192, following="sound", overlong_buffer=4096,
-                              overlong_factor=1.0)
 
 The released grader (`verl/utils/reward_score/e2c.py` of E2C's code; docs/algorithms.md, "E2C") is kept under its own
 name, where="e2c_original" and following="original", to compare with its numbers. Its format check passes everything,
@@ -12,14 +10,11 @@ and its comparison of answers is UNSOUND (`original_correct`). "As released" bel
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-
-from e3jax.errors import UserError, need, need_choice
+from e3jax.errors import UserError
 from e3jax.phases import TAGS, begins_plan, split_text
-from e3jax.rewards.extract import UNFINISHED, Grade, last_boxed
+from e3jax.rewards.extract import Grade, last_boxed
 
 UNSOUND = (
     "task.where='e2c_original' is E2C's released grader and UNSOUND: it drops minus signs and decimal points, so that "
@@ -164,66 +159,6 @@ def _longest(n: int, m: int, same: Callable[[int, int], bool]) -> int:
             row.append(best[j] + 1 if same(i, j) else max(best[j + 1], row[j]))
         best = row
     return best[m]
-
-
-# ---- the reward of RL
-
-
-@dataclass(frozen=True)
-class RewardSettings:
-    """What RL is rewarded with beside correctness: config.grpo.reward."""
-
-    unfinished: str  # a response that the budget cut: "wrong", "graded"
-    following: str  # "off", "sound", "original": a right answer is worth the share of its plan that it followed
-    overlong_buffer: int  # tokens before the budget in which the soft penalty grows; 0: none
-    overlong_factor: float
-
-    def __post_init__(self):
-        need_choice(self, "unfinished", UNFINISHED)
-        need_choice(self, "following", FOLLOWING)
-        need(self.overlong_buffer >= 0, "overlong_buffer", self.overlong_buffer, "use 0 (off) or more")
-
-
-def overlong(length_b, *, budget: int, buffer: int, factor: float) -> np.ndarray:
-    """Return DAPO's soft penalty: factor · min(−(len − (budget − buffer)) / buffer, 0), which is −factor at the budget.
-
-    >>> overlong(np.array([10, 15, 20]), budget=20, buffer=10, factor=1.0)
-    array([ 0. , -0.5, -1. ])
-    """
-    return factor * np.minimum(-(np.asarray(length_b) - (budget - buffer)) / buffer, 0.0) + 0.0
-
-
-def shaped(
-    share_b: Sequence[float],
-    score_b,
-    length_b,
-    *,
-    budget: int,
-    following: str,
-    overlong_buffer: int,
-    overlong_factor: float,
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Return what RL is rewarded with: score · share of the plan that is followed + overlong penalty; and its metrics.
-
-    Scores and lengths (tokens) [B] are those of correctness; shares [B] are `plan_share`, which metrics/reading.py
-    works out beside the grade, of right responses alone. `following`: "off" (stage 1), "sound", "original";
-    `overlong_buffer` 0: no penalty. Wrong answers have no following to pay for, but they too can be too long.
-    """
-    if following not in FOLLOWING:
-        raise ValueError(f"following {following!r}: use one of {', '.join(FOLLOWING)}")
-    reward_b, values = np.array(score_b, float), {}
-    if following != "off":
-        right = np.flatnonzero(reward_b > 0)
-        share = np.array([share_b[b] for b in right])
-        reward_b[right] *= share
-        values["reward/following"] = float(share.mean()) if len(share) else float("nan")
-    if overlong_buffer:
-        penalty_b = overlong(length_b, budget=budget, buffer=overlong_buffer, factor=overlong_factor)
-        reward_b += penalty_b
-        values["reward/overlong"] = float(penalty_b.mean())
-    if values:
-        values["reward/shaped"] = float(reward_b.mean())
-    return reward_b, values
 
 
 def plan_share(problem, text: str, following: str, share: Callable[[str, str], float]) -> float:

@@ -86,7 +86,7 @@ class PageTable:
         return grown
 
     def release(self, slots: np.ndarray) -> None:
-        """Free these slots and their pages."""
+        """Mark these slots and their pages as free; the pool keeps its size until `fewer` closes it up."""
         for j in slots:
             device, slot = divmod(int(j), self.per_device())
             self.owner_dx[device, self.owner_dx[device] == slot] = -1

@@ -25,25 +25,25 @@ from e3jax.sampler.plan import Sampling, plan, prompt_width, size_bucket
 from e3jax.sharding import AXES
 from e3jax.types import Rollouts
 
-FEWEST = 8  # slots of the smallest program that a draining queue is moved to
+FEWEST = 8  # never shrink below this many slots
 
 
 class Requests(NamedTuple):
     """What to sample: prompts, and how many responses each gets, of how many tokens."""
 
     prompts: Sequence[Sequence[int]]
-    ids: Sequence[int]  # names prompt p in the keys of its samples
-    samples: int | Sequence[Sequence[int]]  # how many (0, 1, … are drawn), or each prompt's numbers
+    ids: Sequence[int]  # number p of a prompt in the PRNG keys of its samples
+    samples: int | Sequence[Sequence[int]]  # how many; or, per prompt, the numbers of the samples to draw
     budget: int | Sequence[int]  # response tokens, the ending one too; one number, or one per response
 
 
 class Events(NamedTuple):
-    """Who hears of the sampling while it goes on; None: nobody.
+    """Optional callbacks during sampling.
 
-    `on_finished(rows, rollouts)` hears of rows that finished since last time, which are final by then.
-    `on_tokens(b, tokens, logps)` hears what row b drew since last time, the ending token included.
-    `stats` gets first_token_s (seconds), occupancy (share of slots at work until no request waits, NaN when none ever
-    waited) and prefilled (prompt tokens).
+    `on_finished(rows, rollouts)` is called with the rows that just finished; they no longer change.
+    `on_tokens(b, tokens, logps)` is called with what row b drew in the last block, its ending token included.
+    `stats` gets first_token_s (seconds until the first block was drawn), occupancy (share of slots busy while responses
+    were still waiting; NaN if none had to wait) and prefilled (prompt tokens).
     """
 
     on_finished: Callable[[np.ndarray, Rollouts], None] | None = None
@@ -65,8 +65,8 @@ def sample(
     """Return a response for each request, prompt-major, as wide as the longest.
 
     A response is done when it draws a token of `stop` (EOS), or the last token of a sequence of tokens in it. Of
-    `sampling.slots` and `prefill_rows` no more are used than there are responses and prompts, the same number on every
-    device; `sampling.tensor` is the layout's (sampler/layout.py), which `params` have already.
+    `sampling.slots` and `prefill_rows` no more are used than there are responses and prompts, rounded up so that
+    every device has as many; `sampling.tensor` is the layout's (sampler/layout.py), which `params` have already.
 
     Raises UserError for a budget below 1, ValueError for an empty prompt or prompt + budget beyond the model's length.
     """
@@ -76,13 +76,13 @@ def sample(
         if not queue.busy().any():
             return queue.finish()
         queue.shrink()
-        queue.hear(*queue.decode())
+        queue.collect(*queue.decode())
 
 
 class Queue:
-    """Requests on their way through the slots: what `sample` changes from block to block.
+    """The mutable state of one `sample` call: responses on their way through the slots, in the order of their prompts.
 
-    Arrays end in the axes of types.py; a request is a row b of the rollouts, prompts come in order.
+    Axes as in types.py: b is a response (a row of the rollouts), j a slot.
     """
 
     def __init__(self, model: Qwen3, params, requests: Requests, sampling: Sampling, *, key, stop, pad, events: Events):
@@ -103,7 +103,7 @@ class Queue:
         )
         self.params = cast_matrices(params, model.dtype)  # once, not at every token
         layers_apart = jax.default_backend() == "cpu"  # each with arrays of its own (models/pages.py)
-        self.decoding = unstack(self.params) if layers_apart else self.params
+        self.decode_params = unstack(self.params) if layers_apart else self.params
         self.kv_dtype = sampling.kv_dtype(model.dtype)
         mesh = jax.sharding.get_mesh()
         shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])
@@ -112,8 +112,9 @@ class Queue:
         self.prompt_rows, self.table = sizes.prompt_rows, sizes.empty_table()
         self.pools = ((),) * (model.config.layers if layers_apart else 1)
         self.state = empty_slots(sizes.slots, max(map(len, self.stop), default=1))
-        self.waiting = 0  # the next request
-        self.prefilled, self.first, self.width = None, 0, 0  # keys and values of prompts first, first + 1, …
+        self.next = 0  # response that starts next; those from here on are waiting
+        self.prompt_cache, self.prompt_width = None, 0  # keys and values of prompts first_prompt, first_prompt + 1, …
+        self.first_prompt = 0
         self.prompt_tokens = self.busy_steps = self.slot_steps = 0
 
     def busy(self) -> np.ndarray:
@@ -121,38 +122,40 @@ class Queue:
         return ~self.table.free()
 
     def refill(self) -> None:
-        """Give every free slot the next request, prefilling prompts when their turn comes."""
-        while self.waiting < self.total and self.table.free().any():
-            if self.prefilled is None or self.prompt_b[self.waiting] >= self.first + self.prompt_rows:
+        """Give every free slot the next response, prefilling prompts when the next one's is not prefilled yet."""
+        while self.next < self.total and self.table.free().any():
+            if self.prompt_cache is None or self.prompt_b[self.next] >= self.first_prompt + self.prompt_rows:
                 self.prefill_next()
             self.admit_next()
 
     def prefill_next(self) -> None:
-        """Prefill the prompts from the next request's on, as many as there are rows."""
-        self.first = int(self.prompt_b[self.waiting])
-        group = list(self.prompts[self.first : self.first + self.prompt_rows])
+        """Prefill the prompts from the next response's on, as many as there are rows."""
+        self.first_prompt = int(self.prompt_b[self.next])
+        group = list(self.prompts[self.first_prompt : self.first_prompt + self.prompt_rows])
         self.prompt_tokens += sum(map(len, group))
-        self.width = prompt_width(max(map(len, group)), self.model.config.max_length)
-        rows = padded(group + [[self.pad]] * (self.prompt_rows - len(group)), self.width, self.pad)
-        self.prefilled = prefill(self.model, self.params, put(rows, ""), self.kv_dtype)
+        self.prompt_width = prompt_width(max(map(len, group)), self.model.config.max_length)
+        rows = padded(group + [[self.pad]] * (self.prompt_rows - len(group)), self.prompt_width, self.pad)
+        self.prompt_cache = prefill(self.model, self.params, put(rows, ""), self.kv_dtype)
 
     def admit_next(self) -> None:
-        """Start the next requests of the prefilled prompts in the free slots."""
+        """Start the next responses to the prefilled prompts in the free slots."""
         table, out = self.table, self.out
-        ready = np.searchsorted(self.prompt_b, self.first + self.prompt_rows)  # requests whose prompt is prefilled
-        new = np.flatnonzero(table.free())[: ready - self.waiting]
-        table.request_j[new] = np.arange(self.waiting, self.waiting + len(new))
-        self.waiting += len(new)
-        request_j = np.maximum(table.request_j, 0)  # any, in slots that stay as they are
+        ready_end = np.searchsorted(
+            self.prompt_b, self.first_prompt + self.prompt_rows
+        )  # responses whose prompt is prefilled
+        new = np.flatnonzero(table.free())[: ready_end - self.next]
+        table.request_j[new] = np.arange(self.next, self.next + len(new))
+        self.next += len(new)
+        request_j = np.maximum(table.request_j, 0)  # idle slots get row 0, which new_j masks out
         length_j = out.prompt_len[request_j]
         table.length_j[new] = length_j[new]
         self.reserve(np.where(table.free(), 0, table.length_j))
-        copies, count = table.copies(new, self.prompt_b[request_j[new]] - self.first, self.width)
+        copies, count = table.copies(new, self.prompt_b[request_j[new]] - self.first_prompt, self.prompt_width)
         new_j = np.isin(np.arange(len(request_j)), new)
         small = [put(x, "") for x in (new_j, out.tokens[request_j, length_j - 1], length_j, self.limit_b[request_j])]
         begin = Begin(*small, self.key_b[request_j])
         copied = put(copies, "JT"), put(count, "J")
-        self.pools, self.state = admit(self.pools, self.state, self.prefilled, *copied, begin)
+        self.pools, self.state = admit(self.pools, self.state, self.prompt_cache, *copied, begin)
 
     def reserve(self, tokens_j: np.ndarray) -> None:
         """Allocate pages so that slot j can hold tokens_j[j] positions; grow the pool where it has too few."""
@@ -161,8 +164,8 @@ class Queue:
             self.pools = tuple((*pool, piece) for pool, piece in zip(self.pools, pieces))
 
     def shrink(self) -> None:
-        """Move to fewer slots once no request waits and enough have finished: a step then costs less."""
-        while self.waiting == self.total and (smaller := self.table.fewer(FEWEST)):
+        """Go on with half the slots once nothing waits and enough of them are idle: a step then costs less."""
+        while self.next == self.total and (smaller := self.table.fewer(FEWEST)):
             slot_j, page_x, self.table = smaller
             self.pools, self.state = fewer(self.pools, self.state, put(page_x, "X"), put(slot_j, ""))
 
@@ -175,12 +178,13 @@ class Queue:
         window = int(before_j[busy_j].max()) + block
         if self.out.tokens.shape[1] < window:
             self.out = widened(self.out, size_bucket(window), self.pad)
-        whose = (put(x, axes) for x, axes in ((table.table_jn, "JT"), *((x, "X") for x in table.owners())))
-        enough = np.int32(max(slots // 8, 1) if self.waiting < self.total else slots + 1)
+        page_map = (put(x, axes) for x, axes in ((table.table_jn, "JT"), *((x, "X") for x in table.owners())))
+        # stop the block early once an eighth of the slots can be refilled; never when nothing waits
+        enough = np.int32(max(slots // 8, 1) if self.next < self.total else slots + 1)
         pages, self.state, drawn = decode_block(
             self.model,
-            self.decoding,
-            Pages(self.pools, *whose),
+            self.decode_params,
+            Pages(self.pools, *page_map),
             self.state,
             enough,
             steps=block,
@@ -191,18 +195,18 @@ class Queue:
         length_j, live_j, stopped_j, drawn = fetch(
             (self.state.length_j, self.state.live_j, self.state.stopped_j, drawn)
         )
-        table.length_j = length_j.copy()  # the device may own it
+        table.length_j = length_j.copy()  # what was fetched may belong to the device, and is written to later
         ended = np.flatnonzero(busy_j & ~live_j)
         self.out.done[table.request_j[ended]] = stopped_j[ended]
         return before_j, drawn, ended
 
-    def hear(self, before_j: np.ndarray, drawn: Drawn, ended: np.ndarray) -> None:
-        """Write down what a block drew, tell the listeners, and free the slots whose samples ended."""
+    def collect(self, before_j: np.ndarray, drawn: Drawn, ended: np.ndarray) -> None:
+        """Write what a block drew into the rollouts, call the callbacks, and free slots and pages of ended samples."""
         table, out, busy_j = self.table, self.out, self.busy()
         steps_j = np.where(busy_j, table.length_j - before_j, 0)
         if self.events.stats is not None:
             self.events.stats.setdefault("first_token_s", time.monotonic() - self.start)
-            if self.waiting < self.total:
+            if self.next < self.total:
                 self.busy_steps += steps_j.sum()
                 self.slot_steps += len(steps_j) * steps_j.max()
         record(out, drawn, steps_j, requests=table.request_j, first=before_j)
@@ -233,7 +237,7 @@ def padded(prompts: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray
 
 
 def unsampled(prompts: Sequence[Sequence[int]], samples: int | Sequence[int], *, pad: int) -> Rollouts:
-    """Return rollouts with nothing sampled, as wide as the longest prompt; `samples` a prompt, one number or many."""
+    """Return rollouts with nothing sampled, as wide as the longest prompt; `samples` per prompt: one number or many."""
     prompt_len = np.repeat([len(p) for p in prompts], samples).astype(np.int32)
     tokens = np.repeat(padded(prompts, int(prompt_len.max()), pad), samples, axis=0)
     return Rollouts(
@@ -248,7 +252,7 @@ def unsampled(prompts: Sequence[Sequence[int]], samples: int | Sequence[int], *,
 
 
 def widened(r: Rollouts, width: int, pad: int) -> Rollouts:
-    """Return the same rollouts with room for `width` tokens a row; where that is less, what is cut has to be empty."""
+    """Return the same rollouts with room for `width` tokens a row; columns that are cut off must be padding."""
     more = max(width - r.tokens.shape[1], 0)
 
     def wide(array, fill):
@@ -262,8 +266,8 @@ def widened(r: Rollouts, width: int, pad: int) -> Rollouts:
 def limits(r: Rollouts, budget, prompt_b: np.ndarray, *, most: int) -> np.ndarray:
     """Return the length [B] at which its budget ends each response, to prompt prompt_b[b].
 
-    UserError for a budget below 1 (a token would be drawn all the same), ValueError for an empty prompt or more than
-    `most` tokens.
+    Raises UserError for a budget below 1 (decoding always draws at least one token), ValueError for an empty prompt or
+    more than `most` tokens.
     """
     budget_b = np.broadcast_to(budget, len(prompt_b)).astype(np.int32)
     limit_b = r.prompt_len + budget_b

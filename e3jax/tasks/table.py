@@ -4,6 +4,7 @@
     grade = task_of(problem).grade(problem, text)
 
 To add a task, write a file with its functions and add a row (CONTRIBUTING.md, "Adding something").
+tests/test_tasks_table.py adds a whole one.
 """
 
 from collections.abc import Callable

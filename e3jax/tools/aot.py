@@ -32,7 +32,8 @@ from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.tools.chips import GIB, Chip, find_devices
 from e3jax.tools.hlo import Traffic, biggest_arrays, collectives
-from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, stage_programs, supervised_programs
+from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, supervised_programs
+from e3jax.tools.rl_programs import stage_programs
 from e3jax.train.settings import Settings, resolve
 
 

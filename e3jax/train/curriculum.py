@@ -1,4 +1,4 @@
-"""The command: stages in order, each evaluated when it ends; killed anywhere, the same command continues.
+"""Command: train the stages in order and evaluate after each. After a kill, the same command continues.
 
     python -m e3jax.train.curriculum --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -38,7 +38,8 @@ from e3jax.train.setup import make_run
 from e3jax.train.sft import SftStage
 from e3jax.train.stage import Stage
 
-# "Steps" whose noise no training step uses; an evaluation's noise is the same in every stage.
+# Step numbers beyond any real step: PRNG keys of the budget rule, of evaluation, of pass@k. Those of an evaluation
+# depend on the set, not on the stage.
 BUDGET_KEY, EVAL_KEY, PASS_KEY = 1_000_001, 1_000_002, 1_000_003
 
 
@@ -66,7 +67,7 @@ def automatic_budget(run: Run, params, stage: GrpoStage, *, incoming_budget: int
         if line["stage"] == stage.name:
             return line["chosen"]
     rule = run.settings.budget_rule
-    grid = sorted({m * b for b in rule.budgets for m in (1, 2)})
+    grid = sorted({multiple * b for b in rule.budgets for multiple in (1, 2)})  # B and 2B
     problems = run.draw_from(stage.source, split="train")(stage.first_problem, rule.problems)
     with run.log.phase(f"{stage.name}: budget by Eq. 2", total=rule.problems * rule.samples) as phase:
         line, graded = evaluate(
@@ -84,8 +85,8 @@ def automatic_budget(run: Run, params, stage: GrpoStage, *, incoming_budget: int
         x.reshape(-1, rule.samples) for x in (graded.score_b, graded.response_len_b, graded.rollouts.done)
     )
     draws = resampled(accuracy_at_budgets(score_pg, length_pg, done_pg, grid)) / len(score_pg)
-    # B0 (e3 §6.1): mean response length of the incoming model on these problems, at the budget it comes from; a
-    # model that never gives up would otherwise fill whatever limit it is measured with
+    # B0 (e3 §6.1): mean response length of the incoming model on these problems, capped at the budget it was
+    # trained at; else a model that never stops would make B0 as long as the limit of this measurement
     minimum = float(np.minimum(graded.response_len_b, incoming_budget or max(rule.budgets)).mean())
     chosen, rows = choose_budget(
         accuracy, budgets=rule.budgets, minimum=minimum, kappa=rule.kappa, draws=dict(zip(grid, draws.T))
@@ -103,11 +104,11 @@ def automatic_budget(run: Run, params, stage: GrpoStage, *, incoming_budget: int
 
 
 def evaluate_stage(run: Run, params, stage: Stage, *, train_budget: int | None) -> None:
-    """Measure accuracy at every budget and pass@k on every held-out set; not on those that eval.jsonl has already."""
+    """Measure accuracy at every budget and pass@k on every held-out set; skip sets that eval.jsonl has already."""
     e = run.settings.eval
     known = {line["set"] for line in run.log.read("eval.jsonl") if line["stage"] == stage.name}
     chosen = chosen_sets(e.sets, e.only, field="eval.only")
-    for index, name in enumerate(sorted(e.sets)):  # a set's noise is its own, whatever is left out
+    for index, name in enumerate(sorted(e.sets)):  # over all sets, so that eval.only does not change a set's noise
         if name in known or name not in chosen:
             continue
         line, samples = evaluate_set(run, params, stage, name, e.sets[name], index=index)
@@ -119,30 +120,32 @@ def evaluate_stage(run: Run, params, stage: Stage, *, train_budget: int | None) 
 
 
 def evaluate_set(run: Run, params, stage: Stage, name: str, source: Any, *, index: int) -> tuple[dict, list[dict]]:
-    """Return what eval.jsonl records of one set, and the first responses; `index` names the set's noise."""
+    """Return what eval.jsonl records of one set, and the first responses; `index` seeds the set's sampling."""
     e, pretrained = run.settings.eval, run.pretrained(params)
     problems = run.draw_from(source, split="test")(0, e.problems)  # a set that has fewer gives all
     sampling, read = run.sampling(e.temperature), partial(run.grader.submit, apart=True)
 
-    def measure(what: str, problems, key: int, *, samples: int, budgets):
+    def measure(what: str, problems, key_step: int, *, samples: int, budgets):
         with run.log.phase(f"{stage.name}: {what}, {name}", total=len(problems) * samples) as phase:
             return evaluate(
                 pretrained,
                 problems,
                 sampling,
-                key=run.key(index, key),
+                key=run.key(index, key_step),
                 samples=samples,
                 budgets=budgets,
                 read=read,
                 on_finished=unless_stopped(phase.advance, f"{stage.name}, evaluation"),
             )
 
-    most = max(e.pass_ks)
+    pass_samples = max(e.pass_ks)
     line, graded = measure("eval", problems, EVAL_KEY, samples=e.samples, budgets=e.budgets)
-    _, many = measure("pass@k", problems[: e.pass_problems], PASS_KEY, samples=most, budgets=(e.pass_budget,))
-    line["pass_at_k"] = pass_at_ks(many, most, e.pass_ks)
+    _, pass_graded = measure(
+        "pass@k", problems[: e.pass_problems], PASS_KEY, samples=pass_samples, budgets=(e.pass_budget,)
+    )
+    line["pass_at_k"] = pass_at_ks(pass_graded, pass_samples, e.pass_ks)
     line["pass_at_k_budget"] = e.pass_budget
-    line["distinct_attempts"] = distinct(many, most)
+    line["distinct_attempts"] = distinct(pass_graded, pass_samples)
     return line, [sample_line(graded, i * e.samples) for i in range(min(e.shown, len(problems)))]
 
 
@@ -165,7 +168,9 @@ def final_table(lines: list[dict]) -> Table:
         verdicts = explored["verdict_accuracy"] if "verdict_accuracy" in explored else None  # free text has none
         right = "–" if verdicts is None else f"{verdicts:.3f}"
         cells = [f"{explored['attempts']:.1f}", f"{explored['give_up']:.2f}", right]
-        names = (Text(printable(line[key], lines=False)) for key in ("set", "stage"))  # brackets are no markup
+        names = (
+            Text(printable(line[key], lines=False)) for key in ("set", "stage")
+        )  # so that brackets in names are no markup
         table.add_row(*names, *accuracy, *cells)
     return table
 
@@ -173,17 +178,17 @@ def final_table(lines: list[dict]) -> Table:
 def main(config: ConfigDict, workdir: str) -> None:
     """Run config.order's stages; ends with the table and RUN/report.html."""
     run = make_run(config, workdir)
-    budget = None  # of the RL stage before
+    previous_budget = None  # of the RL stage before
     with jax.set_mesh(run.mesh), run.grader:
         params = initial_params(run)
         for stage in run.settings.stages:
             if isinstance(stage, GrpoStage):
                 if stage.budget == "auto":
-                    stage = replace(stage, budget=automatic_budget(run, params, stage, incoming_budget=budget))
-                budget = stage.budget
+                    stage = replace(stage, budget=automatic_budget(run, params, stage, incoming_budget=previous_budget))
+                previous_budget = stage.budget
             params = train_stage(run, params, stage)
             if stage.evaluated:
-                trained_at = budget if isinstance(stage, GrpoStage) else None
+                trained_at = previous_budget if isinstance(stage, GrpoStage) else None
                 evaluate_stage(run, params, stage, train_budget=trained_at)
     if lines := run.log.read("eval.jsonl"):
         run.log.console.print(final_table(lines))

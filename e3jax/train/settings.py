@@ -1,11 +1,11 @@
-"""From a config to typed settings: the only place that merges a stage over its base, and the only door to the code.
+"""Turn a config into typed settings. Only here is a stage merged over its base, and only from here does code get it.
 
     settings = resolve(config)
     settings.stages[2].loss.kl_coef        # config.grpo.loss.kl_coef, or what the stage says instead
 
 A ConfigDict is what a person writes and overrides. Each section becomes the frozen dataclass that stands beside the
-code which uses it; what one section alone shows to be wrong is refused there, in its `__post_init__`. What spans
-sections, or depends on the machine, is refused by train/check.py.
+code which uses it; its `__post_init__` checks what one section can know. train/check.py checks what spans sections or
+depends on the machine.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,8 +28,8 @@ from e3jax.train.sft import SftStage
 from e3jax.train.stage import Stage
 from e3jax.train.state import Optimizer
 
-KINDS = {"sft": SftStage, "oxa": OxaStage, "grpo": GrpoStage}
-BASES = {"sft": "sft", "grpo": "grpo"}  # kind of stage -> the section that its fields are laid over
+STAGE_KINDS = {"sft": SftStage, "oxa": OxaStage, "grpo": GrpoStage}
+BASES = {"sft": "sft", "grpo": "grpo"}  # kind of stage -> the section that it is laid over; OXA has none
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Settings:
     model: ModelSettings
     mesh: MeshShape
     task: TaskSettings
-    sampling: Sampling  # at the temperature of no stage: each brings its own
+    sampling: Sampling  # its temperature is a placeholder: each stage sets its own
     optim: Optimizer
     budget_rule: BudgetRule
     eval: Evaluation
@@ -58,11 +58,11 @@ class Settings:
 
 
 def resolve(config: ConfigDict) -> Settings:
-    """Return the settings of a config, all that is wrong within a section or stage in one UserError."""
+    """Return the settings of a config, or raise one UserError that lists every error within a section or stage."""
     c = config.to_dict()
     with all_errors():
         need_seed(c["seed"])
-        kinds = dict(
+        section_types = dict(
             init=Init,
             model=ModelSettings,
             mesh=MeshShape,
@@ -75,8 +75,8 @@ def resolve(config: ConfigDict) -> Settings:
             grader=Graders,
             log=Logging,
         )
-        parts = {name: built(f"{name}.{{}}".format, kind, c[name]) for name, kind in kinds.items()}
-        parts["sampling"] = built("sampler.{}".format, Sampling, {"temperature": 1.0} | c["sampler"])
+        parts = {name: build_section(f"{name}.{{}}".format, kind, c[name]) for name, kind in section_types.items()}
+        parts["sampling"] = build_section("sampler.{}".format, Sampling, {"temperature": 1.0} | c["sampler"])
         check_bases(c)
         order, stages = tuple(c["order"]), c["stages"]
         need(len(order) > 0 and len(set(order)) == len(order), "order", order, "name each stage once")
@@ -84,25 +84,27 @@ def resolve(config: ConfigDict) -> Settings:
         return Settings(seed=c["seed"], tokenizer=c["tokenizer"], stages=resolve_stages(c, order), **parts)
 
 
-def built(path: Callable[[str], str], kind: type, values: Mapping[str, Any]):
-    """Return `build(kind, values)`, with `path` from a field of the section to its place in the config."""
+def build_section(path: Callable[[str], str], kind: type, values: Mapping[str, Any]):
+    """Return `build(kind, values)`; `path` turns a field into the dotted name that errors show."""
     with section(path):
         return build(kind, values)
 
 
 def check_bases(c: dict) -> None:
-    """Refuse what config.sft and config.grpo say, though every stage may say something else."""
+    """Check config.sft and config.grpo too: a wrong value is an error there even if every stage overrides it."""
+    # stand-ins for what only a stage has
     common = dict(name="", index=0, first_step=0, first_problem=0, evaluated=False, steps=1, lr=1.0, warmup=0)
-    built("grpo.{}".format, GrpoStage, c["grpo"] | common | dict(source=(), budget="auto"))
-    built("sft.{}".format, SftStage, c["sft"] | common | dict(rows=1, row_length=1))
+    build_section("grpo.{}".format, GrpoStage, c["grpo"] | common | dict(source=(), budget="auto"))
+    build_section("sft.{}".format, SftStage, c["sft"] | common | dict(rows=1, row_length=1))
 
 
 def resolve_stages(c: dict, order: tuple[str, ...]) -> tuple[Stage, ...]:
     """Return the stages in their order, each laid over its base."""
     stages, first_step, first_problem = [], 0, 0
+    # duplicates and unknown names were refused, but checking goes on
     for index, name in enumerate(dict.fromkeys(n for n in order if n in c["stages"])):
-        where = dict(name=name, index=index, first_step=first_step, first_problem=first_problem)
-        stage = resolve_stage(c, c["stages"][name], **where)
+        position = dict(name=name, index=index, first_step=first_step, first_problem=first_problem)
+        stage = resolve_stage(c, c["stages"][name], **position)
         if stage is None:
             continue
         stages.append(stage)
@@ -111,17 +113,17 @@ def resolve_stages(c: dict, order: tuple[str, ...]) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def resolve_stage(c: dict, given: dict, *, name: str, **where) -> Stage | None:
-    """Return a stage: `given`, laid over the base of its kind; None where the kind is refused."""
+def resolve_stage(c: dict, given: dict, *, name: str, **position) -> Stage | None:
+    """Return a stage: `given`, laid over the base of its kind; None if its kind was refused (the error is noted)."""
     given = dict(given)
     kind = given.pop("kind")
-    if not need(kind in KINDS, f"stages.{name}.kind", kind, f"use one of {', '.join(map(repr, KINDS))}"):
+    if not need(kind in STAGE_KINDS, f"stages.{name}.kind", kind, f"use one of {', '.join(map(repr, STAGE_KINDS))}"):
         return None
     base = BASES[kind] if kind in BASES else None
     values = merged(c[base], given) if base else given
 
     def path(field: str) -> str:
-        """Return where a person finds the value: in the stage, or in the base that it did not change."""
+        """Return the field's path as the error shows it: stages.NAME.field if the stage sets it, else grpo.field."""
         return f"{base}.{field}" if base and has(c[base], field) and not has(given, field) else f"stages.{name}.{field}"
 
     form = c["task"]["form"]
@@ -130,11 +132,11 @@ def resolve_stage(c: dict, given: dict, *, name: str, **where) -> Stage | None:
         wanted = f"task.form={form!r} wants {task.field!r}, which says which problems"
         if not need(task.field in values, f"stages.{name}", sorted(given), wanted):
             return None
-        fields = {one.field for one in TASKS.values()}  # a config may keep another task's beside its own
+        fields = {one.field for one in TASKS.values()}  # those of other tasks are ignored
         values = {k: v for k, v in values.items() if k not in fields} | {"source": values[task.field]}
         if "traces" in values and task.habits:
-            values["traces"] = built(f"stages.{name}.traces.{{}}".format, task.habits, values["traces"])
-    return built(path, KINDS[kind], values | where | {"name": name})
+            values["traces"] = build_section(f"stages.{name}.traces.{{}}".format, task.habits, values["traces"])
+    return build_section(path, STAGE_KINDS[kind], values | position | {"name": name})
 
 
 def has(values: Mapping[str, Any], field: str) -> bool:

@@ -1,0 +1,101 @@
+"""What is recorded of an RL step: metrics, times, warnings, samples. Nothing here changes a number of the training."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from e3jax.losses.grpo import TokenWeights
+from e3jax.metrics.training import phase_metrics, rollout_metrics
+from e3jax.rollout.rollouts import Graded, feature_means
+from e3jax.tasks.grade import nothing_read
+from e3jax.tokenizer import pieces
+from e3jax.train.run import Run
+
+# Tokens of a response in samples.jsonl, about 25 bytes each: in a bucket the whole file is written again every 30 s
+TOKENS_LOGGED = 2048
+
+
+def step_metrics(graded: Graded, advantage_b: np.ndarray, tags, *, group_size: int) -> dict[str, float]:
+    """Return what is logged of a step's responses: rewards, lengths, exploration, phases."""
+    r = graded.rollouts
+    values = rollout_metrics(
+        score_b=graded.score_b,
+        response_len_b=graded.response_len_b,
+        done_b=r.done,
+        entropy_bt=r.entropy,
+        sampled_bt=r.sampled,
+        reasons=graded.reasons,
+        advantage_b=advantage_b,
+        group_size=group_size,
+    )
+    return values | feature_means(graded.features) | phase_metrics(r, tags)
+
+
+def timings(graded: Graded, *, start: float, sampled_at: float, end: float) -> dict[str, float]:
+    """Return how long a step took, its parts, and how busy the sampler was."""
+    return {
+        "time/step_s": end - start,
+        "time/rollout_s": sampled_at - start,
+        "time/first_token_s": graded.stats["first_token_s"],
+        "sampler/occupancy": graded.stats["occupancy"],
+        "time/update_s": end - sampled_at,
+        "time/rollout_tokens_per_s": graded.rollouts.sampled.sum() / (sampled_at - start),
+    }
+
+
+def describe(values: dict[str, float]) -> str:
+    """Return a step in one short line for the person watching."""
+    return (
+        f"reward {values['reward/mean']:.2f}  length {values['length/mean']:.0f}  "
+        f"attempts {values['explore/attempts']:.1f}  {values['time/rollout_tokens_per_s']:.0f} tok/s"
+    )
+
+
+def alarms(
+    graded: Graded, values: dict, advantage_b: np.ndarray, *, weights: TokenWeights, parity_alarm: float
+) -> Iterator[str]:
+    """Yield a warning for each problem of this step that does not stop the run."""
+    if values["parity/logp_mean"] > parity_alarm:
+        yield (
+            f"sampler and trainer disagree, mean |Δ log-prob| {values['parity/logp_mean']:.3g} above "
+            f"config.grpo.parity_alarm={parity_alarm}"
+        )
+    unread = nothing_read(
+        graded.reasons, graded.problems, where_field="config.task.where", prompt_field="config.task.prompt"
+    )
+    if unread:
+        yield unread
+    if weights.gradients == "no-eos" and (advantage_b < 0).any() and not values["grad/masked"]:
+        yield (
+            f"gradients='no-eos' masked nothing: {weights.closing!r} (config.grpo.weights.closing) is in none of "
+            f"the {(advantage_b < 0).sum()} responses of negative advantage"
+        )
+
+
+def log_samples(run: Run, stage: str, step: int, graded: Graded, advantage_b: np.ndarray, count: int) -> None:
+    """Append the step's first `count` responses to samples.jsonl; "reward" there is the score of correctness.
+
+    For the first TOKENS_LOGGED tokens also each token's text, entropy and log-prob (nats).
+    """
+    r = graded.rollouts
+    for i in range(min(count, len(graded.texts))):
+        first = slice(r.prompt_len[i], min(r.length[i], r.prompt_len[i] + TOKENS_LOGGED))
+        run.log.append(
+            "samples.jsonl",
+            {
+                "stage": stage,
+                "step": step,
+                "problem": graded.problems[i].id,
+                "prompt": graded.problems[i].question,
+                "response": graded.texts[i],
+                "answer": graded.problems[i].answer,
+                "reward": float(graded.score_b[i]),
+                "reason": graded.reasons[i],
+                "length": int(graded.response_len_b[i]),
+                "truncated": not bool(r.done[i]),
+                "advantage": float(advantage_b[i]),
+                "tokens": pieces(run.tokenizer.decode, r.tokens[i, first].tolist()),
+                "entropy": [round(x, 3) for x in r.entropy[i, first].tolist()],
+                "logp": [round(x, 3) for x in r.logp[i, first].tolist()],
+            },
+        )
