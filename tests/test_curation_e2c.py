@@ -53,7 +53,7 @@ def test_executions_that_are_not_taken():
 
 
 def test_prompts_take_texts_as_they_are():
-    """A solution may hold braces and fields' names."""
+    """A solution may hold braces and the names of fields."""
     for name, text in PLAN_PROMPTS.items():
         fields = {x: "{plan}\\boxed{5}" for x in ("problem", "solution", "plan", "plans", "tail", "feedback", "words")}
         assert "{plan}\\boxed{5}" in fill(name, **fields) and ("\\boxed{}" in text) == (name in ("execute", "rescue"))
@@ -63,7 +63,7 @@ def test_prompts_take_texts_as_they_are():
 
 
 class Words:
-    """A word a token."""
+    """A tokenizer with one token per word."""
 
     stop, has_chat = ("<end>",), True
 
@@ -100,7 +100,7 @@ DROPPED = {
 
 
 def test_a_row_from_hand_made_responses(monkeypatch, tmp_path):
-    """Six solutions of a problem: one passes; what fell out earlier is not asked about again; SFT reads the row."""
+    """One of six solutions passes; one that failed a filter is not looked at again; SFT reads the row."""
     seen = {}
 
     def ask(bench, part, requests, *, stop, temperature, top_p):
@@ -174,7 +174,7 @@ class Killed(Exception):
 
 
 def test_killed_anywhere_ends_with_the_same_rows(checkpoint, tmp_path, monkeypatch):
-    """Everything that a random model says ends and is right here, and every plan is taken."""
+    """Here every response of a random model counts as ended and right, and every plan is taken."""
     monkeypatch.setattr(run, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
     monkeypatch.setattr(
         e2c,
@@ -236,7 +236,7 @@ def test_killed_anywhere_ends_with_the_same_rows(checkpoint, tmp_path, monkeypat
     ],
 )
 def test_configs(change, words, monkeypatch):
-    """As shipped it is possible; what is not is named."""
+    """The shipped config passes its check; what is impossible is refused by name."""
     monkeypatch.setattr("jax.devices", lambda: [None] * 128)
     config = importlib.import_module("configs.e2c_data").get_config()
     change(config)

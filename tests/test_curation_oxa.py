@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from e3jax.curation.oxa import bin_edges, gaussian_targets, least_per_query, mu_of, promote_set, random_set
 
-RELEASED = dict(low=1.0, high=5.0, width=0.05, mu=2.5, sigma=0.25)  # C.2, 1.5B
+RELEASED = dict(low=1.0, high=5.0, width=0.05, mu=2.5, sigma=0.25)  # docs/algorithms.md, Promoted set, 1.5B
 
 
 def test_a_rich_pool_gives_the_target_to_the_count():
-    """80 bins of C.2, the weights worked out again in plain Python; nothing short, one a query."""
+    """All 80 bins are full, by weights computed again in plain Python, with one response a question."""
     rng = np.random.default_rng(0)
     ppl, n = rng.uniform(0.9, 5.2, 60_000), 5000
     chosen, bins = promote_set(
@@ -36,7 +36,7 @@ def test_a_rich_pool_gives_the_target_to_the_count():
 
 
 def test_longest_first_then_other_queries_first():
-    """One bin by hand: round 1 takes every query's longest, round 2 seconds; the limit per query ends it."""
+    """By hand in one bin: round 1 takes every query's longest, round 2 the second; the limit per query ends it."""
     ppl, edge = np.full(6, 2.0), dict(low=1.5, high=2.5, width=1.0, mu=2.0, sigma=1.0, seed=0, refill=False)
     length, query = np.array([9, 8, 7, 3, 2, 1]), np.array([0, 0, 0, 1, 1, 2])
 
@@ -51,7 +51,7 @@ def test_longest_first_then_other_queries_first():
 
 
 def test_ties_are_random_by_the_seed():
-    """Equal lengths: another seed, another choice; the same seed, the same."""
+    """Of equal lengths another seed makes another choice, and the same seed the same."""
     pool = np.full(200, 2.5), np.full(200, 7), np.arange(200)
     one, again, other = (
         promote_set(*pool, total=20, per_query=1, refill=True, seed=s, **RELEASED)[0].tolist() for s in (1, 1, 2)
@@ -62,7 +62,7 @@ def test_ties_are_random_by_the_seed():
 
 @st.composite
 def pools(draw):
-    """Small pools with many ties, several responses a query, perplexities in and out of range, NaN among them."""
+    """Draw small pools with many ties, several responses a query, and perplexities in and out of range, NaN too."""
     n = draw(st.integers(0, 40))
     ppl = draw(st.lists(st.sampled_from([0.5, 1.0, 1.1, 1.3, 1.5, 1.9, 2.0, 2.4, np.nan]), min_size=n, max_size=n))
     length = draw(st.lists(st.integers(1, 3), min_size=n, max_size=n))
@@ -73,7 +73,7 @@ def pools(draw):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(pools(), st.integers(1, 30), st.integers(1, 4), st.floats(0.5, 2.5), st.integers(0, 3))
 def test_any_pool_keeps_the_limits(pool, total, per_query, mu, seed):
-    """Targets, caps, range, no repeats; a bin is short only where the limit or the pool leaves nothing; refill."""
+    """Targets, caps, range and no repeats hold; a bin is short only where the limit or the pool leaves nothing."""
     ppl, length, query = pool
     common = dict(low=1.0, high=2.0, width=0.25, mu=mu, sigma=0.2, per_query=per_query, seed=seed)
     chosen, bins = promote_set(ppl, length, query, total=total, refill=False, **common)
@@ -100,7 +100,7 @@ def test_any_pool_keeps_the_limits(pool, total, per_query, mu, seed):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(pools(), st.integers(1, 10))
 def test_least_per_query(pool, total):
-    """Against plain loops: nothing degenerate, the least of its query, the least of all."""
+    """Equals plain loops: no degenerate response, the least perplexity of its query, the least of all."""
     ppl, _, query = pool
     chosen = least_per_query(ppl, query, total=total, least_ppl=1.05)
     best = {}
@@ -115,7 +115,7 @@ def test_least_per_query(pool, total):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 500), st.floats(-3, 9), st.floats(0.01, 3))
 def test_largest_remainder(total, mu, sigma):
-    """The sum is exact and no bin is a whole one off, wherever the Gaussian lies, outside the bins too."""
+    """The sum is exact and no bin is off by a whole one, wherever the Gaussian lies, even outside the bins."""
     edges = bin_edges(1.0, 5.0, 0.05)
     target = gaussian_targets(edges, total=total, mu=mu, sigma=sigma)
     z = -0.5 * (((edges[:-1] + edges[1:]) / 2 - mu) / sigma) ** 2
@@ -124,7 +124,7 @@ def test_largest_remainder(total, mu, sigma):
 
 
 def test_mu_as_a_quantile_and_bad_bins():
-    """Of what lies within the bins only; bins that do not fit are an error."""
+    """The quantile is of what lies within the bins only; bins that do not fit are an error."""
     ppl = np.array([0.5, 1.0, 2.0, 3.0, 9.0, np.nan])
     assert mu_of(ppl, low=1.0, high=5.0, quantile=0.5) == 2.0
     with pytest.raises(ValueError, match="whole number of bins"):

@@ -46,7 +46,7 @@ COUNTDOWN = Problem("c", "countdown_plans", "7 5 2 ?24", "24", "", {"numbers": (
 
 
 def test_votes():
-    """Weights add up, ties share, no answer is no vote; in Countdown a class may hold a response that cheats."""
+    """Weights add up, ties share, and no answer is no vote; in Countdown a class may include a response that cheats."""
     assert vote([("7", 1, 2), ("8", 0, 1), ("8", 0, 1.5)]) == 0 and vote([("7", 1, 3), ("8", 0, 2)]) == 1
     assert vote([("7", 1, 1), ("8", 0, 1)]) == 0.5 and vote([]) == vote([(None, 0, 9)]) == 0
     assert vote([("24", 1, 1), ("24", 0, 3), ("25", 0, 2)]) == 0.25
@@ -71,7 +71,7 @@ def test_what_a_response_votes_for():
 @given(st.text("abc", max_size=12), st.text("abc", max_size=12))
 @settings(max_examples=100, deadline=None)
 def test_common_subsequence(a, b):
-    """Rows of bits against the table."""
+    """Rows of bits give what the whole table gives."""
     table = np.zeros((len(a) + 1, len(b) + 1), int)
     for i, x in enumerate(a):
         for j, y in enumerate(b):
@@ -83,7 +83,7 @@ def test_common_subsequence(a, b):
 
 
 def test_clusters_by_hand():
-    """Directions count, not lengths; the plan nearest to the mean; fewer clusters where plans are the same."""
+    """Directions count, not lengths; the plan nearest to the mean is taken; equal plans make fewer clusters."""
     v = np.array([[1, 0], [5, 0.1], [9, 0], [0, 1], [0.1, 3], [-1, 0]], np.float32)
     assert clusters(v, 3, seed=42) == [(0, 3), (3, 2), (5, 1)]
     assert clusters(np.ones((4, 2)), 3, seed=42) == [(0, 4)]
@@ -112,7 +112,7 @@ def test_a_final_box_is_well_placed():
 
 
 def test_the_guard_ends_a_loop_at_a_chunk():
-    """Two chunks of 8 and a loop of 3 tokens: not seen after 16, where it has run for 5 tokens only."""
+    """Two chunks of 8 and a loop of 3 tokens: it is not seen after 16 tokens, when it has run for only 5."""
 
     def run_of(tokens):
         return Run("", True, (), tuple(tokens), "")
@@ -123,7 +123,7 @@ def test_the_guard_ends_a_loop_at_a_chunk():
 
 
 def test_next_plans():
-    """A1 to A4 when stuck; else the refinement, an unused plan where it stalled, a new one where none is left."""
+    """A1 to A4 when stuck; else the refinement, an unused plan where it stalled, or a new one where none is left."""
     plans = {1: "use induction on n", 2: "count the pairs twice", 3: "draw a picture of it"}
     now = dict(current="use induction on pairs", tried=["use induction on pairs"], unused=plans, words={"induction"})
     assert next_plan(stuck=True, refined="something else", **now) == 2
@@ -148,7 +148,7 @@ def test_stuck_words_are_the_plans_own():
 
 
 class Letters:
-    """A character a token, tags too; EOS is 0."""
+    """A tokenizer with one token per character, tags too; EOS is 0."""
 
     eos, stop, has_chat, tags = 0, (0,), True, (1, 2, 3, 4)
 
@@ -213,7 +213,7 @@ def loop_of(study, **changes):
 
 
 def test_the_loop_refines_switches_and_pays(scripted):
-    """Stuck in a loop: cut, not rescued, a plan without its word is next; no box: refined; then it arrives."""
+    """Stuck in a loop it is cut, not rescued, and takes another plan; without a box it refines; then it arrives."""
     study, script, asked = scripted
     done = "abcdefghij" * 30 + f"\\boxed{{7}}{chr(4)}"
     script |= {
@@ -296,7 +296,7 @@ def config_for(checkpoint):
 
 @pytest.fixture
 def light(monkeypatch):
-    """One device, and grades that differ: a random model solves nothing."""
+    """Use one device, and grades that differ, because a random model solves nothing."""
     monkeypatch.setattr(run, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
 
     def submit(problems, texts, done):
@@ -307,7 +307,7 @@ def light(monkeypatch):
 
 
 def test_tokens_equal_a_recount_of_the_saved_texts(checkpoint, tmp_path, light, monkeypatch):
-    """Every number of the table from the texts on disk; a second start draws nothing and changes nothing."""
+    """Every number of the table follows from the texts on disk; a second start draws and changes nothing."""
     work = tmp_path / "a"
     scaling.main(config_for(checkpoint), str(work))
     words, length = WordTokenizer(WORDS), {}
