@@ -1,14 +1,14 @@
-"""Errors shown to the person at the command line: bad input and SIGTERM; checks of a config, told all at once."""
+"""Errors shown to the user: bad input and SIGTERM; and checks of a config, whose errors are shown all at once."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-SEEDS = 1 << 31  # seeds are smaller than this
+SEEDS = 1 << 31  # seeds are below this
 
 
 class UserError(ValueError):
-    """Something the person at the command line can mend; the message says what, its value, and how."""
+    """A mistake that the user can correct. The message says what is wrong, the value, and what to do."""
 
 
 REFUSED: ContextVar[dict[str, str] | None] = ContextVar("refused", default=None)  # field -> message; None: raise
@@ -16,10 +16,10 @@ SECTION: ContextVar[Callable[[str], str]] = ContextVar("section", default=str)  
 
 
 def need(holds: bool, field: str, value, allowed: str) -> bool:
-    """Refuse "config.field=value: allowed" unless it holds: raise UserError, or within `all_errors` write it down.
+    """Refuse a field unless `holds`, with the message "config.field=value: allowed"; return whether it holds.
 
-    Return whether it holds. A field is refused once; later checks of it may only repeat what is wrong. Within `section`
-    the field is one of that section's.
+    Raises UserError, or notes the message within `all_errors`. A field is refused only once, because later checks of it
+    may only repeat what is wrong. Within `section` the field is one of that section's.
     """
     if holds:
         return True
@@ -33,10 +33,10 @@ def need(holds: bool, field: str, value, allowed: str) -> bool:
 
 @contextmanager
 def all_errors() -> Iterator[None]:
-    """Go on checking within a block, or a decorated function, after `need` refuses; raise one UserError of all of it.
+    """Let checks go on after `need` refuses within a block or a decorated function; raise one UserError at its end.
 
-    Blocks nest, and the outermost raises. An exception ends its own block only: a UserError is one more message, any
-    other one is dropped if something was refused before, because it may follow from that.
+    Blocks nest, and the outermost raises. An exception ends its own block only: a UserError becomes one more message;
+    another exception is dropped if something was refused before, because it may follow from that.
     """
     outer = REFUSED.get()
     refused = {} if outer is None else outer
@@ -51,12 +51,12 @@ def all_errors() -> Iterator[None]:
     finally:
         REFUSED.reset(token)
     if outer is None and refused:
-        raise UserError("\n  ".join(refused.values()))  # a list, as flags.stop shows one
+        raise UserError("\n  ".join(refused.values()))  # the form of list that flags.stop keeps
 
 
 @contextmanager
 def section(path: Callable[[str], str]) -> Iterator[None]:
-    """Let `need` name fields of one section of a config within the block: `path` turns a field into its dotted path.
+    """Let `need` take fields of one section of a config within the block; `path` turns a field into its dotted path.
 
     >>> with section("sampler.{}".format):
     ...     need(False, "slots", 0, "use 1 or more")
@@ -105,9 +105,9 @@ def need_seed(seed, field: str = "seed") -> None:
 
 
 class Stopped(Exception):
-    """SIGTERM, and all is saved that can be: the same command goes on from there. Says where it stopped."""
+    """SIGTERM came, and everything that can be saved is saved; the message says where the same command goes on."""
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, without the stack of causes."""
+    """Return what went wrong, without the stack of causes."""
     return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Command lines: of what takes a config (--config=FILE.py[:arg], --config.field=value, --workdir=DIR), and of tools.
+"""Command lines of commands (--config=FILE.py[:arg], --config.field=value, --workdir=DIR) and of tools.
 
 Bad input ends with one sentence and exit status 2, never with a traceback; a bug still shows its traceback.
 """
@@ -26,12 +26,12 @@ from e3jax.log import flatten
 from e3jax.printable import printable
 from e3jax.runtime import end_all, finish, has_tpu, processes, start
 
-# What libtpu would otherwise ask Google's servers for: only that there is an answer matters.
+# libtpu would otherwise ask Google's servers for these; it matters only that there is an answer.
 NO_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
 
 
 def run_command(main: Callable[[ConfigDict, str], None]) -> None:
-    """Parse flags and call main(config, workdir)."""
+    """Parse the flags of a command and call main(config, workdir)."""
     config = config_flags.DEFINE_config_file(
         "config", None, "config file, e.g. configs/quickstart.py", lock_config=True
     )
@@ -55,14 +55,14 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
             stop(f"{argv[1]!r} is not a flag: write --config.{argv[1]} or --workdir=…")
         try:
             config.value.to_dict()
-        except OSError as error:  # ml_collections tells of a file that is not there at the first use only
+        except OSError as error:  # ml_collections reports a missing file only at the first use
             stop(" ".join(str(error).split()))
         guard(run, config.value, workdir.value)
 
     def run(config, workdir):
         start()
         if processes() > 1:
-            faulthandler.disable()  # absl's: when process 0 dies JAX aborts with a reason, to be found in the log
+            faulthandler.disable()  # absl's stack would bury the reason that JAX gives when process 0 dies
         try:
             main(config, workdir)
         except Stopped as stopped:
@@ -73,13 +73,13 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Parse the flags that were defined and call main()."""
+    """Parse the flags that a tool has defined and call main()."""
 
     def parse(argv):
         find_configs(argv)
         try:
             return flags.FLAGS(argv)
-        except (AttributeError, KeyError):  # of a tool that takes a config
+        except (AttributeError, KeyError):  # raised for a tool that takes a config
             message = unknown_field(argv)
             if message is None:
                 raise
@@ -90,7 +90,7 @@ def run_tool(main: Callable[[], None]) -> None:
     def guarded(argv):
         if len(argv) > 1:
             stop(f"{argv[1]!r} is not a flag: write --name=value, with quotes around a value that has blanks")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is cleared away
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that unfinished files are removed
         keep_programs()
         guard(main)
 
@@ -98,18 +98,18 @@ def run_tool(main: Callable[[], None]) -> None:
 
 
 def guard(main: Callable, *arguments) -> None:
-    """Call `main`; what a person can mend is one sentence, and stopping it (Ctrl-C, a closed pipe) is no error.
+    """Call `main`; show a UserError as one sentence, and treat Ctrl-C and a closed pipe as no error.
 
-    A process that fails ends the others: they may be waiting for it. A run directory is given back however it ends.
+    A process that fails ends the others, which may be waiting for it. A run directory is released however `main` ends.
     """
     pass_over_tpu()
-    logging.set_verbosity(logging.FATAL)  # orbax tells every detail, and every error that we tell, with its stack
-    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # a broken checkpoint's every array, again
+    logging.set_verbosity(logging.FATAL)  # orbax logs every detail, and with its stack every error that we show
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # it logs each array of a broken checkpoint
     try:
         main(*arguments)
     except UserError as error:
         stop(str(error))
-    except (KeyboardInterrupt, BrokenPipeError) as ended:  # at once: an orderly end while the device works may crash
+    except (KeyboardInterrupt, BrokenPipeError) as ended:  # at once: an orderly end may crash while a device works
         if processes() > 1:
             end_all("stopped by Ctrl-C or a closed pipe", 130)
         release_all(2.0)
@@ -125,10 +125,10 @@ def guard(main: Callable, *arguments) -> None:
 
 
 def pass_over_tpu() -> None:
-    """Where libtpu is installed and no TPU is there, keep it from looking for one and complaining on stderr.
+    """Keep libtpu from looking for a TPU and complaining on stderr where it is installed and there is none.
 
-    JAX tries a TPU first wherever libtpu is installed. With these answers it fails at once and without a word; what was
-    set by hand stays, and so does every message of a machine with a TPU.
+    JAX tries a TPU first wherever libtpu is installed. With these answers it fails at once and silently. Variables that
+    were set by hand stay, and so does every message on a machine with a TPU.
     """
     if not has_tpu() and not jax.config.jax_platforms:
         for name, value in NO_TPU.items():
@@ -144,7 +144,7 @@ def keep_programs() -> None:
 def stop(message: str) -> NoReturn:
     """Say what is wrong on stderr and exit with status 2.
 
-    A list in the message has a line an item, which begins with two blanks; any other line break was not ours.
+    A list in the message has one item per line, which begins with two blanks; any other line break is replaced.
     """
     message = printable(re.sub("\n(?!  )", " ", message), lines=True)
     if processes() > 1:
@@ -154,12 +154,12 @@ def stop(message: str) -> NoReturn:
 
 
 def sentence(error: Exception) -> str:
-    """Its message; of a config file's UserError the last part, which ml_collections wraps in a traceback."""
+    """Return an error's message, without the traceback in which ml_collections wraps a config file's UserError."""
     return str(error).rsplit(f"{UserError.__module__}.{UserError.__name__}: ", 1)[-1]
 
 
 def config_file(argv: list[str]) -> tuple[str, str]:
-    """The file and the argument of --config=FILE[:ARGUMENT] or --config FILE[:ARGUMENT]; "" where there is none.
+    """Return file and argument of --config=FILE[:ARGUMENT] or --config FILE[:ARGUMENT]; "" for what is absent.
 
     >>> config_file(["command", "--config=configs/e3_math.py:stage=2", "--workdir=runs/x"])
     ('configs/e3_math.py', 'stage=2')
@@ -172,8 +172,8 @@ def config_file(argv: list[str]) -> tuple[str, str]:
 def find_configs(argv: list[str]) -> None:
     """Let a config import its neighbours (`from configs.common import …`) in whatever directory the command runs.
 
-    The nearest folder above the config that holds `configs/` goes onto sys.path; for a config that lies elsewhere, the
-    clone that e3jax itself was installed from.
+    Puts the nearest folder above the config that holds `configs/` onto sys.path; for a config that lies elsewhere, the
+    clone from which e3jax was installed.
     """
     path, _ = config_file(argv)
     for folder in (*Path(path).resolve().parents, Path(__file__).resolve().parents[1]) if path else ():
@@ -183,7 +183,7 @@ def find_configs(argv: list[str]) -> None:
 
 
 def unknown_field(argv: list[str]) -> str | None:
-    """Name every override of a field that the config file lacks, each with the nearest field, on a line of its own."""
+    """Return a line for every override of a field that the config lacks, with the nearest field; None without any."""
     path, argument = config_file(argv)
     if not path:
         return None

@@ -1,11 +1,12 @@
-"""What a run leaves behind and says: records (records.py), TensorBoard, optional wandb, and one live progress line.
+"""What a run writes and says: records (records.py), TensorBoard, optional wandb, and one live progress line.
 
-Of several processes the first writes; the others call the same methods, and only `read` gives them something. In a
-bucket (gs://) `flush` comes before a checkpoint: what a kill loses after it is made again from the checkpoint.
+Of several processes only the first writes. The others call the same methods, of which only `read` returns something to
+them. In a bucket (gs://) `flush` comes before a checkpoint, so what a kill loses after it is made again from the
+checkpoint.
 
 log = RunLog(workdir, config.to_dict(), tensorboard=True, wandb="")
 log.metrics("easy", "grpo", step=3, global_step=903, values={"reward/mean": 0.31})
-log.rewind("easy", 2)      # a resumed run forgets what came after its checkpoint, and nothing else
+log.rewind("easy", 2)      # a resumed run drops the lines after its checkpoint, and nothing else
 with log.phase("stage easy", total=80) as phase:
     phase.advance(1, "reward 0.31")
 """
@@ -37,19 +38,19 @@ from e3jax.runtime import end_now, from_main, processes
 from e3jax.storage import patiently, read_whole, write_whole
 
 PLAIN_EVERY_S = 15.0  # without a terminal, a progress line this often
-CELL_EVERY_S = 0.5  # in a notebook, where the line is written over
-# How the work is laid out, watched and kept; a resumed run may change these. Its numbers stay the same up to rounding.
-# "sets.NAME.problems", "sets.NAME.samples", "only": an evaluation may count more of a set, or less (eval/run.py).
-# "models": an evaluation may compare more checkpoints than it began with (eval/run.py looks that none is another one).
-# "preset": other sets of the same pass rates (curation/difficulty.py).
-# "promote.", "suppress.", "baselines": other sets of the same perplexities (curation/oxa_sets.py).
+CELL_EVERY_S = 0.5  # in a notebook, where the line is overwritten
+# How the work is laid out, watched and kept. A resumed run may change these; numbers stay the same up to rounding.
+# "sets.NAME.problems", "sets.NAME.samples", "only": an evaluation may count more or less of a set (eval/run.py).
+# "models": an evaluation may compare more checkpoints than it began with (eval/run.py checks that none was replaced).
+# "preset": makes other sets of the same pass rates (curation/difficulty.py).
+# "promote.", "suppress.", "baselines": make other sets of the same perplexities (curation/oxa_sets.py).
 LAYOUT = (
     "mesh.", "log.", "checkpoint.", "grader.", "faults.", "preset", "promote.", "suppress.", "baselines",
     "at_once", "keep_responses", "only", "eval.only", "set.problems", "pass_at_k",
     "models", "model.attention", "model.remat", "model.chunk",
     "grpo.rows", "grpo.parity_alarm", "sampler.tensor", "sampler.slots", "sampler.block", "sampler.prefill_rows",
 )  # fmt: skip
-SIZES = re.compile(r"sets\..*\.(problems|samples)")  # these may change too
+SIZES = re.compile(r"sets\..*\.(problems|samples)")  # fields that may change too
 
 
 class RunLog(Records):
@@ -57,17 +58,17 @@ class RunLog(Records):
 
     def __init__(self, workdir: epath.PathLike, config: dict, *, tensorboard: bool, wandb: str):
         super().__init__(workdir)
-        wide = None if sys.stderr.isatty() else 160  # of a log file: tables keep their names whole
+        wide = None if sys.stderr.isatty() else 160  # a log file is wide enough for whole names in tables
         self.console = Console(file=sys.stderr, quiet=not self.main, markup=False, width=wide)
         self.writer = self.wandb = self.beside = None
-        self.lock = None  # of process 0
+        self.lock = None  # held by process 0
         changed = from_main(lambda: self.enter(config))
         if not (self.workdir / "config.json").exists():
             raise UserError(f"{self.workdir} is there for process 0 only: choose a --workdir that all hosts share")
         if not self.main:
             return
         for path in sorted(self.workdir.glob("*.jsonl")):
-            read_lines(path)  # a broken line is told now, not after hours
+            read_lines(path)  # to report a broken line now, not after hours
         self.append("starts.jsonl", {**this_start(), "changed": changed})
         self.flush()
         if changed:
@@ -81,7 +82,7 @@ class RunLog(Records):
             self.wandb = wandb_package.init(project=wandb, config=config, id=run_id, resume="allow")
 
     def enter(self, config: dict) -> list[str]:
-        """Take the directory, which another job may have (e3jax/lock.py), and claim it for the config."""
+        """Take the directory, unless another job has it (e3jax/lock.py), and claim it for the config."""
         self.lock = hold(self.workdir, say=self.say, lost=end_now)
         try:
             return claim(self.workdir, config)
@@ -90,7 +91,7 @@ class RunLog(Records):
             raise
 
     def tensorboard(self, **options):
-        """A writer into RUN/tb; a bucket's files are written beside and copied at every flush."""
+        """Return a writer into RUN/tb; for a bucket it writes into a local directory, which every flush copies."""
         from tensorboardX import SummaryWriter
 
         if self.bucket and self.beside is None:
@@ -98,13 +99,13 @@ class RunLog(Records):
         return SummaryWriter(str(self.beside.name if self.bucket else self.workdir / "tb"), **options)
 
     def add(self, name: str, text: str) -> None:
-        """Add whole lines of any text, unless another job has taken the directory meanwhile."""
+        """Add whole lines of any text; UserError when another job has taken the directory meanwhile."""
         if self.main:
             self.lock.check()
         super().add(name, text)
 
     def flush(self) -> None:
-        """Write what a bucket has not got yet; before every checkpoint, so that none is ahead of its records."""
+        """Write what a bucket lacks. Call it before every checkpoint, so that none is ahead of its records."""
         if self.lock:
             self.lock.check()
         super().flush()
@@ -116,18 +117,18 @@ class RunLog(Records):
                 patiently(f"write {target}", lambda file=file, target=target: target.write_bytes(file.read_bytes()))
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forget this stage's metrics and samples after `step`: they are made again, to the same numbers."""
+        """Drop this stage's metrics and samples after `step`: they will be made again, with the same numbers."""
         if not self.main:
             return
         again = [x["global_step"] for x in self.lines("metrics.jsonl") if x["stage"] == stage and x["step"] > step]
-        if self.writer and again:  # TensorBoard hides what it read at these steps before
+        if self.writer and again:  # tells TensorBoard to hide what it has read at these steps
             self.writer.close()
             self.writer = self.tensorboard(purge_step=min(again))
         for name in ("metrics.jsonl", "samples.jsonl"):
             self.keep(name, lambda line: line["stage"] != stage or line["step"] <= step)
 
     def metrics(self, stage: str, kind: str, *, step: int, global_step: int, values: dict) -> None:
-        """One line of metrics.jsonl, and the same names to TensorBoard and wandb at `global_step`."""
+        """Write one line of metrics.jsonl, and the same names to TensorBoard and wandb at `global_step`."""
         values = {name: float(value) for name, value in values.items()}
         self.append("metrics.jsonl", {"stage": stage, "kind": kind, "step": step, "global_step": global_step, **values})
         if self.writer:
@@ -138,7 +139,7 @@ class RunLog(Records):
             self.wandb.log({**values, "stage": stage, "global_step": global_step}, step=global_step)
 
     def say(self, text: str, *, cell=None):
-        """A line for the person watching; a notebook's is returned, or takes the place of an earlier one (`cell`)."""
+        """Show a line to the user; in a notebook return it, or put it in the place of an earlier one (`cell`)."""
         text = printable(text, lines=False)
         if not self.console.is_jupyter or not self.main:
             self.console.print(text, highlight=False, soft_wrap=True)
@@ -152,8 +153,8 @@ class RunLog(Records):
 
     @contextmanager
     def phase(self, name: str, *, total: int) -> Iterator["Phase"]:
-        """One live line with a bar on a terminal, one that changes in a notebook; else a plain line every 15 s."""
-        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts the note, nothing else
+        """Show progress: a live bar on a terminal, a line that changes in a notebook, else a plain line every 15 s."""
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts the note and nothing else
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(20 if self.console.width > 110 else 8),
@@ -169,20 +170,20 @@ class RunLog(Records):
         self.say(f"{name}: {phase.done} done in {time.monotonic() - phase.start:.0f} s  {phase.note}", cell=phase.cell)
 
     def write(self, files: dict[str, str]) -> None:
-        """Text files {name in the run directory: text}, by process 0."""
+        """Write text files {name in the run directory: text}, by process 0."""
         for name, text in files.items() if self.main else ():
             path = self.workdir / name
             patiently(f"make {path.parent}", lambda path=path: path.parent.mkdir(parents=True, exist_ok=True))
             patiently(f"write {path}", lambda path=path, text=text: write_whole(path, text.encode(errors="replace")))
 
     def done(self) -> None:
-        """Write RUN/DONE: all stages are finished, there is nothing to start again."""
+        """Write RUN/DONE: all stages are finished, and there is nothing to start again."""
         if self.main:
             self.flush()
             patiently(f"write {self.workdir / 'DONE'}", lambda: (self.workdir / "DONE").write_text(now() + "\n"))
 
     def close(self) -> None:
-        """Flush records, TensorBoard and wandb; give the directory back."""
+        """Flush records, TensorBoard and wandb; release the directory."""
         self.flush()
         if self.writer:
             self.writer.close()
@@ -202,7 +203,7 @@ class Phase:
         self.task = live.add_task(self.name, total=total, note="")
 
     def advance(self, n: int, note: str | None = None) -> None:
-        """`n` more done; `note` (kept until the next one) is shown beside the bar."""
+        """Count `n` more as done; show `note`, which stays until the next one, beside the bar."""
         self.done += n
         self.note = self.note if note is None else printable(note, lines=False)
         self.live.update(self.task, advance=n, note=self.note)
@@ -216,12 +217,12 @@ class Phase:
 def claim(workdir: epath.Path, config: dict) -> list[str]:
     """Write config.json, or refuse a directory that another config wrote, naming what differs.
 
-    -> what differs of LAYOUT, which may.
+    Returns the differences that are allowed: those of LAYOUT and SIZES.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
-    there = read_whole(path)
-    if not there:
+    content = read_whole(path)
+    if not content:
         write_whole(path, text)
         return []
     damaged = "restore it, or choose another --workdir"
@@ -242,7 +243,7 @@ def claim(workdir: epath.Path, config: dict) -> list[str]:
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Return a tree's leaves by dotted names: {"a": {"b": 1}} becomes {"a.b": 1}."""
     flat = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -250,12 +251,12 @@ def flatten(tree: dict, prefix: str = "") -> dict:
 
 
 def now() -> str:
-    """UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def this_start() -> dict:
-    """When and where the command was started: commit of the source tree (with "+dirty" when changed), jax, devices."""
+    """Return when and where the command was started: commit of the source ("+dirty" when changed), jax, devices."""
     source = epath.Path(__file__).parent
 
     def git(*args):

@@ -1,13 +1,13 @@
-"""Records of a directory: JSON lines that are only added to, on a disk or in a bucket (gs://). Process 0 writes them.
+"""Records of a directory: JSON lines that are only appended, on a disk or in a bucket (gs://), by process 0.
 
-A record may have any name. At its first use it is read, and a last line that a kill cut short is dropped: the next
-line would otherwise be glued to it. In a bucket there is no append: records are written whole, every half minute and
-at `flush`, in the order of their last lines, so that a line which says that work is done comes after the work's lines.
+A record may have any name. At its first use it is read, and a last line that a kill cut short is dropped, because the
+next line would be glued to it. A bucket cannot append, so there records are written whole, every half minute and at
+`flush`, in the order of their last lines: a line which says that work is done comes after the work's lines.
 
 records = Records("runs/x")
 records.append("rows.jsonl", {"index": 3})
 records.keep("rows.jsonl", lambda line: line["index"] < 3)
-records.flush()                     # before anything is deleted, or saved, that stands on these lines
+records.flush()                     # before deleting or saving anything that relies on these lines
 records.read("rows.jsonl")          # on every process
 """
 
@@ -28,7 +28,7 @@ FLUSH_EVERY_S = 30.0  # in a bucket
 
 
 class Line(dict):
-    """One line of a record. A field that it lacks is a UserError, which names file and line."""
+    """One line of a record. Reading a field that it lacks raises a UserError, which names file and line."""
 
     def __init__(self, value: dict, path: epath.Path, number: int):
         super().__init__(value)
@@ -39,12 +39,12 @@ class Line(dict):
 
 
 class Records:
-    """All records of one directory; every process has one of these, and those that are not the first write nothing."""
+    """All records of one directory. Every process has one of these, but only the first process writes."""
 
     def __init__(self, workdir: epath.PathLike):
         self.workdir, self.bucket, self.main = place(workdir), is_bucket(workdir), is_main()
-        self.used: dict[str, bytearray] = {}  # records that were used; what a bucket's hold, a disk's stay there
-        self.late: dict[str, None] = {}  # what a bucket has not got yet, in the order of the last changes
+        self.used: dict[str, bytearray] = {}  # records that were used, with their content if they are in a bucket
+        self.late: dict[str, None] = {}  # records whose newest lines a bucket lacks, in the order of their last changes
         self.flushed = time.monotonic()
 
     def append(self, name: str, line: dict) -> None:
@@ -67,12 +67,12 @@ class Records:
             patiently(f"write {path}", lambda: append(path, text), advice=SPACE)
 
     def change(self, name: str) -> None:
-        """Note that a bucket lacks the newest lines of a record."""
+        """Note that the bucket lacks the newest lines of a record."""
         self.late.pop(name, None)
         self.late[name] = None
 
     def flush(self) -> None:
-        """Write what a bucket has not got yet."""
+        """Write the records whose newest lines the bucket lacks."""
         for name in list(self.late):
             path = self.workdir / name
             patiently(f"write {path}", lambda path=path, name=name: path.write_bytes(self.used[name]), advice=SPACE)
@@ -80,15 +80,15 @@ class Records:
         self.flushed = time.monotonic()
 
     def read(self, name: str) -> list[Line]:
-        """Lines of a record as process 0 has them, on every process: all must ask."""
+        """Return the lines of a record as process 0 has them, on every process; all processes must call this."""
         return from_main(lambda: self.lines(name))
 
     def lines(self, name: str, shape: Any = dict) -> list[Line]:
-        """Lines of a record, [] when there is none; UserError for one that has not the shape (readers.py)."""
+        """Return the lines of a record, [] when there is none; UserError for a line of another shape (readers.py)."""
         return parse(self.content(name), self.workdir / name, shape)
 
     def content(self, name: str) -> bytes | bytearray:
-        """What a record holds, whole lines only. Its first use mends it."""
+        """Return what a record holds, whole lines only; the first use repairs it."""
         if self.bucket and name in self.used:
             return self.used[name]
         path = self.workdir / name
@@ -102,7 +102,7 @@ class Records:
         return whole
 
     def replace(self, name: str, content: bytes) -> None:
-        """Put other lines in the place of a record's, all at once."""
+        """Replace a record's lines, all at once."""
         if self.bucket:
             self.used[name] = bytearray(content)
             self.change(name)
@@ -111,7 +111,7 @@ class Records:
             patiently(f"write {path}", lambda: write_whole(path, content), advice=SPACE)
 
     def keep(self, name: str, wanted: Callable[[Line], bool]) -> None:
-        """Drop the lines that are not wanted."""
+        """Keep only the lines for which `wanted` is true."""
         if not self.main:
             return
         lines = self.lines(name)
@@ -121,12 +121,12 @@ class Records:
 
 
 def read_lines(path: epath.Path, shape: Any = dict) -> list[Line]:
-    """Lines of a record that somebody else writes, or has written; [] when there is none, else as `Records.lines`."""
+    """Return the lines of a record that somebody else writes: like `Records.lines`, but without repairing the file."""
     return parse(without_cut_line(read_whole(path)), path, shape)
 
 
 def without_cut_line(content: bytes) -> bytes:
-    """Whole lines only. A last one that lacks its newline stays if it is JSON, and gets the newline; else it goes."""
+    """Return whole lines only: a last line without a newline gets one if it is JSON, and is dropped otherwise."""
     last = content.rpartition(b"\n")[2]
     if not last:
         return content
@@ -138,7 +138,7 @@ def without_cut_line(content: bytes) -> bytes:
 
 
 def parse(content: bytes, path: epath.Path, shape: Any) -> list[Line]:
-    """The lines of a file of JSON objects; UserError, with file and line, for one that is something else."""
+    """Return the lines of a file of JSON objects; UserError, with file and line, for a line that is something else."""
     lines = []
     for number, value, wrong in json_lines(bytes(content)):
         wrong = wrong or fault(value, dict) or fault(value, shape)
@@ -149,7 +149,7 @@ def parse(content: bytes, path: epath.Path, shape: Any) -> list[Line]:
 
 
 def finite(value):
-    """NaN and infinities, which JSON does not know, as None; through lists and dicts."""
+    """Replace NaN and infinities, which JSON does not know, by None, inside lists and dicts too."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,13 +1,13 @@
 """Several processes, one program: all run the same lines, and each holds its own devices' part of every array.
 
-Plain multi-controller JAX, nothing to start beside the command itself. What differs between processes is here: who
-writes, how results travel, how arrays get onto devices that other processes own.
+This is plain multi-controller JAX, with nothing to start beside the command itself. What differs between processes is
+here: which one writes, how results travel, how arrays get onto devices that other processes own.
 
     start()                                # before the first array
-    grades = gather(my_grades)             # [what process 0 gave, what process 1 gave, …], on every process
-    budget = from_main(read_budget)        # process 0 asks, all know
+    grades = gather(my_grades)             # [the grades of process 0, those of process 1, …], on every process
+    budget = from_main(read_budget)        # process 0 reads it, and every process gets it
     tokens = put(tokens_bt, "BT")          # the same numpy array on every process -> one global array
-    lengths = fetch(state.length_j)        # back: whole, on every process
+    lengths = fetch(state.length_j)        # a global array -> the whole numpy array on every process
     if stop_asked(): save(); raise Stopped # SIGTERM reached one of the processes
 """
 
@@ -36,19 +36,19 @@ from e3jax.sharding import spec
 from e3jax.sigterm import TERMINATED, await_sigterm, sigterm_pipe
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-HEARTBEAT_S = 60  # JAX's own: ends, without a name, what DEAD_S did not end before
-POLL_S = 1.0  # how often a process says that it lives, and asks whether another one has failed
-DEAD_S = 30  # a process that has been silent for so long is dead, and the others end
-SILENT_S = 4  # the same after a collective broke: one of them has gone, the question is which
+HEARTBEAT_S = 60  # backstop behind DEAD_S: JAX's heartbeat timeout, which cannot name the dead process
+POLL_S = 1.0  # how often a process says that it lives, and looks whether another one has failed
+DEAD_S = 30  # a process that has been silent for this long is dead, and the others end
+SILENT_S = 4  # the same after a collective broke: then one of them is gone, and only its name is missing
 FAILED, ALIVE = "e3jax/failed", "e3jax/alive"
 LISTENER = "listens for other processes"
-BROKEN, OVER = threading.Event(), threading.Event()  # a collective failed; all is done
+BROKEN, OVER = threading.Event(), threading.Event()  # a collective failed; the work is done
 
 
 def start() -> None:
-    """Join the other processes, as the three variables or a TPU pod, Slurm or Open MPI say; alone without them.
+    """Join the other processes that the three variables, a TPU pod, Slurm or Open MPI name; without these, run alone.
 
-    JAX_COORDINATOR_ADDRESS is host:port of process 0, any free port.
+    JAX_COORDINATOR_ADDRESS is host:port of process 0, with any free port.
     """
     if jax.distributed.is_initialized():
         return
@@ -59,7 +59,7 @@ def start() -> None:
         address, count, index = given
         if missing or not count.isdigit() or not index.isdigit() or int(index) >= int(count):
             shown = ", ".join(f"{name}={value!r}" for name, value in zip(NAMES, given))
-            raise UserError(f"{shown}: set all three, an address host:port and a process number below the count")
+            raise UserError(f"{shown}: set all three, with an address host:port and a process number below the count")
         jax.distributed.initialize(address, int(count), int(index), heartbeat_timeout_seconds=HEARTBEAT_S)
     elif on_cluster():
         try:
@@ -73,7 +73,7 @@ def start() -> None:
 
 
 def finish() -> None:
-    """Before an orderly end: a thread that is inside JAX while Python shuts down aborts the process."""
+    """Stop listening, before an orderly end: a thread inside JAX while Python shuts down aborts the process."""
     OVER.set()
     for thread in threading.enumerate():
         if thread.name == LISTENER:
@@ -81,20 +81,20 @@ def finish() -> None:
 
 
 def leave_late(why: str) -> NoReturn:
-    """End this process in the midst of its work, with the last sentence on how SIGTERM's time was used."""
+    """End this process in the middle of its work, with a last sentence on how the time after SIGTERM was used."""
     tell(f"{me()} leaves: {why}" if processes() > 1 else why)
     release_all(POLL_S)
     os._exit(0)
 
 
 def stop_asked() -> bool:
-    """Whether any process got SIGTERM; the same answer on all, which must ask at the same places."""
-    asked = np.array([TERMINATED.is_set()])
-    return bool(asked.any() if processes() == 1 else multihost_utils.process_allgather(asked).any())
+    """Return whether any process got SIGTERM: the same on all, which must call this at the same places."""
+    terminated = np.array([TERMINATED.is_set()])
+    return bool(terminated.any() if processes() == 1 else multihost_utils.process_allgather(terminated).any())
 
 
 def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int], None]:
-    """`advance`, but Stopped after SIGTERM: for what has nothing to save and is made again."""
+    """Return `advance` with a check that raises Stopped after SIGTERM, for work that is not saved but made again."""
 
     def heard(finished: int) -> None:
         advance(finished)
@@ -105,47 +105,47 @@ def unless_stopped(advance: Callable[[int], None], where: str) -> Callable[[int]
 
 
 def on_cluster() -> bool:
-    """Whether JAX has a launcher's or a TPU pod's environment to find its processes in."""
+    """Return whether there is an environment of a launcher or a TPU pod from which JAX learns its processes."""
     tasks = any(int(os.environ.get(name, "1")) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
     tpu = has_tpu() and importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
     return tasks or bool(tpu)
 
 
 def has_tpu() -> bool:
-    """Whether the kernel shows a TPU's device files."""
+    """Return whether the kernel shows a TPU's device files."""
     return any(any(Path("/dev").glob(pattern)) for pattern in ("accel*", "vfio/[0-9]*"))
 
 
 def processes() -> int:
-    """How many there are; asks no device."""
+    """Return the number of processes, without touching a device."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Process 0 writes: records, TensorBoard, the report, what a person reads."""
+    """Return whether this is process 0, which writes records, TensorBoard, the report and what a person reads."""
     return processes() == 1 or jax.process_index() == 0
 
 
 def gather(value: Any) -> list:
-    """Every process's value (anything that pickles), in process order, on every process."""
+    """Return every process's value (anything that pickles), in process order, on every process."""
     if processes() == 1:
         return [value]
     data = np.frombuffer(pickle.dumps(value), np.uint8)
     sizes = multihost_utils.process_allgather(np.array([len(data)])).reshape(-1)
-    room = max(4096, 1 << int(sizes.max() - 1).bit_length())  # few sizes: each is a compiled program
+    room = max(4096, 1 << int(sizes.max() - 1).bit_length())  # few sizes, because each compiles a program
     rows = multihost_utils.process_allgather(np.pad(data, (0, room - len(data))))
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
 
 
 def from_main(make: Callable[[], Any]) -> Any:
-    """make() of process 0, on every process; what it raises is raised on all: a UserError, or else an OSError."""
+    """Call make() on process 0 and return its result on all; what it raises becomes a UserError or OSError on all."""
     if processes() == 1:
         return make()
     value = error = None
     if is_main():
         try:
             value = make()
-        except Exception as raised:  # the others wait for an answer
+        except Exception as raised:  # caught because the others wait for an answer
             error = (UserError if isinstance(raised, UserError) else OSError, str(raised) or repr(raised))
     value, error = gather((value, error))[0]
     if error is not None:
@@ -155,9 +155,9 @@ def from_main(make: Callable[[], Any]) -> Any:
 
 
 def put(array: np.ndarray, axes: str) -> jax.Array | np.ndarray:
-    """A host array that every process has, laid out by its axis letters over the mesh of `jax.set_mesh`.
+    """Lay out a host array, which every process has, by its axis letters over the mesh of `jax.set_mesh`.
 
-    Without a mesh, it stays what it is. "" is whole on every device.
+    Without a mesh, it stays what it is. The letters "" put the whole array on every device.
     """
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
@@ -166,7 +166,7 @@ def put(array: np.ndarray, axes: str) -> jax.Array | np.ndarray:
 
 
 def fetch(tree) -> Any:
-    """Device arrays (of the mesh of `jax.set_mesh`) -> whole numpy arrays, on every process."""
+    """Return device arrays (of the mesh of `jax.set_mesh`) as whole numpy arrays, on every process."""
     if processes() == 1:
         return jax.tree.map(np.asarray, jax.device_get(tree))
     return jax.tree.map(np.asarray, jax.device_get(everywhere(jax.sharding.get_mesh())(tree)))
@@ -174,7 +174,7 @@ def fetch(tree) -> Any:
 
 @functools.cache
 def everywhere(mesh: jax.sharding.Mesh) -> Callable:
-    """The program that gives every device the whole of a tree of arrays."""
+    """Return the program that gives every device a whole tree of arrays."""
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
@@ -185,30 +185,30 @@ def barrier(name: str) -> None:
 
 
 def me() -> str:
-    """ "process 1 of 4" """
+    """Return the name of this process: "process 1 of 4"."""
     return f"process {jax.process_index()} of {processes()}"
 
 
 def known() -> str | None:
-    """The reason that the first process to fail has left; None while all is well.
+    """Return the reason that the first process to fail has left; None while all is well.
 
-    When process 0 goes, which holds the others together, JAX itself ends them at once: "the leader task … died".
+    When process 0, which holds the others together, dies, JAX itself ends them at once: "the leader task … died".
     """
     try:
         return distributed.global_state.client.key_value_try_get(FAILED)
-    except (jax.errors.JaxRuntimeError, AttributeError):  # no such key; no client once the run is over
+    except (jax.errors.JaxRuntimeError, AttributeError):  # no such key; or no client, once the run is over
         return None
 
 
 class Pulse:
-    """When each process was last heard of; a process that stops writing its line is dead."""
+    """When each process was last heard of: one that has stopped writing its line is dead."""
 
     def __init__(self):
         self.said, self.heard = {}, {}
         self.where = f"pid {os.getpid()} on {socket.gethostname()}"
 
     def beat(self, count: int) -> None:
-        """Say that this one lives, and read what the others said."""
+        """Say that this process lives, and read what the others said."""
         client, now = distributed.global_state.client, time.monotonic()
         client.key_value_set(f"{ALIVE}/{jax.process_index()}", f"{count} {self.where}", allow_overwrite=True)
         for key, line in client.key_value_dir_get(ALIVE):
@@ -216,7 +216,7 @@ class Pulse:
                 self.said[key], self.heard[key] = line, now
 
     def dead(self, after: float) -> str | None:
-        """Which process has been silent for `after` seconds, in words."""
+        """Return in words which process has been silent for `after` seconds; None when there is none."""
         now = time.monotonic()
         for key, at in self.heard.items():
             if now - at > after:
@@ -229,7 +229,7 @@ class Pulse:
 
 
 def listen() -> None:
-    """End this process, with the reason, as soon as another one has failed: it would wait for it in a collective."""
+    """End this process with the reason as soon as another one has failed; else it would wait for it in a collective."""
     pulse, count = Pulse(), 0
     while not OVER.wait(POLL_S):
         count += 1
@@ -237,7 +237,7 @@ def listen() -> None:
         if reason is None:
             with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # the run is over
                 pulse.beat(count)
-            # a connection that broke under a collective says that one of them has gone: no need to wait long
+            # after a collective broke one of the processes is certainly gone, so there is no need to wait long
             reason = pulse.dead(SILENT_S if BROKEN.is_set() else DEAD_S)
         if reason and not reason.startswith(me()):
             print(f"{me()} ends, because {reason}", file=sys.stderr, flush=True)
@@ -247,18 +247,18 @@ def listen() -> None:
 def end_all(reason: str, code: int, *, broken: bool = False) -> NoReturn:
     """Say which process failed and why, here and on the others, and end all of them within seconds.
 
-    `broken`: a collective failed here. Then another process died first, and `listen` finds out which.
+    With `broken`, a collective failed here: then another process died first, and `listen` finds out which.
     """
     if broken:
         BROKEN.set()
         time.sleep(3 * SILENT_S)  # listen() ends this process meanwhile, unless all are alive
-    if known() is None:  # else this is only what follows from it
+    if known() is None:  # else this failure only follows from that one
         tell(f"{me()} failed: {reason}")
     leave(code)
 
 
 def end_now(message: str) -> NoReturn:
-    """End this job with one sentence, from any thread, whatever the others are at: bad input has exit status 2."""
+    """End this job with one sentence and exit status 2, from any thread, whatever the other threads are doing."""
     if processes() > 1:
         end_all(f"error: {message}", 2)
     print(f"error: {message}", file=sys.stderr, flush=True)
@@ -266,14 +266,14 @@ def end_now(message: str) -> NoReturn:
 
 
 def tell(reason: str) -> None:
-    """Print it here, and give it to the other processes, which end because of it."""
+    """Print the reason here, and give it to the other processes, which end because of it."""
     print(reason, file=sys.stderr, flush=True)
-    with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # another one was quicker; none to tell
+    with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # another was quicker; or there is none
         distributed.global_state.client.key_value_set(FAILED, reason)
 
 
 def leave(code: int) -> NoReturn:
-    """Exit, whatever the devices wait for; process 0, which serves the reason to the others, last."""
+    """Exit, whatever the devices wait for; process 0, which serves the reason to the others, exits last."""
     time.sleep((5 if is_main() else 2) * POLL_S)
     release_all(POLL_S)
     os._exit(code)

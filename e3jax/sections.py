@@ -1,4 +1,4 @@
-"""From a section of a config to the frozen dataclass that the code takes.
+"""From a section of a config to the frozen dataclass that the code takes; and the merge of a stage over its base.
 
 loss = build(GrpoLoss, {"clip_low": 0.2, …})    # an unknown, missing or impossible field is one error that names it
 merged({"loss": {"kl_coef": 0.1, "clip_low": 0.2}}, {"loss": {"kl_coef": 0.0}})   # deep: clip_low stays
@@ -18,9 +18,9 @@ WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
     """Return the dataclass `kind` of a section's values; fields that are dataclasses are built from their subsections.
 
-    Refuses fields that `kind` has not, fields that are missing, and values of another type (errors.need); what else is
-    impossible the dataclass refuses itself. Lists become tuples. Where a refused value is only written down, the
-    dataclass is made all the same, so that all errors of a config can be told at once.
+    Refuses fields that `kind` lacks, missing fields, and values of another type (errors.need); the dataclass itself
+    refuses what else is impossible. Lists become tuples. Within `errors.all_errors`, the dataclass is made even of
+    refused values, so that all errors of a config are shown at once.
     """
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
     hints = get_type_hints(kind)
@@ -30,7 +30,7 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     for name, field in fields.items():
         if name not in values:
             bare = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-            need(not bare, name, None, "is missing, and has no default")
+            need(not bare, name, None, "the field is missing, and it has no default")
             continue
         value, hint = values[name], hints[name]
         subsections = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]
@@ -75,7 +75,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def words(hint: Any) -> str:
-    """Return in words what may stand where `hint` is annotated.
+    """Return in words which values may stand where `hint` is annotated.
 
     >>> words(float | None), words(int)
     ('a number or None', 'a whole number')

@@ -1,9 +1,9 @@
 """One mesh, one strict table from axis letters to mesh axes, and a check that nothing is replicated silently.
 
-A parameter's name ends with its axes (`wq_dnh`: model width, query heads, head width) and the table below says
-where each letter lives. Activations use the legend's capitals (`constrain(x, "BTD")`). flax's own resolver turns
-a misspelt name into "replicated" without a word; here an unknown letter, two letters on one mesh axis, a size that
-the mesh does not divide, and more than 2 % replicated parameter bytes are errors.
+A parameter's name ends with its axes (`wq_dnh`: model width, query heads, head width), and the table below says where
+each letter lives. Activations use the capitals of types.py's legend (`constrain(x, "BTD")`). flax's resolver silently
+turns a misspelt name into "replicated". Here an unknown letter, two letters on one mesh axis, a size that the mesh
+does not divide, and more than 2 % replicated parameter bytes are errors.
 
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
     with jax.set_mesh(mesh):
@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from e3jax.errors import UserError
 
-# letter -> mesh axis (None: replicated along it). Lower case: parameters. Capitals: activations, batch and cache.
+# letter -> mesh axis (None: replicated). Lower case: parameters. Capitals: activations, batch and cache.
 AXES = {
     "l": None, "d": "fsdp", "n": "tensor", "k": "tensor", "h": None, "f": "tensor", "v": "tensor",
     "B": ("data", "fsdp"), "J": ("data", "fsdp"), "X": ("data", "fsdp"), "P": None, "T": None, "S": None, "L": None,
@@ -28,9 +28,9 @@ AXES = {
 
 
 def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
-    """Mesh [data, fsdp, tensor] over all devices; fsdp=-1 takes what the other two leave.
+    """Return a mesh [data, fsdp, tensor] over all devices; fsdp=-1 takes what the other two leave.
 
-    Where `data` is a multiple of the hosts, they lie along it: fsdp and tensor then talk inside a host only.
+    Where `data` is a multiple of the hosts, hosts lie along it: fsdp and tensor then communicate inside a host only.
     """
     devices = jax.devices() if devices is None else devices
     if fsdp == -1:
@@ -39,7 +39,7 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
     if math.prod(shape) != len(devices):
         raise UserError(
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {math.prod(shape)} devices, "
-            f"{len(devices)} are here: set mesh.fsdp=-1 or change mesh.data/mesh.tensor"
+            f"but there are {len(devices)}: set mesh.fsdp=-1, or change mesh.data or mesh.tensor"
         )
     hosts = len({d.process_index for d in devices})
     if hosts > 1 and data % hosts == 0:
@@ -49,9 +49,9 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
 
 
 def sampling_mesh(mesh: Mesh, *, tensor: int) -> Mesh:
-    """The same devices in the same order for sampling: matrices over `tensor`, whole otherwise; slots over the rest.
+    """Return the sampling mesh, of the same devices in the same order: matrices lie over `tensor`, slots over the rest.
 
-    The table stays as it is: `fsdp` has size 1 here, so what training splits over it is replicated.
+    The table of letters stays as it is: `fsdp` has size 1 here, so what training splits over it is replicated.
     """
     devices = mesh.devices.reshape(-1)
     if tensor < 1 or len(devices) % tensor:
@@ -60,9 +60,10 @@ def sampling_mesh(mesh: Mesh, *, tensor: int) -> Mesh:
 
 
 def spec(axes: str, mesh) -> PartitionSpec:
-    """Axis letters -> PartitionSpec on a mesh, e.g. "dnh" -> P("fsdp", "tensor").
+    """Return the PartitionSpec of axis letters on a mesh, such as P("fsdp", "tensor") for "dnh".
 
-    Mesh axes of size 1 and trailing Nones are left out: one layout has one spelling, and jit does not trace twice.
+    Mesh axes of size 1 and trailing Nones are left out, so that one layout has one spelling and jit does not trace
+    twice.
     """
     unknown = [a for a in axes if a not in AXES]
     if unknown:
@@ -84,7 +85,7 @@ def spec(axes: str, mesh) -> PartitionSpec:
 
 
 def param_axes(path, array) -> str:
-    """Axes of a parameter from its name; parameters stacked by nn.scan carry a leading layer axis."""
+    """Return the axis letters in a parameter's name; parameters stacked by nn.scan have a leading layer axis."""
     names = [p.key for p in path if hasattr(p, "key")]
     axes = names[-1].rsplit("_", 1)[-1]
     if "layers" in names:
@@ -95,7 +96,7 @@ def param_axes(path, array) -> str:
 
 
 def param_shardings(params, mesh: Mesh):
-    """Tree of NamedSharding for a parameter tree (arrays or ShapeDtypeStructs)."""
+    """Return the tree of NamedSharding for a parameter tree (arrays or ShapeDtypeStructs)."""
 
     def place(path, array):
         sharding = NamedSharding(mesh, spec(param_axes(path, array), mesh))
@@ -112,25 +113,25 @@ def param_shardings(params, mesh: Mesh):
 
 
 def constrain(x: jax.Array, axes: str) -> jax.Array:
-    """Pin an activation's layout inside jit; without a mesh (`jax.set_mesh`) it is the identity."""
+    """Pin an activation's layout inside jit; without a mesh (`jax.set_mesh`) this is the identity."""
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, spec(axes, mesh))
 
 
 def constrain_params(tree):
-    """Pin a parameter-shaped tree inside jit: left alone, XLA returns the gradients replicated (STYLE 2.3)."""
+    """Pin a tree that is shaped like the parameters inside jit; otherwise XLA returns gradients replicated."""
     return jax.tree_util.tree_map_with_path(lambda path, x: constrain(x, param_axes(path, x)), tree)
 
 
 def assert_sharded(params, *, limit: float = 0.02) -> None:
-    """Raise when more than `limit` of the parameter bytes sit whole on every device of a sharding mesh.
+    """Raise UserError when more than `limit` of the parameter bytes are whole on every device of a sharding mesh.
 
-    Arrays or their shapes: `tools/aot.py` asks before anything is compiled, the trainer once parameters are placed.
+    Takes arrays or their shapes: `tools/aot.py` calls this before it compiles, the trainer once parameters are placed.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     mesh = leaves[0][1].sharding.mesh
     if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
-        return  # one device, or plain data parallelism: replication was asked for
+        return  # one device, or plain data parallelism: replication is intended
     sizes = [(jax.tree_util.keystr(p), x.size * x.dtype.itemsize, x.sharding) for p, x in leaves]
     whole = [(name, size) for name, size, sharding in sizes if sharding.is_fully_replicated]
     share = sum(size for _, size in whole) / sum(size for _, size, _ in sizes)

@@ -1,9 +1,9 @@
-"""From SIGTERM to the end: the step is finished and its checkpoint written, and the last sentence is true.
+"""From SIGTERM to the end: finish the step, write its checkpoint, and say truly in the last sentence what is kept.
 
-A platform that takes a machine away kills 30 s after SIGTERM, a person may wait longer. A step gets what saving will
-leave of that time and is given up then, since it could not be saved any more. A checkpoint that is being written is
-never cut off from here while bytes arrive: how far it is, and what would be left of the run if the platform kills it
-now, is said every few seconds. A write in which nothing moves is given up.
+A platform that takes a machine away kills 30 s after SIGTERM; a person may wait longer. A step gets the time that
+saving will leave of this, and is then given up, because it could no longer be saved. A checkpoint that is being written
+is never cut off from here while bytes arrive: every few seconds a line says how far it is, and what would be left of
+the run if the platform killed it now. A write in which nothing moves is given up.
 """
 
 import os
@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-GRACE_S = 25.0  # for the step and for saving it: a spot TPU is gone 30 s after SIGTERM
-LEAST_S = 10.0  # for the step where saving takes most of it: then only a person's SIGTERM leaves the time for both
-AFTER_S = 10.0  # from the end of a write to the end of the process: records, the last line
-STALLED_S = 120.0  # a write in which no file was completed for so long hangs, …
-SLOWEST = 50e6  # … and for the seconds that so many bytes take: 1.6 GB had no file for 16 s on a busy machine
-TOLD_S = 5.0
+GRACE_S = 25.0  # for a step and for saving it: a spot TPU is gone 30 s after SIGTERM
+LEAST_S = 10.0  # for a step where saving takes most of that: then only a person's SIGTERM leaves time for both
+AFTER_S = 10.0  # from the end of a write to the end of the process, for records and the last line
+# A write hangs when no file was completed for STALLED_S and for the seconds that its bytes take at SLOWEST bytes per
+# second: a write of 1.6 GB completed no file for 16 s on a busy machine.
+STALLED_S = 120.0
+SLOWEST = 50e6
+TOLD_S = 5.0  # between the lines on a write
 TERMINATED, LATE = threading.Event(), threading.Event()  # SIGTERM came; the time that it leaves for a step is over
 
 
@@ -34,25 +36,25 @@ class Write(NamedTuple):
 
 
 class Writer(Protocol):
-    """Who writes checkpoints (checkpoint/store.py), and says here how it stands. Called from another thread."""
+    """What this file asks of the writer of checkpoints (checkpoint/store.py). Called from another thread."""
 
     say: Callable[[str], None]
 
     def under_way(self) -> Write | None:
-        """The write that is not complete yet."""
+        """Return the write that is not complete yet, or None."""
 
     def kept(self) -> str:
-        """What the same command would go on from, in words."""
+        """Return in words from what the same command would go on."""
 
     def took(self) -> float:
-        """Seconds that the last complete write took; 0 before the first."""
+        """Return the seconds that the last complete write took; 0 before the first."""
 
 
-WRITERS: list[Writer] = []  # the newest one counts: stages come one after the other
+WRITERS: list[Writer] = []  # only the newest counts, because stages come one after the other
 
 
 def sigterm_pipe() -> int:
-    """Where the number of every signal can be read. A handler in Python would wait until a compilation is over."""
+    """Open a pipe from which the number of every signal can be read; a Python handler would wait for a compilation."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -61,7 +63,7 @@ def sigterm_pipe() -> int:
 
 
 def await_sigterm(pipe: int, leave: Callable[[str], None]) -> None:
-    """Set TERMINATED at SIGTERM; call `leave` with the last sentence where the process has not ended in time."""
+    """Set TERMINATED at SIGTERM, and call `leave` with the last sentence if the process has not ended in time."""
     while signal.SIGTERM not in os.read(pipe, 64):
         pass
     TERMINATED.set()
@@ -69,7 +71,7 @@ def await_sigterm(pipe: int, leave: Callable[[str], None]) -> None:
 
 
 def out_of_time() -> str:
-    """Wait until the process must end wherever it is -> why, and what is kept."""
+    """Wait until the process must end, wherever it is; return why, and what is kept."""
     came = moved = tell_at = time.monotonic()
     took = WRITERS[-1].took() if WRITERS else 0.0
     over = end = came + max(LEAST_S, GRACE_S - took)

@@ -1,6 +1,6 @@
-"""Writes that wait for a full disk or a bucket that is away, then give up in one sentence; local paths and gs://.
+"""Writes, to local paths and gs://, that wait for a full disk or an unreachable bucket, then give up in one sentence.
 
-patiently(f"write {path}", lambda: path.write_text(text))   # tries again, with a minute of waiting
+patiently(f"write {path}", lambda: path.write_text(text))   # tries again for a minute
 append(path, '{"step": 1}\n')                               # whole or not at all
 write_whole(path, "a page")                                 # the old or the new content, never half of it
 """
@@ -21,29 +21,28 @@ SPACE = "Nothing that was written before is lost: make room, then give the same 
 
 
 def place(path: epath.PathLike) -> epath.Path:
-    """A local path made absolute, a bucket's as it is (`epath` would make "/here/gs:/…" of it).
+    """Return a local path made absolute, and a bucket's as it is (`epath` would turn it into "/here/gs:/…").
 
-    For a bucket, gcsfs is told not to keep listings: it would go on showing what it saw first.
+    For a bucket, gcsfs is told not to keep listings, because it would go on showing what it saw first.
     """
     if not is_bucket(path):
         return epath.Path(path).absolute()
-    import fsspec  # under epath where there is a bucket; it comes with gcsfs
+    import fsspec  # epath uses it for buckets; it comes with gcsfs
 
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(path)
 
 
 def is_bucket(path: epath.PathLike) -> bool:
-    """gs://…: objects are written whole, there is no append and no rename of directories at once."""
+    """Return whether a path is gs://…: there objects are written whole, without append or rename of directories."""
     return "://" in os.fspath(path)
 
 
 def patiently(what: str, act: Callable[[], Any], *, advice: str = "") -> Any:
-    """act(); where it fails, again after 1, 2, 4, … s, saying so; after a minute of waiting a UserError with `advice`.
+    """Return act(); where it fails, say so and try again for a minute, then raise a UserError with `advice`.
 
-    On a bucket every try itself takes up to a minute: gcsfs and tensorstore try again too.
-
-    Any exception counts: what a file system, gcsfs or tensorstore raise has no common base.
+    It waits 1, 2, 4, … s between tries. On a bucket a try takes up to a minute, because gcsfs and tensorstore try again
+    too. Any exception counts as a failure: what a file system, gcsfs and tensorstore raise has no common base.
     """
     start = time.monotonic()
     for wait in (*WAITS_S, None):
@@ -61,9 +60,9 @@ def patiently(what: str, act: Callable[[], Any], *, advice: str = "") -> Any:
 
 
 def append(path: epath.Path, text: str) -> None:
-    """Add to a local file; a write that fails half-way (a full disk) is cut off again before it raises."""
+    """Append to a local file; when a write fails half-way (a full disk), cut off what it wrote, then raise."""
     left = text.encode()
-    with open(path, "ab", buffering=0) as file:  # a buffer would be written again when the file is closed
+    with open(path, "ab", buffering=0) as file:  # unbuffered: closing the file would write a buffer again
         before = file.tell()
         try:
             while left:
@@ -74,10 +73,7 @@ def append(path: epath.Path, text: str) -> None:
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Put a file in the place of another at once: a kill leaves the old one or the new one.
-
-    An object of a bucket is written whole anyway.
-    """
+    """Replace a file's content at once, so that a kill leaves the old or the new one; buckets always write this way."""
     new = path if is_bucket(path) else path.with_name(f"{path.name}.new")
     new.write_bytes(content.encode() if isinstance(content, str) else bytes(content))
     if new != path:
@@ -85,7 +81,7 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
 
 
 def read_whole(path: epath.Path) -> bytes:
-    """What a file holds, b"" when there is none; a disk or bucket that is away is waited for, not taken for empty."""
+    """Return what a file holds, b"" when there is none; wait for a disk or bucket that is out of reach."""
 
     def read() -> bytes:
         try:

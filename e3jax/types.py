@@ -1,4 +1,4 @@
-"""Axis legend and the structs that travel between modules.
+"""The legend of axis letters, and the structs that travel between modules.
 
 Axes, one letter each, used in names (`wq_dnh`), einsums and comments of the whole project:
 
@@ -7,9 +7,11 @@ Axes, one letter each, used in names (`wq_dnh`), einsums and comments of the who
     G samples per prompt      V vocabulary           H head width       R = N // K
     L layers                  J decode slots         X pages of the cache
 
-Everything per token is aligned with the token itself: `logp[b, t]` is log p(tokens[b, t] | tokens[b, :t]),
-`weight[b, t]` is its share of the loss. Rollouts are prompt, response, padding, in this order, one a row; a Batch
-packs several into a row (`segment`), and each keeps its positions from 0.
+A file that needs another letter, or another meaning of one, says so in its header.
+
+Everything per token is aligned with the token itself: `logp[b, t]` is log p(tokens[b, t] | tokens[b, :t]), and
+`weight[b, t]` is its share of the loss. A row of Rollouts is one prompt, its response and padding, in this order. A
+Batch packs several of these into a row (`segment`), and the positions of each begin at 0.
 """
 
 from typing import Any, NamedTuple
@@ -24,8 +26,8 @@ class Rollouts(NamedTuple):
     tokens: Any  # [B, T] int32: prompt, response, padding
     prompt_len: Any  # [B] int32
     length: Any  # [B] int32: prompt + response, the final EOS included
-    logp: Any  # [B, T] float32, of the sampled token under the untruncated tempered distribution; 0 elsewhere
-    entropy: Any  # [B, T] float32, nats, of that distribution; 0 elsewhere
+    logp: Any  # [B, T] float32, of the token under the untruncated tempered distribution; 0 where not sampled
+    entropy: Any  # [B, T] float32, nats, of that distribution; 0 where not sampled
     sampled: Any  # [B, T] bool: False on the prompt, on padding and on forced tokens; True on a sampled EOS
     done: Any  # [B] bool: False when the budget ended the response
 
@@ -36,17 +38,17 @@ class Batch:
 
     tokens: jax.Array  # [B, T] int32
     position: jax.Array  # [B, T] int32: from 0 in every packed sequence
-    segment: jax.Array  # [B, T] int32: 1, 2, … in a row; 0: padding
+    segment: jax.Array  # [B, T] int32: 1, 2, … within a row; 0 is padding
     weight: jax.Array  # [B, T] float32: loss mask / global denominator, so that a loss is Σ weight·term
     advantage: jax.Array  # [B, T] float32
     old_logp: jax.Array  # [B, T] float32: the policy at the start of the update
     ref_logp: jax.Array  # [B, T] float32: the KL reference (the stage's start)
-    rollout_logp: jax.Array  # [B, T] float32: the sampler's own
+    rollout_logp: jax.Array  # [B, T] float32: the sampler's
 
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes. Nothing random: keys are fold_in(seed, stage, step, index)."""
+    """Everything that a step changes. It holds nothing random: keys are fold_in(seed, stage, step, index)."""
 
     step: jax.Array  # [] int32: optimiser updates done in this stage
     params: Any

@@ -26,7 +26,7 @@ from e3jax.models.qwen3 import Qwen3, init_params  # noqa: E402
 
 
 def pytest_configure(config):
-    """The directory is made by pytest itself; its workers, and what they start, inherit the name."""
+    """Make the directory of compiled programs; workers, and what they start, inherit its name."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         made = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="e3jax-programs-")
         config.add_cleanup(lambda: shutil.rmtree(made, ignore_errors=True))
@@ -64,10 +64,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def room_for_programs():
-    """Forgets compiled programs once they fill half of what Linux lets a process map (65,530 pieces of memory).
+    """Forget compiled programs once they fill half of what Linux lets a process map (65,530 pieces of memory).
 
-    A program of XLA's CPU backend is about a hundred; the suite in one process ended in a segmentation fault, most
-    likely there. What is wanted again comes from the directory on disk.
+    A program of XLA's CPU backend takes about a hundred pieces. The suite in one process ended in a segmentation fault,
+    most likely there. Programs that are needed again come from the directory on disk.
     """
     yield
     if Path("/proc/self/maps").exists() and len(Path("/proc/self/maps").read_text().splitlines()) > 32_000:
@@ -76,7 +76,7 @@ def room_for_programs():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """(model, params) of the tiny preset, random weights, float32."""
+    """Return (model, params) of the tiny preset: random weights, float32."""
     model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel="xla")
     return model, init_params(model, jax.random.key(0))
 
@@ -86,8 +86,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared/data"  # real data beside
 
 @pytest.fixture(scope="session", params=["small", "real"])
 def qwen3_files(request, tmp_path_factory):
-    """The directory of a tokenizer with Qwen3's special tokens and chat format: a small one made here, and Qwen3's own
-    where it is."""
+    """Return the directory of a tokenizer with Qwen3's special tokens and chat format: a small one made here, and
+    Qwen3's where it is at hand.
+    """
     from tiny_text import write_qwen3_like
 
     pytest.importorskip("transformers", reason="real tokenizers need pip install -e '.[hf]'")
@@ -100,14 +101,14 @@ def qwen3_files(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def checkpoint(tiny, tmp_path_factory):
-    """A directory with the tiny model and calculator Countdown's words."""
+    """Return a directory with the tiny model and calculator Countdown's words."""
     from e3jax.tasks.countdown_traces import WORDS
 
     return write_checkpoint(tiny, tmp_path_factory.mktemp("model"), WORDS)
 
 
 def write_checkpoint(tiny, directory, words):
-    """The tiny model with these words, its logits spread so that responses end by themselves sometimes."""
+    """Write the tiny model with these words; its logits are spread so that some responses end by themselves."""
     from e3jax.checkpoint.hf import save_hf
     from e3jax.checkpoint.pretrained import write_description
     from e3jax.tokenizer import WordTokenizer

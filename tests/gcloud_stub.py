@@ -26,7 +26,7 @@ def fail(message: str):
 
 
 def pop(path: Path) -> str:
-    """The first line of a file, which loses it."""
+    """Remove and return the first line of a file."""
     lines = path.read_text().splitlines() if path.exists() else []
     if lines:
         path.write_text("".join(line + "\n" for line in lines[1:]))
@@ -34,7 +34,7 @@ def pop(path: Path) -> str:
 
 
 def become(number: str, command: str):
-    """Go on as this command, on a worker."""
+    """Replace this process by the command, as on a worker."""
     home, path = str(STUB / "homes" / number), f"{STUB}/bin:{os.environ['PATH']}"
     os.chdir(home)
     os.execvpe("bash", ["bash", "-c", command], os.environ | {"HOME": home, "WORKER": number, "PATH": path})

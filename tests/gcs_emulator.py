@@ -27,7 +27,7 @@ START_S = 30.0  # for the server to answer: far more than it takes, the machine 
 
 
 class ConditionNotMet(Exception):
-    """Somebody else wrote the object in between."""
+    """Another writer has written the object in between."""
 
 
 class Emulator:
@@ -37,7 +37,7 @@ class Emulator:
         self.directory, self.url, self.port, self.process = directory.absolute(), f"gs://{BUCKET}", 0, None
 
     def start(self) -> None:
-        """Serve on the port of last time, the first time on a free one."""
+        """Serve on the same port as before; the first time on a free one."""
         command = [sys.executable, __file__, str(self.directory), str(self.port)]
         with (self.directory / "server.log").open("a") as log:
             pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -51,18 +51,18 @@ class Emulator:
         self.port = int(line)
 
     def stop(self) -> None:
-        """End the server after the request it is at; what was stored stays. A second time nothing."""
+        """End the server after the current request; what was stored stays. A second call does nothing."""
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
     def requests(self) -> list[str]:
-        """METHOD PATH STATUS of everything asked so far."""
+        """Return METHOD PATH STATUS of every request so far."""
         return (self.directory / "requests.log").read_text().splitlines()
 
     @property
     def env(self) -> dict[str, str]:
-        """Variables that lead gcsfs (under epath), google-cloud-storage and tensorstore (under orbax) here."""
+        """Return the variables that lead gcsfs (under epath), google-cloud-storage and tensorstore (orbax) here."""
         address = f"http://127.0.0.1:{self.port}"
         return {
             "STORAGE_EMULATOR_HOST": address,  # gcsfs and google-cloud-storage
@@ -78,7 +78,7 @@ class Emulator:
 
 @contextmanager
 def emulated_bucket(directory: Path) -> Iterator[Emulator]:
-    """An empty bucket in `directory`, gone with the `with`."""
+    """Run an empty bucket in `directory` within the block."""
     emulator = Emulator(directory)
     emulator.start()
     try:
@@ -88,7 +88,7 @@ def emulated_bucket(directory: Path) -> Iterator[Emulator]:
 
 
 def serve(directory: Path, port: int) -> None:
-    """Answer until stdin is closed, by whoever started this or by his death; the port is printed once it is bound."""
+    """Answer until stdin is closed, by who started this or by its death; print the port once it is bound."""
     from gcp_storage_emulator.exceptions import Conflict, NotFound
     from gcp_storage_emulator.handlers import buckets, objects
     from gcp_storage_emulator.server import RequestHandler
@@ -98,7 +98,7 @@ def serve(directory: Path, port: int) -> None:
         wanted = None  # generation that the object written or deleted next must have
 
         def generation(self, name: str) -> str:
-            """What GCS counts up with every write; "0" when there is no object."""
+            """Return the number that GCS raises with every write; "0" when there is no object."""
             try:
                 return self.get_file_obj(BUCKET, name)["generation"]
             except NotFound:
@@ -131,7 +131,7 @@ def serve(directory: Path, port: int) -> None:
             super().__init__(storage, *args)
 
         def handle_one_request(self):
-            """Take the whole body before anything is done with it: a killed sender's half of one is no object."""
+            """Read the whole body before doing anything with it: half a body of a killed sender makes no object."""
             self.raw_requestline = self.rfile.readline(65_537)
             if not self.raw_requestline or not self.parse_request():
                 return

@@ -24,11 +24,11 @@ CUTS = (1, 3)  # which append of a life
 
 
 class Killed(BaseException):
-    """What a SIGKILL looks like from inside."""
+    """Stands for a SIGKILL inside the process."""
 
 
 class Kills:
-    """The writes of this process, one of which may be its last."""
+    """Counts the writes of this process, one of which may be its last."""
 
     def __init__(self, monkeypatch):
         self.ended_at, self.met, self.mortal, self.dead = set(), Counter(), False, False
@@ -48,7 +48,7 @@ class Kills:
 
     @contextmanager
     def life(self, *, mortal: bool = True):
-        """One start of a command; one that is not mortal comes to its end."""
+        """Run one start of a command; one that is not mortal runs to its end."""
         self.met, self.mortal, self.dead = Counter(), mortal, False
         try:
             yield
@@ -56,7 +56,7 @@ class Kills:
             self.mortal = self.dead = False
 
     def write(self, what: str, path, act, half=lambda: None):
-        """act(), or where the process dies here half of it; nothing at all once it is dead."""
+        """Call act(), or half of it where the process dies here; do nothing once it is dead."""
         if self.dead:
             raise Killed
         if str(path).endswith(("-cache", "-atime")):  # a compiled program of JAX's, not the command's
@@ -88,7 +88,7 @@ class Kills:
         return opened
 
     def removing(self, of):
-        """A directory is removed file by file."""
+        """Remove a directory file by file."""
         real, remove = of.rmtree, of.remove
 
         def half(path):

@@ -19,7 +19,7 @@ import e3jax.flags
 
 
 class Parsed(Exception):
-    """All is well: here the work would begin."""
+    """Raised where the work would begin: the command line is right."""
 
 
 def begin(*_):
@@ -27,7 +27,7 @@ def begin(*_):
 
 
 def parse(module: str, *words: str) -> tuple[int | None, str]:
-    """(exit status, stdout and stderr)."""
+    """Return (exit status, stdout and stderr)."""
     said, known, sys.argv = io.StringIO(), set(flags.FLAGS), [module, *words]
     given = argparse.ArgumentParser.parse_args
 

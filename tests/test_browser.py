@@ -71,7 +71,7 @@ def write(path: Path, rows):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A run with 8 steps of 4 samples, one of them hostile, and two evaluated checkpoints."""
+    """Write a run with 8 steps of 4 samples, one of them hostile, and two evaluated checkpoints."""
     run = tmp_path_factory.mktemp("small")
     rows = [trained(step, step, g, g == 1) for step in (1, 2, 3, 51) for g in range(4)]
     rows.append(
@@ -95,7 +95,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    """One browser for the file."""
+    """Start one browser for the file."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[test]'")
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
@@ -106,7 +106,7 @@ def chromium():
 
 
 class Opened:
-    """A page, and everything that it must not do."""
+    """An open page, and a record of everything that it must not do."""
 
     def __init__(self, chromium, path, scheme="light"):
         self.page = chromium.new_page(color_scheme=scheme, viewport={"width": 1400, "height": 900})
@@ -119,7 +119,7 @@ class Opened:
         self.page.wait_for_function("window.painted > 0")
 
     def count(self):
-        """How many the list says that there are, once the filters have been read."""
+        """Return the number of samples that the list shows, once the filters have been applied."""
         self.page.wait_for_timeout(100)
         return int(self.page.inner_text("#count").split()[0].replace(",", ""))
 
@@ -137,7 +137,7 @@ def opened(chromium, small):
 
 
 def test_filters(opened):
-    """Guards against a filter that is not asked, or of another column: counts are known by construction."""
+    """Guards against a filter that is ignored or filters another column: counts are known by construction."""
     assert opened.count() == 22
     wanted = [
         (dict(correct="1"), 4),
@@ -164,7 +164,7 @@ def test_filters(opened):
 
 
 def test_hostile_text_is_text(opened):
-    """Guards against a sample that runs, loads, ends the data's script tag, or turns the line around."""
+    """Guards against a sample that runs, loads something, ends the data's script tag, or turns the line around."""
     opened.choose(search="evil.example")
     page = opened.page
     assert page.text_content(".response") == SEEN
@@ -221,7 +221,7 @@ def test_side_by_side(opened):
 
 
 def test_parts_and_colours(opened):
-    """Guards against marks in the wrong place: their text is compared, with a character of two units before them."""
+    """Guards against marks in the wrong place: the marked text is compared, behind a character of two code units."""
     page = opened.page
     opened.choose(correct="1", stage="hard")
     words = page.eval_on_selector_all(".response .k-check", "nodes => nodes.map(x => x.textContent).join('')")
@@ -250,7 +250,7 @@ def test_thousands_open_quickly(chromium, tmp_path):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(chromium, small, scheme):
-    """Guards against text that cannot be read in one of the modes: WCAG's 4.5, and the button overrides the system."""
+    """Guards against illegible text in light or dark mode: WCAG's 4.5. The button overrides the system's mode."""
     opened = Opened(chromium, small / "samples.html", scheme)
     contrast = """selectors => selectors.map(selector => {
         const dot = new OffscreenCanvas(1, 1).getContext("2d"), chain = [], node = document.querySelector(selector);
@@ -329,7 +329,7 @@ def test_responses_of_an_evaluation(tmp_path):
 
 
 def test_most_text_is_bounded(monkeypatch):
-    """Guards against a page of gigabytes; evaluations stay whole, and the page says what it lacks."""
+    """Guards against a page of gigabytes. Evaluations stay whole, and the page says what it leaves out."""
     monkeypatch.setattr(browser, "MOST_BYTES", 1000)
     rows = [{"step": s, "text": "x" * 100, "tokens": []} for s in [*range(1, 21), browser.NO_STEP]]
     kept, said = browser.thinned(rows)
@@ -337,7 +337,7 @@ def test_most_text_is_bounded(monkeypatch):
 
 
 def test_served_to_this_machine_only(small, tmp_path):
-    """Guards against a server that others reach, files beside the pages, and a page that stays as it was."""
+    """Guards against a server that other machines reach, that serves other files, or that shows an old page."""
     run = tmp_path / "run"
     shutil.copytree(small, run)
     server = serve.make_server(run, 0)

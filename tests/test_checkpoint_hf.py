@@ -38,7 +38,7 @@ def logits(model, params, tokens, positions, segments=None):
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden_logits(name, tmp_path):
-    """Committed logits of transformers (tests/tiny_hub.py), positions to 32,767: holds without torch too."""
+    """Logits equal transformers' committed ones (tests/tiny_hub.py), positions to 32,767, without torch too."""
     model, like = like_of(write_tiny(tmp_path, name))
     got = logits(model, load_hf(tmp_path, like), TOKENS, POSITIONS)
     np.testing.assert_allclose(got, np.load(GOLDEN)[name], atol=1e-4)
@@ -46,7 +46,7 @@ def test_golden_logits(name, tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_both_ways_with_transformers(name, tmp_path):
-    """Saved by transformers and loaded here, exported here and loaded there: logits, and 64 greedy tokens."""
+    """Logits and 64 greedy tokens agree, saved by transformers and loaded here or exported here and loaded there."""
     pytest.importorskip("torch", reason=PARITY)
     transformers = pytest.importorskip("transformers", reason=PARITY)
     reference = transformers_model(write_tiny(tmp_path / "made", name))
@@ -107,7 +107,7 @@ def test_left_padded_and_packed_equal_transformers(name, tmp_path):
 
 @pytest.mark.parametrize("most_bytes", [5 << 30, 40_000])
 def test_bfloat16_round_trip_keeps_every_bit(most_bytes, tmp_path):
-    """Single file or shards; every bfloat16 pattern, also -0 and the smallest subnormal."""
+    """Every bfloat16 pattern survives, -0 and the smallest subnormal too, in a single file and in shards."""
     write_tiny(tmp_path / "a", "qwen2.5", dtype="bfloat16", most_bytes=most_bytes)
     assert ((tmp_path / "a/model.safetensors.index.json").exists()) == (most_bytes == 40_000)
     _, like = like_of(tmp_path / "a")
@@ -130,7 +130,7 @@ def test_bfloat16_round_trip_keeps_every_bit(most_bytes, tmp_path):
 
 
 def test_float32_training_parameters_from_bfloat16_files(tmp_path):
-    """Masters are float32 and hold exactly what the files hold."""
+    """Training parameters are float32 and hold exactly what the files hold."""
     _, like = like_of(write_tiny(tmp_path, "qwen3-tied", dtype="bfloat16"))
     params = load_hf(tmp_path, like)
     want = tiny_params(tmp_path, "bfloat16")
@@ -140,7 +140,7 @@ def test_float32_training_parameters_from_bfloat16_files(tmp_path):
 
 @pytest.mark.parametrize(("fsdp", "tensor"), [(8, 1), (2, 2), (1, 2)])
 def test_every_device_gets_its_part(fsdp, tensor, tmp_path):
-    """Read slice by slice into the sharded layout: the same values as on one device, nothing replicated."""
+    """Reading slice by slice into the sharded layout gives the values of one device, with nothing replicated."""
     _, one = like_of(write_tiny(tmp_path, "qwen2.5"))
     mesh = make_mesh(data=8 // (fsdp * tensor), fsdp=fsdp, tensor=tensor)
     _, like = like_of(tmp_path, mesh=mesh)
@@ -171,7 +171,7 @@ def test_lm_head_present_or_absent(config_tied, tmp_path):
 
 
 def test_one_error_names_every_wrong_tensor(tmp_path):
-    """Missing, extra, misshapen and quantised at once, with shapes: nobody wants one error a run."""
+    """Missing, extra, misshapen and quantised tensors are named at once, with shapes, not one per run."""
     _, like = like_of(write_tiny(tmp_path, "qwen3-tied"))
     held = load_file(tmp_path / "model.safetensors")
     del held["model.layers.1.mlp.up_proj.weight"]
@@ -190,7 +190,7 @@ def test_one_error_names_every_wrong_tensor(tmp_path):
 
 
 def test_damaged_directories(tmp_path):
-    """Truncated shard, absent shard, broken index, pickle only, nothing at all: each in one sentence."""
+    """A truncated or absent shard, a broken index, pickle only, or nothing at all: each is one sentence."""
     write_tiny(tmp_path / "s", "qwen3-tied", most_bytes=40_000)
     shards = sorted((tmp_path / "s").glob("*.safetensors"))
     content = shards[1].read_bytes()

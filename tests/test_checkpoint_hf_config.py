@@ -18,7 +18,7 @@ def test_presets_survive(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_old_and_new_spelling_are_one(name):
-    """transformers 5 keeps θ and scaling in `rope_parameters`, 4 in two fields."""
+    """transformers 5 keeps θ and scaling in `rope_parameters`, version 4 in two fields: both are read alike."""
     old = CASES[name]
     new = {k: v for k, v in old.items() if k not in ("rope_theta", "rope_scaling")}
     new["rope_parameters"] = {"rope_type": "default", **(old["rope_scaling"] or {}), "rope_theta": old["rope_theta"]}
@@ -27,7 +27,7 @@ def test_old_and_new_spelling_are_one(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_transformers_reads_what_we_write(name):
-    """Every field that shapes the computation arrives in transformers' own config object."""
+    """Every field that shapes the computation arrives in transformers' config object."""
     transformers = pytest.importorskip("transformers", reason="needs pip install -e '.[hf]'")
     config = from_hub(CASES[name])
     theirs = transformers.AutoConfig.for_model(**to_hub(config, dtype="float32", bos=None, eos=1, pad=0))

@@ -20,7 +20,7 @@ from e3jax.train.state import Optimizer, apply_gradients, make_optimizer, new_st
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """asyncio tells of every array of a broken checkpoint when its task is collected."""
+    """Silence asyncio, which reports every array of a broken checkpoint when its task is collected."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
@@ -36,7 +36,7 @@ def said():
 
 @pytest.fixture
 def stage(tmp_path, said):
-    """A function that opens the stage's store, each time as a new process would."""
+    """Return a function that opens the stage's store, each time as a new process would."""
 
     def opened(**options) -> Store:
         return Store(tmp_path / "stage", **{"keep": 2, "keep_every": 0, "say": said.append, **options})
@@ -50,7 +50,7 @@ def blank(tx):
 
 @pytest.fixture
 def states(tx, stage, tmp_path):
-    """The states of steps 1, 2, 3, all saved."""
+    """Save and return the states of steps 1, 2 and 3."""
     state, store, made = new_state(tx, {"w": jnp.arange(4.0)}), stage(keep=3), {}
     for step in (1, 2, 3):
         state, _ = apply_gradients(tx, state, {"w": jnp.ones(4) * step})
@@ -69,7 +69,7 @@ def same(got, want) -> None:
 
 
 def test_newest_complete_step_comes_back(stage, states, tx, tmp_path, said):
-    """A write that was interrupted is no checkpoint, and is not kept as if it were one; it is told."""
+    """A write that was interrupted does not count as a checkpoint; it is removed, with a line that says so."""
     (tmp_path / "stage" / f"9{WRITING}").mkdir()
     step, got = stage().newest(blank(tx))
     assert step == 3
@@ -84,7 +84,7 @@ def test_without_a_checkpoint_nothing_changes(stage, tx):
 
 
 def test_every_way_to_cut_a_file_is_named_and_an_older_checkpoint_taken(stage, states, tx, tmp_path, said):
-    """Half a file, an empty one, none: either the state is whole, bit for bit, or the checkpoint is not used."""
+    """With half a file, an empty one or none, either the state is whole, bit for bit, or the checkpoint is not used."""
     shutil.copytree(tmp_path / "stage", tmp_path / "good")
     files = [p.relative_to(tmp_path / "good/3") for p in (tmp_path / "good/3").rglob("*") if p.is_file()]
     assert len(files) > 8
@@ -124,7 +124,7 @@ def test_a_checkpoint_without_its_commit_marker_is_not_used(stage, states, tx, t
 
 
 def test_when_none_can_be_read_a_person_decides(stage, states, tx, tmp_path):
-    """Beginning the stage anew without a word would throw days away, and nothing may be renamed before."""
+    """To begin the stage anew silently would throw days away; nothing is renamed before a person decides."""
     for step in (1, 2, 3):
         (tmp_path / f"stage/{step}/default/manifest.ocdbt").write_bytes(b"")
     with pytest.raises(UserError, match=r"none of the checkpoints \[1, 2, 3\]"):
@@ -133,7 +133,7 @@ def test_when_none_can_be_read_a_person_decides(stage, states, tx, tmp_path):
 
 
 def test_what_is_kept_is_remembered_by_a_resumed_run(stage, tx, tmp_path):
-    """The last two, every fourth, the best: of eight steps in three lives, ranks known from the metrics."""
+    """Of eight steps in three lives, the last two, every fourth and the best stay; metrics tell the ranks."""
     ranks = {1: 0.1, 2: 0.9, 3: math.nan, 4: 0.2, 5: 0.3, 6: 0.2, 7: 0.1, 8: 0.0}
     state = blank(tx)
     for life in ((1, 2, 3), (4, 5, 6), (7, 8)):
@@ -145,7 +145,7 @@ def test_what_is_kept_is_remembered_by_a_resumed_run(stage, tx, tmp_path):
 
 
 def test_a_disk_that_is_full_for_a_while(stage, states, tx, tmp_path, said, monkeypatch, capsys):
-    """The write is tried again, until it holds or a minute is over; the last good checkpoint is never touched."""
+    """The write is tried again until it succeeds or a minute is over; the last good checkpoint is never touched."""
     monkeypatch.setattr(storage, "WAITS_S", (0.01, 0.02))
     store, failures = stage(keep=1), 2
     save = store.manager.save
@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_for_a_while(stage, states, tx, tmp_path, said, monk
 
 
 def test_a_write_that_fails_in_the_background_is_told_and_made_again(stage, states, tx, tmp_path, said, monkeypatch):
-    """orbax raises at the next call only, when the step's buffers are gone; the last step has no next call."""
+    """orbax raises at the next call only, when the step's buffers are gone, and after the last step there is none."""
     monkeypatch.setattr(storage, "WAITS_S", (0.01,))
     store = stage()
     wait, failures = store.manager.wait_until_finished, 1
@@ -192,7 +192,7 @@ def test_a_write_that_fails_in_the_background_is_told_and_made_again(stage, stat
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """An event: until it is set, no commit marker gets to the disk."""
+    """Return an event; until it is set, no commit marker reaches the disk."""
     from orbax.checkpoint._src.path import async_path
 
     write, free = async_path.write_text, threading.Event()
@@ -208,7 +208,7 @@ def slow_disk(monkeypatch):
 
 
 def test_a_write_says_how_far_it_is_and_what_is_kept(stage, tx, tmp_path, said, monkeypatch, slow_disk):
-    """SIGTERM's last sentence is made of it: it called a checkpoint that was being written "the newest one"."""
+    """SIGTERM's last sentence is made of this; it called a checkpoint that was being written "the newest one"."""
     monkeypatch.setattr("e3jax.checkpoint.store.TOLD_EVERY_S", 0.05)
     store, state = stage(), blank(tx)
     assert store.under_way() is None and store.took() == 0
@@ -236,7 +236,7 @@ def test_a_write_says_how_far_it_is_and_what_is_kept(stage, tx, tmp_path, said, 
 
 
 def test_parameters_alone(states, tmp_path):
-    """A new stage starts from a model, whatever optimiser made it; a wrong path is a sentence."""
+    """A new stage starts from a model, whatever optimiser made it; a wrong path is one sentence."""
     directory = tmp_path / "stage"
     got = load_params(directory / "3", {"w": jnp.zeros(4)})
     np.testing.assert_array_equal(got["w"], states[3].params["w"])

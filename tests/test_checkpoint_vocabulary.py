@@ -14,7 +14,7 @@ from e3jax.models.presets import preset
 )
 @pytest.mark.parametrize("tied", [True, False])
 def test_rows(vocab, used, added, size, tied):
-    """Spare rows are overwritten (they were never trained), nothing else is; config and both matrices agree."""
+    """Spare rows, which were never trained, are overwritten and nothing else is; config and both matrices agree."""
     config = dataclasses.replace(preset("tiny"), vocab_size=vocab, tied=tied)
     names = ("embed_vd",) if tied else ("embed_vd", "unembed_vd")
     rng = np.random.default_rng(1)

@@ -34,7 +34,7 @@ def test_config_loads_and_is_possible(name, monkeypatch):
 
 @pytest.mark.parametrize("argument", ["stage=1", "stage=2", "stage=2,model=8b", "stage=2,seq=32k", "stage=1,chips=16"])
 def test_e3_math_is_possible(argument, monkeypatch):
-    """Lab notes rot where nothing reads them."""
+    """e3_math passes its check: a recipe that nothing reads goes stale."""
     config = importlib.import_module("configs.e3_math").get_config(argument)
     monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
     check(config)
@@ -45,7 +45,7 @@ def test_e3_math_is_possible(argument, monkeypatch):
     ["stage=sft", "stage=sft,behaviour=original", "stage=rl1,model=4b", "stage=rl2,behaviour=original", "stage=ef"],
 )
 def test_e2c_is_possible(argument, monkeypatch):
-    """And the released numbers are the ones of ALGORITHMS B.4; the card's λ is in both stages."""
+    """E2C passes its check, with the released numbers (docs/algorithms.md, E2C); the card's λ is in both stages."""
     get_config = importlib.import_module("configs.e2c").get_config
     config = get_config(argument)
     monkeypatch.setattr("jax.devices", lambda: [None] * config.grpo.rows)
@@ -91,7 +91,7 @@ def test_e2c_says_what_is_wrong(change, words, monkeypatch):
     ],
 )
 def test_e3_math_says_what_is_wrong(change, words, monkeypatch):
-    """A misspelt set would otherwise be found out by 128 chips."""
+    """Otherwise 128 chips would have to start before a misspelt set is reported."""
     config = importlib.import_module("configs.e3_math").get_config()
     monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
     change(config)
@@ -100,7 +100,7 @@ def test_e3_math_says_what_is_wrong(change, words, monkeypatch):
 
 
 def test_all_errors_of_a_config_come_at_once(monkeypatch):
-    """A config with six bad fields took six starts to mend; what only follows from a bad value is not told."""
+    """A config with six bad fields took six starts to correct. What only follows from a bad value is not reported."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     config = load("quickstart")
     config.grpo.minibatches, config.grpo.temperature, config.sampler.tensor = 0, 0.0, 0
@@ -136,7 +136,7 @@ def test_all_errors_of_a_config_come_at_once(monkeypatch):
     ],
 )
 def test_a_stage_s_own_fields_are_checked(fields, words, monkeypatch):
-    """Five prompts in two minibatches passed the check and died in numpy, an unknown field in a TypeError."""
+    """Five prompts in two minibatches passed the check and died in numpy; an unknown field was a TypeError."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     config = load("quickstart")
     with config.unlocked():
@@ -146,8 +146,9 @@ def test_a_stage_s_own_fields_are_checked(fields, words, monkeypatch):
 
 
 def test_room_for_prompts():
-    """Who did not know how many tokens the longest prompt has learned it from a failed step: now it is measured, and a
-    prompt_room that is too small names the number that would do."""
+    """A user who did not know how long the longest prompt is learned it from a failed step. Now it is measured, and a
+    prompt_room that is too small is refused with the number that would do.
+    """
     from e3jax.tasks.countdown_traces import WORDS
     from e3jax.tokenizer import WordTokenizer
     from e3jax.train.setup import room_for_prompts
@@ -165,7 +166,7 @@ def test_room_for_prompts():
 
 
 def test_multiplication_is_possible(monkeypatch):
-    """Digits instead of a set, and a prompt of two numbers."""
+    """Multiplication passes its check: it has digits instead of a set, and a prompt of two numbers."""
     config = importlib.import_module("configs.e3_math").get_config()
     monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
     config.task.form, config.task.prompt, config.eval.sets = "multiplication", "multiply-check", {"5x5": (5, 5)}
@@ -180,7 +181,7 @@ def test_multiplication_is_possible(monkeypatch):
 
 @pytest.mark.parametrize("argument", ["arm=full", "model=7b,stage=rl", "stage=rl,arm=sft,budgets=released"])
 def test_oxa_is_possible(argument, monkeypatch):
-    """All arms have the same RL budget unless the released ones are asked for; what is refused is named."""
+    """All arms have the same RL budget unless the released ones are chosen; what is refused is named."""
     load_oxa = importlib.import_module("configs.oxa").get_config
     config = load_oxa(argument)
     monkeypatch.setattr("jax.devices", lambda: [None] * 32)
@@ -267,7 +268,7 @@ def test_impossible_configs_are_named(change, words, monkeypatch):
     ],
 )
 def test_batches_divide_over_all_hosts(change, words):
-    """8 devices, of however many hosts: rows that do not divide would stop every process in its own traceback."""
+    """Rows that do not divide over 8 devices, on any number of hosts, would stop every process in its own traceback."""
     config = load("smoke")
     config.order = ("easy",)
     change(config)
@@ -276,7 +277,7 @@ def test_batches_divide_over_all_hosts(change, words):
 
 
 def test_command_line_errors_are_sentences(tmp_path):
-    """Unknown key, wrong type, one sample per group, a budget that does not fit, a workdir of another config."""
+    """An unknown key, a wrong type, one sample per group, a budget too large, a workdir of another config."""
     (tmp_path / "used").mkdir()
     (tmp_path / "used/config.json").write_text('{"seed": 5}')
     cases = {

@@ -36,7 +36,7 @@ def test_base_traces_are_honest_and_often_give_up(numbers):
 
 
 def test_persistent_traces_fill_their_room():
-    """They end with a solution or when nothing more fits."""
+    """Persistent traces end with a solution, or when no further attempt fits."""
     rng, tokenizer = np.random.default_rng(0), WordTokenizer(WORDS)
     for _ in range(50):
         text = base_trace(PROBLEM, rng, Habits(**HABITS | {"persistent": 1.0, "most_tokens": 60}))
@@ -48,7 +48,7 @@ def test_persistent_traces_fill_their_room():
 
 
 def test_bases_of_ablations():
-    """A favourite is written again and again, honestly judged; without checks a verdict follows the displays."""
+    """A favourite is written again and again and judged honestly; without checks a verdict follows the displays."""
     rng = np.random.default_rng(0)
     habits = HABITS | {"solution_rate": 0.0, "give_up": 0.0, "favourite": 0.7}
     attempts = [a for _ in range(200) for a in parse(base_trace(PROBLEM, rng, Habits(**habits)), PROBLEM)[0]]
@@ -71,7 +71,7 @@ def test_displays_and_distance_are_computed_left_to_right():
 
 
 def test_parser_on_dishonest_text():
-    """A lying verdict, wrong numbers, a display below 0, garbage, an attempt cut by the budget."""
+    """The parser sees through a lying verdict, wrong numbers, a display below 0, garbage, and a cut attempt."""
     text = "7 + 5 * 2 = 12 24 ?24 0 no 7 + 5 = 12 ?24 0 yes 5 - 7 * 2 = 4 no = = no 7 + 5"
     attempts, rest = parse(text, PROBLEM)
     assert [(a.verdict, a.truth) for a in attempts] == [(False, True), (True, False), (False, False), (False, False)]
@@ -86,7 +86,7 @@ def test_parser_on_dishonest_text():
 
 
 def test_explore_by_hand():
-    """Three verdicts, one right; two distinct proposals of three; a "yes" was said, so it is no give-up."""
+    """Three verdicts, one of them right; two distinct proposals of three; with a "yes" it is not a give-up."""
     text = "7 + 5 * 2 = 12 24 ?24 0 no 7 + 5 = 12 ?24 0 yes 7 + 5 = 12 ?24 1 no <answer> 7 + 5 </answer>"
     f = explore(PROBLEM, text, done=True, correct=False)
     assert (f["attempts"], f["unique"], f["verdicts"], f["right_verdicts"]) == (3, 2, 3, 1)
@@ -97,7 +97,7 @@ def test_explore_by_hand():
 
 
 def test_text_counters_by_hand():
-    """Paper and code count differently: sentences that start so, against lines that contain it."""
+    """Paper and code count differently: sentences that start with a phrase, against lines that contain a word."""
     text = "Try 3*4=12. Wait, no.\nBut wait: 5+5 = 10. I await an approximation.\nAlternatively 2*3 = 6"
     assert verifications_paper(text) == 3
     assert verifications_code(text) == 3

@@ -59,7 +59,7 @@ class Killed(Exception):
 
 
 def test_killed_anywhere_ends_with_the_same_numbers(checkpoint, tmp_path, light, monkeypatch):
-    """In a block, and in the rates, a line cut short each time: nothing whole is drawn again."""
+    """Killed in a block and in the rates, with a line cut short each time, no whole response is drawn again."""
     straight, killed = tmp_path / "a", tmp_path / "b"
     difficulty.main(config_for(checkpoint), str(straight))
     expected = rates_of(straight)
@@ -100,8 +100,9 @@ def test_killed_anywhere_ends_with_the_same_numbers(checkpoint, tmp_path, light,
 
 
 def test_other_blocks_and_other_presets_use_the_same_rates(checkpoint, tmp_path, light, monkeypatch):
-    """Noise is named by the problem, not by its block; a finished run makes other sets without a model. A directory
-    with 5 problems refused to go on to 7: now it draws two more, to the rates of one call, and 5 need no model."""
+    """Noise depends on the problem, not on its block; a finished run makes other sets without a model. A directory with
+    5 problems refused to go on to 7; now it draws two more, with the rates of one call, and 5 need no model.
+    """
     one, other = config_for(checkpoint), config_for(checkpoint)
     one.set.problems, other.set.problems = 5, 7
     other.at_once, other.keep_responses = 3, True
@@ -123,7 +124,7 @@ def test_other_blocks_and_other_presets_use_the_same_rates(checkpoint, tmp_path,
 
 
 def test_definitions():
-    """Every count of 16 and 32 samples; the borders are where the sources put them."""
+    """Every count of 16 and of 32 samples falls where the borders of the sources put it."""
     for n in (16, 32):
         code, appendix = (bucket([c / n for c in range(n + 1)], p) for p in ("code", "appendix_i"))
         for c in range(n + 1):
@@ -148,7 +149,7 @@ def fake_rates(problems):
 
 
 def test_a_stage_reads_what_was_written(tmp_path, monkeypatch):
-    """Mathematics: answers, meta and levels come back, under any prompt; e3_math takes the file as its set."""
+    """Answers, meta and levels of mathematics come back, under any prompt; e3_math takes the file as its set."""
     source = tmp_path / "mine.jsonl"
     rows = [{"problem": f"What is {i} + é?", "answer": str(i), "level": 3} for i in range(9)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -180,7 +181,7 @@ def test_a_stage_reads_what_was_written(tmp_path, monkeypatch):
 
 
 def test_countdown_comes_back_too(tmp_path):
-    """The whole prompt is the problem; the grader finds what it needs."""
+    """The whole prompt is the problem, and the grader has what it needs."""
     problems = TASKS["paper"].open((3,), seed=0, split="train")(0, 4)
     rows = difficulty.split_set(problems, fake_rates(problems), "section_5")
     (tmp_path / "easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows["easy"]))
@@ -216,7 +217,7 @@ def test_wrong_fields_are_named(monkeypatch):
 
 
 def test_histogram():
-    """Counts per bar, levels stacked; a file that needs no page."""
+    """Counts are drawn per bar with levels stacked, in a file that needs no page."""
     svg = pass_rates_file({"easy": [1.0, 0.75], "medium": [0.25] * 3, "hard": [0.0]}, samples=4, title="a < b")
     assert svg.startswith("<svg xmlns=") and "var(--" not in svg and "currentColor" not in svg and 'pt"' not in svg
     assert "a &lt; b" in svg and "medium (3)" in svg and "right of 4 samples" in svg

@@ -55,7 +55,7 @@ def test_executions_that_are_not_taken():
 
 
 def test_prompts_take_texts_as_they_are():
-    """A solution may hold braces and fields' names."""
+    """A solution may hold braces and the names of fields."""
     for name, text in PLAN_PROMPTS.items():
         fields = {x: "{plan}\\boxed{5}" for x in ("problem", "solution", "plan", "plans", "tail", "feedback", "words")}
         assert "{plan}\\boxed{5}" in fill(name, **fields) and ("\\boxed{}" in text) == (name in ("execute", "rescue"))
@@ -65,7 +65,7 @@ def test_prompts_take_texts_as_they_are():
 
 
 class Words:
-    """A word a token."""
+    """A tokenizer with one token per word."""
 
     stop, has_chat = ("<end>",), True
 
@@ -102,7 +102,7 @@ DROPPED = {
 
 
 def test_a_row_from_hand_made_responses(monkeypatch, tmp_path):
-    """Six solutions of a problem: one passes; what fell out earlier is not asked about again; SFT reads the row."""
+    """One of six solutions passes; one that failed a filter is not looked at again; SFT reads the row."""
     seen = {}
 
     def ask(bench, part, requests, *, stop, temperature, top_p):
@@ -242,7 +242,7 @@ def test_killed_anywhere_ends_with_the_same_rows(checkpoint, tmp_path, monkeypat
     ],
 )
 def test_configs(change, words, monkeypatch):
-    """As shipped it is possible; what is not is named."""
+    """The shipped config passes its check; what is impossible is refused by name."""
     monkeypatch.setattr("jax.devices", lambda: [None] * 128)
     config = importlib.import_module("configs.e2c_data").get_config()
     change(config)

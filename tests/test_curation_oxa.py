@@ -48,7 +48,7 @@ def test_longest_first_then_other_queries_first():
 
 
 def test_ties_are_random_by_the_seed():
-    """Equal lengths: another seed, another choice; the same seed, the same."""
+    """Of equal lengths another seed makes another choice, and the same seed the same."""
     pool = np.full(200, 2.5), np.full(200, 7), np.arange(200)
     promotion = Promotion(total=20, per_query=1, refill=True, **RELEASED)
     one, again, other = (promote_set(*pool, promotion, seed=s)[0].tolist() for s in (1, 1, 2))
@@ -58,7 +58,7 @@ def test_ties_are_random_by_the_seed():
 
 @st.composite
 def pools(draw):
-    """Small pools with many ties, several responses a query, perplexities in and out of range, NaN among them."""
+    """Draw small pools with many ties, several responses a query, and perplexities in and out of range, NaN too."""
     n = draw(st.integers(0, 40))
     ppl = draw(st.lists(st.sampled_from([0.5, 1.0, 1.1, 1.3, 1.5, 1.9, 2.0, 2.4, np.nan]), min_size=n, max_size=n))
     length = draw(st.lists(st.integers(1, 3), min_size=n, max_size=n))
@@ -69,7 +69,7 @@ def pools(draw):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(pools(), st.integers(1, 30), st.integers(1, 4), st.floats(0.5, 2.5), st.integers(0, 3))
 def test_any_pool_keeps_the_limits(pool, total, per_query, mu, seed):
-    """Targets, caps, range, no repeats; a bin is short only where the limit or the pool leaves nothing; refill."""
+    """Targets, caps, range and no repeats hold; a bin is short only where the limit or the pool leaves nothing."""
     ppl, length, query = pool
     common = dict(low=1.0, high=2.0, width=0.25, mu=mu, sigma=0.2, per_query=per_query, total=total)
     chosen, bins = promote_set(ppl, length, query, Promotion(refill=False, **common), seed=seed)
@@ -96,7 +96,7 @@ def test_any_pool_keeps_the_limits(pool, total, per_query, mu, seed):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(pools(), st.integers(1, 10))
 def test_least_per_query(pool, total):
-    """Against plain loops: nothing degenerate, the least of its query, the least of all."""
+    """Equals plain loops: no degenerate response, the least perplexity of its query, the least of all."""
     ppl, _, query = pool
     chosen = least_per_query(ppl, query, total=total, least_ppl=1.05)
     best = {}
@@ -111,7 +111,7 @@ def test_least_per_query(pool, total):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 500), st.floats(-3, 9), st.floats(0.01, 3))
 def test_largest_remainder(total, mu, sigma):
-    """The sum is exact and no bin is a whole one off, wherever the Gaussian lies, outside the bins too."""
+    """The sum is exact and no bin is off by a whole one, wherever the Gaussian lies, even outside the bins."""
     edges = bin_edges(1.0, 5.0, 0.05)
     target = gaussian_targets(edges, total=total, mu=mu, sigma=sigma)
     z = -0.5 * (((edges[:-1] + edges[1:]) / 2 - mu) / sigma) ** 2
@@ -120,7 +120,7 @@ def test_largest_remainder(total, mu, sigma):
 
 
 def test_mu_as_a_quantile_and_bad_bins():
-    """Of what lies within the bins only; bins that do not fit are an error."""
+    """The quantile is of what lies within the bins only; bins that do not fit are an error."""
     ppl = np.array([0.5, 1.0, 2.0, 3.0, 9.0, np.nan])
     assert mu_of(ppl, low=1.0, high=5.0, quantile=0.5) == 2.0
     with pytest.raises(ValueError, match="whole number of bins"):

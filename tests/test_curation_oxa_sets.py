@@ -32,7 +32,7 @@ from e3jax.train.oxa import read_pool
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(model, params, its Hugging Face directory): one layer, random, words of Countdown."""
+    """Return (model, params, Hugging Face directory) of one random layer with the words of Countdown."""
     model = Qwen3(dataclasses.replace(preset("tiny"), layers=1), dtype=jnp.float32, remat="none", kernel="xla")
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
     params |= {"embed_vd": params["embed_vd"] * 8}
@@ -107,7 +107,7 @@ def lines(path):
 
 
 def test_killed_in_the_middle_makes_the_same_sets(made, tmp_path, light, monkeypatch):
-    """After the second block of the teacher's pool, a line cut short; then other sets of the same numbers."""
+    """Killed after the teacher's second block, with a line cut short; then other sets of the same numbers."""
     directory, straight, killed = made[2], tmp_path / "a", tmp_path / "b"
     pools.main(config_for(directory), str(straight))
     pool = lines(straight / "pool.jsonl")
@@ -174,7 +174,7 @@ def test_bad_values_are_named(change, words):
 
 
 def test_no_response_in_range_is_an_error():
-    """A tiny model's perplexities in the bins of a large one's would select nothing, silently."""
+    """A tiny model's perplexities in a large model's bins would silently select nothing."""
     line = {"pool": "teacher", "index": 0, "query": "a", "correct": True, "reason": "correct", "length": 5, "ppl": 90.0}
     settings = pools.check(importlib.import_module("configs.oxa_data").get_config("model=7b"))
     with pytest.raises(UserError, match=r"low=1.0, high=5.0: no right response .* the mean is 90"):

@@ -17,13 +17,13 @@ SIGMAS = 4.0
 
 @pytest.fixture(scope="module")
 def small():
-    """Logits of 3 actions and all their traces of up to 4 tokens."""
+    """Return logits of 3 actions and all their traces of up to 4 tokens."""
     logits = pk.init_logits(jax.random.key(1), actions=3, span=1.0, stop=0.5, best=-0.5)
     return logits, list(checks.enumerate_traces(logits, budget=4))
 
 
 def test_recursion_and_closed_form_are_the_enumeration(small):
-    """And the distribution over (length, reward) itself."""
+    """Recursion and closed form equal the enumeration, in the distribution over (length, reward) too."""
     logits, traces = small
     assert sum(chance for chance, *_ in traces) == pytest.approx(1)
     won, lost = pk.length_distribution(logits, budget=4)
@@ -42,7 +42,7 @@ def test_recursion_and_closed_form_are_the_enumeration(small):
 @pytest.mark.parametrize("weighting", ["mean", "sum"])
 @pytest.mark.parametrize(("won", "lost"), [(1.0, -1.0), (-1.0, -1.0), (0.7, 0.0)])
 def test_expected_gradient_is_the_enumeration(small, weighting, won, lost):
-    """Every trace's own score, weighted: no recursion, no differentiation."""
+    """Equals the weighted sum of every trace's score, without recursion or differentiation."""
     logits, traces = small
     by_hand = sum(c * (won if w else lost) * (1 / n if weighting == "mean" else 1) * s for c, n, w, s in traces)
     exact = pk.expected_gradient(logits, budget=4, won=won, lost=lost, weighting=weighting)
@@ -57,12 +57,12 @@ def test_expected_gradient_is_the_enumeration(small, weighting, won, lost):
 
 @pytest.fixture(scope="module")
 def paper():
-    """The paper's initial policy, 100 actions, but a* is found often enough for a standard error of few traces."""
+    """Return the paper's initial policy of 100 actions, with a* likely enough for a small error of few traces."""
     return learn.begin(jax.random.split(jax.random.key(0), 2), actions=100, span=3.0, stop=4.0, best=1.0)
 
 
 def test_sampled_laws_and_gradients_agree(paper):
-    """Within 4 standard errors; a wrong 1/|τ|, a lost last token or a biased draw is tens away."""
+    """Within 4 standard errors; a wrong 1/|τ|, a lost last token or a biased draw is off by tens of them."""
     key, logits = jax.random.key(3), paper.logits[0]
     laws = checks.compare_laws(key, logits, budget=100, traces=2_000)
     for of in laws.values():
@@ -74,7 +74,7 @@ def test_sampled_laws_and_gradients_agree(paper):
 
 
 def test_sampled_update_is_the_traces_scores():
-    """`sampled_gradient` against autodiff of the traces' log-probs, weights and ends included."""
+    """`sampled_gradient` equals autodiff of the traces' log-probs, with weights and ends."""
     logits = jax.random.normal(jax.random.key(0), (2, 5, 6))
     states, taken, length, won = pk.draw(jax.random.split(jax.random.key(1), 2), logits, group=3, budget=6)
     weight = jnp.arange(6.0).reshape(2, 3) - 2
@@ -92,7 +92,7 @@ def test_sampled_update_is_the_traces_scores():
 
 
 def test_group_advantage_is_expected_over_the_rest_of_the_group():
-    """Against all 2^3 groups of 3 and against two readings by hand."""
+    """Equals the mean over all 2^3 groups of 3, and two readings by hand."""
     reward, group = 0.3, 3
     by_hand = {0: 0.0, 1: 0.0}
     for rest in np.ndindex(2, 2):
@@ -107,7 +107,7 @@ def test_group_advantage_is_expected_over_the_rest_of_the_group():
 
 
 def test_mask_changes_nothing_without_a_success():
-    """Theorem J.3's last sentence in the code that trains: all traces lost, M stays bit for bit; GRPO's does not."""
+    """Theorem J.3's end, in the code that trains: when all traces fail, M stays bit for bit; GRPO's does not."""
     start = learn.begin(jax.random.split(jax.random.key(0), 2), actions=4, span=1.0, stop=1.0, best=-60.0)
     how = {"gradient": "sampled", "advantage": "sign", "baseline": 0.0, "group": 1, "weighting": "mean", "lr": 0.1}
     after = {
@@ -119,7 +119,7 @@ def test_mask_changes_nothing_without_a_success():
 
 @pytest.mark.parametrize("actions", [3, 100])
 def test_theorem_over_random_policies(actions):
-    """10,000 policies: entropy rises, with at least the stated chance; the corrected bound; the masked case."""
+    """For 10,000 policies entropy rises with at least the stated chance; also the corrected and the masked case."""
     found = theorem.verify(theorem.random_policies(np.random.default_rng(1), count=10_000, actions=actions))
     assert found["first_order"] == found["rise"] == found["chance"] == found["masked"] == found["bound"] == 1
     assert found["decidable"] > 0.99 and found["covered"] > 1_000
@@ -127,7 +127,7 @@ def test_theorem_over_random_policies(actions):
 
 
 def test_entropy_after_is_a_step():
-    """The O(K) formula against the step itself."""
+    """The O(K) formula equals taking the step."""
     logits = theorem.random_policies(np.random.default_rng(2), count=4, actions=7)
     logp = theorem.log_softmax(logits)
     for sign in (1.0, -1.0):
@@ -138,13 +138,13 @@ def test_entropy_after_is_a_step():
 
 
 def test_no_universal_constant():
-    """Theorem J.3's K ε² bound: the constant that it needs falls as K grows."""
+    """The constant that Theorem J.3's K ε² bound needs falls as K grows."""
     found = theorem.smallest_constant((10, 100, 1_000, 10_000))
     assert found[10] > 5 * found[100] > 25 * found[1_000] > 125 * found[10_000] > 0
 
 
 def test_verdict_follows_the_rule():
-    """Three statements, and each that fails is named."""
+    """Each of the three statements that fails is named."""
     steps = np.arange(4)
 
     def curve(length, reward):
@@ -161,7 +161,7 @@ def test_verdict_follows_the_rule():
 
 
 def test_run_resumes_and_never_overwrites(tmp_path):
-    """One tiny run of the command: what a kill left half-done is done again to the same numbers; the rest is kept."""
+    """A tiny run of the command makes what a kill left half-done again, to the same numbers, and keeps the rest."""
     c = config_file.get_config()
     run.check(c)
     c.seeds, c.points, c.budget, c.model.actions = 2, 2, 6, 4

@@ -46,13 +46,13 @@ def text_of(page: str) -> str:
 
 
 def fences(page: str, language: str) -> list[str]:
-    """Contents of fenced blocks, with lines that end in a backslash joined."""
+    """Return the contents of fenced blocks, with lines that end in a backslash joined."""
     blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```", text_of(page), re.DOTALL | re.MULTILINE)
     return [block.replace("\\\n", " ") for name, block in blocks if name == language]
 
 
 def commands(page: str) -> list[list[str]]:
-    """Words of every command in bash blocks, without comments, redirections and variables set before it."""
+    """Return the words of every command in bash blocks, without comments, redirections and variables set before it."""
     out = []
     for block in fences(page, "bash"):
         for line in block.splitlines():
@@ -77,7 +77,7 @@ def recipe_lines(page: str) -> list[tuple[str, list[list[str]]]]:
 
 
 def header_commands() -> list[tuple[str, list[str]]]:
-    """(file, words) of every `python -m e3jax.…` in the headers of configs/ and e3jax/, "$stage" being one of them."""
+    """Return (file, words) of every `python -m e3jax.…` in headers of configs/ and e3jax/; "$stage" may be a word."""
     out = []
     for path in sorted([*(ROOT / "configs").rglob("*.py"), *(ROOT / "e3jax").rglob("*.py")]):
         text = path.read_text()
@@ -96,7 +96,7 @@ def config_of(words: list[str]) -> Path | None:
 
 @cache
 def parsed() -> dict[tuple[str, ...], tuple[int | None, str]]:
-    """Every `python -m …` of all pages and headers, every module's --help: exit status and what it says."""
+    """Parse every `python -m …` of all pages and headers and every module's --help: exit status and output."""
     asked = []
     for page in PAGES:
         modules = [words[2:] for words in commands(page) if words[:2] == ["python", "-m"]]
@@ -145,7 +145,7 @@ def test_the_parser_refuses_what_is_wrong():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_parse(page, tmp_path):
-    """Python's with every flag, config, argument and override; launch/'s by --dry-run; all others are known ones."""
+    """Python's with every flag, config, argument and override; launch/'s by --dry-run; others are known ones."""
     for name, stages in recipe_lines(page):
         (tmp_path / name).write_text("\n".join(shlex.join(stage) for stage in stages) + "\n")
         for stage in stages:
@@ -183,7 +183,7 @@ def test_commands_parse(page, tmp_path):
 
 
 def test_commands_in_headers_parse():
-    """What a config's or a module's header says to type, as it is written there."""
+    """Commands in the header of a config or a module parse as they are written there."""
     found = header_commands()
     assert len(found) > 70
     for name, words in found:
@@ -205,7 +205,7 @@ def fields(names: tuple[str, ...]) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_overrides_name_real_fields(page):
-    """A renamed field that a page still advertises, in a command or in a sentence."""
+    """Guards against a renamed field that a page still advertises, in a command or in a sentence."""
     known = fields(CONFIGS + (OTHERS if page.startswith("docs/") else ()))
     given = commands(page) + [stage for _, stages in recipe_lines(page) for stage in stages]
     fenced = {word for words in given for word in words}  # parsed above, each with its own config
@@ -218,7 +218,7 @@ def test_overrides_name_real_fields(page):
 
 
 def anchors(path: Path) -> set[str]:
-    """Ids, and GitHub's names of headings: lower case, blanks as -, other signs dropped, -1 for a second one."""
+    """Return ids, and GitHub's names of headings: lower case, - for blanks, no other signs, -1 for a repetition."""
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     found = set(re.findall(r'<a id="([^"]+)"', text))
     for title in re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE):
@@ -258,13 +258,13 @@ def test_lines_are_short():
 
 
 def test_no_placeholder_is_left():
-    """A number still to be filled in."""
+    """Guards against a number that was still to be filled in."""
     for page in PAGES:
         assert "@@" not in text_of(page), page
 
 
 def test_every_page_of_docs_is_linked():
-    """A page that nothing leads to is not found."""
+    """Nobody finds a page to which nothing links."""
     linked = set()
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)", text_of(page)):
@@ -296,7 +296,7 @@ def sources() -> str:
 
 
 def test_what_is_defined_is_logged_and_what_is_drawn_is_defined():
-    """A definition without a metric, or a panel of one that is gone."""
+    """Guards against a definition without a metric, and a panel of a metric that is gone."""
     code = sources()
     for name in (name for names in KINDS.values() for name in names):
         group, _, last = name.rpartition("/")
@@ -313,7 +313,7 @@ GRADERS = [*(ROOT / "e3jax/rewards").glob("*.py"), *(ROOT / "e3jax/tasks").glob(
 
 
 def reasons_made() -> set[str]:
-    """Codes in the graders' calls of Grade and ExpressionError, and those that math.py and symbolic.py return."""
+    """Return the codes in the graders' calls of Grade and ExpressionError and in returns of math.py and symbolic.py."""
     made = {f"format_{fault}" for fault in FAULTS}
     for path in GRADERS:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -329,7 +329,7 @@ def reasons_made() -> set[str]:
 
 
 def test_every_reason_is_defined():
-    """Codes of all graders, and no others."""
+    """The defined reasons are the codes of all graders, and no others."""
     made = reasons_made()
     assert len(made) > 20 and made <= set(REASONS), made - set(REASONS)
     code = "".join(path.read_text() for path in GRADERS)
@@ -373,7 +373,7 @@ def test_costs_rest_on_the_compiled_programs():
 
 
 def test_the_figure_is_drawn_from_the_tables():
-    """Means of the seeds are those that the tables print, and README's."""
+    """The figure's means of the seeds are those that the tables and the README print."""
     spec = importlib.util.spec_from_file_location("extrapolation", ROOT / "docs/extrapolation.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -415,7 +415,7 @@ def test_the_page_of_algorithms_names_what_is_there():
 
 
 def map_rows() -> list[tuple[list[str], list[str]]]:
-    """(module patterns, test names) of every row of both tables; the second table has no patterns."""
+    """Return (module patterns, test names) of every row of both tables; the second table has no patterns."""
     tables = text_of("CONTRIBUTING.md").split("## Which test guards what")[1]
     rows = []
     for line in re.findall(r"^\| (?!what |modules |-).*$", tables, re.MULTILINE):
@@ -425,7 +425,7 @@ def map_rows() -> list[tuple[list[str], list[str]]]:
 
 
 def imports(test: Path) -> set[str]:
-    """Modules of the package that a test imports, or names in a string (a command), as e3jax/A/B.py without e3jax/."""
+    """Return the modules of the package that a test imports or names in a string (a command), as A/B.py."""
     names = set()
     for node in ast.walk(ast.parse(test.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -439,7 +439,7 @@ def imports(test: Path) -> set[str]:
 
 
 def test_the_map_has_every_module_and_every_test():
-    """A module that no row covers, a test that no row names, a row that points to nothing or to a stranger."""
+    """No module lacks a row, no test is left out, and no row points to nothing or to a test that imports none of it."""
     modules = {p.relative_to(ROOT / "e3jax").as_posix() for p in (ROOT / "e3jax").rglob("*.py")}
     left = modules - {name for name in modules if name.endswith("__init__.py")}
     tests = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests").glob("test_*.py")}
@@ -460,7 +460,7 @@ def test_the_map_has_every_module_and_every_test():
 
 
 def test_entries_of_the_log_can_be_linked():
-    """Every heading has a name of its own, so that a link to it stays right; links of the log lead somewhere."""
+    """No two headings have the same name, so links to them stay right; links of the log lead somewhere."""
     text = re.sub(r"^```.*?^```", "", text_of("LOG.md"), flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
     assert len(titles) == len({re.sub(r"[^\w ]", "", title.lower()) for title in titles}) > 90

@@ -8,7 +8,7 @@ STOP = (EOS,)
 
 
 def test_a_thought_ends_at_its_mark_its_budget_or_its_ending_token():
-    """Guards a mark that is counted when only half of it fits, and an ending token that is not seen as an ending."""
+    """Guards against a mark that counts when only half of it fits, and an ending token that does not end a thought."""
     whole = Response((5, 6, 8, 9, 5, EOS), True)
     assert thought(whole, close=CLOSE, budget=10) == Trace((5, 6, 8, 9), 0, 0, False, True)
     assert thought(whole, close=CLOSE, budget=4) == Trace((5, 6, 8, 9), 0, 0, False, True)
@@ -20,7 +20,7 @@ def test_a_thought_ends_at_its_mark_its_budget_or_its_ending_token():
 
 
 def test_waiting_by_hand():
-    """think </think> -> think Wait more </think> -> … answer EOS: what was put there and taken away is counted."""
+    """think </think> becomes think Wait more </think>, and so on, answer EOS: tokens put there and taken away count."""
     trace = thought(Response((5, 8, 9, 6, EOS), True), close=CLOSE, budget=8)
     trace = force(reopened(trace, close=CLOSE, stop=STOP), WAIT)
     assert trace == Trace((5, 7), 1, 2, False, False)

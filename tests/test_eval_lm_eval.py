@@ -36,7 +36,7 @@ def write_model(path, family):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A tiny model with a byte-level tokenizer as a Hugging Face directory."""
+    """Write a tiny model with a byte-level tokenizer as a Hugging Face directory."""
     return write_model(tmp_path_factory.mktemp("qwen3"), "qwen3-tied")
 
 
@@ -54,7 +54,7 @@ def pretrained(directory):
 
 
 def transformers_of(directory):
-    """tokens -> float64 log-softmax [T, V] of transformers' model; and its tokenizer."""
+    """Return a function from tokens to transformers' log-softmax [T, V] in float64, and its tokenizer."""
     torch = pytest.importorskip("torch", reason="transformers' models need pip install -e '.[parity]'")
     from transformers import AutoTokenizer
 
@@ -86,7 +86,7 @@ def instances(*args):
 
 
 def reference_score(logp, context, continuation, most):
-    """One request alone, as lm-eval's documentation of a causal model has it."""
+    """Score one request alone, as lm-eval's documentation of a causal model says."""
     both = (context + continuation)[-(most + 1) :]
     table = logp(both[:-1])[-len(continuation) :]
     return table[np.arange(len(continuation)), continuation].sum(), (table.argmax(1) == continuation).all()
@@ -106,7 +106,7 @@ PAIRS = (
 
 
 def test_a_merge_hides_the_boundary(pretrained):
-    """The fixture is what the next tests need: a boundary inside a token, a context that is too long."""
+    """The fixture has what the next tests need: a boundary inside a token, and a context that is too long."""
     tokenizer = pretrained.tokenizer
     assert len(tokenizer.encode("abc")) == 1 and len(tokenizer.encode("ab")) > 0
     assert len(tokenizer.encode(LONG)) > MOST
@@ -162,7 +162,7 @@ def test_the_likeliest_continuation_is_greedy(pretrained, reference):
 
 
 def test_responses_equal_transformers(pretrained, reference):
-    """Greedy texts, cut at the first `until`: by tokens, in the middle of a token, not at all."""
+    """Greedy texts are equal, cut at the first `until`: between tokens, inside a token, or not at all."""
     logp, tokenizer = reference
     prompts = ["Question: is", "the answer", LONG, ""]
     budget, room = 12, MOST - 12
@@ -188,7 +188,7 @@ def test_responses_equal_transformers(pretrained, reference):
 
 
 def test_stop_strings_stop_the_sampler(pretrained, monkeypatch):
-    """`until` ends a response where its tokens are drawn, and does not wait for the budget; a thought goes on."""
+    """`until` ends a response while it is drawn, without waiting for the budget; a thought goes on."""
     seen = []
 
     def sample(model, params, requests, sampling, *, stop, pad, **_):
@@ -204,7 +204,7 @@ def test_stop_strings_stop_the_sampler(pretrained, monkeypatch):
 
 
 def test_repeats_differ_and_the_batch_does_not_matter(pretrained):
-    """Sampled responses: a request asked twice gets two, and each is the same whoever is asked beside it."""
+    """A request that comes twice gets two sampled responses, and neither depends on the requests beside it."""
     settings = {"max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
     many = adapter(pretrained).generate_until(instances(*[("the answer", settings)] * 2, ("Question", settings)))
     alone = adapter(pretrained).generate_until(instances(("Question", settings)))
@@ -229,7 +229,7 @@ def test_what_cannot_be_scored_is_an_error(pretrained):
 
 
 def test_few_shapes_and_little_padding():
-    """The computed tokens of many lengths; an 8-device mesh wants rows in eights."""
+    """The tokens computed for many lengths are bounded; a mesh of 8 devices takes rows in eights."""
     rng = np.random.default_rng(0)
     lengths = sorted(np.clip(rng.lognormal(5.5, 0.8, 3000).astype(int), 5, 4096).tolist(), reverse=True)
     for groups in (1, 8):
@@ -242,7 +242,7 @@ def test_few_shapes_and_little_padding():
 
 
 def test_a_mesh_changes_nothing(directory, pretrained):
-    """8 devices: rows are spread, the scores are the same."""
+    """Rows spread over 8 devices get the same scores."""
     pairs = [([5, 6, 7, i], [8, i]) for i in range(11)]
     model, params, _ = pretrained
     expected = log_likelihoods(model, params, pairs, Batching(64, MOST, 0))
@@ -263,7 +263,7 @@ QUESTIONS = [{"question": f"Is {n} the answer?", "choices": ["yes", "no", "seven
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """Two local tasks: multiple choice (log-likelihoods) and short answers (responses)."""
+    """Write two local tasks: multiple choice (log-likelihoods) and short answers (responses)."""
     path = tmp_path_factory.mktemp("tasks")
     (path / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS))
     data = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {path}/questions.jsonl\ntest_split: test\n"
@@ -291,7 +291,7 @@ def evaluate(directory, tasks, names, *, to, samples_to=None, thinking=False, **
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No hub, and a cache of data of its own."""
+    """Turn the hub off, with an empty cache of data."""
     pytest.importorskip("lm_eval", reason="the command needs pip install -e '.[lm-eval]'")
     import datasets
 
@@ -301,7 +301,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def test_a_local_task_end_to_end(directory, reference, tasks, tmp_path, offline, capsys):
-    """Accuracies and every recorded log-likelihood, from the command's own files."""
+    """Accuracies and every recorded log-likelihood are right in the command's files."""
     logp, tokenizer = reference
     files = dict(to=tmp_path / "r.json", samples_to=tmp_path / "s.jsonl")
     evaluate(directory, tasks, ["tiny_choice", "tiny_answer"], **files)
@@ -335,7 +335,7 @@ def test_chat_and_thinking(directory, tasks, tmp_path, offline):
 
 
 def test_mistakes_are_sentences(tasks, tmp_path, offline, monkeypatch):
-    """An unknown task, no such directory, a broken file, data on a hub that cannot be reached."""
+    """An unknown task, a missing directory, a broken file, or an unreachable hub is one sentence."""
     with pytest.raises(UserError, match=r"no directory: name one with \.yaml"):
         ours.load_tasks(["x"], str(tmp_path / "absent"))
     (tmp_path / "far.yaml").write_text(
@@ -355,7 +355,7 @@ def test_mistakes_are_sentences(tasks, tmp_path, offline, monkeypatch):
 
 
 def test_without_lm_eval(tmp_path):
-    """One sentence that names the extra; the file itself loads."""
+    """One sentence names the extra to install, and the file itself can be imported."""
     code = (
         "import sys; sys.modules['lm_eval'] = None\nfrom e3jax.eval import lm_eval\n"
         "from e3jax.errors import UserError\n"

@@ -60,7 +60,7 @@ def test_calculator_spans_are_tokens():
 
 
 def test_text_spans_are_paragraphs_with_an_equation():
-    """A paragraph without one is no attempt; what follows </think> is none either. Tokens here are pieces of text."""
+    """A paragraph without an equation is no attempt, nor is what follows </think>. Tokens are pieces of text."""
     problem = paper_problem(0, 0, numbers=3)
     pieces = ("try 3 + 4", " = 7\n\n", "hm", "\n\n5 * 2", " = 10 no", "\n</think>\n<answer>1 + 1 = 2</answer>")
     text = "".join(pieces)
@@ -72,7 +72,7 @@ def test_text_spans_are_paragraphs_with_an_equation():
 
 
 def test_detect_counts_generating_and_verifying():
-    """Def. 4.1: an answer that was no attempt is a proposal that nothing verified."""
+    """Def. 4.1: an answer that was not an attempt is a proposal that nothing verified."""
     assert detect(CALCULATOR, TRACE, close="<answer>") == (2, 2)
     assert detect(CALCULATOR, "<answer> 7 + 5 </answer>", close="<answer>") == (1, 0)
     assert detect(CALCULATOR, "7 +", close="<answer>") == (0, 0)
@@ -89,7 +89,7 @@ def test_detect_counts_generating_and_verifying():
 @given(st.text(alphabet="Wait but.hold on?!\nXx", max_size=60), st.integers(0, 3))
 @settings(max_examples=200, deadline=None)
 def test_verification_starts_are_the_sentences(text, extra):
-    """Against App. N's sentence-by-sentence count."""
+    """Equals App. N's count, sentence by sentence."""
     text += ". Wait" * extra
     sentences = re.split(r"[.!?\n]+", text)
     assert len(verification_starts(text)) == sum(s.strip().lower().startswith(STARTS) for s in sentences)
@@ -100,7 +100,7 @@ def test_verification_starts_are_the_sentences(text, extra):
 
 
 def test_chains_are_cut_and_counted():
-    """0, 1 and 2 attempts; with more than there are the thinking stays, without its end; 8 tokens end this response."""
+    """After 0, 1 and 2 attempts; with fewer, the thinking stays without its end; 8 tokens end this response."""
     spans = token_spans(CALCULATOR, TOKENS, WORD.decode, close="<answer>")
     cut = {
         n: chain(Response(TOKENS, True), spans, n, close=[ANSWER], stop=(EOS,), closing=[ANSWER]) for n in (0, 1, 2, 5)
@@ -134,7 +134,7 @@ def test_chain_cell_by_hand():
 
 
 def test_both_sides_of_definition_4_1():
-    """The right side holds the left one: 2/3 against 3/5, not against the 1/2 of those that never verify."""
+    """The right side includes the left one: 2/3 against 3/5, not against the 1/2 of those that never verify."""
     reward = [[1, 0, 1], [1, 0, 1]]
     generated, verified = [[1, 1, 2], [1, 4, 0]], [[0, 0, 2], [1, 5, 0]]
     a = chained_asymmetry(reward, generated, verified)
@@ -155,7 +155,7 @@ def test_both_sides_of_definition_4_1():
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_intervals_hold_their_estimate_of_sums(pairs):
-    """Σ part / Σ whole, however unequal the problems; a problem alone has no spread."""
+    """The interval of Σ part / Σ whole contains its estimate for very unequal problems; one problem has no spread."""
     values = np.array([(min(a, b), b) for a, b in pairs], float)
     mean, low, high = interval(values, ratio)
     if values[:, 1].sum() == 0:
@@ -169,7 +169,7 @@ def test_intervals_hold_their_estimate_of_sums(pairs):
 
 
 def test_interval_is_the_bootstraps():
-    """Two problems with means 0 and 1: each draw is 0, 1/2 or 1 with 1/4, 1/2, 1/4."""
+    """For two problems with means 0 and 1 each draw is 0, 1/2 or 1, with chances 1/4, 1/2, 1/4."""
     assert interval(np.array([[0.0, 1.0], [1.0, 1.0]]), ratio) == [0.5, 0.0, 1.0]
     assert interval(np.array([[0.0, 1.0], [1.0, 1.0]]), ratio, level=0.4) == [0.5, 0.5, 0.5]
 
@@ -183,7 +183,7 @@ def hidden(model, params, row):
 
 
 def whole_logits(model, params, tokens):
-    """[T, V] after each token, without any of the code that is tested; rows are 64 long, what is behind is not seen."""
+    """Return logits [T, V] after each token without the code under test; rows are 64 long, and the rest is not seen."""
     row = np.zeros((1, 64), np.int32)
     row[0, : len(tokens)] = tokens
     states = np.asarray(hidden(model, params, row)[0], np.float64)[: len(tokens)]
@@ -197,13 +197,13 @@ def log_softmax(logits):
 
 @pytest.fixture(scope="module")
 def pair(tiny):
-    """A model that is sure of something, and a base that is another one."""
+    """Return a model that is sure of some tokens, and a base that differs from it."""
     model, params = tiny
     return model, params | {"embed_vd": params["embed_vd"] * 8}, params | {"embed_vd": params["embed_vd"] * 7.5}
 
 
 def test_distributions_are_those_of_whole_logits(pair):
-    """Two lengths, temperature .7: log-prob, entropy, KL over the vocabulary, and what was watched."""
+    """Log-prob, entropy, KL over the vocabulary and watched tokens, for two lengths at temperature .7."""
     model, params, base = pair
     pairs, batching = [([7, 8, 9], [4, 5, 6, EOS]), ([3], list(range(2, 50)))], Batching(128, 64, WORD.pad)
     options = dict(temperature=0.7, watched=(EOS, 5))
@@ -228,7 +228,7 @@ def test_distributions_are_those_of_whole_logits(pair):
 
 
 def test_probes_of_app_g1_are_those_of_whole_logits(pair):
-    """The definitions, attempt by attempt, each from a text of its own."""
+    """The definitions hold attempt by attempt, each computed from a separate text."""
     model, params, _ = pair
     prompt, spans = WORD.encode("7 5 2 ?24"), token_spans(CALCULATOR, TOKENS, WORD.decode, close="<answer>")
     parts = pairs_of(prompt, TOKENS, spans)
@@ -255,7 +255,7 @@ def test_probes_of_app_g1_are_those_of_whole_logits(pair):
 
 
 def test_probes_are_averaged_over_attempts():
-    """Three attempts and two: attempt 2 is a mean of both responses, attempt 3 of one; the whole of all three."""
+    """With three attempts and two, attempt 2 is a mean of both responses, attempt 3 of one, and the whole of all."""
     long = probes(np.array([-9.0, -4.0, -2.0]), np.array([-6.0, -6.0]), np.array([-1.0, -3.0]))
     short = probes(np.array([-9.0, -8.0]), np.array([-8.0]), np.array([-5.0]))
     c = conditional([long, short], [0, 1], 2)
@@ -267,7 +267,7 @@ def test_probes_are_averaged_over_attempts():
 
 
 def test_what_goes_into_a_mean_per_token():
-    """Choices are 12 of 31 tokens; both attempts have a token after them; only the first was wrong."""
+    """Choices are 12 of 31 tokens; both attempts have a token after them, and only the first attempt was wrong."""
     spans = token_spans(CALCULATOR, TOKENS, WORD.decode, close="<answer>")
     t = np.arange(31.0)
     along = Along(logp=-t, entropy=t, base_logp=-t - 1, kl=t, watched=np.stack([t / 100, t / 1000], axis=1))
@@ -282,7 +282,7 @@ def test_what_goes_into_a_mean_per_token():
 
 
 class Pool:
-    """A grader in this process; the real one's tests are tests/test_rewards_workers.py."""
+    """A grader in this process (tests/test_rewards_workers.py tests the real workers)."""
 
     def __init__(self, **options):
         self.submit = lambda *given: SimpleNamespace(result=lambda: grade_all(*given))
@@ -296,7 +296,7 @@ class Pool:
 
 @pytest.fixture(scope="module")
 def config(tiny, tmp_path_factory):
-    """Two checkpoints of the tiny model that differ, 4 problems with 2 base traces each as their responses."""
+    """Return a config: two different checkpoints of the tiny model, 4 problems with 2 base traces each as responses."""
     model, params = tiny
     directory = tmp_path_factory.mktemp("probes")
     for name, scale in (("base", 8), ("e3", 6)):

@@ -59,18 +59,18 @@ def start(checkpoint, workdir, tmp_path):
 
 
 def whole_lines(workdir) -> list[str]:
-    """Of the responses so far."""
+    """Return the whole lines of the responses so far."""
     files = sorted((workdir / "responses/tiny/3 numbers").glob("*.jsonl"))
     return [x for f in files for x in f.read_text().split("\n")[:-1]]
 
 
 def drawn(workdir) -> list[tuple]:
-    """(part, problem, sample) of every whole line, doubles included."""
+    """Return (part, problem, sample) of every whole line, with repetitions."""
     return [(x["part"], x["problem"], x["sample"]) for x in map(json.loads, whole_lines(workdir))]
 
 
 def when(process, happened, number):
-    """Send the signal as soon as it happened -> what it said."""
+    """Send the signal as soon as the condition holds; return what the command said."""
     deadline = time.monotonic() + 600
     while not happened():
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()[-3000:]
@@ -80,7 +80,7 @@ def when(process, happened, number):
 
 
 def test_killed_and_stopped_ends_with_the_same_numbers(checkpoint, tmp_path):
-    """SIGKILL while responses are drawn, SIGTERM while some are forced; then again to the end."""
+    """SIGKILL while responses are drawn, SIGTERM while some are forced, then a start that runs to the end."""
     straight, killed = tmp_path / "a", tmp_path / "b"
     one = start(checkpoint, straight, tmp_path)
     assert one.wait(600) == 0, one.stderr.read()[-3000:]
@@ -129,7 +129,7 @@ def test_configs_are_possible(name, monkeypatch):
     ],
 )
 def test_impossible_configs_are_named(change, words):
-    """8 devices, as everywhere in these tests."""
+    """An impossible config is refused by name; there are 8 devices, as in all tests."""
     assert len(jax.devices()) == 8
     config = importlib.import_module("configs.eval_countdown").get_config()
     change(config)

@@ -26,12 +26,12 @@ def grade(*args):
 
 
 def decode(tokens):
-    """A token is a piece of text."""
+    """Join tokens, each of which is a piece of text."""
     return "".join(tokens)
 
 
 def responses():
-    """Lengths 4, 5, 3 and 6: right after thinking; right, but only when it goes on past 3; wrong; never ends."""
+    """Return four responses: right after thinking; right only if it goes on past 3; wrong; never ending."""
     return [
         Response(("a", r"</think>\boxed{7}", "!", "."), True),
         Response((r"\boxed{8}", "wait", "so", r"\boxed{7.0}</think>", "."), True),
@@ -45,7 +45,7 @@ def counted(budgets=(2, 4, 6)):
 
 
 def test_both_columns_by_hand():
-    """finished: ended by itself within B. cut: the last box of what is there at B counts, thinking or not (App. B)."""
+    """finished: ended by itself within B. cut: the last box within B counts, inside the thinking or not (App. B)."""
     line = record(counted()[0], (2, 4, 6))
     assert line["correct"] == {"2": 0, "4": 1, "6": 2}
     assert line["correct_cut"] == {"2": 2, "4": 3, "6": 3}  # the one that never ends has a right box from the start
@@ -116,7 +116,7 @@ def test_tables_have_the_papers_form():
 
 
 def test_the_figure_is_a_file_of_its_own():
-    """Colours in place, every model named, text escaped, "wait" as a line over the lengths that came of it."""
+    """Colours are in place, every model is named, text is escaped, and "wait" is a line over the lengths it gave."""
     order = ["Qwen3-1.7B", "e3<&|>"]
     svg = extrapolation_file(eval_lines()[1::2], order=order, title="HMMT25", train_budget=4)
     root = ElementTree.fromstring(svg)

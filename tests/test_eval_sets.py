@@ -1,4 +1,4 @@
-"""Sets that change between two calls on one directory: edited, grown, shrunk, left out. Nothing old passes for new."""
+"""Sets that change between two calls on one directory: edited, grown, shrunk, left out. No old number counts as new."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ PROBLEMS = TASKS["calculator"].open((3,), seed=0, split="test")(0, 8)
 
 
 def by_answer(problems, texts, done):
-    """Stands for a grader: its verdict hangs on the problem's answer and on the text."""
+    """Stands for a grader: its verdict depends on the problem's answer and on the text."""
     right = [d and (int(p.answer) + len(t)) % 3 == 0 for p, t, d in zip(problems, texts, done)]
     return SimpleNamespace(result=lambda: [Grade(float(r), "correct" if r else "wrong_value") for r in right])
 
@@ -45,14 +45,14 @@ def draw_nothing(model, params, requests, sampling, *, pad, events, **_):
 
 @pytest.fixture
 def light(monkeypatch):
-    """One device, one process, no sampling, and verdicts that differ."""
+    """Use one device, one process, no sampling, and verdicts that differ."""
     monkeypatch.setattr("e3jax.rollout.responses.sample", draw_nothing)
     monkeypatch.setattr(bench, "make_mesh", lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]))
     monkeypatch.setattr("e3jax.rewards.workers.GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=by_answer)))
 
 
 def write_set(path, *, count, question=None, answer=None):
-    """Countdown as a set of questions: the first `count` problems, one of them with other words or another answer."""
+    """Write Countdown as a set: the first `count` problems, one of them with other words or another answer."""
     rows = []
     for p in PROBLEMS[:count]:
         meta = {"form": "calculator", "numbers": list(p.meta["numbers"]), "target": p.meta["target"]}
@@ -79,8 +79,9 @@ def evaluate(checkpoint, path, workdir, *, problems=0, samples=2, **fields):
 
 
 def test_an_edited_set_is_refused_or_graded_again(checkpoint, light, tmp_path, capsys):
-    """An edited s.jsonl of as many rows was scored with the old responses, old grades and old problems.jsonl, without a
-    word: now a changed question is refused by name, and a changed answer is graded again from the same responses."""
+    """An edited s.jsonl of as many rows was silently scored with the old responses, old grades and old problems.jsonl.
+    Now a changed question is refused by name, and a changed answer is graded again from the same responses.
+    """
     path, workdir = tmp_path / "s.jsonl", tmp_path / "run"
     write_set(path, count=4)
     before, drawn = evaluate(checkpoint, path, workdir)
@@ -104,7 +105,7 @@ def test_an_edited_set_is_refused_or_graded_again(checkpoint, light, tmp_path, c
 
 
 def test_a_set_without_a_readable_answer_is_told(checkpoint, light, monkeypatch, tmp_path, capsys):
-    """An evaluation whose answers nobody could read gave 0 % without a word of where they were looked for."""
+    """An evaluation whose answers nobody could read gave 0 %, without a word on where they were looked for."""
     blind = lambda *args: SimpleNamespace(result=lambda: [Grade(0.0, "no_answer") for _ in args[0]])  # noqa: E731
     monkeypatch.setattr("e3jax.rewards.workers.GraderPool", lambda **_: nullcontext(SimpleNamespace(submit=blind)))
     write_set(tmp_path / "s.jsonl", count=4)
@@ -113,8 +114,9 @@ def test_a_set_without_a_readable_answer_is_told(checkpoint, light, monkeypatch,
 
 
 def test_sets_grow_shrink_and_are_left_out(checkpoint, light, tmp_path, capsys):
-    """A directory took one number of problems and samples for ever, and all sets of the config: now what is there is
-    kept, only the missing is drawn, and the records are those of one call."""
+    """A directory was bound to one number of problems and samples and to all sets of the config. Now what is there is
+    kept, only what is missing is drawn, and the records are those of one call.
+    """
     path, workdir = tmp_path / "s.jsonl", tmp_path / "run"
     write_set(path, count=6)
     small, drawn = evaluate(checkpoint, path, workdir, problems=3, samples=2)
@@ -131,7 +133,7 @@ def test_sets_grow_shrink_and_are_left_out(checkpoint, light, tmp_path, capsys):
 
 
 def test_directories_of_before_are_taken_with_a_sentence(checkpoint, light, tmp_path, capsys):
-    """Responses and records without digests, as earlier versions wrote them, are neither refused nor taken silently."""
+    """Responses and records without digests, from earlier versions, are used, and a sentence says so."""
     path, workdir = tmp_path / "s.jsonl", tmp_path / "run"
     write_set(path, count=4)
     evaluate(checkpoint, path, workdir, problems=2)

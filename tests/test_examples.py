@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def example():
-    """The module's names; running it as a script is another test."""
+    """Return the names of the module; another test runs it as a script."""
     return SimpleNamespace(**runpy.run_path(str(ROOT / "examples/minimal_grpo.py")))
 
 
@@ -60,7 +60,7 @@ def test_the_minimal_loop_is_the_trainers_update(tiny, example):
 
 
 def test_the_minimal_loop_runs(checkpoint, monkeypatch, capsys):
-    """The command in its docstring, on a tiny random checkpoint."""
+    """The command in its docstring runs on a tiny random checkpoint."""
     args = [str(checkpoint), "--steps=2", "--prompts=2", "--group_size=2", "--budget=16"]
     monkeypatch.setattr(sys, "argv", ["minimal_grpo.py", *args])
     runpy.run_path(str(ROOT / "examples/minimal_grpo.py"), run_name="__main__")

@@ -1,4 +1,4 @@
-"""The runner end to end at smoke size: base shared, a failing arm left out, the rule fixed; estimators; the configs."""
+"""The runner end to end at smoke size: a shared base, a failing arm left out, a fixed rule; estimators; the configs."""
 
 import importlib
 import json
@@ -51,7 +51,7 @@ def test_bases_are_one_directory_for_all_experiments(monkeypatch):
 
 
 def smoke_config():
-    """2 seeds, one device of the tests' 8 (a mesh of 8 would want 8 rows)."""
+    """Return a config with 2 seeds and one of the tests' 8 devices (a mesh of 8 would need 8 rows)."""
     c = load("smoke")
     c.bases.countdown.sampler.slots = 16
     c.bases.countdown.stages.base.rows = 8
@@ -59,7 +59,7 @@ def smoke_config():
 
 
 def test_end_to_end(tmp_path, monkeypatch):
-    """Killed in an arm, failed in another, run again: all there, nothing done twice, results and figures as stated."""
+    """Killed in an arm, failed in another, run again: nothing is done twice, results and figures are as stated."""
     workdir, real, seen = tmp_path / "smoke", plan.curriculum.main, []
     c = smoke_config()
 
@@ -106,7 +106,7 @@ def test_end_to_end(tmp_path, monkeypatch):
 
 
 def test_a_changed_arm_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
-    """DONE of another config in the same place fails that arm, and what comes after it, and nothing is trained."""
+    """DONE of another config in the same place fails that arm and what comes after it, and nothing is trained."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     monkeypatch.setattr(plan.curriculum, "main", lambda *_: pytest.fail("trained"))
     c = load("smoke")
@@ -183,7 +183,7 @@ def test_measures_by_hand():
 
 
 def test_eq2_and_its_neighbours_by_hand():
-    """Seed 0: 24 -> 48 doubles, 48 -> 96 gains 10 %: 48 at kappa 1.2. Seed 1 is flat: the smallest, without a half."""
+    """Seed 0: 24 -> 48 doubles, 48 -> 96 gains 10 %: 48 at kappa 1.2. Seed 1 is flat: the smallest, with no half."""
     of = {0: {"24": [0.2], "48": [0.4], "96": [0.44], "192": [0.45]}, 1: {b: [0.3] for b in ("24", "48", "96", "192")}}
     judged = {"first": {seed: records([], accuracy) for seed, accuracy in of.items()}}
     rows = read.choices(judged, judge="first", of="s", budgets=(24, 48, 96), kappas=(1.05, 1.2, 2.5))
@@ -202,7 +202,7 @@ def test_eq2_and_its_neighbours_by_hand():
 
 
 def test_figures_by_hand():
-    """Range of seeds as the band, cut to the shortest; the order of waits is by number, not by letter."""
+    """The band is the range of seeds, cut to the shortest; waits are ordered by number, not by letter."""
     two = {"a": {0: records([1.0] * 7, {"24": [0.2]}), 1: records([3.0] * 6, {"24": [0.4]})}}
     line = read.curve_figure(two, title="t", key="length/mean", ylabel="", percent=False, arms=("a", "b"))["lines"][0]
     assert (line["x"], line["mean"], line["low"], line["high"]) == (list(range(1, 7)), [2.0] * 6, [1.0] * 6, [3.0] * 6)
@@ -220,7 +220,7 @@ def test_last_line_of_a_file_that_is_being_written(tmp_path):
 
 
 def test_oxa_is_an_experiment_of_the_one_runner(monkeypatch):
-    """Base, sets of that base, arms on those sets; nothing would show that another seed's sets were taken."""
+    """Base, sets of that base, arms on those sets: nothing else would show that another seed's sets were taken."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     c = load("oxa")
     nodes = {n.name: n for n in plan.plan(c, epath.Path("/w/x")) if n.seed == 3}
@@ -236,7 +236,7 @@ def test_oxa_is_an_experiment_of_the_one_runner(monkeypatch):
 
 
 def test_failed_sets_fail_the_arms_that_train_on_them(tmp_path, monkeypatch):
-    """Not the base; and the sets are made by their own command."""
+    """The base does not fail with them; the sets are made by a command of their own."""
     made = []
     monkeypatch.setattr("jax.devices", lambda: [None])
     monkeypatch.setattr(plan.curriculum, "main", lambda c, directory: made.append(directory))
@@ -253,7 +253,7 @@ def test_failed_sets_fail_the_arms_that_train_on_them(tmp_path, monkeypatch):
 
 
 def oxa_lines(seed, shift):
-    """Lines of a finished arm: two sets after two stages, two RL steps."""
+    """Return the lines of a finished arm: two sets after two stages, and two RL steps."""
     passed = {
         stage: {of: {"pass_at_k": {"1": [x], "16": [x + shift + 0.01 * seed]}} for of, x in (("a", 0.1), ("b", 0.3))}
         for stage in ("tune", "rl")
@@ -263,7 +263,7 @@ def oxa_lines(seed, shift):
 
 
 def test_oxa_s_questions_by_hand():
-    """full − sft of the same seed, of RL's first step and of both sets' mean; other arms do not count."""
+    """full − sft of the same seed, at RL's first step and for the mean of both sets; other arms do not count."""
     c = load("oxa")
     shifts = {"full": 0.3, "sft": 0.0, "promote": 7.0}
     runs = {arm: {seed: oxa_lines(seed if arm == "full" else 0, x) for seed in (0, 1, 2)} for arm, x in shifts.items()}

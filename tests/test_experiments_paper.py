@@ -1,4 +1,4 @@
-"""The page of made-up results: it says what they say, draws their figures, and runs nothing of theirs."""
+"""The page of made-up results: it says what they say, draws their figures, and runs nothing in them."""
 
 import copy
 import json
@@ -117,7 +117,7 @@ def test_figure_as_a_file():
     ],
 )
 def test_wrong_results_are_named(tmp_path, change, words):
-    """Another helper's experiment learns what it forgot before a page is half made."""
+    """A results file that lacks something is named before half a page is made."""
     of = copy.deepcopy(made_up())
     change(of)
     with pytest.raises(UserError, match=words):

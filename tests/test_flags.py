@@ -1,4 +1,4 @@
-"""Commands start in any directory and say nothing that is not theirs."""
+"""Commands start in any directory, and say nothing that is not theirs to say."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.py"))
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """Runs Python in a directory of its own, with e3jax to import and nothing else of the clone: as installed."""
+    """Return a function that runs Python in another directory, with e3jax installed and nothing else of the clone."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/e3jax").symlink_to(ROOT / "e3jax")
     (tmp_path / "here").mkdir()
@@ -33,7 +33,7 @@ def elsewhere(tmp_path):
 
 
 def test_every_config_is_read_from_any_directory(elsewhere):
-    """ "No module named 'configs'": config files import each other, and Python looked in the current directory only."""
+    """Guards against "No module named 'configs'": Python looked for a config's neighbours in the current directory."""
     read = (
         "import runpy, sys\nfrom e3jax.flags import find_configs\n"
         "for path in sys.argv[1:]:\n"
@@ -50,7 +50,7 @@ def test_every_config_is_read_from_any_directory(elsewhere):
 
 
 def test_commands_run_from_any_directory(elsewhere, tmp_path):
-    """A command with a run directory and a tool; a config of one's own beside nothing finds the clone's."""
+    """A command with a run directory and a tool run; a user's config that lies elsewhere can import the clone's."""
     wrong = [f"--config={ROOT}/configs/quickstart.py", "--workdir=run", "--config.model.dtype=float99"]
     done = elsewhere("-m", "e3jax.train.curriculum", *wrong)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "model.dtype='float99'" in done.stderr, done.stderr
@@ -65,7 +65,7 @@ def test_commands_run_from_any_directory(elsewhere, tmp_path):
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="no libtpu that could complain: pip install libtpu")
 @pytest.mark.skipif(has_tpu(), reason="a TPU is here")
 def test_libtpu_without_a_tpu_is_quiet(elsewhere):
-    """JAX tries it first wherever it is installed, and it wrote six lines about this machine's missing name."""
+    """JAX tries libtpu first wherever it is installed, which wrote six lines about this machine's missing name."""
     done = elsewhere(
         "-m",
         "e3jax.train.curriculum",
@@ -80,7 +80,7 @@ def test_libtpu_without_a_tpu_is_quiet(elsewhere):
 
 
 def test_a_tpus_machine_is_left_alone(monkeypatch):
-    """What is said to a libtpu without a TPU would be wrong for one that has it; what a person set is kept."""
+    """What libtpu is told without a TPU would be wrong where there is one; variables set by a person are kept."""
     for name in flags.NO_TPU:
         monkeypatch.delenv(name, raising=False)
     platforms = jax.config.jax_platforms

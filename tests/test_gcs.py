@@ -1,4 +1,4 @@
-"""A run directory in a bucket: what the trainer leans on, in a process of its own, against an emulator on localhost."""
+"""A run directory in a bucket: what the trainer relies on, in separate processes, against an emulator on localhost."""
 
 import importlib.util
 import os
@@ -38,7 +38,7 @@ def bucket(tmp_path):
 
 
 def output(bucket: Emulator, code: str) -> str:
-    """Output of `code` after the prelude, in a process that sees the bucket."""
+    """Return the output of `code` after the prelude, in a process that sees the bucket."""
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE.format(url=bucket.url) + code],
         cwd=ROOT,
@@ -52,7 +52,7 @@ def output(bucket: Emulator, code: str) -> str:
 
 
 def test_checkpoints_of_one_process_are_restored_by_another(bucket):
-    """tensorstore writes the arrays and gcsfs the rest: with one of them not led to the bucket, nothing restores."""
+    """tensorstore writes the arrays, gcsfs the rest: were one not led to the bucket, nothing would be restored."""
     saving = """
 for step in (1, 2, 3):
     manager.save(step, args=ocp.args.StandardSave(state))
@@ -136,7 +136,7 @@ print(pages.read("samples.html") == (run / "samples.html").read_bytes(), b"<svg"
 
 
 def test_one_job_writes_a_bucket(bucket):
-    """The lock of e3jax/lock.py, by preconditions: refused, renewed, taken over when stale, one of many takers wins."""
+    """The lock of e3jax/lock.py, by preconditions: refused, renewed, taken over when stale, won by one of many."""
     there = """
 import threading, time
 from e3jax import lock
@@ -182,7 +182,7 @@ print(at.read(), sorted(p.name for p in run.iterdir()))
 
 
 def test_a_model_in_a_bucket(bucket, checkpoint, tmp_path):
-    """Converted and copied there, weights and tokenizer: what a pod without a network starts from."""
+    """Weights and tokenizer, converted and copied there, are what a pod without a network starts from."""
     convert(str(checkpoint), tmp_path / "model")
     loading = """
 from pathlib import Path
@@ -208,7 +208,7 @@ except UserError as error:
 
 
 def test_the_emulator_keeps_googles_promises(bucket):
-    """Without them the tests prove little: of two writes that raced both would hold, half an upload would be there."""
+    """Otherwise the tests prove little: of two writes that raced both would succeed, and half an upload would stay."""
     checking = """
 import socket, urllib.error, urllib.request, os
 host = os.environ["STORAGE_EMULATOR_HOST"]

@@ -1,4 +1,4 @@
-"""No text that a model writes makes a reader of it slow, or raise (benchmarks/hostile.py: its list of readers)."""
+"""No text of a model makes a reader of it slow, or makes it raise (benchmarks/hostile.py lists the readers)."""
 
 import ast
 import random
@@ -44,7 +44,7 @@ def test_time_is_linear_in_the_text(name):
 
 
 def test_quadratic_work_is_noticed():
-    """The check itself: the regular expression that was there is found out, and one that is linear is not."""
+    """The check itself works: it notices the old regular expression, and does not object to a linear one."""
     import re
 
     old = re.compile(r"(?:^|[.!?\n])\s*([^\s.!?])")
@@ -55,14 +55,14 @@ def test_quadratic_work_is_noticed():
 
 
 def test_no_reader_raises_at_mixtures():
-    """A grader that raises ends the run, and a resume draws the same text: 5,000 digits did that."""
+    """A grader that raises ends the run, and a resumed run draws the same text again: 5,000 digits did that."""
     _, raised = hostile.survey(hostile.hostile(80, seed=1, longest=5000))
     assert not raised, raised
 
 
 @pytest.mark.parametrize("digits", [MOST_DIGITS, MOST_DIGITS + 1, 4300, 4301, 100_000])
 def test_integers_of_any_length(digits):
-    """int() raises beyond 4,300 digits: such an integer is malformed, in an execution, in a plan, in a vote."""
+    """int() raises beyond 4,300 digits: such an integer is malformed in an execution, in a plan and in a vote."""
     n, problem = "9" * digits, hostile.PROBLEMS["plans"]
     text = f"* {n} ?{n} + </EXPLORATION> <EXECUTION> {n} + 5 = {n} * 2 = 24 </EXECUTION>"
     begun = hostile.Problem("p", problem.task, problem.question + " <EXPLORATION>", "24", "?", problem.meta)
@@ -73,7 +73,7 @@ def test_integers_of_any_length(digits):
 
 
 def test_what_ordinary_texts_count_is_what_it_was():
-    """The slow definitions, word for word, on texts short enough for them."""
+    """Equals the slow definitions, word for word, on texts that are short enough for them."""
     import re
 
     def starts(text):

@@ -40,19 +40,19 @@ STAGE = (
 
 
 def free_address() -> str:
-    """Where process 0 may listen."""
+    """Return an address where process 0 may listen."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return f"localhost:{free.getsockname()[1]}"
 
 
 def part(address: str, index: int, count: int) -> dict[str, str]:
-    """The environment of one of several processes."""
+    """Return the environment of one of several processes."""
     return {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index)}
 
 
 def launch(workdirs: list[Path], devices: int, *flags: str) -> list[Command]:
-    """One process per workdir (all the same, as a rule) with so many simulated devices each."""
+    """Start one process per workdir (usually all the same), with this many simulated devices each."""
     address, started = free_address(), []
     for i, workdir in enumerate(workdirs):
         env = {"JAX_NUM_CPU_DEVICES": str(devices)}
@@ -69,7 +69,7 @@ def finish(*runs: list[Command]) -> None:
 
 
 def two_heads(directory: Path) -> str:
-    """The tiny model with two key heads, so that `tensor` has something to split."""
+    """Write the tiny model with two key heads, so that `tensor` has something to split."""
     directory.mkdir()
     (directory / "config.json").write_text(
         json.dumps(to_hub(dataclasses.replace(preset("tiny"), kv_heads=2), dtype="float32", bos=None, eos=1, pad=0))
@@ -93,7 +93,7 @@ def parameters(workdir: Path, step: int) -> list[np.ndarray]:
 
 
 def gaps(one: Path, many: Path, *, steps: int = 3) -> tuple[float, float]:
-    """Largest difference of any metric and of any parameter; the sampled tokens must be the same."""
+    """Return the largest difference of any metric and of any parameter; the sampled tokens must be the same."""
     for x, y in zip(lines(one, "samples.jsonl"), lines(many, "samples.jsonl"), strict=True):
         for name in ("entropy", "logp"):  # rounded, so that a last bit may show
             np.testing.assert_allclose(x.pop(name), y.pop(name), atol=2e-3)
@@ -111,7 +111,7 @@ def gaps(one: Path, many: Path, *, steps: int = 3) -> tuple[float, float]:
 
 
 def preempt(started: list[Command], victim: int, steps: int) -> None:
-    """SIGTERM to one process once so many steps are logged: all save and end well."""
+    """Send SIGTERM to one process once this many steps are logged; all must save and end well."""
     assert started[0].wait_for(lambda: started[0].logged("easy", steps)), started[0].said[-3000:]
     started[victim].process.send_signal(signal.SIGTERM)
     start = time.monotonic()
@@ -142,7 +142,7 @@ def test_preempted_and_resumed_on_other_devices_it_is_the_run_of_one_process(tmp
 
 
 def test_one_failing_process_ends_all_with_its_reason(tmp_path):
-    """Guards: the others waiting for ever in a collective for a process that has gone."""
+    """Guards against processes that wait for ever in a collective for one that is gone."""
     start = time.monotonic()
     started = launch([tmp_path / "a", tmp_path / "not_shared"], 1, *STAGE)
     for command in started:  # whichever log a person opens
@@ -154,7 +154,7 @@ def test_one_failing_process_ends_all_with_its_reason(tmp_path):
 
 
 def test_a_process_that_dies_without_a_word_is_named(tmp_path):
-    """Killed, out of memory: the others would wait in a collective, or show a broken connection and no name."""
+    """When one is killed, others would wait in a collective or report a broken connection without a name."""
     started = launch([tmp_path / "a"] * 2, 1, *STAGE, "--config.stages.easy.steps=4000")
     assert started[0].wait_for(lambda: started[0].logged("easy", 1)), started[0].said[-3000:]
     pid = started[1].process.pid
@@ -203,7 +203,7 @@ def test_a_write_that_fails_on_one_process_ends_all_with_its_reason(tmp_path):
 
 
 def test_hosts_lie_along_data(monkeypatch):
-    """fsdp over hosts by accident looks like an 8 times slower run."""
+    """fsdp that spans hosts by accident looks like a run that is 8 times slower."""
 
     class Device:
         def __init__(self, i, host):

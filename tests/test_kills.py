@@ -42,7 +42,7 @@ def by_length(problems, texts, done):
 
 
 def light(patch, *modules):
-    """One device, and verdicts that differ."""
+    """Use one device, and verdicts that differ."""
     one = lambda **_: make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])  # noqa: E731
     loaded = {}  # a life's model is that of the life before it
 
@@ -62,7 +62,7 @@ def light(patch, *modules):
 
 
 def blocks(patch, checkpoint, tmp_path):
-    """The least that curation does: lines of a block, what they were made from is removed, a line that says "done"."""
+    """Return the least that curation does: lines of a block, their sources removed, a line that says "done"."""
 
     def main(workdir):
         log = RunLog(workdir, {}, tensorboard=False, wandb="")
@@ -97,7 +97,7 @@ def difficulty(patch, checkpoint, tmp_path):
 
 
 def e2c(patch, checkpoint, tmp_path):
-    """Everything that a random model says ends and is right, and most plans are taken."""
+    """Return the command; all responses of a random model count as ended and right, and most plans are taken."""
     import tiny_hub
     import tiny_text
 
@@ -152,7 +152,10 @@ def evaluation(patch, checkpoint, tmp_path):
 
 
 def probes(patch, checkpoint, tmp_path):
-    """Its responses are there, with attempts: a random model makes none. What is measured on them is drawn."""
+    """Return the probes, on given responses with attempts, which a random model does not make.
+
+    What is measured on them is drawn.
+    """
     import test_eval_probes as own
 
     from e3jax.eval import probes as command
@@ -211,7 +214,7 @@ def didactic(patch, checkpoint, tmp_path):
 
 
 def train_stub(config, workdir):
-    """What an experiment reads of a training run, without training."""
+    """Write what an experiment reads of a training run, without training."""
     log = RunLog(workdir, config.to_dict(), tensorboard=False, wandb="")
     seed = config.seed + 1
     for stage in config.order:
@@ -266,7 +269,7 @@ COMMANDS = (blocks, difficulty, e2c, pools, evaluation, probes, scaling, didacti
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
-    """An emulated one that this process sees."""
+    """Start an emulated bucket that this process sees."""
     if any(importlib.util.find_spec(name) is None for name in BUCKET):
         pytest.skip("needs gcp-storage-emulator and gcsfs: pip install -e '.[test]'")
     with emulated_bucket(tmp_path_factory.mktemp("bucket")) as emulator, pytest.MonkeyPatch.context() as patch:
@@ -277,7 +280,7 @@ def bucket(tmp_path_factory):
 
 
 def lives(main, workdir, kills: Kills, patch, flush_every_s: float) -> int:
-    """Give the command, killed at every kind of write once, until it comes to its end -> how often it was killed."""
+    """Give the command, killed at every kind of write once, until it ends; return how often it was killed."""
     if hasattr(main, "prepare"):
         main.prepare(workdir)
     for module in (records, responses):

@@ -112,7 +112,7 @@ class Cloud:
         return self.stub / f"homes/{worker}/.e3jax"
 
     def ready(self):
-        """A TPU that is set up already, without the time that takes."""
+        """Set up a TPU without the time that this takes."""
         self.write("queue", "ACTIVE")
         for i in range(2):
             (self.home(i) / "venv/bin").mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_shellcheck():
 
 
 def test_every_script_helps_and_dry_runs(cloud):
-    """--help says how it is called; --dry-run prints and calls nothing; an unknown word is refused."""
+    """--help says how to call it; --dry-run prints and calls nothing; an unknown word is refused."""
     recipe = cloud.stub / "recipe"
     recipe.write_text(f"--config=a.py {shlex.quote(RUN[1])}\n")
     arguments = {name: RUN for name in ("tpu_run.sh", "tpu_babysit.sh", "xpk.sh", "local.sh")} | {
@@ -167,7 +167,7 @@ def test_every_script_helps_and_dry_runs(cloud):
 
 
 def test_dry_run_prints_what_the_readme_shows(cloud):
-    """Every `$ command` of launch/README.md, with the configuration of env.sh.example."""
+    """Every `$ command` of launch/README.md gives what is shown, with the configuration of env.sh.example."""
     shown = re.findall(r"```console\n\$ (.*?)\n(.*?)```", (LAUNCH / "README.md").read_text(), re.DOTALL)
     assert len(shown) >= 5
     for command, expected in shown:
@@ -341,7 +341,7 @@ def test_setup_names_the_worker_that_failed(cloud):
 
 
 def test_run_sends_exactly_these_words_to_every_worker(cloud):
-    """Guards: a blank, a quote or a star that one of the three shells takes for its own."""
+    """Guards against a blank, a quote or a star that one of the three shells interprets."""
     cloud.ready()
     cloud.program('printf "%s\\0" "$@" > "$STUB/words.$WORKER"; train')
     odd = ("--config.order=('easy','hard')", "--config.log.wandb=my project", '--config.a="$HOME" `id` \\ ; *', "--b=")
@@ -538,7 +538,7 @@ def test_curriculum_stops_at_a_stage_that_failed(cloud):
 
 
 def test_local_starts_processes_that_find_each_other(cloud, tmp_path):
-    """The environment of e3jax/runtime.py in each; the worst exit status is the script's; SIGTERM reaches all."""
+    """Each has the environment of e3jax/runtime.py; the worst exit status is the script's; SIGTERM reaches all."""
     python = tmp_path / "bin/python"
     python.write_text(
         f'#!/bin/bash\n[[ $1 != -c ]] || exec {sys.executable} "$@"\n'
@@ -561,7 +561,7 @@ def test_local_starts_processes_that_find_each_other(cloud, tmp_path):
 
 
 def test_experiments_make_seeds_beside_each_other(tmp_path):
-    """--jobs=2: seeds 0 and 2 on core 0, 1 on core 1, then all are collected; a core that fails stops nobody."""
+    """--jobs=2: seeds 0 and 2 on core 0, 1 on core 1, then all are collected; a core that fails stops no other."""
     log = tmp_path / "log"
     write_program(tmp_path / "taskset", f'echo "core $2 ${{@: -1}}" >> {log}; shift 2; exec "$@"')
     write_program(

@@ -50,7 +50,7 @@ def modules():
 
 
 def imports(tree):
-    """Every import of a file, those inside functions too."""
+    """Return every import of a file, also inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -79,7 +79,7 @@ def test_imports_point_down():
 
 
 def test_every_part_has_a_rank():
-    """A new folder without a rank would be free of the rule."""
+    """A new folder without a rank would escape the rule."""
     assert {part(name) for name, _ in modules()} - {"__init__"} == set(RANKS)
 
 
@@ -97,7 +97,7 @@ def test_tasks_and_rewards_do_not_load_jax():
 
 
 def test_no_get_on_configs():
-    """`config.get('warm_up_steps', 0)` is 0 for ever when the field is called warmup_steps (STYLE 2.5)."""
+    """`config.get('warm_up_steps', 0)` is 0 for ever when the field is called warmup_steps."""
     for path in [*(ROOT / "configs").glob("*.py"), *(ROOT / "e3jax/train").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":

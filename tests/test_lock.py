@@ -35,25 +35,25 @@ lock.release()
 
 @pytest.fixture(autouse=True)
 def released():
-    """No test leaves a thread that renews."""
+    """Let no test leave a thread that renews."""
     yield
     release_all()
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Seconds become hundredths."""
+    """Turn seconds into hundredths."""
     for name in ("BEAT_S", "STALE_S", "POLL_S"):
         monkeypatch.setattr(lock, name, getattr(lock, name) / 100)
 
 
 def take(directory, said: list | None = None):
-    """Hold it in this process."""
+    """Hold the lock in this process."""
     return hold(directory, say=(said if said is not None else []).append, lost=pytest.fail)
 
 
 def job(directory) -> subprocess.Popen:
-    """Another process that wants the directory and holds it until its stdin is closed."""
+    """Start another process that wants the directory and holds it until its stdin is closed."""
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen([sys.executable, "-c", HOLDING, str(directory)], cwd=ROOT, **pipes)
 
@@ -64,7 +64,7 @@ def elsewhere(directory) -> None:
 
 
 def test_another_job_is_refused_and_a_killed_one_is_followed(tmp_path):
-    """The refusal says who, where, since when, and what to do; a kill costs no wait on the machine it happened on."""
+    """The refusal says who, where, since when, and what to do; on the same machine a killed job costs no wait."""
     other = job(tmp_path)
     assert other.stdout.readline() == "held\n"
     since = json.loads((tmp_path / NAME).read_text())["since"]
@@ -92,7 +92,7 @@ def test_another_job_is_refused_and_a_killed_one_is_followed(tmp_path):
 
 
 def test_a_pid_that_is_another_process_now(tmp_path):
-    """After days the pid of a killed job may be anybody's."""
+    """After days the pid of a killed job may belong to any process."""
     mine = this_process()
     if not mine.start:
         pytest.skip("this system does not say when a process was started")
@@ -103,7 +103,7 @@ def test_a_pid_that_is_another_process_now(tmp_path):
 
 
 def test_the_job_of_another_machine_is_waited_for(tmp_path, quick):
-    """A host that was taken away cannot give back; one that lives must not lose its directory."""
+    """A host that was taken away cannot release its lock; one that lives must not lose its directory."""
     elsewhere(tmp_path)
     said = []
     mine = take(tmp_path, said)
@@ -118,7 +118,7 @@ def test_the_job_of_another_machine_is_waited_for(tmp_path, quick):
 
 
 def test_a_lock_that_cannot_be_read_counts_until_it_is_old(tmp_path):
-    """A file system that failed leaves such files; they must not keep a directory for ever."""
+    """A file system that failed leaves such files, which must not block a directory for ever."""
     for text in ("", "{", '{"host": 1}', "[]", "\x00\x80", '{"pid": "x"}'):
         (tmp_path / NAME).write_text(text)
         os.utime(tmp_path / NAME, (time.time() - 100,) * 2)
@@ -128,7 +128,7 @@ def test_a_lock_that_cannot_be_read_counts_until_it_is_old(tmp_path):
 
 
 def race(start: list, count: int = 8) -> int:
-    """How many of the calls were told that they won, all made at once."""
+    """Make all calls at once; return how many were told that they won."""
     won, barrier = [], threading.Barrier(count)
 
     def run(act):
@@ -144,7 +144,7 @@ def race(start: list, count: int = 8) -> int:
 
 
 def test_one_of_several_takers_wins(tmp_path):
-    """Of a lock that is absent, and of a stale one that all have read before any of them writes."""
+    """Takes a lock that is absent, and a stale one that all have read before any of them writes."""
     at = DiskLock(tmp_path)
     for _ in range(20):
         assert race([lambda: at.swap("", text_of(this_process()))]) == 1
@@ -156,7 +156,7 @@ def test_one_of_several_takers_wins(tmp_path):
 
 
 def test_one_of_several_jobs_wins(tmp_path):
-    """Whole processes: all find the lock of a dead one."""
+    """Several whole processes meet the lock of a dead one."""
     (tmp_path / NAME).write_text(text_of(this_process()._replace(pid=2**22 + 1, start="1")))
     jobs = [job(tmp_path) for _ in range(4)]
     heard = [other.stdout.readline() + other.stdout.readline() for other in jobs]  # an end of the pipe, or both lines
@@ -199,7 +199,7 @@ def test_a_lock_is_renewed_and_written_again_when_somebody_removes_it(tmp_path, 
 
 
 def test_a_process_opens_its_own_directory_again(tmp_path):
-    """A notebook's cell that runs twice: nobody closed the first log."""
+    """When a notebook's cell runs twice, nobody has closed the first log."""
     first = RunLog(tmp_path, {}, tensorboard=False, wandb="")
     second = RunLog(tmp_path, {}, tensorboard=False, wandb="")
     assert second.lock is first.lock

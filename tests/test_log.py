@@ -67,7 +67,7 @@ def test_phase_counts_without_a_terminal(tmp_path, capsys):
 
 
 def test_phase_says_so_now_and_then_in_a_log_file(tmp_path, capsys, monkeypatch):
-    """Whole lines with count, time and note, without control characters."""
+    """A log file gets whole lines with count, time and note, without control characters."""
     monkeypatch.setattr("e3jax.log.PLAIN_EVERY_S", 0.0)
     log = RunLog(tmp_path, {}, tensorboard=False, wandb="")
     with log.phase("easy", total=3) as phase:
@@ -88,7 +88,7 @@ def test_phase_keeps_name_and_count_on_a_narrow_terminal(log, monkeypatch):
 
 
 def test_phase_is_one_line_in_a_notebook(log, monkeypatch):
-    """It is written over, and in the end says what was done; another phase or sentence has its own."""
+    """The line is overwritten, and says at the end what was done; another phase or sentence has another line."""
     cells = []
 
     class Cell:
@@ -114,7 +114,7 @@ def test_phase_is_one_line_in_a_notebook(log, monkeypatch):
 
 
 def scalars(directory) -> set[tuple[str, float]]:
-    """(tag, value) of a TensorBoard file: records of length, 4 bytes, protocol buffer, 4 bytes."""
+    """Return (tag, value) of a TensorBoard file: records of length, 4 bytes, protocol buffer, 4 bytes."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = set()
@@ -129,7 +129,7 @@ def scalars(directory) -> set[tuple[str, float]]:
 
 
 def test_tensorboard_and_wandb_get_the_same_names(tmp_path, monkeypatch):
-    """The three records of a run are searched by one name; a value that is not finite is a gap in TensorBoard."""
+    """The three records of a run use the same names; a value that is not finite is a gap in TensorBoard."""
     logged = []
     run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: None)
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))

@@ -52,7 +52,7 @@ def test_another_rule_is_refused():
 
 
 def batch(advantage_bt, ratio_bt):
-    """Four tokens a row, each worth 1/8; old log-probs so that the ratios are the ones given."""
+    """Return four tokens a row, each worth 1/8, with old log-probs that make the given ratios."""
     zero = jnp.zeros((2, 4))
     return Batch(
         tokens=zero.astype(int),
@@ -84,7 +84,7 @@ def test_loss_by_hand():
 
 
 def gradient(lambda_bt, ratio=RATIO):
-    """d loss / d logp [B, T]."""
+    """Return d loss / d logp [B, T]."""
     given = batch(ADVANTAGE * lambda_bt, ratio)
     return jax.grad(lambda logp: grpo_loss(logp, jnp.zeros((2, 4)), given, LOSS)[0])(jnp.zeros((2, 4)))
 
@@ -98,7 +98,7 @@ def test_gradient_scales_with_lambda():
 
 
 def test_lambda_one_changes_no_bit():
-    """Loss and gradient at awkward numbers: the same bits as without λ."""
+    """Loss and gradient have the same bits as without λ, at awkward numbers."""
     rng = np.random.default_rng(0)
     ones = exploration_weights(
         np.array([[P, 1, 2, p, 3], [P, 4, 5, 6, 7]]), [1, 1], [5, 5], tags=TAGS, coefficient=1.0, missing="original"

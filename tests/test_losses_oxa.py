@@ -171,14 +171,14 @@ def test_micro_batches_and_devices_add_up(run):
 
 
 def test_pools_are_shuffled_per_epoch():
-    """Every row at most once an epoch, the rest that fills no step left out, another order in the next one."""
+    """Every row comes at most once an epoch, in another order each; a rest that fills no step is left out."""
     steps = [SUPPRESS.at(step, per_step=3, seed=0) for step in range(4)]  # 7 rows: 2 steps an epoch
     assert all(len(set(steps[i] + steps[i + 1])) == 6 for i in (0, 2))
     assert steps[:2] != steps[2:] and steps == [SUPPRESS.at(step, per_step=3, seed=0) for step in range(4)]
 
 
 def test_a_set_that_does_not_fit_is_named(run, tmp_path):
-    """Nothing is cut silently, and no file of another kind is trained on."""
+    """Nothing is cut silently, and a file of another kind is not trained on."""
     with pytest.raises(UserError, match=r"promoted: \d\d tokens .* row_length=24"):
         oxa.make_batch(run, [PROMOTED], oxa_stage(per_step=8, rows=4, row_length=24), 0)
     (tmp_path / "x.jsonl").write_text('{"prompt": "1 2 ?3"}\n')

@@ -28,7 +28,7 @@ def example(dtype=np.float64):
 
 
 def plain(hidden, embed, targets, temperature):
-    """The textbook: all logits at once, log-softmax, −Σ p log p."""
+    """Compute all logits at once, log-softmax and −Σ p log p, as in a textbook."""
     logp_btv = jax.nn.log_softmax(hidden @ embed.T / temperature, axis=-1)
     logp = jnp.take_along_axis(logp_btv, targets[:, :, None], axis=-1)[:, :, 0]
     return logp, -(jnp.exp(logp_btv) * logp_btv).sum(-1)
@@ -55,7 +55,7 @@ def test_value_and_gradient_equal_the_plain_computation(x64, chunk):
 
 
 def test_products_of_a_bfloat16_model_are_in_bfloat16():
-    """Backward too: a float32 gradient of the logits makes both of its products several times as slow on a GPU."""
+    """Backward too: float32 gradients of the logits make both products several times as slow on a GPU."""
     hidden, embed, targets = example(np.float32)
 
     def loss(hidden, embed):
@@ -126,7 +126,7 @@ def test_next_token_alignment():
 
 
 def equations(jaxpr):
-    """All of a jaxpr, those of inner jaxprs included."""
+    """Return all equations of a jaxpr, those of inner jaxprs included."""
     for eqn in jaxpr.eqns:
         yield eqn
         for param in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
@@ -136,14 +136,14 @@ def equations(jaxpr):
 
 
 def largest_array(jaxpr):
-    """Largest number of elements of any array in a jaxpr, inner jaxprs included."""
+    """Return the largest number of elements of any array in a jaxpr, inner jaxprs included."""
     arrays = (v.aval for eqn in equations(jaxpr) for v in (*eqn.invars, *eqn.outvars))
     return max(a.size for a in arrays if hasattr(a, "size"))
 
 
 @pytest.mark.parametrize("length, chunk", [(4224, 2048), (100, 64), (66, 64)])
 def test_pieces_are_of_one_size(length, chunk):
-    """4,223 tokens in pieces of 2,048 would be 6,144."""
+    """4,223 tokens in pieces of 2,048 would make 6,144."""
     shapes = [
         jax.ShapeDtypeStruct(s, d)
         for s, d in (((1, length, 4), jnp.float32), ((16, 4), jnp.float32), ((1, length), jnp.int32))

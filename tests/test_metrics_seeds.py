@@ -31,8 +31,10 @@ def test_one_seed_shows_nothing():
 
 
 def test_copies_of_one_run_show_nothing():
-    """Three identical runs had an interval of no width, and every rule held. Equal differences of runs that differ are
-    a result."""
+    """Three identical runs had an interval of no width, and every rule held.
+
+    Equal differences of runs that differ are a result.
+    """
     same = {"length": {"grpo": dict.fromkeys(range(3), 70.0), "mask": dict.fromkeys(range(3), 60.0)}}
     for kind in ("above", "within"):
         row = judge({**LONGER, "kind": kind, "margin": 20.0 * (kind == "within")}, same, seeds=(0, 1, 2), level=0.95)
@@ -46,7 +48,7 @@ def test_copies_of_one_run_show_nothing():
 
 
 def test_pairing_is_by_seed():
-    """Guards an unpaired difference, which would take the other arms' spread for noise; and a seed of one arm only."""
+    """Guards against an unpaired difference, which counts other arms' spread as noise, and a seed of one arm only."""
     row = judge(LONGER, VALUES, seeds=(0, 1, 2, 3), level=0.95)
     assert row["values"] == {0: 10.0, 1: 12.0, 2: 9.0} and row["outcome"] == "yes"
     back = {**LONGER, "plus": ("mask",), "minus": ("grpo",)}

@@ -36,7 +36,7 @@ def test_rollout_metrics_by_hand():
 
 
 def test_feature_means_are_ratios_of_sums():
-    """1 of 2 and 9 of 10 verdicts right is 10/12, not the mean .7; of no verdicts there is no accuracy."""
+    """1 of 2 and 9 of 10 right verdicts are 10/12, not the mean .7; without verdicts there is no accuracy."""
     one = dict(
         attempts=2,
         unique=1,
@@ -58,7 +58,7 @@ def test_feature_means_are_ratios_of_sums():
 
 
 def test_what_is_not_read_in_time_is_left_out_of_the_means():
-    """Its grade is "timeout", its features are unknown: neither 0 nor the end of the run."""
+    """Its grade is "timeout" and its features are unknown: they are not 0, and the run goes on."""
     one = explore(Problem("p", "math", "?", "7", "", {}), "3+4=7. Wait, 7.", done=True, correct=True)
     assert feature_means([one, None, LOST.features]) == feature_means([one])
     none = feature_means([None])
@@ -79,7 +79,7 @@ def test_number_features_touch_numbers_only():
 
 
 def test_phase_metrics_by_hand():
-    """Tags and the forced start belong to no phase; a plan that never ends has no execution."""
+    """Tags and the forced start belong to no phase; with a plan that never ends there is no execution."""
     P, p, E, e = tags = (6, 7, 8, 9)
     tokens = np.array([[1, P, 2, 3, p, E, 4, e], [1, P, 5, 0, 0, 0, 0, 0]])
     rollouts = Rollouts(

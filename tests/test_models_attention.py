@@ -30,7 +30,7 @@ def cudnn(*args):
 
 
 def make_inputs(*, b, t, n, k, h, packed):
-    """q, k, v, the output's cotangent, and segments: two examples and padding, the last row all padding."""
+    """Return q, k, v, the output's cotangent, and segments: two examples and padding; the last row is all padding."""
     shapes = (b, t, n, h), (b, t, k, h), (b, t, k, h), (b, t, n, h)
     arrays = [jax.random.normal(key, shape) for key, shape in zip(jax.random.split(jax.random.key(0), 4), shapes)]
     segment = np.repeat([1, 2, 0], [t // 3, t // 2, t - t // 3 - t // 2])
@@ -39,7 +39,7 @@ def make_inputs(*, b, t, n, k, h, packed):
 
 
 def check(kernel, mesh_axes, **shape):
-    """Output and gradients of q, k, v against "xla" in float32, 1e-5; on a mesh, laid out like q."""
+    """Compare output and gradients of q, k, v with "xla" in float32, to 1e-5; on a mesh they are laid out like q."""
     *qkv, cotangent, segment_bt = make_inputs(**shape)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -74,18 +74,18 @@ CUBE = dict(data=2, fsdp=2, tensor=2)
     ],
 )
 def test_splash_equals_reference(mesh_axes, shape):
-    """A scale forgotten, heads grouped otherwise, padding seen or not cut off, tiles skipped, a wrong mesh axis."""
+    """Guards against a forgotten scale, other groups of heads, padding seen, skipped tiles, a wrong mesh axis."""
     check(splash, mesh_axes, **shape)
 
 
 def causal_mask(segment_bt, length):
-    """[1 or B, T, T] bool, query x key: key not later than query, and of the same packed segment."""
+    """Return a mask [1 or B, T, T], query x key: keys that are not later than the query, in the same packed segment."""
     mask = jnp.tril(jnp.ones((1, length, length), bool))
     return mask if segment_bt is None else mask & (segment_bt[:, :, None] == segment_bt[:, None, :])
 
 
 def test_masks_written_out():
-    """Packed neighbours must not see each other, a query must not see later keys: what the tests below compare with."""
+    """The tests below compare with this mask: no packed neighbour and no later key is seen."""
     segments = jnp.array([[1, 1, 2]])
     assert causal_mask(segments, 3)[0].astype(int).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     assert causal_mask(None, 2)[0].astype(int).tolist() == [[1, 0], [1, 1]]
@@ -94,7 +94,7 @@ def test_masks_written_out():
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("t", [40, 300, 2100])
 def test_tiles_equal_all_at_once(packed, t):
-    """A tile's own keys forgotten, later ones seen, tiles of the segment left out, a last tile that is padded."""
+    """Guards against a tile's own keys forgotten, later ones seen, tiles of the segment skipped, a padded last tile."""
     *qkv, cotangent, segment_bt = make_inputs(b=2, t=t, n=4, k=2, h=16, packed=packed)
     if packed:  # rows of different segments: many short ones, and one that is as long as the row
         short = jnp.asarray(np.arange(t) // 37 + 1, jnp.int32)
@@ -113,7 +113,7 @@ def test_tiles_equal_all_at_once(packed, t):
 
 
 def test_tiles_that_nobody_sees_are_left_out():
-    """Segments of 16 in one row, of 24 in the other: the row that sees further back decides."""
+    """With segments of 16 in one row and 24 in the other, the row that sees further back decides."""
     segment_bt = jnp.asarray(np.stack([np.arange(64) // 16, np.arange(64) // 24]), jnp.int32)
     assert attention._first_tiles(segment_bt, 8).tolist() == [0, 0, 0, 2, 3, 3, 6, 6]
     assert attention._first_tiles(segment_bt[:1], 8).tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
@@ -122,12 +122,12 @@ def test_tiles_that_nobody_sees_are_left_out():
 @pytest.mark.parametrize("mesh_axes", [None, CUBE])
 @pytest.mark.parametrize("packed", [False, True])
 def test_cudnn_call_equals_reference(mesh_axes, packed):
-    """The mask's axes or the direction of its comparison, causality beside the mask; cuDNN itself is not reached."""
+    """Checks the mask's axes, the direction of its comparison and causality beside it; cuDNN itself is not reached."""
     check(cudnn, mesh_axes, b=4, t=24, n=4, k=2, h=64, packed=packed)
 
 
 def test_segments_that_cudnn_is_told_of():
-    """Its packed form gets no segment that there is no room for: such rows go to the masked one."""
+    """The packed form gets no segment for which there is no room: such rows go to the masked form."""
     segment = jnp.asarray([[1, 1, 2, 3, 3, 0], [7, 7, 7, 7, 7, 7]])
     first, length, fit = attention.segment_runs(segment, 4)
     assert first.tolist() == [[0, 2, 3, 5, -1], [0, -1, -1, -1, -1]] and bool(fit)
@@ -137,7 +137,7 @@ def test_segments_that_cudnn_is_told_of():
 
 @pytest.fixture
 def a_gpu(monkeypatch):
-    """What JAX asks before it takes cuDNN, answered as Hopper would; nothing is compiled. -> the module that asks."""
+    """Answer as a Hopper what JAX asks before it takes cuDNN; nothing is compiled. Return the module that asks."""
     from jax._src.cudnn import fused_attention_stablehlo as call
 
     monkeypatch.setattr(call, "check_cudnn_version", lambda: 91_000)
@@ -147,7 +147,7 @@ def a_gpu(monkeypatch):
 
 
 def calls_of_cudnn(remat: str) -> dict[str, int]:
-    """How often a gradient's program has the forward and the backward call, in the one body of all layers."""
+    """Return how often a gradient's program has the forward and the backward call, in the one body of all layers."""
     model = Qwen3(preset("small"), dtype=jnp.dtype("bfloat16"), remat=remat, kernel="cudnn")
     token = jnp.ones((1, 512), jnp.int32)
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
@@ -160,34 +160,34 @@ def calls_of_cudnn(remat: str) -> dict[str, int]:
 
 
 def test_cudnn_runs_forward_once_where_attention_is_kept(a_gpu):
-    """Twice under "full". Each time there are two calls of which one runs: the packed form and the mask."""
+    """It runs twice under "full". Each time there are two calls, of which one runs: the packed form or the mask."""
     assert calls_of_cudnn("full") == {"fwd": 4, "bwd": 2}
     assert calls_of_cudnn("attention") == calls_of_cudnn("matmuls") == {"fwd": 2, "bwd": 2}
 
 
 def test_cudnn_without_its_packed_form(a_gpu, monkeypatch):
-    """Before Hopper JAX raises even where the packed form would not run."""
+    """On a GPU older than Hopper JAX raises even where the packed form would not run."""
     monkeypatch.setattr(a_gpu, "check_compute_capability", lambda capability: float(capability) < 9)
     assert attention.packed_form() is None
     assert calls_of_cudnn("full") == {"fwd": 2, "bwd": 1}
 
 
 def test_cudnn_refuses_float32():
-    """JAX's own message names no setting; under jit it comes out of the middle of a model."""
+    """JAX's message names no setting, and under jit it comes from the middle of a model."""
     q = jax.ShapeDtypeStruct((1, 4, 2, 64), jnp.float32)
     with pytest.raises(UserError, match=r"float32.*config\.model\.dtype='bfloat16'"):
         jax.eval_shape(functools.partial(self_attention, kernel="cudnn"), q, q, q)
 
 
 def a_device(monkeypatch, platform: str, capability: str = "") -> None:
-    """What JAX says of its default device."""
+    """Set what JAX says of its default device."""
     device = SimpleNamespace(platform=platform, compute_capability=capability)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
 
 
 def test_auto_takes_what_runs(monkeypatch):
-    """On GPUs it was cuDNN whatever the arrays: float32, which is the quickstart's, was refused, H = 80 within JAX."""
+    """On GPUs "auto" was cuDNN for any arrays: float32, as in the quickstart, was refused, H = 80 failed in JAX."""
     with pytest.raises(ValueError, match="'flash' is unknown; known: auto, xla, splash"):
         resolve_kernel("flash", dtype="float32", head_width=64)
     arrays = {
@@ -215,7 +215,7 @@ def test_auto_takes_what_runs(monkeypatch):
 
 
 def test_float32_on_a_gpu_is_not_refused(monkeypatch):
-    """Neither by the config's check nor within the model; with attention="cudnn" the sentence stays."""
+    """Neither the config's check nor the model refuses it; with attention="cudnn" the sentence stays."""
     a_device(monkeypatch, "gpu", "9.0")
     config = importlib.import_module("configs.quickstart").get_config()
     check_attention(config)

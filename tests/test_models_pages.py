@@ -21,7 +21,7 @@ DEAD = 2  # this slot has no sample
 
 
 def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int = 32, cache: str = "compute", shards: int = 1):
-    """Arguments of attend_pages: slots of 1 to 200 tokens in a pool that grew three times, one slot dead."""
+    """Return arguments of attend_pages: slots of 1 to 200 tokens in a pool that grew three times, one slot dead."""
     rng = np.random.default_rng(0)
     length_j = rng.integers(1, 200, SLOTS)
     table = PageTable.empty(shards, SLOTS, page=SIZE, columns=16, longest=16)
@@ -47,7 +47,7 @@ def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int = 32, cache: st
 
 
 def compare(arguments, most: float) -> None:
-    """Live slots' attention by both ways, and what both wrote, bit for bit."""
+    """Compare live slots' attention by both ways, and what both wrote, bit for bit."""
     run = jax.jit(attend_pages, static_argnames="kernel")
     (loops, written), (kernels, same) = (run(*arguments, kernel=k) for k in ("xla", "triton_interpret"))
     assert np.isfinite(np.asarray(kernels, np.float32)).all()
@@ -62,7 +62,7 @@ def compare(arguments, most: float) -> None:
     "heads, kv_heads, cache", [(4, 2, "compute"), (6, 2, "compute"), (2, 2, "compute"), (4, 2, "int8")]
 )
 def test_kernels_equal_the_loops(dtype, most, heads, kv_heads, cache):
-    """One, two and three queries to a key head; the same tokens are written."""
+    """With one, two and three queries to a key head; the same tokens are written."""
     compare(a_cache(dtype, heads=heads, kv_heads=kv_heads, cache=cache), most)
 
 
@@ -81,7 +81,7 @@ def test_kernels_equal_the_loops_on_a_mesh():
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="JAX 0.11 lowers Triton kernels only beside a GPU")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_kernels_lower_for_a_gpu(dtype):
-    """Triton's shapes and types are right: what a GPU's compiler gets is made without one."""
+    """Triton accepts shapes and types: the program for a GPU's compiler is made without a GPU."""
     arguments = a_cache(dtype, heads=6, kv_heads=2, head_width=64)
     traced = jax.jit(attend_pages, static_argnames="kernel").trace(*arguments, kernel="triton")
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
@@ -89,7 +89,7 @@ def test_kernels_lower_for_a_gpu(dtype):
 
 
 def test_what_the_kernels_can_read():
-    """Offsets of an int8 array between 2³¹ and 2³² entries would wrap around (Pallas goes by bytes)."""
+    """Offsets of an int8 array between 2³¹ and 2³² entries would wrap around, because Pallas goes by bytes."""
 
     def pool(pages, dtype):
         k = jax.ShapeDtypeStruct((28, pages, 8, 128, 64), dtype)
@@ -109,8 +109,9 @@ def test_what_the_kernels_can_read():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("kernel", ["auto", "xla"])
 def test_decoding_on_a_gpu_has_its_kernels_in_every_dtype(monkeypatch, dtype, kernel):
-    """A model in float32 had to be attention="xla", and that took the slow loops in decoding too. Nothing runs here:
-    the program that is made for a GPU is looked at."""
+    """A float32 model needed attention="xla", which took the slow loops in decoding too. Nothing runs here: the test
+    looks at the program that is made for a GPU.
+    """
     gpu = SimpleNamespace(platform="gpu", compute_capability="8.0")
     monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
     model = Qwen3(preset("tiny"), dtype=dtype, remat="none", kernel=kernel)

@@ -1,4 +1,4 @@
-"""Presets hold the published shapes: parameters as the hub counts them, FLOPs as the compiled program has them."""
+"""Presets have the published shapes: parameters as the hub counts them, FLOPs as the compiled program has them."""
 
 import dataclasses
 import math
@@ -38,7 +38,7 @@ def test_every_preset_has_a_published_count():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts(name):
-    """A missing norm, bias or head shows here; the formula, and the tree that is really made."""
+    """A missing norm, bias or head would show in the formula, or in the tree that is really made."""
     c, (published, without_embeddings) = preset(name), PUBLISHED[name]
     assert num_params(c) == published
     abstract = jax.eval_shape(
@@ -51,7 +51,7 @@ def test_parameter_counts(name):
 
 
 def dot_flops(jaxpr) -> int:
-    """2 · multiply-adds of every matmul of a program, those of a scan times its length."""
+    """Return 2 · multiply-adds of every matmul of a program, those of a scan times its length."""
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":

@@ -17,7 +17,7 @@ def positions(b, t):
 
 
 def test_cache_mask_written_out():
-    """A query must not see unwritten cache."""
+    """A query must not see positions of the cache that are not written."""
     assert cache_mask(jnp.array([[2]]), 4)[0].astype(int).tolist() == [[1, 1, 1, 0]]
 
 
@@ -55,7 +55,7 @@ def test_prefill_and_decode_equal_one_forward(tiny, sizes, pools):
 
 
 def test_gather_pages_closes_up():
-    """Pages of two pieces in a new order: 3 is the second piece's first."""
+    """Takes pages of two pieces in a new order; page 3 is the second piece's first."""
     empty = empty_piece(preset("tiny"), 3, 4, jnp.float32, layers=3)
     number = jnp.arange(3.0).reshape(1, 3, 1, 1, 1)
     pieces = tuple(jax.tree.map(lambda x, n=n: x + n + number, empty) for n in (0.0, 3.0))
@@ -79,7 +79,7 @@ def test_packed_equals_alone(tiny):
 
 
 def test_remat_changes_no_gradient(tiny):
-    """Recomputation is for memory only."""
+    """Recomputation saves memory and changes nothing else."""
     model, params = tiny
     token = jax.random.randint(jax.random.key(1), (2, 12), 0, 210)
 

@@ -28,7 +28,7 @@ SCALINGS = {
 @pytest.mark.parametrize("kind", SCALINGS)
 @pytest.mark.parametrize(("head_width", "theta"), [(128, 1e6), (64, 5e5), (128, 1e4)])
 def test_frequencies_equal_transformers(kind, head_width, theta):
-    """To 4e-7 (llama3 rounds thrice), most bits equal: at position 32,768 one bit of a frequency is 0.002 rad."""
+    """To 4e-7 (llama3 rounds three times), with most bits equal: at position 32,768 one bit is 0.002 rad."""
     pytest.importorskip("torch", reason="parity needs pip install -e '.[parity]'")
     transformers = pytest.importorskip("transformers", reason="parity needs pip install -e '.[parity]'")
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
@@ -47,7 +47,7 @@ def test_frequencies_equal_transformers(kind, head_width, theta):
 
 
 def test_closed_forms():
-    """Half the pairs of YaRN and Llama3 at each end are plain and divided ones; Linear divides all."""
+    """In YaRN and Llama3 pairs at one end are plain and at the other divided, half of them each; Linear divides all."""
     plain = 1e6 ** (-np.arange(64) / 64)
     np.testing.assert_allclose(frequencies(128, 1e6, None), plain, rtol=1e-6)
     np.testing.assert_allclose(frequencies(128, 1e6, Linear(4.0)), plain / 4, rtol=1e-6)
@@ -59,7 +59,7 @@ def test_closed_forms():
 
 
 def test_angles_far_out():
-    """sin and cos of large angles, float32 against float64 of the same frequency; YaRN's factor multiplies both."""
+    """sin and cos of large angles in float32 equal float64's at the same frequency; YaRN's factor multiplies both."""
     position = jnp.array([[0, 1, 32_767, 131_071]])
     yarn = SCALINGS["yarn"][0]
     sin, cos = rope_angles(position, head_width=128, theta=1e6, scaling=yarn)
@@ -83,6 +83,6 @@ def test_only_differences_of_positions_matter():
 
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_scaling_survives_config_json(kind):
-    """to_hub and back is the identity for every scheme."""
+    """to_hub and reading it back is the identity for every scheme."""
     config = dataclasses.replace(preset("tiny"), rope_scaling=SCALINGS[kind][0], rope_theta=123_456.0)
     assert from_hub(to_hub(config, dtype="float32", bos=None, eos=1, pad=0)) == config

@@ -73,14 +73,14 @@ def parameters_of(notebook):
 
 
 def assigned(source: str) -> set[str]:
-    """Names that a cell gives values to."""
+    """Return the names to which a cell assigns."""
     targets = [t for node in ast.parse(source).body for t in node.targets]
     return {name.id for t in targets for name in ast.walk(t) if isinstance(name, ast.Name)}
 
 
 @pytest.fixture(scope="module")
 def execute(tmp_path_factory):
-    """name -> the notebook after its cells ran in a kernel, once."""
+    """Return a function from a name to the notebook after its cells ran in a kernel, once."""
     at, done = tmp_path_factory.mktemp("notebooks"), {}
 
     def run(name: str):
@@ -100,7 +100,7 @@ def execute(tmp_path_factory):
 
 @pytest.mark.parametrize("name", FILES)
 def test_runs(name, execute, monkeypatch):
-    """Every cell ends, with all its figures and the words that stand at its end; nothing complains."""
+    """Every cell runs, with all its figures and the words that its end promises, and nothing complains."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     if name == "04_extrapolation":
         execute("00_tour")
@@ -117,7 +117,7 @@ def test_runs(name, execute, monkeypatch):
 
 
 def test_a_phase_has_one_line(execute, monkeypatch):
-    """Its live line is written over, not followed by others: the tour would be forty lines longer."""
+    """A live line is overwritten, not followed by others, which would make the tour forty lines longer."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (train,) = [cell for cell in execute("00_tour").cells if cell.id == "train"]
     lines = [output.data["text/plain"] for output in train.outputs]
@@ -126,7 +126,7 @@ def test_a_phase_has_one_line(execute, monkeypatch):
 
 
 def test_hand_numbers_are_compared():
-    """A wrong number on paper stops the notebook: nothing of it is decoration."""
+    """A wrong number on paper stops the notebook: no assertion is decoration."""
     notebook = nbformat.read(FILES["02_grpo_by_hand"], as_version=4)
     matplotlib.use("Agg")
     wrong = {"71 / 400": "72 / 400", "1 / 16, 0]": "1 / 15, 0]", "-15 / 8": "-15 / 9", "[1 / 10] * 4": "[1 / 11] * 4"}
@@ -142,13 +142,13 @@ def test_hand_numbers_are_compared():
 
 
 def whole(name: str) -> ast.Module:
-    """All code of a notebook."""
+    """Return all code of a notebook."""
     return ast.parse("\n\n".join(cell.source for cell in code_of(nbformat.read(FILES[name], as_version=4))))
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_stripped_and_stable(name):
-    """No outputs, no counts, ids that say what a cell is, so that a diff shows what a person changed."""
+    """No outputs, no counts, and ids that say what a cell is, so that a diff shows what a person changed."""
     notebook = nbformat.read(FILES[name], as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
@@ -162,7 +162,7 @@ def test_stripped_and_stable(name):
 
 
 def test_the_first_cell_installs(tmp_path, monkeypatch):
-    """One text in all of them; where e3jax cannot be imported it clones and installs the clone."""
+    """It is the same in all of them; where e3jax cannot be imported it clones and installs the clone."""
     firsts = {code_of(nbformat.read(path, as_version=4))[0].source for path in FILES.values()}
     assert len(firsts) == 1
     known, asked, commands = importlib.util.find_spec, [], []
@@ -186,7 +186,7 @@ def test_the_first_cell_installs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", FILES)
 def test_names_exist(name):
-    """Whatever a cell takes from e3jax or configs is there: a renamed function is found without a kernel."""
+    """Whatever a cell takes from e3jax or configs exists; this finds a renamed function without a kernel."""
     tree, modules = whole(name), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in ("e3jax", "configs"):
@@ -203,7 +203,7 @@ def test_names_exist(name):
 
 
 def test_numbers_of_the_real_run_are_the_published_ones():
-    """03 applies Eq. 2 to the quickstart's table, which stands in README or docs/."""
+    """Notebook 03 applies Eq. 2 to the quickstart's table, which stands in README or docs/."""
     published = "\n".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     assignments = [node for node in whole("03_budget_rule").body if isinstance(node, ast.Assign)]
     (runs,) = [ast.literal_eval(node.value) for node in assignments if ast.unparse(node.targets[0]) == "RUNS"]

@@ -48,7 +48,7 @@ def spelled(code):
 
 @pytest.mark.parametrize(("code", "begun", "fault", "tags", "plan", "execution"), CASES)
 def test_every_case(code, begun, fault, tags, plan, execution):
-    """Text and tokens agree on all of it."""
+    """Text and tokens agree in every case."""
     text = spelled(code)
     tokens = TOKENIZER.encode(text)
     in_text, in_tokens = read_text(text, begun=begun), read_tokens(tokens, IDS, begun=begun)
@@ -68,7 +68,7 @@ def test_written_is_read():
 
 
 def test_masks_and_tags_in_the_prompt():
-    """A question that speaks of the tags begins nothing; one that ends with the tag has begun the plan."""
+    """A question that mentions the tags begins no plan; one that ends with the opening tag has begun it."""
     prompts = ["a <EXECUTION> </EXPLORATION> b", "a <EXPLORATION>", "<EXPLORATION> a"]
     assert [begins_plan(p) for p in prompts] == [False, True, False]
     responses = ["P a p E b e", "a b p E c", "b p"]

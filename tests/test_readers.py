@@ -48,7 +48,7 @@ def write_lines(path, *lines):
 
 
 def test_a_shape_names_what_does_not_fit():
-    """Wrong types, missing keys and numbers that are no numbers each have a place and a name."""
+    """Wrong types, missing keys and numbers that are none are reported with their place and name."""
     shape = {"stage": str, "accuracy": {int: [(float, None), float]}, "note?": str}
     fits = {"stage": "a", "accuracy": {"96": [None, 0.5]}}
     assert fault(fits, shape) == ""
@@ -76,7 +76,7 @@ def test_a_shape_names_what_does_not_fit():
     ],
 )
 def test_json_that_cannot_be_read(text, said, tmp_path):
-    """RecursionError was a traceback for each reader of its own; 5,000 digits and half a file are sentences too."""
+    """RecursionError was a traceback in every reader; 5,000 digits and half a file are sentences too."""
     with pytest.raises(ValueError, match=r".") as error:
         parse_json(text)
     assert said in str(error.value)
@@ -140,7 +140,7 @@ def test_odd_rows_of_a_set_are_counted(tmp_path, capsys):
 
 
 def test_damaged_sets_are_sentences(tmp_path):
-    """A parquet file and a prepared set that are cut or changed raised whatever their libraries have."""
+    """A parquet file and a prepared set that are cut or changed raised whatever their libraries raise."""
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pa.table({"problem": ["1 + 1?"] * 50, "answer": ["2"] * 50}), tmp_path / "a.parquet")
     data = bytearray((tmp_path / "a.parquet").read_bytes())
@@ -193,7 +193,7 @@ def test_every_number_of_a_config_has_a_range(change, said, tmp_path):
 
 
 def test_partial_rotary_factor_of_one_is_none(tmp_path):
-    """transformers 5 moves it into rope_parameters when it saves; at the top level it was accepted already."""
+    """transformers 5 moves it into rope_parameters when it saves; at the top level it was already accepted."""
     (tmp_path / "config.json").write_text(
         json.dumps({k: v for k, v in QWEN3.items() if k != "rope_theta"} | {"rope_parameters": ROPE5})
     )
@@ -204,7 +204,7 @@ def test_partial_rotary_factor_of_one_is_none(tmp_path):
 
 
 def test_a_single_file_wins_over_an_index(tmp_path):
-    """As in transformers: an index that was left behind by an older model used to bring its shards back, silently."""
+    """As in transformers: an index left behind by an older model silently brought that model's shards back."""
     write_tiny(tmp_path / "old", "qwen3-tied", most_bytes=40_000)
     write_tiny(tmp_path / "new", "qwen3-tied", dtype="bfloat16")
     for file in (tmp_path / "old").iterdir():
@@ -227,7 +227,7 @@ def test_a_single_file_wins_over_an_index(tmp_path):
 
 
 def test_many_wrong_tensors_are_few_lines(tmp_path):
-    """A config.json of another size named every tensor of thousands of layers."""
+    """With a config.json of another size the error named every tensor of thousands of layers."""
     write_tiny(tmp_path, "qwen3-tied")
     (tmp_path / "config.json").write_text(json.dumps(QWEN3 | {"num_hidden_layers": 2000}))
     with pytest.raises(UserError, match=r"(?s)21978 tensors:\n.*… and 21958 more$") as error:
@@ -255,14 +255,14 @@ RESPONSE = {"part": "response", "id": "p0", "problem": 0, "sample": 0, "done": T
 
 
 def changed(line: dict) -> list:
-    """The line without each of its keys, with every odd value in their place, and what is no line at all."""
+    """Return the line without each of its keys, with every odd value in their place, and lines that are none at all."""
     absent = [{k: v for k, v in line.items() if k != key} for key in line]
     return [*absent, *(line | {key: odd} for key in line for odd in ODD), 3, [], DEEP, b"\x00", b'{"stage": "\xff"}']
 
 
 @pytest.fixture
 def run_dir(tmp_path):
-    """A run whose every file has one good line, and all odd ones beside it."""
+    """Write a run whose every file has one good line, and all odd ones beside it."""
     (tmp_path / "run/responses/m/t").mkdir(parents=True)
     for name, line in LINES.items():
         write_lines(tmp_path / "run" / name, line, *changed(line))
@@ -272,7 +272,7 @@ def run_dir(tmp_path):
 
 
 def test_odd_lines_take_no_page_down(run_dir, tmp_path):
-    """One odd line answered 7 of 11 requests with a traceback; now it is left out and the page says so."""
+    """One odd line made 7 of 11 requests a traceback; now it is left out, and the page says so."""
     page = html.report_page(run_dir)
     for name in RECORDS:
         assert f"{name}: " in page and "unreadable lines skipped, line 2: there is no stage" in page
@@ -298,7 +298,7 @@ def test_a_left_out_problem_does_not_shift_the_others(tmp_path):
 
 
 def test_records_cannot_name_files_elsewhere(tmp_path):
-    """A stage called "../.." would bring other directories' files into the page."""
+    """A stage called "../.." would bring files of other directories into the page."""
     outside = tmp_path / "secret"
     outside.mkdir()
     write_lines(outside / "0.jsonl", RESPONSE)
@@ -313,7 +313,7 @@ def test_records_cannot_name_files_elsewhere(tmp_path):
 
 
 def test_silent_clients_are_left(run_dir, monkeypatch, capsys):
-    """A client that connects and says nothing kept a thread for ever; one that goes away printed a traceback."""
+    """A client that connects and says nothing kept a thread for ever; one that went away printed a traceback."""
     monkeypatch.setattr(serve, "TIMEOUT_S", 0.2)
     monkeypatch.setattr(
         serve, "PAGES", {"report.html": lambda run_dir: "x" * 100, "broken.html": lambda run_dir: 1 / 0}
@@ -396,7 +396,7 @@ def test_bombs_stay_packed(tmp_path, monkeypatch):
 
 
 def test_odd_records_of_an_experiment_name_the_line(tmp_path):
-    """str.splitlines() cut a line at U+2028; a missing key was a KeyError behind hours of runs."""
+    """str.splitlines() cut a line at U+2028; a missing key was a KeyError after hours of runs."""
     run = epath.Path(tmp_path)
     write_lines(
         tmp_path / "metrics.jsonl", json.dumps(LINES["metrics.jsonl"] | {"x": "a\u2028b"}, ensure_ascii=False).encode()
@@ -416,7 +416,7 @@ def test_odd_records_of_an_experiment_name_the_line(tmp_path):
 
 
 def test_nothing_steers_a_terminal(capsys):
-    """A name, a note or an error cannot move the cursor, set a title, turn the text or begin a line of its own."""
+    """A name, a note or an error cannot move the cursor, set a title, turn the text or start a new line."""
     out = io.StringIO()
     log = SimpleNamespace(console=Console(file=out, width=500, markup=False), main=True)
     log.say = lambda text, cell=None: RunLog.say(log, text, cell=cell)

@@ -7,7 +7,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_tree_matches_the_disk():
-    """Every folder of the package and of configs/ is in the tree, and nothing that is not there."""
+    """The tree has every folder of the package and of configs/, and nothing else."""
     block = README.split("## The tree")[1].split("```")[1]
     named = {line.split()[0].rstrip("/") for line in block.splitlines() if line}
     packages = {p.parent.relative_to(ROOT).as_posix() for p in (ROOT / "e3jax").rglob("__init__.py")} - {"e3jax"}
@@ -16,6 +16,6 @@ def test_tree_matches_the_disk():
 
 
 def test_no_placeholder_is_left():
-    """A number still to be filled in."""
+    """Guards against a number that was still to be filled in."""
     for name in ("README.md", "LOG.md"):
         assert "@@" not in (ROOT / name).read_text(), name

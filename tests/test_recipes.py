@@ -31,7 +31,7 @@ RL = (
 
 
 def train(config: str, workdir: Path, model: Path, stage: str, after: Path, **fields) -> dict[str, list]:
-    """Two steps of a stage, from `after` -> the run's records. `fields` are those of config.stages.STAGE."""
+    """Train two steps of a stage, from `after`; return the run's records. `fields` are those of config.stages.STAGE."""
     given = {"model.preset": model, "tokenizer": model, "init.init_from": after, f"stages.{stage}.evaluated": False}
     given |= {f"stages.{stage}.{name}": value for name, value in ({"steps": 2} | fields).items()}
     flags = [f"--config.{name}={value}" for name, value in given.items()]
@@ -45,7 +45,7 @@ def train(config: str, workdir: Path, model: Path, stage: str, after: Path, **fi
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """Says a plan's and an answer's tokens, in any order; the four tags have rows of their own."""
+    """Return a model that says a plan's and an answer's tokens, in any order; the four tags have rows of their own."""
     there = tmp_path_factory.mktemp("recipes")
     write_model(there / "plain", "1. add 2 </think> \\boxed{2}", DATA / "qwen3-tokenizer")
     convert(str(there / "plain"), there / "tags", add_tokens=TAGS)
@@ -58,7 +58,7 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 
 
 def test_e2c(model, tmp_path):
-    """SFT on both phases, then RL from it with λ on the plan, its reward and its forced start."""
+    """SFT on both phases, then RL from it with λ on the plan, the plan-following reward and a forced start."""
     rows = [
         {
             "question": f"What is {i}+1?",

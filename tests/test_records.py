@@ -12,9 +12,8 @@ from e3jax.records import Records, read_lines
 
 
 def test_a_record_of_any_name_is_mended_at_its_first_use(tmp_path):
-    """Only the names of a list were: elsewhere the next line was glued to a cut one, and the start after that refused.
-
-    A line that lacks nothing but its newline is kept.
+    """Only records of listed names were mended. In others the next line was glued to a cut one, and the start after
+    that was refused. A line that lacks only its newline is kept.
     """
     for name, cut, left in (("rows.jsonl", '{"index": 1, "ro', 1), ("done.jsonl", '{"index": 1}', 2)):
         for use in ("append", "keep", "lines"):
@@ -49,7 +48,7 @@ def test_a_record_of_any_name_is_mended_at_its_first_use(tmp_path):
     ids=["glued", "bytes", "deep", "list", "field"],
 )
 def test_a_broken_line_is_named(tmp_path, line, why):
-    """Each was a traceback; at the start of a run, not at the end of its first stage."""
+    """Each was a traceback. It is reported at the start of a run, not at the end of its first stage."""
     (tmp_path / "ledger.jsonl").write_bytes(b'{"index": 0}\n' + line + b'\n{"index": 2}\n')
     with pytest.raises(UserError, match=f"ledger.jsonl {why}"):
         RunLog(tmp_path, {}, tensorboard=False, wandb="")
@@ -57,7 +56,7 @@ def test_a_broken_line_is_named(tmp_path, line, why):
 
 
 def test_texts_come_back(tmp_path):
-    """`splitlines` cuts at U+2028 and others, which JSON need not escape; editors put a BOM first."""
+    """`splitlines` cuts at U+2028 and others, which JSON need not escape; some editors put a BOM first."""
     text = "a\u2028b\u0085c\x1cd"
     (tmp_path / "x.jsonl").write_text("\ufeff" + json.dumps({"text": text}, ensure_ascii=False) + "\n\n")
     log = Records(tmp_path)

@@ -1,4 +1,4 @@
-"""The report tells what the run's files say, survives missing files, runs nothing of a model's."""
+"""The report tells what the run's files say, survives missing files, and runs nothing that a model wrote."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def write_lines(path, rows):
 
 @pytest.fixture
 def run_dir(tmp_path):
-    """A run with two RL stages, nulls, absent keys and hostile text, killed in mid-line."""
+    """Write a run with two RL stages, nulls, absent keys and hostile text, killed in mid-line."""
     (tmp_path / "config.json").write_text(json.dumps({"model": {"width": 64}, "note": HOSTILE}))
     sft = [{"stage": "base", "kind": "sft", "step": s, "loss/total": 2 / s, "time/step_s": 0.6} for s in range(1, 101)]
     easy = [

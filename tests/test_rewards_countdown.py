@@ -53,12 +53,12 @@ def grade_text(one, text):
     ],
 )
 def test_evaluate_by_hand(expression, value):
-    """Associativity, precedence, exactness and the sign."""
+    """Checks associativity, precedence, exactness and the sign."""
     assert evaluate(expression) == value
 
 
 def test_evaluate_agrees_with_python_on_random_expressions():
-    """Python's parser over Fractions, on the common grammar: 1,500 trees printed at random."""
+    """Agrees with Python's parser over Fractions on the common grammar: 1,500 trees printed at random."""
     rng = np.random.default_rng(0)
 
     def tree(depth):
@@ -81,7 +81,7 @@ def test_evaluate_agrees_with_python_on_random_expressions():
 
 
 def test_evaluate_names_its_reason():
-    """The reason is logged: a false claim, a cap and a bad symbol are different news."""
+    """The reason is logged, and a false claim, a cap and a bad symbol must be told apart."""
     for expression, reason in [
         ("(1+2)*3 = 10", "wrong_value"),
         ("1 / (2 - 2)", "division_by_zero"),
@@ -189,12 +189,12 @@ def test_almost_equal_is_not_equal():
     ],
 )
 def test_last_answer_by_hand(text, answer):
-    """The first or an unfinished answer instead of the last complete one."""
+    """Guards against taking the first or an unfinished answer instead of the last complete one."""
     assert last_answer(text) == answer
 
 
 def test_last_line_only_is_the_references_rule():
-    """A trailing newline, or one inside the answer, hides it from the reference."""
+    """The reference does not see an answer with a trailing newline, or one that spans lines."""
     for text, answer in [
         ("x\n<answer>1</answer>", "1"),
         ("<answer>1</answer>\n", None),
@@ -212,7 +212,7 @@ def test_last_line_only_is_the_references_rule():
 
 
 def test_left_to_right_by_hand():
-    """Precedence must not come back, and chains must not glue "1 2 3" to 123."""
+    """Guards against precedence coming back, and against chains that glue "1 2 3" to 123."""
     assert left_to_right("7 + 5 * 2") == "((7+5)*2)"
     assert left_to_right("7") == "7"
     assert left_to_right("8 − 2 × 3 = 18") == "((8-2)*3)=18"
@@ -235,7 +235,7 @@ def test_calculator_form_is_read_left_to_right():
 
 
 def test_calculator_solutions_are_correct_and_others_are_not():
-    """Every solution of 20 problems; the solutions of other targets; one number changed."""
+    """Every solution of 20 problems is right; solutions of other targets, or with one number changed, are wrong."""
     for i in range(20):
         task = calculator_problem(0, i, numbers=3, split="test")
         table = calculator_reachable(tuple(sorted(task.meta["numbers"])))
@@ -250,7 +250,7 @@ def test_calculator_solutions_are_correct_and_others_are_not():
 
 
 def test_solver_output_is_graded_correct():
-    """The two grammars agree: what solve() prints, the grader reads."""
+    """The two grammars agree: the grader reads what solve() prints."""
     tasks = [paper_problem(4, i, numbers=n) for n in (2, 3, 4, 5) for i in range(5)]
     for task in [*tasks, problem(3, 3, 8, 8, target=24)]:
         text = solve(task.meta["numbers"], task.meta["target"])
@@ -354,7 +354,7 @@ def test_hostile_text_neither_raises_nor_stalls():
 
 
 def test_hostile_expressions_get_the_right_reason():
-    """Caps are told from bad syntax, and just below the caps still works."""
+    """Caps are told from bad syntax, and expressions just below the caps still work."""
     for expression, reason in [
         ("(" * 1_000_000, "too_long"),
         ("-" * 1_000_000, "too_long"),

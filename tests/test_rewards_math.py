@@ -69,7 +69,7 @@ def test_where():
 
 
 def test_where_comes_with_the_problem():
-    """So it reaches the pool's processes, which see nothing of the config."""
+    """So it reaches the workers' processes, which see nothing of the config."""
     inside = r"\boxed{7}</think> so"
     assert grade_one(problem("7", where="response"), inside, True) == Grade(1.0, "correct")
     assert grade_one(problem("7", where="after_thinking"), inside, True) == Grade(0.0, "no_answer")
@@ -231,13 +231,13 @@ def test_every_reason_is_documented():
 
 
 def in_subset(name: str, i: int) -> bool:
-    """AIME, HMMT and AMC whole, a tenth of MATH-500, every hundredth of DeepScaleR."""
+    """Return whether an answer is tested: all of AIME, HMMT and AMC, a tenth of MATH-500, a hundredth of DeepScaleR."""
     return i % {"math500": 10, "deepscaler_10k": 100}.get(name, 1) == 0
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not here")
 def test_gold_answers():
-    """At least 99.5 % each way; what is not is in EXCEPTIONS."""
+    """At least 99.5 % are right each way, and EXCEPTIONS lists the others."""
     pytest.importorskip("pyarrow", reason="reads DeepScaleR's parquet file: pip install -e '.[test]'")
     listed = {(e["gold"], e["kind"]) for e in EXCEPTIONS}
     right, wrong = [], []
@@ -254,7 +254,7 @@ def test_gold_answers():
 
 
 def test_exceptions_are_still_exceptions():
-    """One that the grader now gets right must leave the list."""
+    """An exception that the grader now gets right must leave the list."""
     for e in EXCEPTIONS:
         assert e["kind"] in ("gold", *KINDS) and e["why"]
         answer = e["gold"] if e["kind"] == "gold" else perturbations(e["gold"])[e["kind"]]
@@ -265,7 +265,7 @@ def test_exceptions_are_still_exceptions():
 
 
 def test_long_responses_take_linear_time():
-    """62k characters of braces, boxes and tags, and an answer as long."""
+    """62k characters of braces, boxes and tags, and an answer of that length."""
     texts = [
         "{" * 31_000 + "}" * 31_000 + r"</think>\boxed{204}",
         r"\boxed{" * 9000 + "</think>",
@@ -282,7 +282,7 @@ def test_long_responses_take_linear_time():
 
 
 def test_long_answers_take_bounded_time():
-    """The longest answers that are looked at, made of what the patterns have to walk over."""
+    """The longest answers that are read, made of what the patterns have to walk over."""
     bits = (
         " ",
         "1",
@@ -334,12 +334,12 @@ def test_what_sympy_would_choke_on_is_turned_away():
 
 @pytest.fixture
 def here(monkeypatch):
-    """The workers find this checkout."""
+    """Let the workers import this checkout."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
 
 
 def test_hostile_answers_get_grades(here):
-    """Against a number, an expression and an equation; no worker hangs, none dies."""
+    """Against a number, an expression and an equation no worker hangs and none dies."""
     golds = ("204", r"3\sqrt{13}", "y=2x+3")
     problems, texts = zip(*[(problem(gold), response(text)) for text in HOSTILE for gold in golds])
     with GraderPool(workers=1, timeout_s=60.0) as pool:

@@ -141,7 +141,7 @@ def test_several_boxes(gold, text, right):
 
 
 def test_boxes_are_bounded():
-    """Thousands of boxes are one answer of at most sixteen."""
+    """Of thousands of boxes at most sixteen make the answer."""
     assert boxes_together(r"\boxed{1}, " * 5000 + r"\boxed{2}") == "1, 2"
     assert boxes_together(", ".join(rf"\boxed{{{i}}}" for i in range(100))).count(",") == 15
     assert boxes_together(r"\boxed{1} and \boxed{2") is None

@@ -58,7 +58,7 @@ def test_forms(end, reason):
 
 
 def test_thinking_is_no_answer():
-    """What is said inside the thinking does not count, a box there does in the reference's form."""
+    """A letter inside the thinking does not count; in the reference's form a box there does."""
     assert grade_text(question(), "The answer is C</think> Hm.", where="response").reason == "no_answer"
     assert grade_text(question(), "The answer is C", where="response").reason == "no_thinking"
     assert grade_text(question(), "The answer is C", where="anywhere").reason == "correct"

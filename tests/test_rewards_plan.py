@@ -42,7 +42,7 @@ def test_the_answer_of_a_well_formed_execution():
     [("-5", "5"), ("5", "-5"), ("1.5", "15"), ("\\frac{1}{12}", "\\frac{11}{2}"), ("1/12", "11/2"), ("0.25", "25")],
 )
 def test_signs_points_and_fractions_count(gold, answer):
-    """The original's normalisation makes these equal, and its reason says what such a grade is worth."""
+    """The original's normalisation makes these equal, and its reason says that such a grade is unsound."""
     text = write_text(PLAN, f"\\boxed{{{answer}}}")
     assert grade_one(problem(gold), text, True) == (0.0, "wrong_value")
     if gold != "0.25":
@@ -61,7 +61,7 @@ def test_the_original_grader_looks_at_the_end_and_at_no_format():
 
 
 def test_following_by_hand():
-    """In order, one to one, over the plan's own words; the original counts a word for a step, in any order."""
+    """Steps match in order, one to one, by the plan's words; the original counts a word for a step, in any order."""
     assert steps(WORK) == [["add", "the", "numbers", "10"], ["halve", "the", "sum"]]
     assert steps("Step 3: Go on\n  4) then\n5.5 is no step") == [["go", "on"], ["then"]]
     assert followed(PLAN, WORK) == 1.0

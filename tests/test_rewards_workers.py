@@ -19,7 +19,7 @@ HERE = "tests.test_rewards_workers"
 
 
 def moody(problem, text, done):
-    """A grader for the tests, run in the workers: does what the response says."""
+    """A grader that runs in the workers and does what the response says."""
     if text.startswith("hang"):
         time.sleep(60)
     if text.startswith("die"):
@@ -46,7 +46,7 @@ def moody(problem, text, done):
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-    """The workers find this file."""
+    """Let the workers import this file."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
@@ -55,7 +55,7 @@ def pool(**options) -> GraderPool:
 
 
 def test_same_grades_as_in_this_process():
-    """With 1 and with 4 workers, in order."""
+    """With 1 and with 4 workers grades come in order."""
     problems = [calculator_problem(0, i, numbers=3, split="train") for i in range(40)]
     texts = [f"<answer> {p.meta['numbers'][0]} + {i} </answer>" for i, p in enumerate(problems)]
     done = [i % 3 > 0 for i in range(40)]
@@ -67,7 +67,7 @@ def test_same_grades_as_in_this_process():
 
 
 def test_what_fails_twice_scores_0_and_its_neighbours_keep_their_grades(tmp_path):
-    """A worker that hangs or dies takes the rest of its batch along: that rest must be graded all the same."""
+    """A worker that hangs or dies takes the rest of its batch along, which must be graded all the same."""
     texts = ["fine"] * 20
     texts[3], texts[4], texts[11] = "die", f"once {tmp_path / 'tried'}", "hang"
     start = time.monotonic()
@@ -82,7 +82,7 @@ def test_what_fails_twice_scores_0_and_its_neighbours_keep_their_grades(tmp_path
 
 @pytest.mark.parametrize("stopped", ["before", "within"])
 def test_a_worker_that_stops_reading_is_replaced(stopped):
-    """Writing had no deadline: eight texts of 50 kB fill the pipe of a stopped worker, and the run hung for ever."""
+    """Writing had no deadline: eight texts of 50 kB filled the pipe of a stopped worker, and the run hung for ever."""
     texts = [f"{i} {'long ' * 10_000}" for i in range(24)]
     if stopped == "within":
         texts[2] = "stop" + texts[2]
@@ -118,7 +118,7 @@ def test_a_message_is_bounded():
 
 
 def test_readings_come_from_the_workers():
-    """Features and the share of a plan are worked out beside the grade: as in this process, bit for bit."""
+    """Features and the share of a plan are computed beside the grade, bit for bit as in this process."""
     problem = Problem("p", "math", "q", "5", "", {"where": "execution"})
     plan = "1. add\n</EXPLORATION><EXECUTION>1. add\nWait, 2+3=5 \\boxed{5}</EXECUTION>"
     calculator = calculator_problem(0, 0, numbers=3, split="train")
@@ -141,7 +141,7 @@ def test_what_a_grader_prints_is_no_answer(capfd):
 
 
 def test_a_bug_in_a_grader_is_shown():
-    """Scored 0 it would train the model on noise; and who goes on all the same gets no answer of the batch before."""
+    """Scored 0 it would train the model on noise. After it, no answer of the old batch is taken for one of the next."""
     with pool(workers=1) as graders:
         with pytest.raises(RuntimeError, match="KeyError: 'a bug'"):
             graders.grade_all([None] * 3, ["bug", "fine", "fine"], [True] * 3)

@@ -24,21 +24,21 @@ IDS = [p.id for p in PROBLEMS]
 
 
 class Graded(list):
-    """Grades that are there already."""
+    """Stands for grades that are there already."""
 
     def result(self):
         return list(self)
 
 
 def half(problems, texts, done):
-    """Half of all texts are right, a cut response never is: a grader whose verdict hangs on every token."""
+    """Stands for a grader that depends on every token: half of all texts are right, a cut response never is."""
     right = [d and zlib.crc32(t.encode()) % 2 for t, d in zip(texts, done)]
     return Graded(Grade(float(r), "correct" if r else "wrong_value") for r in right)
 
 
 @pytest.fixture(scope="module")
 def sharp(tiny):
-    """Logits spread enough that responses end by themselves."""
+    """Return a model whose logits are spread enough that responses end by themselves."""
     model, params = tiny
     return model, params | {"embed_vd": params["embed_vd"] * 8}
 
@@ -92,8 +92,9 @@ def test_only_what_is_missing_is_drawn_and_comes_out_the_same(sharp, long, tmp_p
 
 
 def test_cutting_equals_drawing_at_the_shorter_budget(sharp, long, tmp_path):
-    """The claim of the whole evaluation, with the sampler itself: same keys, limit 12 -> the first 12 tokens, and both
-    columns of scores are those of the generation at 12."""
+    """The claim of the whole evaluation, with the sampler itself: same keys and a limit of 12 give the first 12 tokens,
+    and both columns of scores are those of the generation at 12.
+    """
     short, _ = draw(sharp, tmp_path, budget=12)
     for key, r in short.known.items():
         assert r.tokens == long.known[key].tokens[:12]
@@ -118,7 +119,7 @@ def test_cutting_equals_drawing_at_the_shorter_budget(sharp, long, tmp_path):
 
 
 def test_going_on_from_a_prefix_is_the_same_draw(sharp, long, tmp_path):
-    """Guards noise that is used twice, or that starts again, when a response is continued (budget forcing)."""
+    """Guards against noise that is used twice, or starts again, when a response is continued (budget forcing)."""
     keys = [k for k, r in long.known.items() if len(r.tokens) > 12]
     requests = [Request(p, (g,), [*PROMPTS[p], *long.known["response", p, g].tokens[:12]], 20) for _, p, g in keys]
     more, _ = draw(sharp, tmp_path, budget=0, requests=requests, part="more")
@@ -141,7 +142,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
 
 
 def test_a_bucket_gets_whole_files(tmp_path, monkeypatch):
-    """Nothing can be appended there: every half minute what has finished since becomes a file of its own."""
+    """A bucket cannot append, so every half minute what has finished since becomes a new file."""
     monkeypatch.setattr("e3jax.rollout.responses.is_bucket", lambda path: True)
     responses = Responses(epath.Path(tmp_path / "b"))
     responses.add({("response", 0, 0): Response((4,), False)}, ["p0"], [""])

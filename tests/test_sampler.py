@@ -40,7 +40,7 @@ def ragged_prompts(count, vocab, seed=0):
 
 @pytest.fixture(scope="module")
 def sharp(tiny):
-    """A tiny model whose logits are spread enough that EOS and repeats occur."""
+    """Return a tiny model whose logits are spread enough that EOS and repeats occur."""
     model, params = tiny
     return model, params | {"embed_vd": params["embed_vd"] * 8}
 
@@ -61,7 +61,7 @@ def test_inverse_cdf_by_hand():
 
 @pytest.mark.parametrize("size", [5, 512, 513, 4000])
 def test_inverse_cdf_equals_a_search_in_float64(size):
-    """Blocks of the vocabulary: a token is the one whose interval holds u, up to rounding at the interval's ends."""
+    """With blocks of the vocabulary a token is the one whose interval holds u, up to rounding at its ends."""
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.full(size, 0.1), 300) * (rng.random((300, size)) < 0.7) + np.eye(size)[3] * 1e-3
     p /= p.sum(1, keepdims=True)
@@ -73,7 +73,7 @@ def test_inverse_cdf_equals_a_search_in_float64(size):
 
 
 def test_frequencies_follow_the_tempered_distribution():
-    """20,000 draws at temperature 0.5 within 4 σ of p² / Σp²."""
+    """20,000 draws at temperature 0.5 lie within 4 σ of p² / Σp²."""
     p = np.array([0.5, 0.3, 0.2])
     u = jax.random.uniform(jax.random.key(0), (20_000,))
     token, _, _ = choose(jnp.tile(jnp.log(p)[None], (20_000, 1)), u, temperature=0.5, **PLAIN)
@@ -95,7 +95,7 @@ def test_truncation_by_hand():
 
 @pytest.mark.parametrize("logits", [[1.0, 2.0, 3.0, 3.0], [-0.0, 0.0, 0.0, -1.0], [5.0] * 600, [2.0, 9.0, 9.0, 9.0]])
 def test_equal_logits_are_cut_in_the_order_of_tokens(logits):
-    """Ties with the smallest kept stayed: temperature 0 and top_k 1 gave tokens 2 and 3 of (1, 2, 3, 3)."""
+    """Ties with the smallest kept logit all stayed: temperature 0 and top_k 1 gave tokens 2 and 3 of (1, 2, 3, 3)."""
     row, u = jnp.array([logits]), jnp.array([0.999999])
     greedy = choose(row, u, temperature=0.0, top_k=0, top_p=1.0)[0]
     for cut in (dict(top_k=1, top_p=1.0), dict(top_k=0, top_p=1e-6), dict(top_k=3, top_p=1e-6)):
@@ -115,7 +115,7 @@ def test_half_of_four_equal_tokens_is_the_first_two():
 
 
 def check_parity(model, params, rollouts, temperature):
-    """Teacher-forced log-probs of whole rows, against what the sampler said while it cached and refilled."""
+    """Compare teacher-forced log-probs of whole rows with those of the sampler, which cached and refilled."""
     again = score(model, params, rollouts.tokens, temperature=temperature, chunk=4096)
     assert rollouts.sampled.any()
     np.testing.assert_allclose(np.asarray(again)[rollouts.sampled], rollouts.logp[rollouts.sampled], atol=1e-4)
@@ -123,7 +123,7 @@ def check_parity(model, params, rollouts, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logp_equals_teacher_forcing(sharp, temperature):
-    """Temperature forgotten on one side, or padding attended, shows as a ratio ≠ 1 at the first update."""
+    """A temperature forgotten on one side, or attention to padding, shows as a ratio ≠ 1 at the first update."""
     model, params = sharp
     rollouts = draw(model, params, ragged_prompts(10, 210), temperature=temperature)
     assert 0 < rollouts.done.mean() < 1  # both endings occur
@@ -131,7 +131,7 @@ def test_logp_equals_teacher_forcing(sharp, temperature):
 
 
 def test_logp_equals_teacher_forcing_at_real_widths():
-    """Two layers of Qwen3-0.6B's widths and its whole vocabulary."""
+    """The same for two layers of Qwen3-0.6B's widths and its whole vocabulary."""
     config = dataclasses.replace(preset("qwen3-0.6b"), layers=2)
     model = Qwen3(config, dtype=jnp.float32, remat="none", kernel="xla")
     params = init_params(model, jax.random.key(0))
@@ -141,7 +141,7 @@ def test_logp_equals_teacher_forcing_at_real_widths():
 
 @pytest.fixture(scope="module")
 def plain_greedy(sharp):
-    """One prompt at a time, no cache, no slots: the whole sequence again for every token."""
+    """Decode one prompt at a time, without cache and slots: the whole sequence again for every token."""
     model, params = sharp
 
     @jax.jit
@@ -165,9 +165,9 @@ def plain_greedy(sharp):
 @pytest.mark.parametrize("schedule", [dict(slots=16), dict(slots=16, block=3, prefill_rows=1), dict(slots=64, block=5)])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse, monkeypatch):
-    """Any slot count, block and arrival order; pages hold 1e4 when they are new.
+    """With any slot count, block and arrival order; new pages hold 1e4.
 
-    Poison is finite on purpose: softmax gives it weight 0, and 0 · NaN would be NaN (STYLE 2.6).
+    Poison is finite on purpose: softmax gives it weight 0, and 0 · NaN would be NaN.
     """
     model, params = sharp
     monkeypatch.setattr("e3jax.sampler.slots.new_piece", poisoned_piece)
@@ -181,17 +181,17 @@ def test_greedy_slots_equal_a_plain_loop(sharp, plain_greedy, schedule, reverse,
 
 
 def small_pages(monkeypatch):
-    """Pages of 8 positions and pools that begin with 8 of them: samples have several, and pools grow on the way."""
+    """Use pages of 8 positions and pools that begin with 8 pages: samples have several, and pools grow on the way."""
     monkeypatch.setattr("e3jax.sampler.plan.PAGE", 8)
 
 
 def poisoned_piece(*args):
-    """New pages that hold 1e4 everywhere; pages given back hold what another sample left there."""
+    """Allocate new pages that hold 1e4 everywhere; freed pages hold what another sample left there."""
     return jax.tree.map(lambda x: jnp.full_like(x, 1e4), decode.new_piece(*args))
 
 
 def test_samples_do_not_depend_on_the_schedule(sharp, monkeypatch):
-    """Same (key, id, g): same tokens, whatever the slots, blocks, order, company, and growth of the cache."""
+    """The same (key, id, g) gives the same tokens for any slots, blocks, order, neighbours, and growth of the cache."""
     model, params = sharp
     prompts = ragged_prompts(12, 210)
     a = draw(model, params, prompts)
@@ -217,7 +217,7 @@ def test_samples_do_not_depend_on_the_schedule(sharp, monkeypatch):
 
 @pytest.fixture(scope="module")
 def two_heads():
-    """Two KV heads, so that tensor=2 has one each: model, parameters, prompts, and what one device draws."""
+    """Return a model with two KV heads, one each for tensor=2; its parameters, prompts, and what one device draws."""
     model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none", kernel="xla")
     params = init_params(model, jax.random.key(0))
     params = params | {"embed_vd": params["embed_vd"] * 8}
@@ -227,7 +227,7 @@ def two_heads():
 
 
 def test_samples_do_not_depend_on_the_mesh(two_heads):
-    """The cache's and the slots' layout: 4 devices draw what one draws, tensor axis included."""
+    """4 devices draw what one draws, with the tensor axis too: this checks the layout of cache and slots."""
     model, params, prompts, one = two_heads
     mesh = make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
     with jax.set_mesh(mesh):
@@ -237,7 +237,7 @@ def test_samples_do_not_depend_on_the_mesh(two_heads):
 
 
 def test_sampling_layout_draws_the_same(two_heads):
-    """Parameters that training splits over fsdp, moved to tensor=2: a wrong shard is a wrong token."""
+    """Parameters that training splits over fsdp are moved to tensor=2: a wrong shard would give a wrong token."""
     model, params, prompts, one = two_heads
     mesh = make_mesh(data=1, fsdp=8, tensor=1)
     layout = sampling_mesh(mesh, tensor=2)
@@ -268,7 +268,7 @@ def test_lengths_masks_and_eos(sharp):
 
 
 def test_any_of_several_tokens_ends_a_response(sharp):
-    """Qwen3 names two; only the first of them heeded, a chat would run on into the next turn."""
+    """Qwen3 names two ending tokens; if only the first counted, a chat would run on into the next turn."""
     model, params = sharp
     prompts = ragged_prompts(10, 210)
     one = draw(model, params, prompts)
@@ -300,7 +300,7 @@ def test_a_budget_for_every_request(sharp):
 
 
 def test_a_draining_queue_moves_to_fewer_slots(sharp, monkeypatch):
-    """Half of the slots, then half of those, pages closed up on the way; and nothing of it shows."""
+    """Slots halve, then halve again, and pages are packed on the way; none of it shows in the samples."""
     model, params = sharp
     prompts, used, block = ragged_prompts(16, 210), [], decode.decode_block
     budgets = np.where(np.arange(32) % 9, 6, 90)
@@ -322,7 +322,7 @@ def test_a_draining_queue_moves_to_fewer_slots(sharp, monkeypatch):
 
 @pytest.mark.parametrize("cache", ["compute", "int8"])
 def test_one_pool_of_all_layers_draws_the_same(sharp, cache, monkeypatch):
-    """As on a TPU, where the model loops over its layers: refilled, grown and closed up, it draws what a CPU draws."""
+    """As on a TPU, where the model loops over its layers: refilled, grown and packed, it draws what a CPU draws."""
     model, params = sharp
     pools, block = [], decode.decode_block
 
@@ -348,7 +348,7 @@ def test_one_pool_of_all_layers_draws_the_same(sharp, cache, monkeypatch):
 
 
 def test_sequences_of_tokens_end_a_response(sharp):
-    """Two tokens that occurred end it at their second one; not where the first is the prompt's last token."""
+    """Two tokens end a response at the second one, but not where the first is the prompt's last token."""
     model, params = sharp
     prompts = ragged_prompts(10, 210)
     one = draw(model, params, prompts)
@@ -365,7 +365,7 @@ def test_sequences_of_tokens_end_a_response(sharp):
 
 
 def test_prompts_longer_than_a_chunk(sharp, monkeypatch):
-    """Prefill in chunks: a later one must see the earlier ones' keys."""
+    """With prefill in chunks a later chunk must see the earlier ones' keys."""
     model, params = sharp
     prompts = [p * 9 for p in ragged_prompts(4, 210)]
     assert max(map(len, prompts)) > 48
@@ -376,7 +376,7 @@ def test_prompts_longer_than_a_chunk(sharp, monkeypatch):
 
 
 def test_int8_cache(sharp):
-    """Half the bytes of bfloat16; log-probs of what was drawn within the error that README states, and not exact."""
+    """Half the bytes of bfloat16; log-probs lie within the error that README states, and are not exact."""
     model, params = sharp
     prompts = ragged_prompts(10, 210)
     rollouts = draw(model, params, prompts, cache="int8")
@@ -394,7 +394,7 @@ def test_int8_by_hand():
 
 
 def test_slots_are_busy_and_prompts_are_prefilled_once(sharp):
-    """Freed slots that wait for a block's end, or G prefills of one prompt, are what makes samplers slow."""
+    """Slow samplers let freed slots wait for the end of a block, or prefill one prompt G times."""
     model, params = sharp
     prompts, stats = ragged_prompts(40, 210), {}
     rng = np.random.default_rng(0)
@@ -406,7 +406,7 @@ def test_slots_are_busy_and_prompts_are_prefilled_once(sharp):
 
 
 def test_there_are_no_more_slots_and_rows_than_work(sharp, monkeypatch):
-    """64 rows were prefilled for 3 prompts, and 16 slots decoded for 3 responses, whatever they computed for."""
+    """64 rows were prefilled for 3 prompts and 16 slots decoded for 3 responses, for nothing."""
     model, params = sharp
     prompts, made = ragged_prompts(3, 210), []
     usual = draw(model, params, prompts, samples=1, budget=6, slots=2, prefill_rows=2)
@@ -420,7 +420,7 @@ def test_there_are_no_more_slots_and_rows_than_work(sharp, monkeypatch):
 
 
 def test_a_long_limit_costs_nothing_until_it_is_used(sharp, monkeypatch):
-    """Positions allocated and attended follow the live length: 32 short responses under budgets of 200 and of 2,000."""
+    """Positions allocated and attended follow the live length: 32 short responses with budgets of 200 and of 2,000."""
     model, params = sharp
     made, read = [], []
     piece, block = decode.new_piece, decode.decode_block
@@ -440,7 +440,7 @@ def test_a_long_limit_costs_nothing_until_it_is_used(sharp, monkeypatch):
 
 
 def test_what_is_drawn_is_reported(sharp):
-    """A token lost, doubled or given to the neighbour on its way to the person who reads along."""
+    """Guards against a token that is lost, doubled or reported for another response to a person who reads along."""
     model, params = sharp
     tokens, logps, finished = {}, {}, []
 

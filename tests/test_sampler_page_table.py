@@ -1,4 +1,4 @@
-"""The host's table of pages: nobody shares a page, none is lost, and the pool grows only when it must."""
+"""The host's table of pages: no page is shared or lost, and the pool grows only when it must."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from e3jax.sampler.page_table import PageTable
 
 
 def check(table: PageTable):
-    """Table and owners say the same, on every device for itself."""
+    """Check that table and owners agree, on every device separately."""
     each = table.per_device()
     for j, row in enumerate(table.table_jn):
         device, slot = divmod(j, each)
@@ -39,7 +39,7 @@ def test_pages_through_a_random_life(shards):
 
 
 def test_the_pool_doubles_when_it_is_too_small():
-    """8 pages at first, then 8 more, then 16; never more than all slots at their longest need."""
+    """It has 8 pages at first, then 8 more, then 16; never more than all slots need at their longest."""
     table = PageTable.empty(1, 4, page=4, columns=16, longest=10)
     assert table.reserve(np.array([12, 0, 0, 0])) == [8]
     assert table.reserve(np.array([12, 20, 0, 0])) == []
@@ -48,7 +48,7 @@ def test_the_pool_doubles_when_it_is_too_small():
 
 
 def test_fewer_slots_keep_their_requests_and_pages():
-    """Slots 1 and 6 are left, of one device and of the other: half of the slots hold them, their pages first."""
+    """Slots 1 and 6, one of each device, are left: half of the slots hold them, with their pages first."""
     table = PageTable.empty(2, 8, page=4, columns=8, longest=8)
     table.request_j[:] = np.arange(8) + 10
     table.length_j[:] = [5, 9, 5, 5, 5, 5, 17, 5]
@@ -67,7 +67,7 @@ def test_fewer_slots_keep_their_requests_and_pages():
 
 
 def test_any_number_of_slots_comes_down_to_powers_of_two():
-    """There are as many slots as requests, 5 for 5; six on two devices go on as four and as two, an odd number too."""
+    """5 requests have 5 slots; 6 slots on two devices go on as four and as two, and an odd number works too."""
     for shards, slots, then in ((1, 5, [4, 2, 1]), (2, 6, [4, 2]), (1, 1, [])):
         table, seen = PageTable.empty(shards, slots, page=4, columns=8, longest=8), []
         table.request_j[0], table.length_j[0] = 7, 9

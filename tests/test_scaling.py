@@ -48,7 +48,7 @@ COUNTDOWN = Problem("c", "countdown_plans", "7 5 2 ?24", "24", "", {"numbers": (
 
 
 def test_votes():
-    """Weights add up, ties share, no answer is no vote; in Countdown a class may hold a response that cheats."""
+    """Weights add up, ties share, and no answer is no vote; in Countdown a class may include a response that cheats."""
     assert vote([("7", 1, 2), ("8", 0, 1), ("8", 0, 1.5)]) == 0 and vote([("7", 1, 3), ("8", 0, 2)]) == 1
     assert vote([("7", 1, 1), ("8", 0, 1)]) == 0.5 and vote([]) == vote([(None, 0, 9)]) == 0
     assert vote([("24", 1, 1), ("24", 0, 3), ("25", 0, 2)]) == 0.25
@@ -73,7 +73,7 @@ def test_what_a_response_votes_for():
 @given(st.text("abc", max_size=12), st.text("abc", max_size=12))
 @settings(max_examples=100, deadline=None)
 def test_common_subsequence(a, b):
-    """Rows of bits against the table."""
+    """Rows of bits give what the whole table gives."""
     table = np.zeros((len(a) + 1, len(b) + 1), int)
     for i, x in enumerate(a):
         for j, y in enumerate(b):
@@ -85,7 +85,7 @@ def test_common_subsequence(a, b):
 
 
 def test_clusters_by_hand():
-    """Directions count, not lengths; the plan nearest to the mean; fewer clusters where plans are the same."""
+    """Directions count, not lengths; the plan nearest to the mean is taken; equal plans make fewer clusters."""
     v = np.array([[1, 0], [5, 0.1], [9, 0], [0, 1], [0.1, 3], [-1, 0]], np.float32)
     assert clusters(v, 3, seed=42) == [(0, 3), (3, 2), (5, 1)]
     assert clusters(np.ones((4, 2)), 3, seed=42) == [(0, 4)]
@@ -121,7 +121,7 @@ def test_the_guard_ends_a_loop_at_a_chunk():
 
 
 def test_next_plans():
-    """A1 to A4 when stuck; else the refinement, an unused plan where it stalled, a new one where none is left."""
+    """A1 to A4 when stuck; else the refinement, an unused plan where it stalled, or a new one where none is left."""
     plans = {1: "use induction on n", 2: "count the pairs twice", 3: "draw a picture of it"}
     now = dict(current="use induction on pairs", tried=["use induction on pairs"], unused=plans, words={"induction"})
     assert next_plan(stuck=True, refined="something else", **now) == 2
@@ -146,7 +146,7 @@ def test_stuck_words_are_the_plans_own():
 
 
 class Letters:
-    """A character a token, tags too; EOS is 0."""
+    """A tokenizer with one token per character, tags too; EOS is 0."""
 
     eos, stop, has_chat, tags = 0, (0,), True, (1, 2, 3, 4)
 
@@ -311,7 +311,7 @@ def light(monkeypatch):
 
 
 def test_tokens_equal_a_recount_of_the_saved_texts(checkpoint, tmp_path, light, monkeypatch):
-    """Every number of the table from the texts on disk; a second start draws nothing and changes nothing."""
+    """Every number of the table follows from the texts on disk; a second start draws and changes nothing."""
     work = tmp_path / "a"
     scaling.main(config_for(checkpoint), str(work))
     words, length = WordTokenizer(WORDS), {}

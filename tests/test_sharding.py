@@ -13,7 +13,7 @@ from e3jax.train.sft import sft_gradient
 
 
 def test_spec_by_hand():
-    """Axes of size 1 and trailing Nones are not spelt: two spellings of one layout would trace twice."""
+    """Axes of size 1 and trailing Nones are left out: two spellings of one layout would trace twice."""
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     assert spec("ldnh", mesh) == P(None, "fsdp", "tensor")
     assert spec("BTD", mesh) == P(("data", "fsdp"))
@@ -22,7 +22,7 @@ def test_spec_by_hand():
 
 
 def test_unknown_letter_and_collision_raise():
-    """flax's resolver replicates a misspelt name in silence (STYLE 2.1)."""
+    """flax's resolver silently replicates a misspelt name."""
     with pytest.raises(KeyError, match="'x'"):
         spec("dx", make_mesh(data=1, fsdp=8, tensor=1))
     with pytest.raises(ValueError, match="two letters"):
@@ -44,7 +44,7 @@ def test_indivisible_and_misnamed_parameters_raise(tiny):
 
 
 def test_replication_raises(tiny):
-    """An array that a device_put forgot sits whole on every device."""
+    """An array that a device_put forgot is whole on every device."""
     mesh = make_mesh(data=1, fsdp=8, tensor=1)
     whole = jax.device_put(tiny[1], jax.sharding.NamedSharding(mesh, P()))
     with pytest.raises(ValueError, match="embed_vd"):
@@ -58,7 +58,7 @@ def test_replication_raises(tiny):
 
 
 def test_constrain_reaches_the_compiler():
-    """Inside a mesh the activation is laid out as asked; without one nothing happens."""
+    """Inside a mesh the activation gets the layout of its letters; without a mesh nothing happens."""
     mesh = make_mesh(data=2, fsdp=4, tensor=1)
     with jax.set_mesh(mesh):
         out = jax.jit(lambda x: constrain(x * 2, "BTD"))(jnp.ones((8, 2, 4)))

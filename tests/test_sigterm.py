@@ -13,7 +13,7 @@ from e3jax.sigterm import LATE, WRITERS, Write, out_of_time
 
 
 class Slow:
-    """A writer whose checkpoint is complete `seconds` after its making; its bytes come until `stalls`."""
+    """A writer whose checkpoint is complete `seconds` after its making; its bytes arrive until `stalls`."""
 
     def __init__(self, seconds: float, *, stalls: float = 1e9, took: float = 0.0):
         self.start, self.seconds, self.stalls, self.last = time.monotonic(), seconds, stalls, took
@@ -33,7 +33,7 @@ class Slow:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Seconds become tenths or hundredths, and no test leaves a writer behind."""
+    """Turn seconds into tenths or hundredths, and let no test leave a writer behind."""
     for name in ("GRACE_S", "LEAST_S", "AFTER_S", "TOLD_S"):
         monkeypatch.setattr(sigterm, name, getattr(sigterm, name) / 50)
     monkeypatch.setattr(sigterm, "STALLED_S", 0.5)
@@ -44,7 +44,7 @@ def quick(monkeypatch):
 
 
 def test_a_write_is_waited_for_and_the_end_says_that_it_is_kept():
-    """Longer than the grace period: 0.5 s here; and the process has time to end by itself afterwards."""
+    """The write takes longer than the grace period (0.5 s here), and then the process has time to end by itself."""
     writer, start = Slow(1.5), time.monotonic()
     WRITERS[:] = [writer]
     sentence = out_of_time()
@@ -64,7 +64,7 @@ def test_a_write_that_hangs_is_cut_off_in_words():
 
 @pytest.mark.parametrize("took, share", [(0.0, 25), (12 / 50, 13), (1.0, 10)])
 def test_a_step_leaves_the_time_to_save_it(took, share):
-    """Of 30 s: 25 where saving is quick, less where it is slow; without any writer too."""
+    """Of 30 s a step gets 25 where saving is quick, and less where it is slow; also without any writer."""
     WRITERS[:] = [Slow(0.0, took=took)] if took else []
     start = time.monotonic()
     assert "and the step is not done: the same command goes on from" in out_of_time()
@@ -72,7 +72,7 @@ def test_a_step_leaves_the_time_to_save_it(took, share):
 
 
 def test_the_event_is_set_before_the_last_sentence():
-    """`stop_asked` must answer while the write is waited for."""
+    """`stop_asked` must return during the wait for the write."""
     said = threading.Event()
     read, write = sigterm.os.pipe()
     sigterm.os.write(write, bytes([sigterm.signal.SIGTERM]))

@@ -1,4 +1,4 @@
-"""Writes are whole or not there, on a disk that fills up too."""
+"""Writes are whole or not there, even on a disk that fills up."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from e3jax.storage import append, patiently, place
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB."""
+    """Mount a file system of 1 MB."""
     path = tmp_path / "disk"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
@@ -53,7 +53,7 @@ def test_tries_and_then_says_what_to_do(monkeypatch, capsys):
 
 
 def test_a_bucket_stays_a_bucket():
-    """`epath.Path("gs://b/run").absolute()` is "/here/gs:/b/run": a local directory nobody looks into."""
+    """`epath.Path("gs://b/run").absolute()` is "/here/gs:/b/run", a local directory that nobody looks into."""
     code = (
         "from e3jax.storage import place\nimport fsspec\n"
         "print(place('gs://b/run'), fsspec.config.conf['gcs']['use_listings_cache'])"

@@ -29,7 +29,7 @@ from e3jax.tasks.table import TASKS
 
 
 def exact(text):
-    """Python's own grammar over Fractions: the independent reference for values."""
+    """Evaluate with Python's grammar over Fractions: the independent reference for values."""
     return eval("".join(f"Fraction({c})" if c.isdigit() else c for c in split_digits(text)))
 
 
@@ -46,7 +46,7 @@ def uses(text):
 
 
 def brute(numbers, *, signed=False):
-    """All values: replace any two entries by any operation on them until one entry is left."""
+    """Return all values: replace any two entries by any operation on them until one entry is left."""
     entries = {tuple(sorted(map(Fraction, numbers)))}
     while len(next(iter(entries))) > 1:
         shorter = set()
@@ -67,7 +67,7 @@ FOURS = [(3, 3, 8, 8), (0, 0, 0, 0), (1, 5, 5, 5), (25, 7, 0, 99)]
 
 @pytest.mark.parametrize("numbers", THREES + FOURS)
 def test_reachable_is_every_value(numbers):
-    """A missing bracketing, order or negative intermediate loses values; a reused number adds."""
+    """A missing bracketing, order or negative intermediate would lose values; a reused number would add some."""
     expressions = reachable(numbers)
     assert set(expressions) == brute(numbers)
     for value, text in expressions.items():
@@ -82,7 +82,7 @@ def test_reachable_counts_generic_numbers():
 
 @pytest.mark.parametrize("numbers", [(7, 5, 2), (0, 0, 6), (3, 3, 8, 8), (1, 1, 1, 1)])
 def test_solve_finds_a_solution_exactly_when_there_is_one(numbers):
-    """Above and below the table: the targets it misses, and those it invents."""
+    """Above and below the table, it misses no target and invents none."""
     possible = brute(numbers)
     for target in range(-10, 60):
         text = solve(numbers, target)
@@ -102,7 +102,7 @@ def test_search_above_the_table_agrees_with_brute_force(numbers):
 
 
 def test_search_finds_values_that_only_one_expression_has():
-    """Each operation in each order: small numbers have so many solutions that a lost one hides."""
+    """Each operation in each order: small numbers have so many solutions that a lost one would not show."""
     rng = np.random.default_rng(2)
     numbers = (1000003, 10007919, 3000000019, 77777777777, 500009, 12)
     for n in [5] * 24 + [6] * 2:
@@ -118,7 +118,7 @@ def test_search_finds_values_that_only_one_expression_has():
 
 
 def test_solve_six_numbers_and_bad_input():
-    """Six numbers search twice, and zeros again; no numbers is an error, not None."""
+    """Six numbers search twice, and again with zeros; no numbers are an error, not None."""
     possible = brute((5,) * 6)
     assert 36 in possible and 37 not in possible
     for numbers, target in [((0, 0, 1, 1, 1, 1), 0), ((5,) * 6, 36), ((5,) * 6, 56)]:
@@ -131,7 +131,7 @@ def test_solve_six_numbers_and_bad_input():
 
 @pytest.mark.parametrize("numbers", [(3, 5, 7), (0, 2, 9), (4, 4, 6)])
 def test_unary_minus_reaches_no_new_positive_target(numbers):
-    """rewards/countdown.py allows a sign on this ground: else it would be a cheaper task."""
+    """rewards/countdown.py allows a sign for this reason: else it would make the task easier."""
     signed = set()
     for signs in product((1, -1), repeat=3):
         signed |= brute([s * x for s, x in zip(signs, numbers)], signed=True)
@@ -159,7 +159,7 @@ def test_generated_value_has_the_usual_precedence():
 
 @pytest.mark.parametrize(("numbers", "count"), [(3, 60), (4, 40), (5, 15)])
 def test_paper_problems_are_solvable_and_consistent(numbers, count):
-    """A target rounded from a fraction, or numbers that are not those of the expression."""
+    """Guards against a target rounded from a fraction, and numbers that are not those of the expression."""
     for i in range(count):
         problem = paper_problem(11, i, numbers=numbers)
         given, target = problem.meta["numbers"], problem.meta["target"]
@@ -170,7 +170,7 @@ def test_paper_problems_are_solvable_and_consistent(numbers, count):
 
 
 def test_paper_two_numbers_have_the_rejection_distribution():
-    """Redrawing only the operation, or only the operands, biases the kept set: exact for n = 2."""
+    """Redrawing only the operation, or only the operands, would bias the kept set; exact for n = 2."""
     kept = Counter()
     for a, b in product(range(100), repeat=2):
         for value in (a + b, a - b, a * b, Fraction(a, b) if b else None):
@@ -232,7 +232,7 @@ def test_problem_i_is_problem_i():
 
 
 def test_calculator_value_by_hand():
-    """Precedence instead of left to right; an intermediate, not only the result, out of 0..100."""
+    """Guards against precedence instead of left to right, and an intermediate (not only the result) out of 0..100."""
     assert calculator_value((7, 5, 2), ("+", "*")) == 24
     assert calculator_value((2, 5, 7), ("-", "+")) is None  # -3 on the way to 4
     assert calculator_value((10, 10, 1), ("*", "+")) is None  # 101
@@ -247,7 +247,7 @@ def test_calculator_value_by_hand():
 
 
 def chains(numbers):
-    """{target: number of solutions}, by the rule as one reads it."""
+    """Return {target: number of solutions}, by the rule as one reads it."""
     counts = Counter()
     for order in set(permutations(numbers)):
         for ops in product("+-*", repeat=len(numbers) - 1):
@@ -262,7 +262,7 @@ def chains(numbers):
 
 @pytest.mark.parametrize("numbers", [(1, 1), (2, 5, 7), (4, 4, 9), (10, 10, 10, 10), (1, 3, 6, 8)])
 def test_calculator_reachable_is_complete(numbers):
-    """Equal numbers counted twice, or a solution that does not make its target."""
+    """Guards against equal numbers counted twice, and a solution that does not make its target."""
     table = calculator_reachable(numbers)
     assert {target: len(solutions) for target, solutions in table.items()} == chains(numbers)
     for target, solutions in table.items():
@@ -272,7 +272,7 @@ def test_calculator_reachable_is_complete(numbers):
 
 
 def test_calculator_two_numbers_are_uniform_within_the_split():
-    """Targets uniform over reachable ones, instances of the other split redrawn: chi-square."""
+    """Targets are uniform over reachable ones, and instances of the other split are drawn again: chi-square."""
     weight = Counter()
     for given in product(range(1, 11), repeat=2):
         targets = chains(given)
@@ -307,8 +307,9 @@ def test_calculator_splits_are_disjoint_for_every_seed_and_seven_to_one():
 
 
 def test_paper_splits_are_disjoint_for_every_seed_and_seven_to_one():
-    """The paper's form was split by seed alone: 23 of 512 test problems of 3 numbers were among 40,000 of training.
-    2 numbers have few instances: seeds alone would let some 20 of these 150 coincide."""
+    """The paper's form was split by seed alone: 23 of 512 test problems of 3 numbers were among 40,000 of training. 2
+    numbers have few instances: with seeds alone some 20 of these 150 would coincide.
+    """
     seen = {"train": set(), "test": set()}
     for split, count in (("train", 900), ("test", 75)):
         for seed in (0, 1):
@@ -324,13 +325,13 @@ def test_paper_splits_are_disjoint_for_every_seed_and_seven_to_one():
 @pytest.mark.parametrize("make", [paper_problem, calculator_problem])
 @pytest.mark.parametrize("seed", [-1, 1 << 31, 0.5, True])
 def test_seeds_have_31_bits(make, seed):
-    """Seeds of 2^31 and more made test problems of the paper's form in training; JAX takes 2^32 + 5 for 5."""
+    """Seeds of 2^31 and more put test problems of the paper's form into training; JAX takes 2^32 + 5 for 5."""
     with pytest.raises(UserError, match=f"config.seed={seed!r}: use a whole number from 0 to 2147483647"):
         make(seed, 0, numbers=3, split="train")
 
 
 def test_calculator_problem_fields():
-    """What the tiny tokenizer and the grader rely on; `split` is no free text."""
+    """The tiny tokenizer and the grader rely on these fields; `split` is not free text."""
     problem = calculator_problem(0, 7, numbers=4, split="test")
     numbers, target = problem.meta["numbers"], problem.meta["target"]
     assert problem.question == f"{' '.join(map(str, numbers))} ?{target}"

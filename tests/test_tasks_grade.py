@@ -1,4 +1,4 @@
-"""What a response without an end is worth, and the sentence for a step in which no answer could be read."""
+"""What a response without an end is worth, and what is said of a step in which no answer could be read."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ BOXED = Problem("q", "math", "1+1?", "2", "", {"where": "response"})
 
 
 def test_a_cut_response_is_graded_as_it_stands_where_the_config_says_so():
-    """e3's reward has no word of EOS: what is there counts. It scored 0 here, and no config could change that."""
+    """e3's reward does not mention EOS: what is there counts. It scored 0 here, and no config could change that."""
     text = "1+1 is 2 </think> \\boxed{2} because I"
     graded = replace(BOXED, meta=BOXED.meta | {"unfinished": "graded"})
     wrong = replace(BOXED, meta=BOXED.meta | {"unfinished": "wrong"})
@@ -28,7 +28,7 @@ def test_a_cut_response_is_graded_as_it_stands_where_the_config_says_so():
 
 
 def test_a_step_without_a_readable_answer_is_told_with_what_to_set():
-    """Such a run earned 0 for ever, without a word."""
+    """Such a run silently earned 0 for ever."""
     fields = dict(where_field="config.task.where", prompt_field="config.task.prompt")
     thoughts = nothing_read(["no_thinking", "no_answer"], [BOXED] * 2, **fields)
     assert "config.task.where='response'" in thoughts and "'anywhere'" in thoughts and "1 lack" in thoughts
@@ -40,7 +40,7 @@ def test_a_step_without_a_readable_answer_is_told_with_what_to_set():
 
 
 def config(*kinds, where="response", prompt="e3", chat="template", init_from=""):
-    """What `check_thinking` reads of a config."""
+    """Return what `check_thinking` reads of a config."""
     stages = {str(i): SimpleNamespace(kind=kind) for i, kind in enumerate(kinds)}
     return SimpleNamespace(
         task=SimpleNamespace(form="math", where=where, prompt=prompt, chat=chat),
@@ -52,7 +52,7 @@ def config(*kinds, where="response", prompt="e3", chat="template", init_from="")
 
 @pytest.mark.parametrize("where", ["response", "after_thinking"])
 def test_a_reward_that_waits_for_a_thought_nobody_taught_is_refused(where):
-    """A chat model without thinking earned 0 for ever: its template and vocabulary know no </think>."""
+    """A chat model without thinking earned 0 for ever: its template and vocabulary have no </think>."""
     plain, thinker, raw = (
         SimpleNamespace(has_chat=chat, thinks=thinks) for chat, thinks in ((True, False), (True, True), (False, False))
     )

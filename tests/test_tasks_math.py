@@ -36,13 +36,13 @@ VERL = {
     ],
 )
 def test_schemas(row, answer, difficulty):
-    """Every column name that the sets use, and no instruction left in the problem."""
+    """Every column name that the sets use is read, and no instruction is left in the problem."""
     fields = read_math(row, source="mine")
     assert fields[:4] == Fields("math", "What is 1+1?", answer, difficulty, {})[:4]
 
 
 def test_kept_columns():
-    """What difficulty presets and tables read later; not verl's own split and index, which are another set's."""
+    """Columns that difficulty presets and tables read later stay, without verl's split and index of another set."""
     assert read_math(VERL, source="mine").meta == {"data_source": "d", "level": 3}
     row = {"problem": "p", "answer": "1", "reward": 0.25, "pass_rate_72b_tir": "0.5", "solution": "long"}
     assert read_math(row, source="mine").meta == {"reward": 0.25, "pass_rate_72b_tir": "0.5"}
@@ -104,7 +104,7 @@ def test_instructions_are_stripped():
 
 
 def test_prompts_by_name():
-    """The paper's words; a problem's own braces are no fields."""
+    """The prompts are the paper's words; braces in a problem are not fields."""
     assert prompt_text("e3", problem="What is $\\frac{1}{2}$?") == (
         "What is $\\frac{1}{2}$? Let's think step by step and output the final answer within \\boxed{}."
     )

@@ -16,7 +16,7 @@ GPQA = {
 
 
 def choice_of(fields) -> str:
-    """The choice that the gold letter names in the text that a model reads."""
+    """Return the choice that the gold letter names in the text that a model reads."""
     line = next(line for line in fields.problem.split("\n") if line.startswith(f"{fields.answer}. "))
     return line.partition(". ")[2]
 
@@ -24,7 +24,7 @@ def choice_of(fields) -> str:
 @pytest.mark.parametrize("row", [MMLU, PRO, PRO | {"answer": None}, GPQA], ids=["mmlu", "pro", "pro-index", "gpqa"])
 @pytest.mark.parametrize("shuffle", [None, True])
 def test_the_letter_names_the_right_choice(row, shuffle):
-    """In the set's order and in 40 drawn ones."""
+    """In the set's order and in 40 random ones."""
     for index in range(40):
         fields = read_mcq(row, source="s", index=index, seed=3, shuffle=shuffle)
         assert fields.task == "mcq" and choice_of(fields) == "7"
@@ -35,7 +35,7 @@ def test_the_letter_names_the_right_choice(row, shuffle):
 
 
 def test_own_order_is_kept():
-    """MMLU and MMLU-Pro have an order of their own; published numbers are with it."""
+    """MMLU and MMLU-Pro come with an order, and published numbers use it."""
     assert read_mcq(MMLU, source="s", index=5, seed=1).meta["order"] == [0, 1, 2, 3]
     assert read_mcq(PRO, source="s", index=5, seed=1).answer == "C"
     assert read_mcq(MMLU, source="s", index=0, seed=0).difficulty == "math"
@@ -67,6 +67,6 @@ def test_gpqa_is_shuffled_by_a_recorded_seed():
     ],
 )
 def test_malformed_rows_say_why(row, said):
-    """Guards: a wrong letter taken from a broken row."""
+    """Guards against a wrong letter taken from a broken row."""
     with pytest.raises(ValueError, match=said):
         read_mcq(row, source="s", index=0, seed=0)

@@ -13,7 +13,7 @@ def made(seed, index, digits=(5, 5), split="train", prompt="multiply"):
 
 
 def test_products_and_digits():
-    """Both ends of the range of 5 digits are possible, nothing outside is."""
+    """Both ends of the range of 5 digits are possible, and nothing outside it."""
     for index in range(300):
         p = made(0, index, (5, 3))
         a, b = p.meta["a"], p.meta["b"]
@@ -28,7 +28,7 @@ def test_products_and_digits():
 
 
 def test_a_function_of_seed_and_number():
-    """Whatever was asked before; another seed is another sequence."""
+    """It does not depend on earlier calls; another seed is another sequence."""
     backwards = [made(4, i) for i in reversed(range(20))][::-1]
     assert backwards == [made(4, i) for i in range(20)]
     assert all(made(4, i) != made(5, i) for i in range(20))
@@ -37,7 +37,7 @@ def test_a_function_of_seed_and_number():
 
 
 def test_prompt_of_the_paper():
-    """Box E.1, in the chat form."""
+    """The prompt is Box E.1, in the chat form."""
     p = made(0, 0, prompt="multiply-check")
     assert p.question == (
         f"<|im_start|>user\nMultiply {p.meta['a']} and {p.meta['b']}. Please reason step by step, and put your final "
@@ -47,7 +47,7 @@ def test_prompt_of_the_paper():
 
 
 def test_splits_share_no_product():
-    """One digit: all 81 products are drawn, and a x b is b x a."""
+    """With one digit all 81 products are drawn, and a x b counts as b x a."""
     pairs = {"train": set(), "test": set()}
     for split, seen in pairs.items():
         for seed in (0, 1):
@@ -58,7 +58,7 @@ def test_splits_share_no_product():
 
 
 def test_errors_are_sentences():
-    """Guards: a ValueError of numpy's for 10**19."""
+    """Guards against numpy's ValueError for 10**19."""
     with pytest.raises(UserError, match=r"digits=\(5, 19\): two counts of digits, 1 to 18 each"):
         made(0, 0, (5, 19))
     with pytest.raises(UserError, match="split='dev'"):

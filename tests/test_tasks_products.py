@@ -21,7 +21,7 @@ PROBLEM = Problem("id", "products", "4 7 * 8", "376", "2x1 digits", {"form": "pr
 
 
 def test_problems_are_those_of_multiplication():
-    """Same numbers, same split, other words; they fit the words of tiny models and their prompt_room."""
+    """Same numbers and split, other words; they fit tiny models' words and prompt_room."""
     tokenizer = WordTokenizer(WORDS)
     for i, p in enumerate(TASKS["products"].open((2, 1), seed=3, split="test")(0, 20)):
         free = multiplication_problem(3, i, digits=(2, 1), split="test", prompt="multiply", chat=str)
@@ -63,7 +63,7 @@ def test_wrong_guesses_are_wrong_and_as_long():
 
 
 def test_parser_on_dishonest_text():
-    """A lying verdict, an empty guess, a check cut short, a second verdict, words that are no digits."""
+    """A lying verdict, an empty guess, a check cut short, a second verdict, words that are not digits."""
     text = "2 8 ?7 6 7 3 = 6 4 7 ?7 no 3 7 6 = 3 1 7 ?7 yes no = no 12 = 6 7 3 = 6 4"
     attempts, rest = parse(text, PROBLEM)
     want = [

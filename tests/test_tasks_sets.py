@@ -1,4 +1,4 @@
-"""Sets by name: files of every kind, prepared sets, the hub and TFDS; what is wrong with them is told, row by row."""
+"""Sets by name: files of every kind, prepared sets, the hub and TFDS; errors in them are reported row by row."""
 
 import json
 import os
@@ -24,7 +24,7 @@ GOOD = [{"problem": f"What is {i}+1?", "answer": str(i + 1)} for i in range(30)]
 
 
 def write(path: Path, rows) -> str:
-    """Rows as .json, .jsonl (a text is a line as it is) or .parquet."""
+    """Write rows as .json, .jsonl (a text is a line as it is) or .parquet."""
     if path.suffix == ".json":
         path.write_text(json.dumps(rows))
     elif path.suffix == ".jsonl":
@@ -42,7 +42,7 @@ def write(path: Path, rows) -> str:
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
 def test_files(tmp_path, suffix):
-    """One answer whatever the format; ids and meta say where a problem comes from."""
+    """The answer is the same in every format; ids and meta say where a problem comes from."""
     if suffix == ".parquet":
         pytest.importorskip("pyarrow", reason="parquet files need pip install -e '.[data]'")
     problems = load_set(write(tmp_path / f"mine{suffix}", GOOD), prompt="e3", chat=str)
@@ -56,7 +56,9 @@ def test_files(tmp_path, suffix):
 
 
 def test_malformed_rows_are_listed(tmp_path, capsys):
-    """By line, the others' numbers unchanged. Guards: a row that vanishes, a run that stops for one row of many."""
+    """They are listed by line and the others keep their numbers. Guards against a row that vanishes, and a run that
+    stops for one row of many.
+    """
     rows = [*GOOD, *GOOD, *GOOD]
     rows[4] = {"problem": "p", "answer": " "}
     rows[9] = "{broken"
@@ -68,7 +70,7 @@ def test_malformed_rows_are_listed(tmp_path, capsys):
 
 
 def test_too_many_malformed_rows_stop(tmp_path):
-    """More than one in twenty is another schema, not a slip; equal faults are told once."""
+    """More than one row in twenty means another schema, not a slip; equal faults are reported once."""
     rows = [*GOOD[:18], {"problem": "p"}, {"problem": "p", "answer": ""}]
     assert 2 > MOST_BAD * len(rows)
     with pytest.raises(
@@ -141,7 +143,7 @@ def test_prepared_sets(tmp_path):
 
 
 def test_prepare_command(tmp_path):
-    """As it is told in errors and in configs/e3_math.py."""
+    """The command runs as errors and configs/e3_math.py give it."""
     source = write(tmp_path / "mine.json", GOOD)
     command = [sys.executable, "-m", "e3jax.tools.prepare", f"--set={source}", f"--to={tmp_path / 'x.jsonl'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -154,7 +156,7 @@ def test_prepare_command(tmp_path):
 
 
 def test_a_local_copy_of_a_hub_set(tmp_path):
-    """`hf download`'s directory: read by the same code as the hub; its splits are known."""
+    """The code for the hub reads the directory of `hf download`, and its splits are known."""
     pytest.importorskip("datasets", reason="the hub's sets need pip install -e '.[data]'")
     (tmp_path / "copy/data").mkdir(parents=True)
     write(tmp_path / "copy/data/train-00000-of-00001.parquet", GOOD)
@@ -172,7 +174,7 @@ def test_a_local_copy_of_a_hub_set(tmp_path):
 
 @pytest.mark.parametrize("name", ["aime24", "someone/their-set"])
 def test_an_unreachable_hub_says_what_to_do(name):
-    """Offline by setting, which every machine can do; HF_HUB_OFFLINE is read when the library is imported."""
+    """Offline by setting, which works on every machine; HF_HUB_OFFLINE is read when the library is imported."""
     pytest.importorskip("datasets", reason="the hub's sets need pip install -e '.[data]'")
     code = (
         "import sys\nfrom e3jax.tasks.sets import load_set\nfrom e3jax.errors import UserError\n"
@@ -192,7 +194,7 @@ def test_an_unreachable_hub_says_what_to_do(name):
 
 
 def test_gsm8k_through_tfds(tmp_path, monkeypatch):
-    """TFDS's own builder on two rows of GSM8K's form, without TensorFlow; then a download that fails."""
+    """TFDS's builder reads two rows of GSM8K's form, without TensorFlow; then a download fails."""
     pytest.importorskip("tensorflow_datasets", reason="GSM8K needs pip install -e '.[data]'")
     import tensorflow_datasets as tfds
 
@@ -218,7 +220,7 @@ def test_gsm8k_through_tfds(tmp_path, monkeypatch):
 
 
 def test_names():
-    """Every set that issue and README name."""
+    """Every set that the documentation names is known."""
     assert set(SETS) | set(TFDS) >= {
         "deepscaler",
         "e3-math-easy",
@@ -248,7 +250,7 @@ def stream(name, *, seed=0, split="train", **wording):
 
 
 def test_epochs(tmp_path):
-    """Every problem once an epoch, in another order each, whatever the blocks asked for, and with another seed."""
+    """Every problem comes once an epoch, in another order each, for any sizes of blocks, and with another seed."""
     name = write(tmp_path / "mine.json", GOOD)
     draw = stream(name)
     straight = [p.meta["index"] for p in draw(0, 90)]
@@ -261,7 +263,7 @@ def test_epochs(tmp_path):
 
 
 def test_long_prompts_are_left_out_and_said(tmp_path, capsys):
-    """Guards: a step that stops hours later at a prompt that its shapes have no room for."""
+    """Guards against a step that stops hours later at a prompt too long for its shapes."""
     name = write(tmp_path / "mine.json", [*GOOD, {"problem": "x" * 500, "answer": "1"}])
     draw = stream(name, fits=lambda text: len(text) < 300)
     assert {p.meta["index"] for p in draw(0, 60)} == set(range(30))
@@ -281,7 +283,7 @@ def test_long_prompts_are_left_out_and_said(tmp_path, capsys):
     [("aime24", 30), ("aime25", 30), ("hmmt25", 30), ("amc", 83), ("math500", 500), ("deepscaler_10k", 9998)],
 )
 def test_real_sets(name, rows, capsys):
-    """All rows, none malformed, no foreign instruction, AIME without zeros and AMC without points, prompts by token."""
+    """All rows: none malformed, no foreign instruction, AIME without zeros, AMC without points, prompts by token."""
     from e3jax.tokenizer import HubTokenizer
 
     tokenizer = HubTokenizer(str(DATA / "qwen3-tokenizer"))
@@ -304,8 +306,7 @@ def test_real_sets(name, rows, capsys):
 
 
 def test_rows_of_the_real_sets_schemas(tmp_path, qwen3_files):
-    """What test_real_sets sees in the originals, on rows of our own: verl's instruction, AIME's zeros, AMC's points.
-
+    """What test_real_sets checks in the originals, on rows made here: verl's instruction, AIME's zeros, AMC's points.
     Every prompt is, token by token, the tokenizer's own chat.
     """
     from e3jax.tokenizer import HubTokenizer
@@ -340,7 +341,7 @@ def test_rows_of_the_real_sets_schemas(tmp_path, qwen3_files):
 
 
 def test_chat_without_thinking(qwen3_files):
-    """Qwen3's enable_thinking=False, through the tokenizer's own template."""
+    """Qwen3's enable_thinking=False, through the tokenizer's template."""
     from e3jax.tokenizer import HubTokenizer
 
     tokenizer = HubTokenizer(str(qwen3_files))

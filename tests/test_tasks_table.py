@@ -1,4 +1,4 @@
-"""The table of tasks: its rows are whole, and a task is one file and one row, which everything else then follows."""
+"""The table of tasks: its rows are whole, and a new task is one file and one row, which all other code follows."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ WORDS = ("even", "odd", "<answer>", "</answer>", *map(str, range(100)))
 
 @dataclass(frozen=True, kw_only=True)
 class Habits:
-    """Traces guess `guesses` times."""
+    """Traces that guess `guesses` times."""
 
     guesses: int
 
@@ -84,13 +84,13 @@ ROW = Task(
 
 @pytest.fixture
 def parity(monkeypatch):
-    """A table with the new row."""
+    """Return a table with the new row."""
     monkeypatch.setitem(TASKS, "parity", ROW)
     return ROW
 
 
 def test_a_task_is_one_file_and_one_row(parity):
-    """It is a form, and its problems are drawn, graded, read, counted and voted on, without a line elsewhere."""
+    """Its form is known, and its problems are drawn, graded, read, counted and voted on, without a line elsewhere."""
     assert need_form("task.form", "parity") and not reads_set("parity")
     bench = dict(form="parity", source=10, prompt="", problems=4, where="response", seed=0)
     first, *_ = problems = load_problems(**bench)
@@ -127,7 +127,7 @@ def test_a_new_tasks_traces_are_learnt_from(parity):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_rows_are_whole(name):
-    """What comes together is said together; a row is found by its problems."""
+    """Fields that belong together are refused together; a row is known by its problems."""
     task = TASKS[name]
     assert task.name == name and bool(task.field) == bool(task.open) == bool(task.check_source) == (name in forms())
     assert (task.trace is None) == (task.habits is None) and (task.trace is None) == (task.words is None)
@@ -135,7 +135,7 @@ def test_rows_are_whole(name):
 
 
 def test_a_problem_of_no_row_is_refused():
-    """Guards: a grader chosen by default."""
+    """Guards against a grader chosen by default."""
     for task, meta in (("chess", {}), ("countdown", {"form": "abacus"})):
         with pytest.raises(ValueError, match=f"no row of tasks/table.py has problems of task '{task}'"):
             task_of(Problem("p", task, "", "", "", meta))

@@ -31,12 +31,12 @@ def test_words_round_trip():
 
 @pytest.fixture(scope="module")
 def qwen3(qwen3_files):
-    """Qwen3's tokenizer, or the small one in its place."""
+    """Return Qwen3's tokenizer, or the small one in its place."""
     return HubTokenizer(str(qwen3_files))
 
 
 def test_qwen3_tokenizer(qwen3, qwen3_files):
-    """Raw text in and out unchanged, its own EOS and padding, special tokens by name."""
+    """Raw text goes in and out unchanged; it has its own EOS and padding, and special tokens by name."""
     if "shared" in qwen3_files.parts:
         assert (qwen3.eos, qwen3.pad, qwen3.vocab_size, qwen3.id("</think>")) == (151645, 151643, 151669, 151668)
     assert (qwen3.eos, qwen3.pad) == (qwen3.id("<|im_end|>"), qwen3.id("<|endoftext|>"))
@@ -72,7 +72,7 @@ def test_words_saved_are_the_same_tokenizer_in_transformers(tmp_path):
 
 
 def conversations():
-    """50: with and without system message, one to four turns, texts that could upset a template or a tokenizer."""
+    """Return 50: with and without system message, one to four turns, texts that could upset a template or tokenizer."""
     texts = [
         "What is 17 * 24?",
         "",
@@ -107,7 +107,7 @@ def conversations():
 
 
 def test_chat_equals_transformers(qwen3):
-    """A prompt that differs by one token from what the model was trained on."""
+    """A prompt must not differ by one token from what the model was trained on."""
     chats = list(conversations())
     assert len({json.dumps(m) for m in chats}) == 50
     for messages, thinking in product(chats, (True, False)):
@@ -183,7 +183,7 @@ def test_a_thought_that_was_begun_is_continued(tmp_path, template):
 
 
 def test_qwen3_continues_a_thought(qwen3):
-    """The real template, as tokens and as text."""
+    """With the real template, as tokens and as text."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>\nx"}]
     text = qwen3.apply_chat(messages, thinking=False, tokenize=False, go_on=True)
     assert text == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n<think>\nx"
@@ -191,7 +191,7 @@ def test_qwen3_continues_a_thought(qwen3):
 
 
 def test_chat_does_not_change_with_the_day(qwen3_files):
-    """Llama-3.2's template writes today's date: the sampler's prompts would differ from yesterday's."""
+    """Llama-3.2's template writes today's date: prompts would differ from yesterday's."""
     tokenizer = HubTokenizer(str(qwen3_files))
     tokenizer.hub.chat_template = (
         "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
@@ -229,7 +229,7 @@ def test_save_and_add(qwen3, qwen3_files, tmp_path):
     ],
 )
 def test_split_thinking(prompt, response, parts):
-    """A thought that never ended taken for an answer would be graded, and counted as no thinking."""
+    """A thought that never ended must not be taken for an answer, graded, and counted as no thinking."""
     assert split_thinking(prompt, response) == parts
 
 
@@ -246,7 +246,7 @@ def test_no_chat_template_and_bad_messages(qwen3, tmp_path):
 
 
 def test_no_tokenizer_is_one_sentence(tmp_path, monkeypatch):
-    """transformers makes an empty tokenizer from config.json alone, and tells the rest over many lines."""
+    """transformers makes an empty tokenizer from config.json alone, and reports other faults over many lines."""
     pytest.importorskip("transformers", reason="real tokenizers need pip install -e '.[hf]'")
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""The question "does it fit" is answered by the compiler, and bad news reaches the exit status.
+"""The compiler answers whether a stage fits, and a bad answer reaches the exit status.
 
 Compiles two layers of Qwen3-0.6B's widths for a v5e 2x2, without a TPU, in subprocesses (tests/test_tpu_compile.py says
 why).
@@ -82,7 +82,7 @@ def test_traffic_by_hand():
 
 
 def test_suggestion_by_hand():
-    """4 GiB at 1 row a chip, 6 at 2: 14 hold 6; where twice ran out of memory, only once is known."""
+    """1 row a chip takes 4 GiB, 2 take 6, so 6 fit in 14; where 2 ran out of memory, only 1 is known to fit."""
     blank = Measured("gradient", "", 0, 0, 0, 0, 4 * GIB, {}, 0.0, 0.0, "", 0.0, [], "")
     assert most_that_fits(blank, blank._replace(total=6 * GIB), 1.0, 14.0) == 6
     assert most_that_fits(blank, blank._replace(total=None), 1.0, 14.0) == 1
@@ -98,7 +98,7 @@ def start(tmp_path, *flags, config="e3_math.py:stage=2", fields=("math.budget=38
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """What the tool says to cases that need no compiler, and to one that does for all programs."""
+    """Return what the tool says in cases that need no compiler, and in one that compiles all programs."""
     here = tmp_path_factory.mktemp("aot")
     asked = {
         "topology": start(here, "--topology=v5e:3x5"),
@@ -128,7 +128,7 @@ needs_libtpu = pytest.mark.skipif(
 @pytest.mark.aot
 @needs_libtpu
 def test_every_program_is_measured(answers):
-    """A program left out, arguments that are not sharded, a cache copied or sent around: all show in the table."""
+    """The table would show a program left out, arguments that are not sharded, a cache copied or sent around."""
     told, here = answers
     out, err, status = told["fits"]
     assert status == 0, err[-2000:]
@@ -152,7 +152,7 @@ def test_every_program_is_measured(answers):
 @pytest.mark.aot
 @needs_libtpu
 def test_a_supervised_stage_is_measured(answers):
-    """Its gradient and update, which know nothing of sampling."""
+    """Its gradient and update are measured, without any sampling."""
     told, here = answers
     _, err, status = told["sft"]
     assert status == 0, err[-2000:]
@@ -167,7 +167,7 @@ def test_a_supervised_stage_is_measured(answers):
 @pytest.mark.aot
 @needs_libtpu
 def test_what_does_not_fit_fails(answers):
-    """An exit status of 0 would rent the slice."""
+    """With an exit status of 0 a script would rent the slice."""
     told, _ = answers
     out, err, status = told["limit"]
     assert status == 1 and "add needs 0." in out and "biggest: " in out, (out, err[-1000:])
@@ -187,7 +187,7 @@ def test_what_does_not_fit_fails(answers):
     ],
 )
 def test_bad_input_is_one_sentence(answers, name, words):
-    """Before anything is compiled; a traceback tells a person nothing."""
+    """It is reported before anything is compiled, without a traceback."""
     if name in ("topology", "rows") and not importlib.util.find_spec("libtpu"):
         pytest.skip("the TPU compiler is not installed: pip install libtpu")
     _, err, status = answers[0][name]

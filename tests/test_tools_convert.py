@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def source(tmp_path):
-    """A bfloat16 Qwen3 directory with a tokenizer of 112 words (120 rows) and two ends of a response."""
+    """Write a bfloat16 Qwen3 directory with a tokenizer of 112 words (120 rows) and two ends of a response."""
     directory = write_tiny(tmp_path / "source", "qwen3-untied-one-kv-head", dtype="bfloat16")
     WordTokenizer([f"w{i}" for i in range(110)]).save(directory)
     (directory / "generation_config.json").write_text('{"eos_token_id": [1, 5], "temperature": 0.6}')
@@ -35,7 +35,7 @@ def source(tmp_path):
 
 
 def test_there_and_back(source, tmp_path):
-    """safetensors -> orbax -> safetensors in shards: every bit, tokenizer, ends and sampling defaults."""
+    """safetensors -> orbax -> safetensors in shards keeps every bit, tokenizer, ends and sampling defaults."""
     convert(str(source), tmp_path / "e3jax")
     convert(str(tmp_path / "e3jax"), tmp_path / "out/8B-Final", most_bytes=20_000)
     want = load_file(source / "model.safetensors")
@@ -75,7 +75,7 @@ def test_there_and_back_adds_no_field(source, tmp_path, generation):
 
 
 def test_subfolder_loads_in_transformers(source, tmp_path):
-    """As E2C's model card shows: from_pretrained(path, subfolder='8B-Final'), weights, tokenizer and dtype."""
+    """As E2C's model card shows, from_pretrained(path, subfolder='8B-Final') loads weights, tokenizer and dtype."""
     torch = pytest.importorskip("torch", reason="parity needs pip install -e '.[parity]'")
     import transformers
 
@@ -111,7 +111,7 @@ def test_new_tokens_reach_weights_tokenizer_and_config(source, tmp_path):
 
 
 def between(text: str, begin: str, end: str) -> str:
-    """What a reader without our parser does (the model card's snippet, in our words)."""
+    """Do what a reader without our parser does (the model card's snippet, in our words)."""
     return text.partition(begin)[2].partition(end)[0].strip()
 
 
@@ -142,7 +142,7 @@ def test_an_e2c_export_reads_as_on_its_card(source, tmp_path):
 
 
 def test_a_run_starts_from_either(source, tmp_path):
-    """Float32 masters from the safetensors and from the converted copy are the same numbers."""
+    """Float32 parameters from the safetensors and from the converted copy are the same numbers."""
     convert(str(source), tmp_path / "e3jax")
     _, like = like_of(source)
     jax.tree.map(np.testing.assert_array_equal, load_params(source, like), load_params(tmp_path / "e3jax", like))
@@ -153,7 +153,7 @@ def test_a_run_starts_from_either(source, tmp_path):
 
 
 def test_a_model_that_computes_otherwise_is_refused(source):
-    """Qwen2.5-1.5B and Qwen2.5-Math-1.5B have equal shapes and another θ: wrong, and no shape tells."""
+    """Qwen2.5-1.5B and Qwen2.5-Math-1.5B have equal shapes and another θ, so no shape shows the mistake."""
     config = like_of(source)[0].config
     same_model(source, dataclasses.replace(config, max_length=64))
     with pytest.raises(UserError, match=r"rope_theta: 1000000.0 there, 10000.0 here"):
@@ -161,14 +161,14 @@ def test_a_model_that_computes_otherwise_is_refused(source):
 
 
 def test_a_tokenizer_with_more_tokens_than_rows_is_refused(source, tmp_path):
-    """Out-of-range tokens would be clamped to the last row: garbage without a word."""
+    """Out-of-range tokens would silently be clamped to the last row, which gives garbage."""
     WordTokenizer([f"w{i}" for i in range(130)]).save(source)
     with pytest.raises(UserError, match=r"has 132 tokens, the model 120 rows"):
         convert(str(source), tmp_path / "target")
 
 
 def test_ends_of_a_response(source):
-    """generation_config.json's, else config.json's, always the tokenizer's own; anything but numbers is refused."""
+    """generation_config.json's, else config.json's, always the tokenizer's; anything but numbers is refused."""
     config = like_of(source)[0].config
     (source / "generation_config.json").unlink()
     held = json.loads((source / "config.json").read_text())
@@ -180,7 +180,7 @@ def test_ends_of_a_response(source):
 
 
 def test_hub_ids_download_what_is_needed(source, monkeypatch):
-    """ORG/NAME, ORG/NAME/SUBFOLDER; without weights where only the config is asked for; offline in one sentence."""
+    """ORG/NAME and ORG/NAME/SUBFOLDER, without weights where only the config is needed; offline it is one sentence."""
     import huggingface_hub
 
     asked = []
@@ -244,7 +244,7 @@ def test_a_damaged_source_leaves_nothing_behind(source, tmp_path, damage, said):
 
 
 def test_a_failure_while_writing_leaves_nothing_behind(source, tmp_path, monkeypatch):
-    """A full disk, say: neither target nor its partial twin stays."""
+    """After a full disk, say, neither the target nor its partial twin stays."""
 
     def full(*_):
         raise OSError("No space left on device")
@@ -262,7 +262,7 @@ def test_an_existing_target_is_refused(source, tmp_path):
 
 
 def test_command_line(source, tmp_path):
-    """One line of result; one sentence and exit 2 for what a person can mend."""
+    """There is one line of result, or one sentence and exit status 2 for what the user can correct."""
 
     def run(*flags):
         return subprocess.run(

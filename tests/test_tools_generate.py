@@ -28,7 +28,7 @@ SAMPLING = dict(temperature=0.6, top_k=20, top_p=0.95, slots=8)
 
 
 def ask(model, *, samples=1, budget=None, seed=0, temperature=0.6, **words):
-    """Call `generate` as its flags' defaults do, but for what is given."""
+    """Call `generate` with the defaults of its flags, except for what is given."""
     sampling = Sampling(**SAMPLING | {"temperature": temperature})
     words = generate.Words(**{"prompt": None, "prompts": None} | words)
     generate.generate(str(model), words, generate.Draws(samples, budget, seed, sampling), dtype="")
@@ -36,14 +36,14 @@ def ask(model, *, samples=1, budget=None, seed=0, temperature=0.6, **words):
 
 @pytest.fixture(scope="module")
 def sharp(tiny):
-    """A tiny model whose logits are spread enough that it stops by itself."""
+    """Return a tiny model whose logits are spread enough that it stops by itself."""
     model, params = tiny
     return model, params | {"embed_vd": params["embed_vd"] * 8}
 
 
 @pytest.fixture(scope="module")
 def directory(sharp, tmp_path_factory):
-    """The same as a Hugging Face directory."""
+    """Write the same model as a Hugging Face directory."""
     model, params = sharp
     path = tmp_path_factory.mktemp("hf")
     tokenizer = WordTokenizer(WORDS)
@@ -55,7 +55,7 @@ def directory(sharp, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def greedy(sharp):
-    """prompt, budget -> response tokens and their mean log-prob: the whole sequence again for every token."""
+    """Return (prompt, budget) -> response tokens and mean log-prob: the whole sequence again for every token."""
     model, params = sharp
 
     @jax.jit
@@ -76,7 +76,7 @@ def greedy(sharp):
 
 
 def test_greedy_lines_equal_repeated_argmax(greedy, directory, tmp_path, capsys):
-    """Files, loading, templates, slots and stopping between a prompt and its line: each could change a token."""
+    """Files, loading, templates, slots, stopping lie between a prompt and its line; each could change a token."""
     words = WordTokenizer(WORDS)
     asked = ["7 5 2 ?24", "3 3 ?9", "1 + 2 =", "99 ?98", "no yes", "50 40 30 ?20"]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": a, "id": 1}) + "\n\n" for a in asked))
@@ -169,7 +169,7 @@ def test_prompts_of_text_files_keep_their_line(tmp_path):
 
 
 def test_the_chat_template_is_used_when_there_is_one(tmp_path):
-    """A chat model fed a bare text continues it; a raw prompt in a template is not the one it was trained on."""
+    """A chat model fed a bare text continues it; a raw prompt in a template is not the one a model was trained on."""
     words = WordTokenizer(WORDS)
     words.save(tmp_path)
     template = "{% for m in messages %}{{ m.content }} {% endfor %}{% if enable_thinking %}= {% endif %}"
@@ -221,7 +221,7 @@ def interrupt():
 
 
 def test_lines_are_in_order_as_early_as_it_allows(script, capsys):
-    """What is finished is not lost when a person stops it."""
+    """What is finished is not lost when a user stops the command."""
     lines, counts = [], []
 
     def look():
@@ -267,7 +267,7 @@ def test_a_terminal_sees_many_under_their_headers(script, capsys):
 
 
 def test_a_terminal_streams_one_and_lists_many(directory, monkeypatch):
-    """The choice among the three ways to show."""
+    """Checks the choice among the three ways to show responses."""
     shown = []
     for name in ("stream", "show_all", "write_lines"):
         monkeypatch.setattr(generate, name, lambda *_, name=name, **__: shown.append(name))

@@ -32,7 +32,7 @@ CASES = {
 
 
 def compile_gradient(mesh, *, kernel: str, head_width: int, segments: bool) -> dict:
-    """Forward and backward of attention in bfloat16 on the mesh's devices: kernels, all-gathers, bytes."""
+    """Compile forward and backward of attention in bfloat16 on the mesh's devices: kernels, all-gathers, bytes."""
 
     def array(axes, shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec(axes, mesh)))
@@ -68,14 +68,14 @@ def compiled():
 
 @pytest.mark.parametrize("name", ["causal", "segments", "narrow heads"])
 def test_splash_compiles_for_tpu(compiled, name):
-    """A tile too large, a head width that Mosaic refuses, operands that are gathered: here, not on a rented TPU."""
+    """A tile too large, a head width that Mosaic refuses or gathered operands show here, not on a rented TPU."""
     assert compiled[name]["kernels"] == 3  # forward, dq, dk and dv
     assert compiled[name]["gathers"] == 0
     assert compiled[name]["bytes"] < SCORES / 4
 
 
 def test_reference_keeps_the_scores(compiled):
-    """Were this not so, the bound above would say nothing."""
+    """If it did not, the bound above would say nothing."""
     assert compiled["reference"]["kernels"] == 0 and compiled["reference"]["bytes"] > SCORES
 
 

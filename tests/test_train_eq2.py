@@ -124,7 +124,7 @@ def test_accuracy_in_percent_raises():
 
 
 def resamples(curve, problems, samples):
-    """J at 1, 2, 4, 8 from one measurement, and its resamples over problems."""
+    """Return J at 1, 2, 4, 8 from one measurement, and its resamples over problems."""
     rng = np.random.default_rng(3)
     found = measured(curve, problems=problems, samples=samples, draws=1001, rng=rng)
     return dict(zip((1, 2, 4, 8), found[0])), dict(zip((1, 2, 4, 8), found[1:].T))
@@ -154,14 +154,14 @@ def test_interval_of_the_ratio():
     ],
 )
 def test_remarks(accuracy, minimum, words):
-    """A budget that the rule never approved, and 0/0, were taken without a word."""
+    """A budget that the rule never approved, and 0/0, were silently taken."""
     _, table = choose_budget(accuracy, budgets=[1, 2], minimum=minimum, kappa=1.2)
     said = remarks(table, minimum=minimum, kappa=1.2)
     assert len(said) == len(words) and all(text.startswith(start) for text, start in zip(said, words)), said
 
 
 def test_a_choice_within_the_noise_says_what_else_it_could_have_been():
-    """κ in the interval of a ratio that decided: the chosen budget's: the next longer; a refused one's: itself."""
+    """κ lies in a ratio's interval: the chosen budget's adds the next longer budget, a refused one's that budget."""
     noise = np.array([-0.03, 0.0, 0.03])
     for accuracy, others, of in (
         ({1: 0.30, 2: 0.35, 4: 0.36}, [2], [1]),  # 1 is chosen, its ratio 1.17 [1.07, 1.27]
@@ -178,7 +178,7 @@ def test_a_choice_within_the_noise_says_what_else_it_could_have_been():
 
 
 def test_the_defaults_make_the_right_choice_likely():
-    """With 256 responses a too large budget was chosen in 15 % of draws of a flat curve."""
+    """With 256 responses a budget that is too large was chosen in 15 % of draws of a flat curve."""
     rule = common.base_config().budget_rule
     for curve in CURVES.values():
         assert share_right(curve, problems=rule.problems, samples=rule.samples, kappa=rule.kappa, draws=500) > 0.94
@@ -211,8 +211,9 @@ def test_a_stages_own_settings_reach_eq_2(monkeypatch):
 
 
 def test_no_rl_stage_sees_anothers_problems(monkeypatch):
-    """A stage's number of its first problem was its first step times its own `prompts`: with half as many as the stage
-    before, it began in the middle of that one's problems."""
+    """A stage's first problem was its first step times its own `prompts`: with half as many as the stage before, it
+    began in the middle of that one's problems.
+    """
     config = smoke.get_config()
     config.order, config.stages.hard.budget = ("easy", "hard"), 96
     config.stages.easy.prompts, config.stages.hard.prompts = 8, 2

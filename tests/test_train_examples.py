@@ -1,4 +1,4 @@
-"""What SFT sees of causal data: prompts masked, plans alone for EF-SFT, a mixture, and nothing cut in silence."""
+"""What SFT sees of causal data: masked prompts, plans alone for EF-SFT, a mixture, and nothing silently cut."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from tests.stages import sft_stage
 
 
 class Spaced(WordTokenizer):
-    """Tags need no blanks around them, as on the hub."""
+    """A tokenizer whose tags need no blanks around them, as on the hub."""
 
     def encode(self, text):
         for tag in TAGS:
@@ -33,7 +33,7 @@ P, p, E, e = IDS = tag_ids(TOKENIZER)
 
 @pytest.fixture
 def run(tmp_path):
-    """A run whose sets lie in two files: three rows of mathematics, two of another domain."""
+    """Return a run whose sets lie in two files: three rows of mathematics, two of another domain."""
     math = [
         {"question": "q1", "exploration": "add", "execution": "no", "re_execution": "so \\boxed{5}", "answer": "5"},
         {"question": "q2", "exploration": "halve", "execution": "so \\boxed{5}", "answer": "5"},
@@ -61,7 +61,7 @@ def words(example):
 
 
 def test_both_phases_after_a_masked_prompt(run):
-    """The causal execution; the forced tag is no prompt here, the model learns to write it; EOS is trained."""
+    """The execution is the causal one; the forced tag is not prompt here, so that it is learned; EOS is trained."""
     of_step = examples(run, set="math.jsonl", per_step=2, row_length=10)
     step = of_step(0, 0, 0)
     assert run.said and "1 of 3 examples are longer than 10 tokens: drop" in run.said[0]

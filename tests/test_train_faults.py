@@ -20,15 +20,16 @@ IMPATIENT = "from e3jax import storage\nstorage.WAITS_S = (0.5, 0.5)"
 
 
 def errors(command: Command) -> list[str]:
-    """The lines a person is meant to read, of a run that ended badly and without a traceback of ours."""
+    """Return the lines that a person is meant to read, of a run that ended badly without a traceback of ours."""
     assert command.end() == 2 and "e3jax/" not in command.said, command.said
     return [line for line in command.said.splitlines() if line.startswith("error: ")]
 
 
 def test_a_disk_that_is_full(small_disk, tmp_path):  # noqa: F811
-    """Two checkpoints fit, a third does not: tried again, then one sentence; with more room the run goes on from there.
+    """Two checkpoints fit and a third does not: tries, then one sentence; with more room the run goes on from there.
 
-    Guards: a checkpoint deleted before the next one is there, half a line of records, a traceback of tensorstore's.
+    Guards against a checkpoint deleted before the next one is there, half a line of records, a traceback of
+    tensorstore's.
     """
     run, straight = small_disk / "run", tmp_path / "straight"
     run_to_end(straight, *EASY)
@@ -51,7 +52,7 @@ def test_a_directory_that_cannot_be_written(small_disk):  # noqa: F811
 
 
 def test_gradients_that_stay_not_finite_stop_the_run_and_can_be_looked_at(tmp_path):
-    """A run that skips every update would go on, and cost, for days."""
+    """A run that skips every update would go on for days, and cost."""
     (error,) = errors(Command(tmp_path / "run", *EASY, "--config.stages.easy.lr=1e38"))
     assert "no gradient of the last 3 steps was finite, up to step 4" in error
     assert not (tmp_path / "run/DONE").exists()

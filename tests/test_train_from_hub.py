@@ -19,7 +19,7 @@ pytest.importorskip("transformers", reason="real tokenizers need pip install -e 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A tiny Qwen3 in bfloat16 whose tokenizer has one token per byte, and a base model's generation_config."""
+    """Write a tiny Qwen3 in bfloat16 with one token per byte, and a base model's generation_config."""
     import jax
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -50,7 +50,7 @@ def config_for(source):
 
 
 def test_one_step_and_back(source, tmp_path):
-    """RUN/hf describes the trained model: its ends, its sampling, no limits of the base; export and question work."""
+    """RUN/hf describes the trained model: its ends and sampling, no limits of the base; export and generation work."""
     from e3jax.tools.convert import convert
 
     main(config_for(source), str(tmp_path / "run"))
@@ -69,7 +69,7 @@ def test_one_step_and_back(source, tmp_path):
 
 
 def test_wrong_sources_stop_before_anything_runs(source, tmp_path):
-    """Weights of a model that computes otherwise; a run where a model belongs; a name that is nothing."""
+    """Weights of a model that computes otherwise, a run where a model belongs, a name that means nothing."""
     other = config_for(source)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/config.json").write_text(json.dumps(QWEN3 | {"vocab_size": 320, "rope_theta": 5e5}))

@@ -28,12 +28,12 @@ WEIGHTS = dict(aggregation="token_mean", gradients="all", denominator="shrunken"
 
 
 def stage(*, weights=WEIGHTS, loss=LOSS, **changes):
-    """A stage whose budget is 20 tokens, with one minibatch."""
+    """Return a stage whose budget is 20 tokens, with one minibatch."""
     return grpo_stage(**dict(minibatches=1, rows=16, weights=weights, loss=loss) | changes)
 
 
 def graded(model, params, score_b, *, prompts=4, samples=4, budget=20):
-    """Rollouts of a random model with the scores given."""
+    """Return rollouts of a random model with the given scores."""
     rollouts = sample(
         model,
         params,
@@ -68,7 +68,7 @@ def updated(
     old_logp="trainer",
     coefficient=None,
 ):
-    """Parameters after one RL step with plain SGD, so that differences are gradients' differences."""
+    """Return parameters after one RL step with plain SGD, so that their differences are those of gradients."""
     tx = optax.sgd(lr)
     state = new_state(tx, jax.tree.map(jnp.copy, params))
     g = graded(run.model, params, score_b)
@@ -136,7 +136,7 @@ def test_first_minibatch_is_on_policy_and_parity_is_logged(setting):
 
 
 def test_old_log_probs_from_the_sampler(setting):
-    """The same update to rounding, parity measured all the same; what the sampler said wrong shows in it."""
+    """The same update to rounding; parity is measured all the same, and a wrong log-prob of the sampler shows in it."""
     run, params = setting
     want, values = updated(run, params, MIXED, rows=16, minibatches=2)
     got, same = updated(run, params, MIXED, rows=16, minibatches=2, old_logp="sampler")
@@ -152,7 +152,7 @@ def test_old_log_probs_from_the_sampler(setting):
 
 
 def test_e2cs_lambda_in_the_update(setting):
-    """1 changes no bit of parameters and metrics; the policy gradient is linear in it."""
+    """λ = 1 changes no bit of parameters and metrics; the policy gradient is linear in λ."""
     run, params = setting
     plain, values = updated(run, params, MIXED, rows=16)
     none, double = (updated(run, params, MIXED, rows=16, coefficient=x)[0] for x in (0.0, 2.0))
@@ -165,7 +165,7 @@ def test_e2cs_lambda_in_the_update(setting):
 
 @pytest.mark.parametrize("gradients", ["positive", "all"])
 def test_positive_only_ignores_failures(setting, gradients):
-    """GRPOMask: other tokens in the failed samples change nothing; without it they do."""
+    """With GRPOMask other tokens in the failed samples change nothing; without it they do."""
     run, params = setting
     weights = WEIGHTS | {"gradients": gradients}
 
@@ -201,7 +201,7 @@ CUT = Pieces("</", "think", ">", "a", ".</", "</answer>")
 
 
 def responses(*rows, prompt=1):
-    """Rollouts of which only what `closing_mask` reads is there: each row begins with `prompt` tokens of a prompt."""
+    """Return rollouts with only what `closing_mask` reads: each row begins with `prompt` tokens of a prompt."""
     width = max(map(len, rows))
     tokens = np.array([row + [0] * (width - len(row)) for row in rows])
     length = np.array([len(row) for row in rows])
@@ -244,7 +244,7 @@ def test_a_closing_that_cannot_be_found_is_refused():
 
 
 def test_what_no_eos_takes_out_is_logged_and_told(setting):
-    """grad/masked is the share of sampled tokens without weight; 0 with "no-eos" is told with the closing's name."""
+    """grad/masked is the share of sampled tokens without weight; where "no-eos" gives 0, a line names the closing."""
     run, params = setting
     words = SimpleNamespace(pad=0, decode=lambda tokens: " ".join(map(str, tokens)), encode=lambda text: [int(text)])
     run = SimpleNamespace(**vars(run) | {"tokenizer": words})
@@ -293,7 +293,7 @@ def test_bfloat16_moments():
 
 
 def test_packed_log_probs_equal_those_alone(setting):
-    """Neighbours in a row must not be seen, and positions restart: RoPE and attention of a sequence are its own."""
+    """A neighbour in the row must not be seen, and positions restart: RoPE and attention are the sequence's own."""
     run, params = setting
     g = graded(run.model, params, MIXED)
     alone = np.asarray(score(run.model, params, g.rollouts.tokens, temperature=0.7, chunk=4096))
@@ -305,7 +305,7 @@ def test_packed_log_probs_equal_those_alone(setting):
 
 
 class Quiet:
-    """A run's log for `compile_ahead`: nothing was written yet, nothing is shown."""
+    """Stands for a run's log in `compile_ahead`: nothing was written yet, nothing is shown."""
 
     def __init__(self):
         self.lines, self.notes, self.done = [], [], 0
@@ -328,7 +328,7 @@ class Quiet:
 
 @pytest.fixture
 def compiled():
-    """Names of the programs that XLA compiles, as they come."""
+    """Collect the names of the programs that XLA compiles."""
     names, listening = [], [True]
 
     def heard(event, seconds, **what):
@@ -341,7 +341,7 @@ def compiled():
 
 
 def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
-    """Changing lengths, later steps and updated parameters must not recompile: all is compiled beforehand."""
+    """Changing lengths, later steps and updated parameters must not recompile: everything is compiled beforehand."""
     run, params = setting
     run = SimpleNamespace(**vars(run) | {"prompt_room": 60})
     widths = row_widths(60 + 20)

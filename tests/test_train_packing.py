@@ -10,7 +10,7 @@ from e3jax.train.packing import pack_micro_batches, pack_rows, padding, row_widt
 
 
 def test_pack_rows_by_hand():
-    """Two examples share row 0, the third did not fit and opens row 1 with its gap; prompts are not trained."""
+    """Two examples share row 0; the third did not fit and opens row 1 with its gap. Prompts are not trained."""
     examples = iter([([2, 3], [4], 0), ([5], [6, 7], 0), ([8], [9, 10, 11], 50), *itertools.repeat(([2], [3], 0), 9)])
     tokens, positions, segments, mask = pack_rows(examples, rows=2, length=7, pad=0)
     assert tokens.tolist() == [[2, 3, 4, 5, 6, 7, 0], [8, 9, 10, 11, 2, 3, 0]]
@@ -25,7 +25,7 @@ def test_too_long_an_example_is_refused():
 
 
 def realistic(rng, count: int, budget: int) -> np.ndarray:
-    """Log-normal lengths of median .3 budgets (sigma .8); a fifth of them, and what would be longer, is truncated."""
+    """Draw log-normal lengths of median .3 budgets (sigma .8); a fifth, and what would be longer, is truncated."""
     length = np.minimum(np.exp(rng.normal(np.log(0.3 * budget), 0.8, count)), budget)
     return np.where(rng.random(count) < 0.2, budget, length).astype(int).clip(1)
 
@@ -35,7 +35,7 @@ def realistic(rng, count: int, budget: int) -> np.ndarray:
     [(1024, 128, 16_384, 1024, 250), (1024, 128, 8192, 1024, 250), (256, 16, 1024, 64, 40), (256, 16, 1024, 0, 0)],
 )
 def test_at_most_a_tenth_is_padding(count, rows, budget, room, prompt):
-    """On e3's stages and a small one. Length buckets left 12 to 24 % of the computed tokens to padding."""
+    """On e3's stages and a small one; length buckets left 12 to 24 % of the computed tokens to padding."""
     widths = row_widths(room + budget)
     assert len(widths) <= 4
     for seed in range(10):

@@ -18,7 +18,7 @@ FLAGS = (*EVERY_STEP, "--config.stages.short.steps=20", "--config.stages.base.st
 
 
 def undocumented(workdir: Path) -> set[str]:
-    """Logged names that docs/metrics.md lacks (e3jax/metrics/names.py)."""
+    """Return the logged names that docs/metrics.md lacks (e3jax/metrics/names.py)."""
     of, found = records(workdir), set()
     for line in of["metrics.jsonl"]:
         found |= undefined(line["kind"], set(line) - {"stage", "kind", "step", "global_step"})
@@ -29,7 +29,7 @@ def undocumented(workdir: Path) -> set[str]:
 
 
 def killed_when(happened, workdir: Path, *flags: str, number=signal.SIGKILL, **options) -> Command:
-    """One life of the run, ended by a signal as soon as `happened(command)`."""
+    """Run one life of the run, ended by a signal as soon as `happened(command)`."""
     command = Command(workdir, *flags, **options)
     assert command.wait_for(lambda: happened(command), 7200), f"over too early: {command.said[-2000:]}"
     command.kill(number)
@@ -37,7 +37,7 @@ def killed_when(happened, workdir: Path, *flags: str, number=signal.SIGKILL, **o
 
 
 def refused(workdir: Path, running: Command) -> bool:
-    """Pause a run: a second command on its directory ends with one sentence. It ran, and made 17 lines of 9 steps."""
+    """Pause a run: a second command on its directory ends with one sentence. It once made 17 lines of 9 steps."""
     running.process.send_signal(signal.SIGSTOP)
     second = Command(workdir, *FLAGS)
     assert second.end() == 2 and "Traceback" not in second.said, second.said

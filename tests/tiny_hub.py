@@ -60,7 +60,7 @@ POSITIONS = np.stack(
 
 
 def write_tiny(directory: Path, name: str, *, dtype: str = "float32", most_bytes: int = 5 << 30, **changes) -> Path:
-    """config.json and safetensors of one case, made without transformers; `changes` to its config."""
+    """Write config.json and safetensors of one case, made without transformers; `changes` go into its config."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CASES[name] | {"architectures": ["any"]} | changes))
     save_hf(tiny_params(directory, dtype), directory, most_bytes=most_bytes)
@@ -68,14 +68,14 @@ def write_tiny(directory: Path, name: str, *, dtype: str = "float32", most_bytes
 
 
 def like_of(directory: Path, *, mesh=None, dtype="float32"):
-    """(model, abstract parameters) of a directory's config.json."""
+    """Return (model, abstract parameters) of a directory's config.json."""
     model = Qwen3(read_config(directory), dtype=jnp.float32, remat="none", kernel="xla")
     mesh = mesh or make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     return model, abstract_params(model, mesh, dtype=dtype)
 
 
 def tiny_params(directory: Path, dtype: str = "float32"):
-    """Weights drawn tensor by tensor of the *file's* layout, in the order of names: no layout of ours enters."""
+    """Draw weights tensor by tensor in the *file's* layout, in the order of names: none of our layouts enters."""
     rng = np.random.default_rng(0)
     _, like = like_of(directory)
     drawn = {}
@@ -97,7 +97,7 @@ def tiny_params(directory: Path, dtype: str = "float32"):
 
 
 def transformers_model(directory: Path):
-    """transformers' own model with the same weights, from config.json and the files' tensors."""
+    """Return transformers' model with the same weights, from config.json and the files' tensors."""
     import torch
     import transformers
     from safetensors.numpy import load_file
@@ -112,7 +112,7 @@ def transformers_model(directory: Path):
 
 
 def transformers_logits(model, tokens, positions, mask=None) -> np.ndarray:
-    """[B, T, V] float32."""
+    """Return transformers' logits [B, T, V], float32."""
     import torch
 
     mask = np.ones_like(tokens) if mask is None else mask

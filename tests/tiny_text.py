@@ -9,7 +9,7 @@ WORDS = ("\n\n", " the", " answer", " is", " yes", " no", "Question", "Answer", 
 
 
 def write_tokenizer(directory: Path, *, begin: bool) -> int:
-    """tokenizer.json and tokenizer_config.json; how many tokens. `begin`: with Llama's habit of a begin token."""
+    """Write tokenizer.json and tokenizer_config.json; return how many tokens. `begin`: with Llama's begin token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -65,7 +65,7 @@ LINES = (
 
 
 def write_qwen3_like(directory: Path) -> Path:
-    """The files of a tokenizer that behaves as Qwen3's does, with a few hundred tokens of its own."""
+    """Write the files of a tokenizer that behaves as Qwen3's does, with a few hundred tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -1,7 +1,7 @@
 """Weights of a Hugging Face directory, in and out: safetensors, one file or shards with an index. Never pickle.
 
-In: every stacked parameter [L, …] is filled slice by slice with just what this host's devices hold, so the host never
-has more than one stacked parameter beside the target. Out: shards of a stated size, one in memory at a time.
+Reading fills every stacked parameter [L, …] slice by slice with just what this host's devices hold, so the host never
+has more than one stacked parameter beside the target. Writing makes shards of a stated size, one in memory at a time.
 
     params = load_hf("/models/Qwen3-1.7B", config, like)        # like: shapes, dtypes and shardings (models/qwen3.py)
     save_hf(params, config, "/models/mine", most_bytes=1 << 30)
@@ -22,10 +22,10 @@ from safetensors.numpy import save_file
 from e3jax.errors import UserError, first_line
 from e3jax.readers import read_json
 
-LISTED = 20  # tensors that an error names
+LISTED = 20  # most tensors that an error names
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
-# our name -> (name in the file, axes that a matrix multiplies over; 0: stored as it is, else as [out, in])
+# our name -> (name in the file, number of input axes of a matrix, stored as [out, in]; 0: stored as it is)
 WHOLE = {
     "embed_vd": ("model.embed_tokens.weight", 0),
     "unembed_vd": ("lm_head.weight", 0),
@@ -50,7 +50,7 @@ PER_LAYER = {
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies."""
+    """A tensor of a file, as the file's header describes it."""
 
     file: epath.Path
     shape: tuple[int, ...]
@@ -58,7 +58,7 @@ class Stored(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """One tensor of the file, and its part of our parameters."""
+    """A tensor of a file, and the part of our parameters that it holds."""
 
     name: str  # in the file
     leaf: tuple[str, ...]  # path of our parameter
@@ -68,14 +68,14 @@ class Tensor(NamedTuple):
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Shape in the file."""
+        """Return the shape in the file."""
         if self.axes_in:
             return (math.prod(self.shape[self.axes_in :]), math.prod(self.shape[: self.axes_in]))
         return (math.prod(self.shape),) if self.layer is not None else self.shape
 
 
 def tensors(params) -> Iterator[Tensor]:
-    """Every tensor of a model's files, from its parameter tree (arrays or shapes)."""
+    """Yield every tensor of a model's files, from its parameter tree (arrays or shapes)."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = tuple(p.key for p in path)
         if names[0] == "layers":
@@ -88,16 +88,16 @@ def tensors(params) -> Iterator[Tensor]:
 
 
 def inventory(directory: epath.PathLike) -> dict[str, Stored]:
-    """Name -> file, shape, dtype of every tensor of a directory; a missing or damaged file is a UserError.
+    """Return {name: file, shape, dtype} of every tensor of a directory; UserError for a missing or damaged file.
 
-    Where model.safetensors and an index lie side by side the single file counts, as in transformers: one directory is
-    the same model everywhere. Only the files' headers are read.
+    Where model.safetensors and an index lie side by side the single file counts, as in transformers, so that one
+    directory is the same model everywhere. Only the files' headers are read.
     """
     directory = epath.Path(directory)
     if "://" in str(directory):
         raise UserError(
-            f"{directory}: safetensors are read from a local disk or the hub only; make e3jax's format of them, python "
-            "-m e3jax.tools.convert, and copy that into the bucket"
+            f"{directory}: safetensors are read from a local disk or the hub only; convert them to e3jax's format with "
+            "python -m e3jax.tools.convert, and copy that into the bucket"
         )
     if (directory / SINGLE).exists():
         files = [SINGLE]
@@ -110,23 +110,23 @@ def inventory(directory: epath.PathLike) -> dict[str, Stored]:
     missing = [f for f in files if not (directory / f).exists()]
     if missing:
         raise UserError(f"{directory} lacks {', '.join(missing)}, which its index names: download them again")
-    found = {}
+    stored = {}
     for file in files:
         try:
             with safe_open(directory / file, "np") as opened:
                 for name in opened.keys():
-                    if name in found:
-                        raise UserError(f"{directory}: {name} is in {found[name].file.name} and in {file}: remove one")
+                    if name in stored:
+                        raise UserError(f"{directory}: {name} is in {stored[name].file.name} and in {file}: remove one")
                     part = opened.get_slice(name)
-                    found[name] = Stored(directory / file, tuple(part.get_shape()), part.get_dtype())
-        except (SafetensorError, OSError) as error:  # OSError: a directory of that name, a file without a byte
+                    stored[name] = Stored(directory / file, tuple(part.get_shape()), part.get_dtype())
+        except (SafetensorError, OSError) as error:  # OSError: a directory of that name, or an empty file
             why = first_line(error)
             raise UserError(f"{directory / file} is truncated or damaged ({why}): download it again") from None
-    return found
+    return stored
 
 
 def indexed_files(index: epath.Path) -> list[str]:
-    """Return the names of the files that an index names; they have to lie beside it."""
+    """Return the names of the files that an index lists, all of which must lie beside it."""
     try:
         files = sorted(set(read_json(index, {"weight_map": {str: str}})["weight_map"].values()))
     except UserError as error:
@@ -138,10 +138,13 @@ def indexed_files(index: epath.Path) -> list[str]:
 
 
 def match(stored: dict[str, Stored], params, *, where: str) -> None:
-    """One UserError that names every missing, unexpected, misshapen or non-float tensor."""
+    """Check that the files hold these parameters; else raise one UserError that names every tensor that does not fit.
+
+    That is a missing, unexpected, misshapen or non-float tensor.
+    """
     wanted = {t.name: t.stored_shape for t in tensors(params)}
     tied = "unembed_vd" not in params
-    # a tied model's files may repeat the embedding (the hub's 0.6B does, 4B does not); old Llamas kept frequencies
+    # a tied model's files may repeat the embedding (the hub's 0.6B does, 4B does not); old Llamas store frequencies
     extra = [n for n in stored if n not in wanted and not (tied and n == "lm_head.weight") and "rotary_emb" not in n]
     wrong = [f"missing     {n} {shape}" for n, shape in wanted.items() if n not in stored]
     wrong += [f"unexpected  {n} {stored[n].shape}" for n in sorted(extra)]
@@ -157,14 +160,14 @@ def match(stored: dict[str, Stored], params, *, where: str) -> None:
 
 
 def stored_dtypes(directory: epath.PathLike, params):
-    """The tree `params` with the dtypes of the files, so that nothing is rounded; UserError where they do not fit."""
+    """Return the tree `params` with the files' dtypes, so that nothing is rounded; UserError where the files misfit."""
     stored = inventory(directory)
     match(stored, params, where=str(directory))
     names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
     dtype_of = {}
     for t in tensors(params):
         dtype_of.setdefault(t.leaf, set()).add(names[stored[t.name].dtype])
-    mixed = {leaf: found for leaf, found in dtype_of.items() if len(found) > 1}
+    mixed = {leaf: dtypes for leaf, dtypes in dtype_of.items() if len(dtypes) > 1}
     if mixed:
         raise UserError(f"{directory} stores layers of one parameter in several dtypes: {mixed}")
 
@@ -176,7 +179,7 @@ def stored_dtypes(directory: epath.PathLike, params):
 
 
 def load_hf(directory: epath.PathLike, like):
-    """Parameters laid out as `like` (shapes, dtypes, shardings); UserError when the files do not fit."""
+    """Load parameters laid out as `like` (shapes, dtypes, shardings); UserError when the files do not fit."""
     stored = inventory(directory)
     match(stored, like, where=str(directory))
     if "unembed_vd" not in like and "lm_head.weight" in stored:
@@ -187,7 +190,7 @@ def load_hf(directory: epath.PathLike, like):
 
     def load(path, leaf):
         parts = of_leaf[tuple(p.key for p in path)]
-        shards = {}  # replicas share one buffer
+        shards = {}  # by their bounds, so that replicas share one buffer
 
         def shard(index):
             bounds = tuple(s.indices(n)[:2] for s, n in zip(index, leaf.shape))
@@ -201,7 +204,7 @@ def load_hf(directory: epath.PathLike, like):
 
 
 def fill(stored: dict[str, Stored], parts: list[Tensor], bounds, dtype) -> np.ndarray:
-    """The block `bounds` (start and stop along every axis) of one parameter, read from the files of its layers."""
+    """Read the block `bounds` (start and stop along every axis) of one parameter from the files of its layers."""
     out = np.empty([stop - start for start, stop in bounds], dtype)
     if parts[0].layer is None:
         out[...] = read(stored, parts[0], bounds)
@@ -213,7 +216,7 @@ def fill(stored: dict[str, Stored], parts: list[Tensor], bounds, dtype) -> np.nd
 
 
 def read(stored: dict[str, Stored], t: Tensor, bounds) -> np.ndarray:
-    """A block of one tensor in our layout; only its rows and columns are read."""
+    """Read a block of one tensor into our layout; only its rows and columns are read."""
     where = stored[t.name]
     with safe_open(where.file, "np", backend="pread") as opened:
         part = opened.get_slice(t.name)
@@ -227,7 +230,7 @@ def read(stored: dict[str, Stored], t: Tensor, bounds) -> np.ndarray:
 
 
 def flat_bounds(bounds, shape) -> tuple[int, int]:
-    """Start and stop in the flattened axes; only the first of them may be split (heads are, head widths never)."""
+    """Return start and stop in the flattened axes; only the first may be split (heads are, head widths never)."""
     if any(b != (0, n) for b, n in zip(bounds[1:], shape[1:])):
         raise ValueError(f"block {bounds} of axes {shape} is not contiguous: shard the first of them only")
     inner = math.prod(shape[1:])
@@ -235,7 +238,7 @@ def flat_bounds(bounds, shape) -> tuple[int, int]:
 
 
 def same_as_embedding(stored: dict[str, Stored], directory) -> None:
-    """A tied model whose files hold another lm_head is two models: refuse, a few thousand rows at a time."""
+    """Refuse a tied model whose files hold another lm_head; compares a few thousand rows at a time."""
     embedding, head = stored["model.embed_tokens.weight"], stored["lm_head.weight"]
     with safe_open(embedding.file, "np", backend="pread") as a, safe_open(head.file, "np", backend="pread") as b:
         left, right = a.get_slice("model.embed_tokens.weight"), b.get_slice("lm_head.weight")
@@ -253,7 +256,7 @@ def same_as_embedding(stored: dict[str, Stored], directory) -> None:
 def save_hf(params, directory: epath.PathLike, *, dtype: str | None = None, most_bytes: int = 1 << 30) -> None:
     """Write model.safetensors, or shards of at most `most_bytes` with their index; dtype None keeps every bit.
 
-    Needs every parameter on this host's devices.
+    All of every parameter must be on this host's devices.
     """
     directory = epath.Path(directory)
 
@@ -282,14 +285,14 @@ def save_hf(params, directory: epath.PathLike, *, dtype: str | None = None, most
 
 
 def leaf_at(params, t: Tensor):
-    """The parameter that a tensor belongs to."""
+    """Return the parameter that a tensor belongs to."""
     for name in t.leaf:
         params = params[name]
     return params
 
 
 def layer_of(params, t: Tensor, dtype: str | None) -> np.ndarray:
-    """One tensor in the file's layout, on the host."""
+    """Return one tensor in the file's layout, on the host."""
     leaf = leaf_at(params, t)
     array = np.asarray(leaf if t.layer is None else leaf[t.layer])
     array = array.astype(dtype) if dtype else array

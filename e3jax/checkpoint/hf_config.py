@@ -1,12 +1,12 @@
-"""config.json of the Hugging Face families that one block serves, to ModelConfig and back.
+"""From config.json to ModelConfig and back, for the Hugging Face families that one block serves.
 
     qwen3   QK-norm, no biases                       Qwen3
     qwen2   biases on q, k, v                        Qwen2.5, Qwen2.5-Math, DeepSeek-R1-Distill-Qwen
     llama   neither                                  Llama-3.2, and other Llamas without biases
 
-What a config.json asks for and the block does not do is an error: another activation, a sliding window, output biases,
-chunked attention, quantisation, a RoPE scheme or RoPE field that is not known here. RoPE's θ has no default. Fields
-that these families do not compute with are ignored.
+A config.json that asks for something the block does not do is refused: another activation, a sliding window, output
+biases, chunked attention, quantisation, a RoPE scheme or RoPE field that is not known here. RoPE's θ has no default.
+Fields that these families do not compute with are ignored.
 
     config = read_config("/models/Qwen3-1.7B")
 """
@@ -23,14 +23,14 @@ from e3jax.models.rope import Linear, Llama3, Scaling, Yarn
 from e3jax.readers import fault, read_json
 
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
-# The largest value of a field that is believed, far beyond any published model's: a file that says more is damaged or
-# hostile, and shapes made of it would not fit any memory.
+# The largest accepted values of fields, far beyond those of any published model: a file that says more is damaged or
+# hostile, and its shapes would not fit into any memory.
 LARGEST = {
     "num_hidden_layers": 10_000, "vocab_size": 1 << 24, "hidden_size": 1 << 20, "intermediate_size": 1 << 22,
     "num_attention_heads": 1 << 14, "num_key_value_heads": 1 << 14, "head_dim": 1 << 14, "rms_norm_eps": 1,
     "max_position_embeddings": 2**31 - 1, "original_max_position_embeddings": 2**31 - 1,
 }  # fmt: skip
-MOST_NUMBER = 10**15  # of any other number, as rope_theta and the factors of rope_scaling
+MOST_NUMBER = 10**15  # the largest accepted value of any other number, such as rope_theta and rope_scaling's factors
 NEEDED = {
     int: "a number above 0", float: "a number above 0", str: "a string", bool: "true or false", list: "a list",
     dict: "an object",
@@ -39,26 +39,26 @@ MAY_BE_ZERO = ("max_window_layers", "beta_slow")
 
 
 def read_config(directory: epath.PathLike) -> ModelConfig:
-    """ModelConfig of DIR/config.json; UserError names the file and the field that is missing or not supported."""
+    """Read DIR/config.json; a UserError names the file and the field that is missing or not supported."""
     path = epath.Path(directory) / "config.json"
     if not path.exists():
         raise UserError(f"{directory} holds no config.json: name a Hugging Face model directory")
-    found = read_json(path, dict, advice="download it again")
+    fields = read_json(path, dict, advice="download it again")
     try:
-        return from_hub(found)
+        return from_hub(fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def from_hub(c: dict) -> ModelConfig:
-    """config.json's fields -> ModelConfig. `rope_theta` and `rope_scaling` may stand alone or in `rope_parameters`."""
+    """Return the ModelConfig of config.json's fields; RoPE's may stand alone or in `rope_parameters`."""
     family = field(c, "model_type", str)
     if family not in ARCHITECTURES:
         raise UserError(f"model_type {family!r} is not one of {', '.join(ARCHITECTURES)}")
     refuse_unsupported(c)
     layers, heads = field(c, "num_hidden_layers", int), field(c, "num_attention_heads", int)
     width = field(c, "hidden_size", int)
-    # transformers' default where the field is absent: 128 for Qwen3, D / N for the other two
+    # transformers' default where the field is absent: 128 for Qwen3, D / N for the other two families
     head_width = 128 if family == "qwen3" else width // heads
     max_length = field(c, "max_position_embeddings", int)
     theta, scaling = rope_from_hub(c, max_length)
@@ -84,7 +84,7 @@ def from_hub(c: dict) -> ModelConfig:
 
 
 def refuse_unsupported(c: dict) -> None:
-    """UserError for a field that asks for what the block does not do."""
+    """Raise UserError for a field that asks for something the block does not do."""
     window = field(c, "use_sliding_window", bool, False)
     kinds = field(c, "layer_types", list, [])
     refused = {
@@ -100,14 +100,14 @@ def refuse_unsupported(c: dict) -> None:
     for name, refuse in refused.items():
         if refuse:
             raise UserError(
-                f"{name}={reprlib.repr(c[name])} is not supported: the block is full attention, SiLU, no such bias"
+                f"{name}={reprlib.repr(c[name])} is not supported: the block has full attention, SiLU, and no such bias"
             )
 
 
 def field(c: dict, name: str, kind: type, otherwise: Any = None) -> Any:
-    """Return a field as `kind`, `otherwise` where it is absent or null; UserError where it has another type or size.
+    """Return a field as `kind`, or `otherwise` where it is absent or null; UserError for another type or size.
 
-    A number is above 0 and below LARGEST (max_window_layers may be 0).
+    A number must be above 0 (those of MAY_BE_ZERO may be 0) and at most LARGEST or MOST_NUMBER.
     """
     value = c[name] if name in c and c[name] is not None else otherwise
     number, largest = kind in (int, float), LARGEST[name] if name in LARGEST else MOST_NUMBER
@@ -120,9 +120,9 @@ def field(c: dict, name: str, kind: type, otherwise: Any = None) -> Any:
 
 
 def rope_from_hub(c: dict, max_length: int) -> tuple[float, Scaling]:
-    """θ and scaling: transformers 5 writes both into `rope_parameters`, 4 wrote `rope_theta` and `rope_scaling`.
+    """Return θ and scaling: transformers 5 writes both into `rope_parameters`, 4 wrote `rope_theta` and `rope_scaling`.
 
-    A `partial_rotary_factor` of 1, which 5 moves there too, asks for what the block does.
+    Version 5 moves `partial_rotary_factor` there too; 1 asks for what the block does.
     """
     r = {**field(c, "rope_scaling", dict, {}), **field(c, "rope_parameters", dict, {})}
     theta = field(r if "rope_theta" in r else c, "rope_theta", float)
@@ -171,12 +171,15 @@ def rope_from_hub(c: dict, max_length: int) -> tuple[float, Scaling]:
 
 
 def to_hub(c: ModelConfig, *, dtype: str, bos: int | None, eos: int, pad: int) -> dict:
-    """ModelConfig -> config.json's fields, in the spelling that transformers 4, 5 and vLLM all read."""
+    """Return config.json's fields of a ModelConfig, in the spelling that transformers 4, 5 and vLLM all read."""
     if c.qk_norm and c.qkv_bias:
         raise UserError("no Hugging Face family has both QK-norm and QKV biases: this model cannot be exported")
     family = "qwen3" if c.qk_norm else "qwen2" if c.qkv_bias else "llama"
     if family == "qwen2" and c.head_width * c.heads != c.width:
-        raise UserError(f"{family} has head width = width / heads, this model {c.head_width} of {c.width} / {c.heads}")
+        raise UserError(
+            f"{family} needs head width = width / heads, but this model has head width {c.head_width}, width {c.width} "
+            f"and {c.heads} heads: it cannot be exported"
+        )
     return {
         "architectures": [ARCHITECTURES[family]],
         "model_type": family,
@@ -204,7 +207,7 @@ def to_hub(c: ModelConfig, *, dtype: str, bos: int | None, eos: int, pad: int) -
 
 
 def scaling_to_hub(scaling: Scaling) -> dict | None:
-    """`rope_scaling` of config.json."""
+    """Return the `rope_scaling` of config.json."""
     match scaling:
         case None:
             return None

@@ -1,7 +1,7 @@
 """A model by name: a Hugging Face directory or hub id, a converted directory, or a checkpoint of a run.
 
-What a model is beside its weights (config.json, generation_config.json, tokenizer files: its description) lies next to
-the weights; a run keeps one for all its checkpoints in RUN/hf.
+A model's description is what it has beside its weights: config.json, generation_config.json and tokenizer files. It
+lies next to the weights; a run keeps one description for all its checkpoints in RUN/hf.
 
     model, params, tokenizer = load_pretrained("Qwen/Qwen3-0.6B", dtype="bfloat16", mesh=mesh)
 """
@@ -33,7 +33,7 @@ HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "
 
 
 class Pretrained(NamedTuple):
-    """A model that can be asked something."""
+    """All that sampling from a model needs."""
 
     model: Qwen3
     params: Any
@@ -41,7 +41,7 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(name: str, *, dtype: str, mesh: jax.sharding.Mesh) -> Pretrained:
-    """Everything for sampling: matrices in `dtype`, norm scales float32, laid out on `mesh`."""
+    """Load a model for sampling: matrices in `dtype`, norm scales float32, laid out on `mesh`."""
     weights = local_directory(name)
     config = read_config(description_of(weights))
     tokenizer = load_tokenizer(weights, config)
@@ -50,20 +50,20 @@ def load_pretrained(name: str, *, dtype: str, mesh: jax.sharding.Mesh) -> Pretra
 
 
 def load_tokenizer(name: epath.PathLike, config: ModelConfig) -> HubTokenizer:
-    """The tokenizer of a model by name; UserError when the model has no rows for all of its tokens."""
+    """Load the tokenizer of a model by name; UserError when the model lacks rows for some of its tokens."""
     description = description_of(local_directory(name, weights=False))
     tokenizer = HubTokenizer(str(on_disk(description)))
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
-            f"the tokenizer of {description} has {tokenizer.vocab_size} tokens, the model {config.vocab_size} rows: "
-            "take the tokenizer that belongs to the model"
+            f"the tokenizer of {description} has {tokenizer.vocab_size} tokens, but the model has rows for "
+            f"{config.vocab_size}: use the tokenizer that belongs to the model"
         )
     tokenizer.stop = stop_ids(description, tokenizer)
     return tokenizer
 
 
 def on_disk(description: epath.Path) -> epath.Path:
-    """The directory; where transformers cannot read it, in a bucket or behind byte order marks, a copy that it can."""
+    """Return a directory that transformers can read: a copy where this one is in a bucket or has byte order marks."""
     files = [name for name in (*FILES, "config.json") if (description / name).is_file()]
     if not is_bucket(description) and not any(has_mark(description / name) for name in files):
         return description
@@ -75,13 +75,13 @@ def on_disk(description: epath.Path) -> epath.Path:
 
 
 def has_mark(path: epath.Path) -> bool:
-    """Whether a file begins with UTF-8's byte order mark."""
+    """Return whether a file begins with UTF-8's byte order mark."""
     with path.open("rb") as file:
         return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def load_params(name: epath.PathLike, like):
-    """Parameters of whatever `name` is, laid out as `like` (shapes, dtypes, shardings)."""
+    """Load the parameters of a model by name, laid out as `like` (shapes, dtypes, shardings)."""
     directory = local_directory(name)
     if (directory / "default").exists():
         return store.load_params(directory, like)
@@ -93,7 +93,7 @@ def load_params(name: epath.PathLike, like):
 
 
 def model_config(name: str) -> ModelConfig:
-    """A preset by name, or the config of a model by directory or hub id."""
+    """Return a preset by name, or the config of a model by directory or hub id."""
     if name in presets():
         return preset(name)
     if "/" not in str(name) and not epath.Path(name).exists():
@@ -102,7 +102,7 @@ def model_config(name: str) -> ModelConfig:
 
 
 def local_directory(name: epath.PathLike, *, weights: bool = True) -> epath.Path:
-    """The directory itself, or that of a hub id "ORG/NAME" or "ORG/NAME/SUBFOLDER", downloaded once."""
+    """Return the directory itself, or that of a hub id "ORG/NAME" or "ORG/NAME/SUBFOLDER", downloaded once."""
     path = epath.Path(name)
     if path.is_dir():
         return path
@@ -117,18 +117,18 @@ def local_directory(name: epath.PathLike, *, weights: bool = True) -> epath.Path
     repository, folder = parts.groups()
     patterns = [f"{folder}/{p}" if folder else p for p in HUB_FILES if weights or not p.startswith("*.safetensors")]
     try:
-        found = snapshot_download(repository, allow_patterns=patterns)
+        snapshot = snapshot_download(repository, allow_patterns=patterns)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{name} is not a directory here, and the hub did not give it: {first_line(error)}") from None
-    return epath.Path(found) / (folder or "")
+    return epath.Path(snapshot) / (folder or "")
 
 
 def same_model(name: epath.PathLike, config: ModelConfig) -> None:
-    """UserError when weights come from a model that computes otherwise: RoPE's θ, say, shows in no shape."""
+    """Raise UserError when weights come from a model that computes otherwise; RoPE's θ, say, shows in no shape."""
     try:
         theirs = read_config(description_of(local_directory(name)))
     except UserError:
-        return  # weights alone: their shapes are compared when they are read
+        return  # weights without a description: their shapes are compared when they are read
     ours, theirs = (dataclasses.asdict(dataclasses.replace(c, max_length=0)) for c in (config, theirs))
     differ = [f"{f}: {theirs[f]} there, {ours[f]} here" for f in ours if theirs[f] != ours[f]]
     if differ:
@@ -136,7 +136,7 @@ def same_model(name: epath.PathLike, config: ModelConfig) -> None:
 
 
 def description_of(weights: epath.Path) -> epath.Path:
-    """The directory with config.json and tokenizer files that belongs to these weights."""
+    """Return the directory with the config.json and tokenizer files that belong to these weights."""
     if (weights / "checkpoints").is_dir():
         raise UserError(f"{weights} is a run: name one of its checkpoints, {weights}/checkpoints/STAGE/STEP")
     above = place(weights).parents
@@ -151,13 +151,13 @@ def description_of(weights: epath.Path) -> epath.Path:
 
 
 def generation_config(directory: epath.PathLike) -> dict:
-    """generation_config.json, {} when there is none."""
+    """Read generation_config.json; {} when there is none."""
     path = epath.Path(directory) / "generation_config.json"
     return read_json(path, dict, advice="repair or remove it") if path.exists() else {}
 
 
 def stop_ids(directory: epath.PathLike, tokenizer) -> tuple[int, ...]:
-    """Ids that end a response: the tokenizer's own, and generation_config.json's or else config.json's."""
+    """Return the ids that end a response: the tokenizer's, and those of generation_config.json or else config.json."""
     named = generation_config(directory).get("eos_token_id")
     if named is None:
         named = read_json(epath.Path(directory) / "config.json", dict, advice="download it again").get("eos_token_id")
@@ -168,7 +168,7 @@ def stop_ids(directory: epath.PathLike, tokenizer) -> tuple[int, ...]:
 
 
 def write_description(directory: epath.PathLike, config: ModelConfig, tokenizer, *, dtype: str, generation: dict):
-    """config.json, generation_config.json (the given one, ending at all of tokenizer.stop) and tokenizer files."""
+    """Write config.json, generation_config.json (as given, but ending at all of tokenizer.stop) and tokenizer files."""
     directory = epath.Path(directory)
     stop = tokenizer.stop[0] if len(tokenizer.stop) == 1 else list(tokenizer.stop)
     generation = {"do_sample": True, "pad_token_id": tokenizer.pad, **generation, "eos_token_id": stop}
@@ -179,9 +179,9 @@ def write_description(directory: epath.PathLike, config: ModelConfig, tokenizer,
 
 
 def copy_description(source: epath.PathLike, directory: epath.PathLike, config: ModelConfig, tokenizer, *, dtype: str):
-    """Write config.json and generation_config.json of `source` again, and the tokenizer's files: nothing is added.
+    """Copy config.json and generation_config.json of `source`, and write the tokenizer's files; nothing is added.
 
-    Only what a conversion changes is changed: the vocabulary's size, and the dtype where the source names one.
+    Only what a conversion changes differs: the vocabulary's size, and the dtype where the source names one.
     """
     directory, held = epath.Path(directory), read_json(epath.Path(source) / "config.json", dict)
     held |= {name: dtype for name in ("dtype", "torch_dtype") if name in held}
@@ -192,7 +192,7 @@ def copy_description(source: epath.PathLike, directory: epath.PathLike, config: 
 
 
 def write_tokenizer(directory: epath.Path, tokenizer) -> None:
-    """Write a tokenizer's files into a directory, which may lie in a bucket."""
+    """Write a tokenizer's files into a directory, which may be in a bucket."""
     with tempfile.TemporaryDirectory() as local:  # transformers writes to local disks only
         tokenizer.save(local)
         for file in epath.Path(local).iterdir():
@@ -200,9 +200,9 @@ def write_tokenizer(directory: epath.Path, tokenizer) -> None:
 
 
 def describe_run(workdir: epath.PathLike, name: str, config: ModelConfig, tokenizer) -> None:
-    """RUN/hf, once: with it a checkpoint of the run can be exported and asked wherever it is copied to.
+    """Write RUN/hf, once: with it a checkpoint of the run can be exported and sampled wherever it is copied to.
 
-    Of the source's generation_config.json the sampling is kept; greedy decoding and lengths were the source's own.
+    Keeps the sampling of the source's generation_config.json, but not its greedy decoding and lengths.
     """
     target = place(workdir) / "hf"
     if (target / "config.json").exists():  # the file that is written last
@@ -220,5 +220,5 @@ def describe_run(workdir: epath.PathLike, name: str, config: ModelConfig, tokeni
 
 
 def write_json(path: epath.Path, value: dict) -> None:
-    """Indented, ending with a newline."""
+    """Write indented JSON that ends with a newline."""
     path.write_text(json.dumps(value, indent=2) + "\n")

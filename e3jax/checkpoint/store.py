@@ -1,4 +1,4 @@
-"""Checkpoints of a stage with orbax: written asynchronously, committed last, the newest one that can be read restored.
+"""Checkpoints of a stage with orbax, written in the background and committed at the end; restores the newest readable.
 
 store = Store(workdir / "checkpoints" / "easy", keep=2, keep_every=0, say=print)
 step, state = store.newest(state)       # `state` gives shapes, dtypes and shardings: those of this run's devices,
@@ -27,14 +27,14 @@ from e3jax.storage import is_bucket, patiently, place
 
 MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # orbax writes them last into a complete checkpoint
 WRITING = ".orbax-checkpoint-tmp"
-MEET_MS = 10_000  # for processes whose writes fail together, of one full disk
-TOLD_EVERY_S = 15.0  # how far a write is that the run waits for
+MEET_MS = 10_000  # how long a process whose write failed waits for others whose writes fail too, on one full disk
+TOLD_EVERY_S = 15.0  # between the lines that tell how far a write is for which the run waits
 
 
 class Store:
     """The checkpoints of one stage; a step number is the number of training steps done.
 
-    Kept are the last `keep`, every `keep_every`-th step (0: none of them) and the one of the highest rank; `ranks` are
+    It keeps the last `keep`, every `keep_every`-th step (0: none of these) and the one of the highest rank. `ranks` are
     those of earlier steps, which a resumed run knows from its metrics.
     """
 
@@ -61,15 +61,15 @@ class Store:
         from_main(self.clear_interrupted)
         self.manager = ocp.CheckpointManager(self.directory, options=options)
         self.good = max(self.manager.all_steps(), default=None)  # the newest step that is known to be complete
-        self.target, self.size, self.before = 0, 0, 0  # of the last write: its step, its bytes, those written before it
-        self.busy = False  # inside `save` or `close`, which may try again
+        self.target, self.size, self.before = 0, 0, 0  # the last write's step and bytes, and bytes written before it
+        self.busy = False  # whether `save` or `close`, which may try again, is running
         WRITERS[:] = [self]
 
     def newest(self, like):
-        """-> (step, state) of the newest checkpoint that can be read, or (0, like) where there is none yet.
+        """Return (step, state) of the newest checkpoint that can be read, or (0, like) where there is none yet.
 
-        Those that cannot be read are named, and set aside once an older one can (of several processes: at once, and all
-        end, to start again); UserError when none can.
+        A checkpoint that cannot be read is named, and set aside once an older one could be read. With several processes
+        it is set aside at once, and all of them end, to start again. UserError when none can be read.
         """
         broken = {}
         for step in reversed(from_main(lambda: list(self.manager.all_steps()))):
@@ -78,7 +78,7 @@ class Store:
             except Exception as error:  # whatever orbax and tensorstore raise on files that are cut or missing
                 broken[step] = short(error)
                 self.say(f"checkpoint {self.directory / str(step)} cannot be read: {broken[step]}")
-                # other processes may have read it, and wait inside orbax: all end, and start again with an older one
+                # other processes may have read it and wait inside orbax, so all end and start again with an older one
                 if processes() > 1 and step > min(self.manager.all_steps()):
                     self.set_aside(str(step))
                     raise RuntimeError(f"checkpoint {step} is set aside: start again, with an older one") from error
@@ -92,19 +92,19 @@ class Store:
         if broken:
             raise UserError(
                 f"none of the checkpoints {sorted(broken)} of {self.directory} can be read ({broken[max(broken)]}): "
-                "mend them, or remove that directory to begin the stage again"
+                "repair them, or remove that directory to begin the stage again"
             )
         return 0, like
 
     def restore(self, step: int, like):
-        """The state of `step`, laid out as `like` (arrays or ShapeDtypeStructs)."""
+        """Return the state of `step`, laid out as `like` (arrays or ShapeDtypeStructs)."""
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self.manager.restore(step, args=ocp.args.StandardRestore(target))
 
     def save(self, step: int, state, *, rank: float = math.nan) -> None:
-        """Start writing, for a minute if need be; returns before the bytes are there.
+        """Start writing a checkpoint, trying for a minute if need be; return before its bytes are there.
 
-        Whether the write before it came to its end is found out, and told, here.
+        First waits for the write before it, and says so where that failed.
         """
         self.ranks[step] = rank
         with self.telling():
@@ -112,7 +112,7 @@ class Store:
             self.try_for_a_minute(step, lambda: self.begin_writing(step, state))
 
     def settled(self) -> int | None:
-        """After SIGTERM: wait for the write under way -> its step, where no time is left to begin another one."""
+        """Wait for the write under way, after SIGTERM; return its step where no time is left to begin another one."""
         with self.telling():
             self.finish_writing()
         self.note_complete()
@@ -120,7 +120,7 @@ class Store:
         return self.target if any(late) and all(complete) else None
 
     def close(self, step: int, state) -> None:
-        """Wait until the checkpoint of `step` is there; where its write failed, write it again, for a minute."""
+        """Wait until the checkpoint of `step` is complete; where its write failed, try again for a minute."""
 
         def certain():
             if not self.finish_writing() or step not in self.manager.all_steps():
@@ -132,27 +132,27 @@ class Store:
             self.manager.close()
 
     def under_way(self) -> Write | None:
-        """The write that is not complete yet, and how much of it is there (of this process's part)."""
+        """Return the write that is not complete yet, and how much of this process's part is written; or None."""
         if not self.busy and not self.manager.is_saving_in_progress():
             return None
         written = bytes_written() - self.before if self.size else 0
         return Write(f"checkpoint {self.directory / str(self.target)}", written, self.size)
 
     def kept(self) -> str:
-        """The newest complete checkpoint, in words."""
+        """Return the newest complete checkpoint, in words."""
         self.note_complete()
         if self.good is None:
             return f"the beginning of stage {self.directory.name}, which has no complete checkpoint"
         return f"checkpoint {self.directory / str(self.good)}"
 
     def note_complete(self) -> None:
-        """Remember the last write as the newest good one, if it is: it came to its end in the background."""
+        """Remember the last write as the newest good one if it has meanwhile been completed in the background."""
         last = self.directory / str(self.target)
         if self.target and all((last / m).exists() for m in MARKERS):
             self.good = self.target
 
     def took(self) -> float:
-        """Seconds that the newest complete write took, in this run or an earlier one; 0 before the first."""
+        """Return the seconds that the newest complete write took, in this run or an earlier one; 0 before the first."""
         self.note_complete()
         with suppress(OSError, ValueError, KeyError, TypeError):
             written = json.loads((self.directory / str(self.good) / MARKERS[0]).read_text())
@@ -161,7 +161,7 @@ class Store:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Say how far a write is for which the run waits; after SIGTERM e3jax/sigterm.py does so more often."""
+        """Say within the block how far the write is that the run waits for; after SIGTERM e3jax/sigterm.py says it."""
         over, start = threading.Event(), time.monotonic()
 
         def tell() -> None:
@@ -180,7 +180,7 @@ class Store:
             thread.join()
 
     def begin_writing(self, step: int, state) -> None:
-        """Copy the state to the host and write it in the background; a step that is there already is left alone."""
+        """Copy the state to the host and write it in the background; leave a step alone that is there already."""
         if step not in self.manager.all_steps():
             self.note_complete()
             self.target, self.before = step, bytes_written()
@@ -188,7 +188,7 @@ class Store:
             self.together(lambda: self.manager.save(step, args=ocp.args.StandardSave(state)))
 
     def finish_writing(self) -> bool:
-        """Wait for the write under way; False, with a line that says why, where it failed."""
+        """Wait for the write under way; return whether it succeeded, and say why where it failed."""
         try:
             self.together(self.manager.wait_until_finished)
             return True
@@ -197,7 +197,7 @@ class Store:
             return False
 
     def together(self, act: Callable[[], None]) -> None:
-        """act() on every process; where it failed on one, OSError on all, and what it left behind is cleared."""
+        """Call act() on every process; where it fails on one, clear what it left behind and raise OSError on all."""
         error = None
         try:
             act()
@@ -210,9 +210,9 @@ class Store:
             raise OSError(told[0]) from error
 
     def meet_or_end(self, *, key: str, timeout_ms: int) -> None:
-        """Meet the other processes, for orbax. When this one's part of a write failed, only if theirs failed too.
+        """Meet the other processes, for orbax; after this one's part of a write failed, only if theirs failed too.
 
-        Else they wait, for 20 minutes, to hear that all parts are there: all processes end instead, with the reason.
+        Otherwise they would wait for 20 minutes to hear that all parts are there, so all processes end with the reason.
         """
         error = sys.exception()  # orbax meets the others on its way out of a failed write
         if error is None:
@@ -226,24 +226,24 @@ class Store:
             )
 
     def try_for_a_minute(self, step: int, act: Callable[[], None]) -> None:
-        """`patiently`, with what to do when it was of no avail."""
+        """Try act() for a minute; on failure tell the user what to do."""
         good = max((n for n in self.manager.all_steps() if n < step), default="none")
         advice = f"The newest good checkpoint is {good}: make room, then give the same command again"
         patiently(f"write checkpoint {self.directory / str(step)}", act, advice=advice)
 
     def clear_interrupted(self) -> None:
-        """Remove what a killed or failed write left; set aside what looks whole but was never committed."""
+        """Remove what a killed or failed write left behind; set aside what looks whole but was never committed."""
         for path in self.directory.iterdir() if self.directory.exists() else ():
             if WRITING in path.name:
                 self.say(f"the write of checkpoint {path.with_suffix('')} was interrupted: removed")
                 path.rmtree()
             elif path.name.isdigit() and not all((path / marker).exists() for marker in MARKERS):
                 self.say(f"checkpoint {path} is incomplete: not used")
-                if not is_bucket(path):  # there orbax goes by the marker too, and will write the step in its place
+                if not is_bucket(path):  # in a bucket orbax goes by the marker too, and writes the step in its place
                     self.set_aside(path.name)
 
     def set_aside(self, name: str) -> None:
-        """Rename to unusable-NAME: a checkpoint is never deleted because it is broken."""
+        """Rename a checkpoint to unusable-NAME: none is ever deleted because it is broken."""
         target = self.directory / f"unusable-{name}"
         while target.exists():
             target = target.with_name(target.name + "-")
@@ -253,15 +253,15 @@ class Store:
 
 
 def short(error: Exception) -> str:
-    """tensorstore's messages begin with what happened, end with why, and are as long as a page."""
+    """Return an error's beginning and end: tensorstore's long messages begin with what happened and end with why."""
     text = first_line(error).split(" [tensorstore_spec")[0]
     return text if len(text) < 240 else f"{text[:80]} … {text[-160:]}"
 
 
 def bound_retries() -> None:
-    """Let tensorstore give up on a bucket after about 20 s instead of an hour: `patiently` is who tries again.
+    """Let tensorstore give up on a bucket after about 20 s instead of an hour, because `patiently` tries again.
 
-    orbax has no option for it.
+    orbax has no option for this.
     """
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
@@ -270,18 +270,19 @@ def bound_retries() -> None:
 
 
 def bytes_written() -> int:
-    """Bytes of all files and objects that tensorstore has written in this process, each counted when it is complete."""
+    """Return the bytes of all files and objects that tensorstore has completed in this process."""
     counts = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/")
     return sum(v["value"] for c in counts if c["name"].endswith("/bytes_written") for v in c["values"])
 
 
 class Highest(policies.PreservationPolicy):
-    """Keep the checkpoint of the highest rank; NaN is no rank, and of equal ones the latest counts."""
+    """Keeps the checkpoint of the highest rank; NaN is no rank, and of equal ranks the latest counts."""
 
     def __init__(self, ranks: dict[int, float]):
         self.ranks = ranks
 
     def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        """Return for each checkpoint whether it is kept."""
         rank = {c.step: self.ranks.get(c.step, math.nan) for c in checkpoints}
         known = [step for step in rank if not math.isnan(rank[step])]
         best = max(known, key=lambda step: (rank[step], step), default=None)
@@ -289,15 +290,15 @@ class Highest(policies.PreservationPolicy):
 
 
 def save_params(directory: epath.PathLike, params) -> None:
-    """Parameters alone, as DIR/default; there only once it is complete. About 1 GB is copied at a time."""
+    """Write parameters alone, as DIR/default, which is there only once complete; copies about 1 GB at a time."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=1)) as writer:
         writer.save(place(directory) / "default", args=ocp.args.PyTreeSave({"params": params}))
 
 
 def load_params(directory: epath.PathLike, like):
-    """Only the parameters of a checkpoint (RUN/checkpoints/STAGE/STEP, or converted), laid out as `like`.
+    """Load only the parameters of a checkpoint (RUN/checkpoints/STAGE/STEP, or converted), laid out as `like`.
 
-    Restored one by one: orbax holds several copies of what it reads at once.
+    They are restored one by one, because orbax holds several copies of what it reads at once.
     """
     path = place(directory) / "default"
     stored, wanted = by_name(stored_params(directory)), by_name(like)
@@ -325,7 +326,7 @@ def load_params(directory: epath.PathLike, like):
 
 
 def stored_params(directory: epath.PathLike):
-    """Shapes and dtypes of a checkpoint's parameters; UserError when there is none."""
+    """Return shapes and dtypes of a checkpoint's parameters; UserError when there is no checkpoint."""
     path = place(directory) / "default"
     if not path.exists():
         raise UserError(f"{directory} is no checkpoint: name a directory like RUN/checkpoints/STAGE/STEP")
@@ -336,7 +337,7 @@ def stored_params(directory: epath.PathLike):
 
 @contextmanager
 def damaged(directory: epath.PathLike):
-    """Whatever orbax or tensorstore raises on a file that is cut or missing, as one sentence."""
+    """Turn whatever orbax or tensorstore raise on a file that is cut or missing into a UserError of one sentence."""
     try:
         yield
     except Exception as error:
@@ -345,5 +346,5 @@ def damaged(directory: epath.PathLike):
 
 
 def by_name(tree) -> dict:
-    """Leaves by "layers/wq_dnh"."""
+    """Return the leaves by name, such as "layers/wq_dnh"."""
     return {"/".join(p.key for p in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

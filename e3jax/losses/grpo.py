@@ -1,15 +1,15 @@
 """GRPO: advantages within a group, weights of tokens, and the clipped policy-gradient loss.
 
-The loss of e3 (§5), E2C and their baselines, as their verl forks compute it (`core_algos.py`,
-`dp_actor.py`). Over the response tokens, EOS included, of all samples of a mini-batch, with
+The loss of e3 (§5), E2C and their baselines, as their verl forks compute it (`core_algos.py`, `dp_actor.py`;
+docs/algorithms.md, GRPO). Sums are over the response tokens, EOS included, of all samples of a mini-batch, with
 r = exp(logp − old_logp):
 
     A    = (R − mean_group R) / (std_group R + ε)
     pg   = max(−A r, −A clip(r, 1 − clip_low, 1 + clip_high)),   for A < 0 at most −A·dual_clip
     loss = Σ weight · [pg + kl_coef · KL(logp, ref_logp) − entropy_coef · H]
 
-`weight` is mask / global denominator, so that micro-batches add up to the batch exactly, and
-leaving negative gradients out (GRPOMask, e3 App. G.3) is only another weight.
+`weight` is mask / global denominator, so that micro-batches add up to the batch exactly, and leaving out negative
+gradients (GRPOMask, e3 App. G.3) only changes the weight.
 
 Usage: `loss, metrics = grpo_loss(logp, entropy, batch, GrpoLoss(clip_low=0.2, clip_high=0.5, dual_clip=3.0,
 kl_coef=1e-3, kl_estimator="k3", entropy_coef=2e-3, tis_cap=None))`.
@@ -25,10 +25,10 @@ from e3jax.losses.tokens import AGGREGATIONS, token_denominator
 
 MAX_LOG_RATIO = 20.0  # verl's bound on log-ratios before exp: e^20 is finite in float32
 MAX_K3 = 10.0  # verl's bound on the k3 estimate of one token
-GRADIENTS = ("all", "positive", "negative", "no-eos")  # of which tokens: `token_weights`
+GRADIENTS = ("all", "positive", "negative", "no-eos")  # which tokens are trained: `token_weights`
 DENOMINATORS = ("shrunken", "fixed")
 KL_ESTIMATORS = ("k1", "k2", "k3")
-MATCHES = ("text", "token")  # how `closing` is found: train/closing.py
+MATCHES = ("text", "token")  # how `closing` is recognised: train/closing.py
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class GrpoLoss:
 
     clip_low: float  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float
-    dual_clip: float | None  # most that a negative token's ratio counts; None: off
+    dual_clip: float | None  # bound on the ratio of a token with A < 0; None: off
     kl_coef: float
     kl_estimator: str  # "k1", "k2", "k3": `kl_penalty`
     entropy_coef: float
-    tis_cap: float | None  # most that a token's importance weight against the sampler counts; None: off
+    tis_cap: float | None  # bound on a token's importance weight against the sampler; None: off
 
     def __post_init__(self):
         need_choice(self, "kl_estimator", KL_ESTIMATORS)
@@ -78,11 +78,11 @@ class TokenWeights:
 
 
 def group_advantages(rewards_pg, *, normalize_std: bool, ddof: int, epsilon: float):
-    """A = (R − mean R) / (std R + ε) within each row of `rewards_pg` [P, G], or R − mean R alone.
+    """Return A = (R − mean R) / (std R + ε) within each row of `rewards_pg` [P, G], or R − mean R alone.
 
-    DeepSeekMath §4.1. verl and e3: ddof 1, ε 1e-6; TRL: ddof 1, ε 1e-4; `normalize_std=False` is
-    Dr. GRPO's. A group of equal rewards gives exactly 0, not the rounding error of its mean over ε.
-    Numpy and jax arrays alike; the dtype of the rewards is kept.
+    DeepSeekMath §4.1. verl and e3 have ddof 1 and ε 1e-6, TRL ddof 1 and ε 1e-4; `normalize_std=False` is Dr. GRPO.
+    A group of equal rewards gives exactly 0, not the rounding error of its mean over ε. Takes numpy and jax arrays
+    and keeps the dtype of the rewards.
 
     >>> group_advantages(np.array([[1.0, 0.0]]), normalize_std=False, ddof=1, epsilon=1e-6)
     array([[ 0.5, -0.5]])
@@ -100,9 +100,10 @@ def group_advantages(rewards_pg, *, normalize_std: bool, ddof: int, epsilon: flo
 
 
 def token_weights(mask_bt, *, aggregation, max_length, advantage_b=None, closing_bt=None, gradients, denominator):
-    """`Batch.weight` [B, T]: mask / denominator, over the WHOLE mini-batch (`token_denominator`).
+    """Return `Batch.weight` [B, T] = mask / denominator, over the WHOLE mini-batch (`token_denominator`).
 
-    `gradients` says which tokens keep weight; the others leave pg, KL and entropy alike (ALGORITHMS A.5):
+    `gradients` says which tokens keep their weight. The others leave pg, KL and entropy alike (docs/algorithms.md,
+    GRPOMask and "No gradient on endings"):
 
         "all"       every token
         "positive"  sequences of `advantage_b` [B] > 0: e3's GRPOMask (App. G.3)
@@ -110,12 +111,12 @@ def token_weights(mask_bt, *, aggregation, max_length, advantage_b=None, closing
         "no-eos"    all but the end of sequences of advantage < 0: nothing is pushed away from closing the thought.
                     `closing_bt` [B, T] is True from the first token that closes it ("</") onward
 
-    `denominator`:
+    `denominator` says which tokens it counts:
 
-        "shrunken"  denominators count what is left (App. G.3 and the code: a larger step)
-        "fixed"     denominators of the full mask (the other tokens' terms are 0)
+        "shrunken"  those that keep their weight (App. G.3 and the code: a larger step)
+        "fixed"     those of the full mask, as if the terms of the others were 0
 
-    Nothing left, or an empty mask, gives weights of 0. Numpy and jax arrays alike.
+    Where no token is left, or the mask is empty, weights are 0. Takes numpy and jax arrays.
     """
     if denominator not in DENOMINATORS:
         raise ValueError(f"denominator {denominator!r}: 'shrunken' or 'fixed'")
@@ -135,12 +136,12 @@ def token_weights(mask_bt, *, aggregation, max_length, advantage_b=None, closing
 
 
 def kl_penalty(logp, ref_logp, *, estimator):
-    """Estimate of KL(π ‖ π_ref) at a sampled token, elementwise; d = logp − ref_logp.
+    """Estimate KL(π ‖ π_ref) at each sampled token, elementwise, from d = logp − ref_logp.
 
         "k1"  d                        "k2"  d²/2
         "k3"  e^q − q − 1, q = clip(−d, ±20), clipped to ±10      verl's low_var_kl; e3's choice
 
-    Schulman, "Approximating KL divergence" (2020); clips from verl `core_algos.py`. As a loss on
+    Schulman, "Approximating KL divergence" (2020); the clips are those of verl's `core_algos.py`. As a loss on
     on-policy samples only k2 has the gradient of the reverse KL in expectation.
     """
     diff = logp - ref_logp
@@ -157,14 +158,14 @@ def kl_penalty(logp, ref_logp, *, estimator):
 def grpo_loss(logp_bt, entropy_bt, batch, loss: GrpoLoss):
     """Return loss (scalar) and metrics of one `types.Batch`: Σ weight·[pg + kl_coef·KL − entropy_coef·H].
 
-    `logp_bt` and `entropy_bt` [B, T] are the current policy's, aligned with the tokens; logp − old
-    is bounded to ±20. `dual_clip` (verl's c; None = off, as in TRL) bounds pg of a negative token
-    by −A·c, so that its gradient is zero once r > c. `tis_cap` (None = off) multiplies pg by the
-    truncated importance weight of the sampler, min(exp(old_logp − rollout_logp), cap), detached.
+    `logp_bt` and `entropy_bt` [B, T] are the current policy's, aligned with the tokens; logp − old is bounded to ±20.
+    `dual_clip` (verl's c; None = off, as in TRL) bounds pg of a token with A < 0 by −A·c, so that its gradient is zero
+    once r > c. `tis_cap` (None = off) multiplies pg by the truncated importance weight of the sampler,
+    min(exp(old_logp − rollout_logp), cap), detached.
 
-    Metrics are sums over `weight` too, so they add up over micro-batches like the loss: `pg`, `kl`,
-    `entropy`, `ppo_kl` = old − logp, and the fractions `clip_low`, `clip_high` (the clipped branch
-    is strictly larger; their sum is verl's pg_clipfrac), `clip_dual` (its pg_clipfrac_lower).
+    Metrics are sums over `weight` too, so they add up over micro-batches like the loss: `pg`, `kl`, `entropy`,
+    `ppo_kl` = old − logp, and the fractions `clip_low` and `clip_high` (the clipped branch is strictly larger; their
+    sum is verl's pg_clipfrac) and `clip_dual` (its pg_clipfrac_lower).
     """
     advantage = batch.advantage
     ratio = jnp.exp(jnp.clip(logp_bt - batch.old_logp, -MAX_LOG_RATIO, MAX_LOG_RATIO))
@@ -188,7 +189,7 @@ def grpo_loss(logp_bt, entropy_bt, batch, loss: GrpoLoss):
     }
     metrics = {name: jnp.sum(batch.weight * term) for name, term in terms.items()}
     total = metrics["pg"]
-    if loss.kl_coef:  # 0 · x would still be differentiated, a tenth of an update's time for the entropy
+    if loss.kl_coef:  # 0 · x would still be differentiated, which takes a tenth of an update's time for the entropy
         total += loss.kl_coef * metrics["kl"]
     if loss.entropy_coef:
         total -= loss.entropy_coef * metrics["entropy"]
@@ -196,10 +197,10 @@ def grpo_loss(logp_bt, entropy_bt, batch, loss: GrpoLoss):
 
 
 def negative_mass(weight_bt, advantage_bt):
-    """Share of Σ weight·|A| that comes from A < 0: how much of the update is negative gradient.
+    """Return the share of Σ weight·|A| that comes from A < 0: how much of the update is negative gradient.
 
-    Scalar in [0, 1]; 0 where no token has an advantage. A ratio of sums: take it over the whole
-    mini-batch, it does not add up over micro-batches.
+    A scalar in [0, 1]; 0 where no token has an advantage. It is a ratio of sums, which does not add up over
+    micro-batches: compute it over the whole mini-batch.
     """
     mass = weight_bt * abs(advantage_bt)
     total = mass.sum()

@@ -1,6 +1,6 @@
-"""OXA: cross-entropy on promoted responses and, a little, unlikelihood on suppressed ones.
+"""OXA: cross-entropy on promoted responses and a little unlikelihood on suppressed ones (docs/algorithms.md, OXA).
 
-With p_t the probability of a response's token t, and means over each pool of means over a response (ALGORITHMS C.4):
+With p_t the probability of a response's token t, and means over each pool of means over a response:
 
     loss = mean_i CE_i + ul_weight · mean_j UL_j        CE_i = mean_t −log p_t        UL_j = mean_t −log(1 − p_t)
 
@@ -17,13 +17,13 @@ import jax.numpy as jnp
 
 from e3jax.losses.sft import sft_loss, sft_weights
 
-MOST_LOGP = math.log1p(-1e-6)  # C.4: log p above it counts as it
+MOST_LOGP = math.log1p(-1e-6)  # a higher log p counts as this one, as in OXA's code
 
 
 def unlikelihood(logp):
-    """−log(1 − p) of log p <= 0, elementwise, nats: from 0 (p = 0) to 13.8 (p >= 1 − 1e-6, where its gradient is 0).
+    """Return −log(1 − p) of log p <= 0, elementwise, nats: 0 at p = 0, 13.8 at p >= 1 − 1e-6, where its gradient is 0.
 
-    log(−expm1(log p)) above p = 1/2 and log1p(−p) below it: each keeps its digits where the other loses them.
+    Computes log(−expm1(log p)) above p = 1/2 and log1p(−p) below: each keeps its digits where the other loses them.
 
     >>> round(float(unlikelihood(jnp.log(0.5))), 4)  # ln 2
     0.6931
@@ -33,21 +33,21 @@ def unlikelihood(logp):
 
 
 def pool_weights(mask_bt, suppressed_b):
-    """(weights of promoted tokens, of suppressed tokens), [B, T] each: a pool's sum is 1, its responses' shares equal.
+    """Return the weights of promoted and of suppressed tokens, [B, T] each: a pool sums to 1, its responses share it.
 
-    `mask_bt` is 1 on response tokens, a response a row, of the WHOLE batch; `suppressed_b` [B] says which pool a row is
-    of. An empty pool has weights of 0. Numpy and jax arrays alike.
+    `mask_bt` is 1 on the response's tokens in each row of the WHOLE batch; `suppressed_b` [B] says which pool a row
+    belongs to. An empty pool has weights of 0. Takes numpy and jax arrays.
 
     >>> pool_weights(np.array([[0, 1, 1], [1, 1, 1]]), np.array([False, True]))[0]
     array([[0. , 0.5, 0.5],
            [0. , 0. , 0. ]])
     """
     suppressed_b1 = suppressed_b[:, None]
-    return tuple(sft_weights(mask_bt * own, aggregation="sequence_mean") for own in (~suppressed_b1, suppressed_b1))
+    return tuple(sft_weights(mask_bt * pool, aggregation="sequence_mean") for pool in (~suppressed_b1, suppressed_b1))
 
 
 def oxa_loss(logp_bt, entropy_bt, promote_bt, suppress_bt, *, ul_weight):
-    """Loss (scalar, nats) and metrics: Σ promote · CE + ul_weight · Σ suppress · UL; all arrays [B, T].
+    """Return loss (scalar, nats) and metrics: Σ promote · CE + ul_weight · Σ suppress · UL; all arrays are [B, T].
 
     Metrics are sums over the same weights, so they add up over micro-batches: `ce`, `ul`, and each pool's `entropy` and
     `p`, the mean probability of its tokens. ul_weight = 0 is `sft_loss` of the promoted tokens, bit for bit.

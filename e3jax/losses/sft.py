@@ -1,7 +1,7 @@
 """Supervised fine-tuning: cross-entropy of the target tokens, as a weighted sum.
 
-One loss for plain SFT, E2C-SFT (plain token cross-entropy, `sft_trainer_2.yaml`) and the
-likelihood half of OXA (`trainer.py` compute_loss): they differ in data and in a token's weight.
+One loss for plain SFT, E2C-SFT (plain token cross-entropy, `sft_trainer_2.yaml`) and the likelihood half of OXA
+(`trainer.py` compute_loss). They differ in their data and in a token's weight.
 
     loss = −Σ_bt weight · logp,      weight = mask / global denominator
 
@@ -12,15 +12,15 @@ from e3jax.losses.tokens import token_denominator
 
 
 def sft_loss(logp_bt, weight_bt):
-    """−Σ weight·logp: scalar, nats. `logp_bt` and `weight_bt` [B, T], aligned with the tokens."""
+    """Return −Σ weight·logp, a scalar in nats; `logp_bt` and `weight_bt` [B, T] are aligned with the tokens."""
     return -(weight_bt * logp_bt).sum()
 
 
 def sft_weights(mask_bt, *, aggregation):
-    """Weights [B, T] of a mask over the WHOLE batch: "token_mean" or "sequence_mean".
+    """Return weights [B, T] of a mask over the WHOLE batch, by "token_mean" or "sequence_mean".
 
-    token_mean: 1/Σ mask, long responses count more. sequence_mean: every non-empty row counts the
-    same, 1/(#rows · row length). An empty mask gives 0. Numpy and jax arrays alike.
+    token_mean is 1/Σ mask: long responses count more. sequence_mean is 1/(#rows · row length): every non-empty row
+    counts the same. An empty mask gives 0. Takes numpy and jax arrays.
 
     >>> sft_weights(np.array([[0, 1, 1]]), aggregation="token_mean")
     array([[0. , 0.5, 0.5]])

@@ -1,15 +1,15 @@
 """Per-token pieces that every loss shares: log-probability, entropy, and what a mean divides by.
 
-Here because the vocabulary is the one axis too long to keep: logits of one 16k-token sequence
-over 151,936 entries are 10 GB. So log-prob and entropy come straight from hidden states and the
-unembedding, a piece of the time axis at a time, and the backward pass recomputes each piece. With
-z = hidden · embedᵀ / temperature (divided before both, as verl's `dp_actor.py` does; TRL issue 4159
-tells what a first ratio ≠ 1 costs when it is forgotten)
+The vocabulary is the one axis that is too long to keep: logits of one 16k-token sequence over 151,936 entries are
+10 GB. So log-prob and entropy come straight from hidden states and the unembedding, a piece of the time axis at a time,
+and the backward pass computes each piece again. With z = hidden · embedᵀ / temperature:
 
     logp = z[target] − logsumexp(z)        entropy = logsumexp(z) − Σ_v softmax(z)_v z_v
 
-Usage: `logp, entropy = next_token_logp_and_entropy(hidden, embed, tokens, temperature=0.6,
-chunk=4096)`.
+Both are of the tempered distribution, as in verl's `dp_actor.py`. Without the division the first ratio is not 1; TRL
+issue 4159 tells what that costs.
+
+Usage: `logp, entropy = next_token_logp_and_entropy(hidden, embed, tokens, temperature=0.6, chunk=4096)`.
 """
 
 from functools import partial
@@ -22,14 +22,13 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "dr_grpo")  # `token_denominator`
 
 
 def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
-    """Log-prob of `targets_bt` [B, T] and entropy (nats) of softmax(hidden · embedᵀ / temperature).
+    """Return the log-prob of `targets_bt` [B, T] and the entropy (nats) of softmax(hidden · embedᵀ / temperature).
 
-    Both [B, T], at least float32 (the matmul accumulates in it), both differentiable in
-    `hidden_btd` [B, T, D] and `embed_vd` [V, D]. No more than max(chunk, B) tokens' logits exist at
-    once: time is cut, not the batch, so that a batch sharded over devices stays where it is. The
-    gradient of the embedding is summed over pieces in float32 whatever its dtype. On a mesh every device
-    scores its own rows: the embedding is gathered once, not at every piece, and its gradient is summed over
-    devices once; both travel in the dtype of `hidden_btd`.
+    Both are [B, T], at least float32 (the matmul accumulates in it), and differentiable in `hidden_btd` [B, T, D] and
+    `embed_vd` [V, D]. The logits of no more than max(chunk, B) tokens exist at once: time is cut, not the batch, so
+    that a batch sharded over devices stays where it is. The gradient of the embedding is summed over pieces in float32
+    whatever its dtype. On a mesh every device scores its own rows: the embedding is gathered once, not at every piece,
+    and its gradient is summed over devices once; both travel in the dtype of `hidden_btd`.
 
     Raises ValueError for a temperature that is not positive, a chunk below 1, or unequal shapes.
 
@@ -55,7 +54,7 @@ def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chu
     if shards == 1 or batch % shards:
         return score(hidden_btd, embed_vd, targets_bt, chunk=chunk)
     rows = PartitionSpec(("data", "fsdp"))
-    return jax.shard_map(  # `tensor` stays XLA's business; check_vma: of loops XLA is told nothing either
+    return jax.shard_map(  # `tensor` is left to XLA; check_vma: loops do not state along which axes they vary
         partial(score, chunk=max(1, chunk // shards)),
         in_specs=(rows, PartitionSpec(), rows),
         out_specs=rows,
@@ -65,14 +64,14 @@ def token_logp_and_entropy(hidden_btd, embed_vd, targets_bt, *, temperature, chu
 
 
 def _scores(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
-    """`token_logp_and_entropy` on one device's rows."""
+    """Do the work of `token_logp_and_entropy` on one device's rows."""
     batch, length, _ = hidden_btd.shape
     embed = embed_vd.astype(jnp.promote_types(embed_vd.dtype, jnp.float32))
     score = partial(_logp_and_entropy, temperature=temperature)
     if batch * length <= chunk:
         return score(hidden_btd, embed, targets_bt)
     count = -(-length // max(1, chunk // batch))
-    steps = -(-length // count)  # pieces of one size, next to no padding
+    steps = -(-length // count)  # pieces of equal size, with next to no padding
     pad = -length % steps
 
     def pieces(x):  # [B, T, ...] -> [pieces, B, steps, ...]
@@ -82,7 +81,7 @@ def _scores(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
     def whole(x):  # [pieces, B, steps] -> [B, T]
         return jnp.moveaxis(x, 0, 1).reshape(batch, -1)[:, :length]
 
-    score = jax.checkpoint(score, prevent_cse=False)  # inside a scan nothing can be merged
+    score = jax.checkpoint(score, prevent_cse=False)  # not needed: a scan keeps XLA from merging the two
     logp, entropy = jax.lax.map(
         lambda piece: score(piece[0], embed, piece[1]), (pieces(hidden_btd), pieces(targets_bt))
     )
@@ -90,11 +89,11 @@ def _scores(hidden_btd, embed_vd, targets_bt, *, temperature, chunk):
 
 
 def unembed(hidden_btd, embed_vd):
-    """Logits hidden · embedᵀ [B, T, V], at least float32, as a product in the dtype of `hidden_btd`.
+    """Return logits hidden · embedᵀ [B, T, V], at least float32, multiplied in the dtype of `hidden_btd`.
 
-    Backward too: the gradient of the logits is rounded to that dtype first, as in every framework whose logits are in
-    it, else both products would run in float32, several times as slow on a GPU. The embedding's is summed, and comes
-    out, in the dtype of `embed_vd`.
+    The backward pass multiplies in that dtype too: it rounds the gradient of the logits first, as every framework does
+    whose logits have that dtype. In float32 both products would be several times as slow on a GPU. The embedding's
+    gradient is summed, and comes out, in the dtype of `embed_vd`.
     """
     dtype, wide = hidden_btd.dtype, jnp.promote_types(hidden_btd.dtype, jnp.float32)
 
@@ -115,8 +114,9 @@ def unembed(hidden_btd, embed_vd):
 
 
 def _logp_and_entropy(hidden, embed, targets, *, temperature):
+    """Return log-prob and entropy of one piece, whose logits exist here only."""
     logits = unembed(hidden, embed) / temperature
-    logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # largest is now 0
+    logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # the largest is now 0
     exp = jnp.exp(logits)
     total = exp.sum(axis=-1)
     # A compare-and-sum instead of a gather: no scatter backward, no gather across a sharded V.
@@ -127,10 +127,10 @@ def _logp_and_entropy(hidden, embed, targets, *, temperature):
 
 
 def next_token_logp_and_entropy(hidden_btd, embed_vd, tokens_bt, *, temperature, chunk):
-    """The same, aligned with the token itself: entry t scores tokens[:, t] from hidden[:, t − 1].
+    """Return log-prob and entropy [B, T] aligned with the token: entry t scores tokens[:, t] from hidden[:, t − 1].
 
-    Two [B, T] arrays; column 0, which nothing predicts, is 0. So `entropy[b, t]` is that of the
-    distribution tokens[b, t] was drawn from.
+    `entropy[b, t]` is that of the distribution from which tokens[b, t] was drawn. Column 0, which nothing predicts,
+    is 0. See `token_logp_and_entropy` for the rest.
     """
     scores = token_logp_and_entropy(
         hidden_btd[:, :-1], embed_vd, tokens_bt[:, 1:], temperature=temperature, chunk=chunk
@@ -147,9 +147,9 @@ def token_denominator(mask_bt, *, aggregation, max_length):
         "dr_grpo"        #sequences · max_length               Dr. GRPO as TRL divides; verl's
                          seq-mean-token-sum-norm leaves #sequences out (verl issue 3741)
 
-    Rows of empty mask are no sequences. Never 0 (an empty mask gives 1): a caller divides freely.
-    `mask_bt` must be the whole mini-batch over all hosts and micro-batches: a mean of micro-batch
-    means is another number. Numpy and jax arrays alike.
+    Rows with an empty mask do not count as sequences. The result is never 0 (an empty mask gives 1), so a caller may
+    divide by it. `mask_bt` must be the whole mini-batch over all hosts and micro-batches: a mean of the micro-batches'
+    means is another number. Takes numpy and jax arrays.
 
     >>> float(token_denominator(jnp.ones((2, 3)), aggregation="token_mean", max_length=None))
     6.0

@@ -1,4 +1,4 @@
-"""Grouped-query attention, softmax(q·k/√H + mask)·v: in plain XLA, the reference, and by two faster kernels.
+"""Grouped-query attention, softmax(q·k/√H + mask)·v: in plain XLA, which is the reference, and by two faster kernels.
 
     kernel              runs on        scores in memory       dtype   ("auto": `resolve_kernel`)
     "xla"               everything     [B, N, 192, 192]      any
@@ -6,7 +6,10 @@
     "splash_interpret"  CPU, slowly    none                   the same kernel, for tests
     "cudnn"             NVIDIA GPU     none                   bfloat16, float16
 
-A prefill reads a cache through `attend` on every device; decoding has models/pages.py.
+A prefill reads a cache through `attend` on every device. Decoding uses models/pages.py.
+
+Axes of this file beside those of types.py: x is R·T, the queries that share a key head; i counts tiles of queries, j
+tiles of keys (not decode slots); m counts the runs of a row's segments.
 """
 
 import functools
@@ -18,27 +21,27 @@ from jax.ad_checkpoint import checkpoint_name
 from e3jax.errors import UserError
 from e3jax.sharding import spec
 
-MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, a page weighs 0, not NaN
-SAVED = "attention"  # the name under which its output (and splash's row sums) may be kept for the backward pass
-TILE = 192  # queries and keys that "xla" takes at once: scores that stay in a CPU's cache (128 and 384 are slower)
+MASKED = -1e30  # finite: a row with nothing to attend to gives a mean, and a page with no visible key weighs 0, not NaN
+SAVED = "attention"  # checkpoint name of attention's output (and splash's row sums), which the backward pass may keep
+TILE = 192  # queries and keys that "xla" takes at once: their scores stay in a CPU's cache (128 and 384 are slower)
 KERNELS = ("xla", "splash", "splash_interpret", "cudnn")
 CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 # Splash works on square tiles of the T x T scores: large ones feed the matrix unit, small ones pad a short T less.
-# At 512 the backward pass compiles for v5e up to H = 256 in float32; 128, the lane count, is the least that the kernel
-# takes. Not timed: no TPU was at hand.
+# At 512 the backward pass compiles for v5e up to H = 256 in float32; the kernel takes no less than 128, the lane count.
+# Not timed: no TPU was at hand.
 SPLASH_BLOCKS = (512, 256, 128)
-SHARE = 256  # tokens per segment from which on cuDNN's packed form is taken: every segment that there may be costs time
+SHARE = 256  # least mean tokens of a segment for cuDNN's packed form, whose time grows with the most segments allowed
 
 
 def cache_mask(position_bt: jax.Array, size: int) -> jax.Array:
-    """[B, T, S] bool: cache position s is visible from query position p when s <= p."""
+    """Return a mask [B, T, S]: cache position s is visible from query position p when s <= p."""
     return jnp.arange(size)[None, None, :] <= position_bt[:, :, None]
 
 
 def attend(q_btnh, k_bksh, v_bksh, mask_bts, k_scale=None, v_scale=None) -> jax.Array:
-    """[B, T, N, H] attention output; scores and softmax in float32, R = N // K query heads share a key head.
+    """Return attention [B, T, N, H]; scores and softmax in float32, R = N // K query heads share a key head.
 
-    Keys and values lie as in a cache, [B, K, S, H]; where they are int8, with scales [B, K, S].
+    Keys and values lie as in a cache, [B, K, S, H]; int8 ones come with scales [B, K, S].
     """
     b, t, n, h = q_btnh.shape
     k = k_bksh.shape[1]
@@ -56,9 +59,10 @@ def attend(q_btnh, k_bksh, v_bksh, mask_bts, k_scale=None, v_scale=None) -> jax.
 
 
 def resolve_kernel(name: str, *, dtype, head_width: int, length: int = 0) -> str:
-    """A kernel's name; "auto" is the fast one of the default backend that takes these arrays: splash on TPU, cudnn on
-    an NVIDIA GPU, xla elsewhere and for what cuDNN refuses: float32, some widths, packed rows of an odd `length`, a GPU
-    before Ampere.
+    """Return a kernel's name: `name` itself, or for "auto" the fastest kernel here that takes these arrays.
+
+    That is splash on TPU, cudnn on an NVIDIA GPU, and xla elsewhere and for what cuDNN refuses: float32, some widths,
+    packed rows of an odd `length`, and a GPU older than Ampere.
 
     >>> resolve_kernel("splash", dtype="float32", head_width=64)
     'splash'
@@ -75,15 +79,15 @@ def resolve_kernel(name: str, *, dtype, head_width: int, length: int = 0) -> str
 
 
 def nvidia_capability() -> float:
-    """The default device's compute capability, 8.0 for Ampere and 9.0 for Hopper; 0 when it is no NVIDIA GPU."""
+    """Return the default device's compute capability, 8.0 for Ampere and 9.0 for Hopper; 0 if it is no NVIDIA GPU."""
     device = jax.local_devices()[0]
-    capability = str(getattr(device, "compute_capability", ""))  # "9.0"; of AMD's "gfx942"
+    capability = str(getattr(device, "compute_capability", ""))  # "9.0"; an AMD GPU says "gfx942"
     right = device.platform == "gpu" and capability.partition(".")[0].isdigit()
     return float(capability) if right else 0.0
 
 
 def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> jax.Array:
-    """[B, T, N, H]: token t attends to tokens <= t, of the same packed segment where `segment_bt` [B, T] is given.
+    """Return causal self-attention [B, T, N, H], inside packed segments where `segment_bt` [B, T] is given.
 
     On a mesh, splash and cudnn need B to divide over data x fsdp and K over tensor; "xla" takes any shape.
     """
@@ -98,9 +102,10 @@ def self_attention(q_btnh, k_btkh, v_btkh, segment_bt=None, *, kernel: str) -> j
 
 
 def plain(q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
-    """Flash attention in plain XLA: a tile of queries against one tile of keys after the other, no scores kept.
+    """Compute flash attention in plain XLA: each tile of queries meets one tile of keys after the other.
 
-    Tiles of keys that no row of the batch may see, later ones and those of earlier segments, are left out.
+    No scores are kept. Tiles of keys that no row of the batch may see, which are later ones and those of earlier
+    segments, are skipped.
     """
     length = q_btnh.shape[1]
     tiles = -(-length // TILE)
@@ -115,21 +120,21 @@ def plain(q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
 
 
 def _tiles_of_queries(x_btnh, heads: int, tile: int) -> jax.Array:
-    """[B, T, N, H] -> [tiles, B, K, R·tile, H]: queries that share a key head, so that products are batched matmuls."""
+    """Regroup [B, T, N, H] as [tiles, B, K, R·tile, H]: with queries by key head, products are batched matmuls."""
     b, t, n, h = x_btnh.shape
     x = x_btnh.reshape(b, t // tile, tile, heads, n // heads, h)
     return jnp.transpose(x, (1, 0, 3, 4, 2, 5)).reshape(-1, b, heads, n // heads * tile, h)
 
 
 def _whole(x_ibkxh, tile: int) -> jax.Array:
-    """The way back."""
+    """Undo `_tiles_of_queries`: [tiles, B, K, R·tile, H] -> [B, T, N, H]."""
     i, b, heads, x, h = x_ibkxh.shape
     x = jnp.transpose(x_ibkxh.reshape(i, b, heads, x // tile, tile, h), (1, 0, 4, 2, 3, 5))
     return x.reshape(b, i * tile, -1, h)
 
 
 def _first_tiles(segment_bt, tile: int) -> jax.Array:
-    """For every tile of queries the first tile of keys that one of them sees, in any row of the batch."""
+    """Return for every tile of queries the first tile of keys that any of them sees, in any row of the batch."""
     t = segment_bt.shape[1]
     begins_bt = jnp.pad(segment_bt[:, 1:] != segment_bt[:, :-1], ((0, 0), (1, 0)))
     begin_bt = jax.lax.cummax(jnp.where(begins_bt, jnp.arange(t)[None], 0), axis=1)
@@ -137,7 +142,7 @@ def _first_tiles(segment_bt, tile: int) -> jax.Array:
 
 
 def _scores(q_bkxh, k_bksh, segment_bt, i, j) -> jax.Array:
-    """Masked q·k / √H [B, K, X, S] in float32 of query tile i and key tile j."""
+    """Return masked q·k / √H [B, K, X, S], float32, of query tile i and key tile j."""
     b, heads, _, h = q_bkxh.shape
     tile = k_bksh.shape[2]
     z = jnp.einsum("bkxh,bksh->bkxs", q_bkxh, k_bksh, preferred_element_type=jnp.float32) * h**-0.5
@@ -148,11 +153,12 @@ def _scores(q_bkxh, k_bksh, segment_bt, i, j) -> jax.Array:
 
 
 def _tile(x_bksh, j, tile: int) -> jax.Array:
+    """Return tile j of the positions."""
     return jax.lax.dynamic_slice_in_dim(x_bksh, j * tile, tile, axis=2)
 
 
 def _forward(q_btnh, k_btkh, v_btkh, segment_bt, tile: int):
-    """Attention [B, T, N, H], T whole tiles, by an online softmax; and what its gradient needs."""
+    """Return attention [B, T, N, H] by an online softmax, and what its gradient needs; T is a multiple of the tile."""
     q, k, v = _tiles_of_queries(q_btnh, k_btkh.shape[2], tile), k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
 
     def of_queries(at):
@@ -169,7 +175,7 @@ def _forward(q_btnh, k_btkh, v_btkh, segment_bt, tile: int):
             return j + 1, higher, total * shrink + jnp.sum(p, axis=-1, keepdims=True), out * shrink + new
 
         zeros = jnp.zeros(q_bkxh.shape, jnp.float32)
-        start = first, zeros[..., :1] + MASKED, zeros[..., :1], zeros  # what a masked tile adds is shrunk to 0 later
+        start = first, zeros[..., :1] + MASKED, zeros[..., :1], zeros  # later tiles shrink to 0 what a masked one adds
         _, most, total, out = jax.lax.while_loop(lambda carry: carry[0] <= i, more_keys, start)
         return (out / total).astype(q_bkxh.dtype), (most + jnp.log(total))[..., 0]
 
@@ -179,9 +185,10 @@ def _forward(q_btnh, k_btkh, v_btkh, segment_bt, tile: int):
 
 
 def _backward(tile: int, kept, d_out):
-    """Flash attention's rule (Dao et al. 2022, App. B): P = exp(z - lse), dz = P (dP - Σ dO·O), from the same tiles.
+    """Return gradients by flash attention's rule (Dao et al. 2022, App. B): P = exp(z - lse), dz = P (dP - Σ dO·O)
 
-    Probabilities are made again from their log-sum: no maximum and no sum over the scores, and nothing of their size.
+    Works on the same tiles. Probabilities are computed again from the log-sum that was kept, so this needs no maximum
+    and no sum over the scores, and allocates nothing of their size.
     """
     q_btnh, k_btkh, v_btkh, segment_bt, out, lse = kept
     heads, dtype = k_btkh.shape[2], q_btnh.dtype
@@ -219,7 +226,7 @@ def _backward(tile: int, kept, d_out):
 
 
 def with_gradient(forward, backward, static: tuple[int, ...]):
-    """The function whose value is the first result of `forward` and whose gradient is `backward`'s."""
+    """Return the function whose value is the first result of `forward` and whose gradient is that of `backward`."""
     function = jax.custom_vjp(lambda *args: forward(*args)[0], nondiff_argnums=static)
     function.defvjp(forward, backward)
     return function
@@ -229,7 +236,7 @@ in_tiles = with_gradient(_forward, _backward, (4,))
 
 
 def per_shard(function, q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
-    """`function` on every device's own rows and heads: JAX refuses to split a Pallas kernel by itself."""
+    """Apply `function` to every device's part of rows and heads: JAX refuses to split a Pallas kernel by itself."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function(q_btnh, k_btkh, v_btkh, segment_bt)
@@ -240,13 +247,13 @@ def per_shard(function, q_btnh, k_btkh, v_btkh, segment_bt) -> jax.Array:
 
 
 def splash(q_btnh, k_btkh, v_btkh, segment_bt, *, interpret: bool) -> jax.Array:
-    """Attention by JAX's Pallas TPU kernel: tiles, those above the diagonal skipped, no scores in main memory.
+    """Compute attention by JAX's Pallas TPU kernel, which skips tiles above the diagonal and stores no scores.
 
     T is padded to whole tiles. The padding comes last, so no real token sees it, and its rows are cut off.
     The kernel shares key heads between its query heads and takes H below 128 as it is (32, 64 and 80 compiled).
     The backward pass is two kernels: the fused one keeps T / 512 copies of dq, memory that grows with T².
     """
-    from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # 0.15 s
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # takes 0.15 s
 
     length, heads, head_width = q_btnh.shape[1:]
     block = next((b for b in SPLASH_BLOCKS if -length % b <= length // 8), SPLASH_BLOCKS[-1])
@@ -267,13 +274,13 @@ def splash(q_btnh, k_btkh, v_btkh, segment_bt, *, interpret: bool) -> jax.Array:
 
 
 def cudnn(q_btnh, k_btkh, v_btkh, segment_bt, *, implementation: str = "cudnn") -> jax.Array:
-    """Attention by cuDNN's flash kernel (`jax.nn.dot_product_attention`).
+    """Compute attention by cuDNN's flash kernel (`jax.nn.dot_product_attention`).
 
-    Rows with at most T / `SHARE` segments go to its packed form, which skips whatever lies between two segments, where
-    there is one (`packed_form`). Other rows take time that grows with T²: a mask [B, 1, T, T] that JAX turns into a
-    bias of 2 bytes per entry, and its gradient. The memory for these is set aside for packed rows too: which of the two
-    runs is known only then. cuDNN wants H a multiple of 8 and at most 128 (256 from Hopper on), and for gradients with
-    segments an even T. `implementation="xla"` is for tests on CPU.
+    A batch whose rows have at most T / `SHARE` segments goes to its packed form, which skips whatever lies between two
+    segments, where this JAX and GPU have that form (`packed_form`). Another batch takes time that grows with T², for a
+    mask [B, 1, T, T] that JAX turns into a bias of 2 bytes per entry, and its gradient. Memory for these is set aside
+    in any case, because which of the two runs is known only at run time. cuDNN wants H to be a multiple of 8 and at
+    most 128 (256 from Hopper on), and an even T for gradients with segments. `implementation="xla"` is for CPU tests.
     """
     if implementation == "cudnn" and q_btnh.dtype not in CUDNN_DTYPES:
         raise UserError(
@@ -308,8 +315,10 @@ def cudnn(q_btnh, k_btkh, v_btkh, segment_bt, *, implementation: str = "cudnn") 
 
 
 def packed_form():
-    """cuDNN's causal attention inside segments that lie one behind the other, or None: JAX has no public name for it,
-    and it wants Hopper or later."""
+    """Return cuDNN's causal attention inside segments that lie one behind the other, or None where it is missing.
+
+    JAX has no public name for it, and it needs Hopper or later.
+    """
     try:
         from jax._src.cudnn import fused_attention_stablehlo as call
 
@@ -321,8 +330,9 @@ def packed_form():
 
 
 def segment_runs(segment_bt, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Where the runs of equal segments begin [B, M + 1] and how long they are [B, M], -1 behind a row's last; and
-    whether every row has at most M = `most`. Padding, wherever it lies, is a run like any other.
+    """Return where runs of equal segments begin [B, M + 1], their lengths [B, M], and whether M = `most` suffices.
+
+    Entries behind a row's last run are -1. Padding, wherever it lies, is a run like any other.
 
     >>> first, length, fit = segment_runs(jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]]), 3)
     >>> first.tolist(), length.tolist(), bool(fit)

@@ -15,7 +15,7 @@ from e3jax.sharding import constrain
 
 
 class KVCache(NamedTuple):
-    """Keys and values of all layers at S positions. Who reads masks what is not written yet.
+    """Keys and values of all layers at S positions. A reader masks the positions that are not written yet.
 
     Positions are next to the head width: a token's key is written in one place, and products read the cache as it lies.
     """
@@ -27,7 +27,7 @@ class KVCache(NamedTuple):
 
 
 def empty_cache(config: ModelConfig, batch: int, size: int, dtype) -> KVCache:
-    """Zeros for `batch` rows of `size` positions; inside jit and a mesh, laid out by it."""
+    """Allocate zeros for `batch` rows of `size` positions; inside jit on a mesh, they are laid out over it."""
     shape = (config.layers, batch, config.kv_heads, size, config.head_width)
     k, v = (constrain(jnp.zeros(shape, dtype), "LBKSH") for _ in range(2))
     if k.dtype != jnp.int8:
@@ -36,14 +36,14 @@ def empty_cache(config: ModelConfig, batch: int, size: int, dtype) -> KVCache:
 
 
 def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x [..., H] -> int8 and scale [...]: x ≈ int8 · scale, the largest entry of each vector exactly 127 steps."""
+    """Round x [..., H] to int8 with a scale [...]: x ≈ int8 · scale, the largest entry of each vector is 127 steps."""
     x = x.astype(jnp.float32)
     scale = jnp.max(jnp.abs(x), axis=-1) / 127
     return jnp.round(x / jnp.maximum(scale, 1e-30)[..., None]).astype(jnp.int8), scale
 
 
 def write(cache: KVCache, layer, row_bt: jax.Array, position_bt: jax.Array, k_btkh, v_btkh) -> KVCache:
-    """Put the tokens' keys and values at their rows and positions; a row outside of the cache is dropped."""
+    """Return the cache with the tokens' keys and values at their rows and positions; drop rows outside of it."""
     index = (layer, row_bt[:, :, None], jnp.arange(k_btkh.shape[2]), position_bt[:, :, None])
     parts = (k_btkh, v_btkh)
     if cache.k_scale is not None:
@@ -53,5 +53,5 @@ def write(cache: KVCache, layer, row_bt: jax.Array, position_bt: jax.Array, k_bt
 
 
 def read(cache: KVCache, layer, window: int) -> KVCache:
-    """A layer's first `window` positions: [B, K, S, H] and scales [B, K, S] or None."""
+    """Return a layer's first `window` positions: [B, K, S, H], and scales [B, K, S] or None."""
     return KVCache(*(None if part is None else part[layer, :, :, :window] for part in cache))

@@ -1,17 +1,21 @@
 """The key/value cache of decoding: pages of 64 positions, as many as the live tokens need, and attention over them.
 
-A slot's positions lie in pages anywhere in the pool; the host hands them out (sampler/slots.py). One decode step reads
-every page once, each with the query of the slot that owns it, and puts a slot's partial softmaxes together in the order
-of its positions: time and memory follow the number of live tokens, not the longest one times the number of slots, and a
-token's logits do not depend on where its pages lie or on who sits beside it.
+A slot's positions lie in pages anywhere in the pool; the host hands them out (sampler/page_table.py). A decode step reads
+every page once, with the query of the slot that owns it, and merges a slot's partial softmaxes in the order of its
+positions. So time and memory follow the number of live tokens, not the longest sample times the number of slots, and a
+token's logits depend neither on where its pages lie nor on which samples sit beside it.
 
-A pool is a tuple of pieces along the pages: a larger one is the same pieces and one more, so growing copies nothing.
-There is one for all layers, which the model loops over, or on a CPU one for each: XLA copies there what it slices, and
-an array of its own is multiplied where it lies, whole if anybody owns a page of it. On a mesh every device has its own
-slots, pages and page numbers. On a GPU both steps are kernels of their own (models/pages_triton.py).
+A pool is a tuple of pieces along the pages. A larger pool is the same pieces and one more, so growing copies nothing.
+One pool serves all layers, which the model loops over. On a CPU every layer has its own pool, because XLA copies there
+what it slices, and multiplies a whole array where it lies: a piece is read whole if some slot owns a page of it. On a
+mesh every device has its own slots, pages and page numbers. On a GPU both steps of the softmax below are kernels
+(models/pages_triton.py).
 
-    softmax over pages x of (m, l, o):   m = max_s z    l = Σ_s e^(z-m)    o = Σ_s e^(z-m) v_s
-    together                             M = max_x m    out = Σ_x e^(m-M) o / Σ_x e^(m-M) l        (flash decoding)
+    softmax of a page x             m = max_s z    l = Σ_s e^(z-m)    o = Σ_s e^(z-m) v_s
+    merged over a slot's pages      M = max_x m    out = Σ_x e^(m-M) o / Σ_x e^(m-M) l        (flash decoding)
+
+Axes of this file beside those of types.py: n is the n-th page of a slot (in `table_jn`), or N query heads next to H; s
+is a position within a page; m in `copies_m3` counts copies.
 """
 
 import math
@@ -29,14 +33,17 @@ from e3jax.models.presets import ModelConfig
 from e3jax.sharding import constrain, spec
 
 PAGE = 64  # positions
-CHUNK = 64  # pages that are read at once: what fits into a processor's cache
-MERGED = 8  # pages of a slot that are put together at once
-NONE = 1 << 30  # number of a page that is not there
+CHUNK = 64  # pages that are read at once, so that they fit into a processor's cache
+MERGED = 8  # pages of a slot that are merged at once
+NONE = 1 << 30  # stands for the number of a page where there is none
 
 
 class Piece(NamedTuple):
-    """Keys and values of L layers (all, or one) in X pages of S positions. Keys lie across: XLA's CPU backend
-    multiplies a few queries with [H, S] four times as fast as with [S, H] (LOG)."""
+    """Keys and values of L layers (all, or one) in X pages of S positions.
+
+    Keys lie as [H, S]: with a few queries, XLA's CPU backend multiplies that 2.4 to 3.6 times as fast as [S, H]
+    (LOG.md, 2026-11-24, "Pages, and blocks of queries").
+    """
 
     k: jax.Array  # [L, X, K, H, S], after QK-norm and RoPE
     v: jax.Array  # [L, X, K, S, H]
@@ -49,16 +56,16 @@ Pool = tuple[Piece, ...]
 
 
 class Pages(NamedTuple):
-    """The pools and whose their pages are; page numbers count through all pieces of a device, alike in every pool."""
+    """The pools, and who owns which page. Page numbers count through all pieces of a device, in all pools alike."""
 
-    pools: tuple[Pool, ...]  # one of all layers, or one a layer
-    table_jn: jax.Array  # page of a slot's positions n·S … n·S + S - 1, or NONE
+    pools: tuple[Pool, ...]  # one for all layers, or one for each layer
+    table_jn: jax.Array  # page that holds a slot's positions n·S … n·S + S - 1, or NONE
     owner_x: jax.Array  # slot (of this device) that a page belongs to, or -1
-    order_x: jax.Array  # which of its owner's pages it is: n
+    order_x: jax.Array  # n, where the page is its owner's n-th
 
 
 def per_device(function, axes_in, axes_out, *args):
-    """`function` on every device's own part of the args, whose axes `axes_in` names; the whole without a mesh."""
+    """Apply `function` to every device's part of the args, whose axes `axes_in` names; without a mesh, to the args."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function(*args)
@@ -71,12 +78,12 @@ def per_device(function, axes_in, axes_out, *args):
 
 
 def axes_of(piece: Piece) -> Piece:
-    """Axis letters of every array of a piece; None where it has none."""
+    """Return the axis letters of every array of a piece, None where it has no such array."""
     return Piece(*(None if part is None else axes for part, axes in zip(piece, AXES)))
 
 
 def empty_piece(config: ModelConfig, pages: int, size: int, dtype, *, layers: int) -> Piece:
-    """Zeros for `pages` pages of `size` positions of some layers; inside jit and a mesh, laid out by it."""
+    """Allocate zeros: `pages` pages of `size` positions of `layers` layers; inside jit on a mesh, laid out over it."""
     rows = (layers, pages, config.kv_heads)
     k = constrain(jnp.zeros((*rows, config.head_width, size), dtype), AXES.k)
     v = constrain(jnp.zeros((*rows, size, config.head_width), dtype), AXES.v)
@@ -86,7 +93,7 @@ def empty_piece(config: ModelConfig, pages: int, size: int, dtype, *, layers: in
 
 
 def write(piece: Piece, layer, page_j, at_j, k_jkh, v_jkh) -> Piece:
-    """Put a token's keys and values into position `at` of its page; a page outside of the piece is dropped."""
+    """Return the piece with every slot's new key and value at position `at_j` of page `page_j`; drop other pages."""
     index = (layer, page_j[:, None], jnp.arange(k_jkh.shape[1]))
     k_scale = v_scale = None
     if piece.k_scale is not None:
@@ -100,33 +107,25 @@ def write(piece: Piece, layer, page_j, at_j, k_jkh, v_jkh) -> Piece:
 
 
 def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel: str = "") -> tuple[jax.Array, Pages]:
-    """Write one token per slot at its position, then attend to all positions up to it: [J, N, H] and the cache.
+    """Write one token per slot at its position and attend to all positions up to it; return [J, N, H] and the cache.
 
-    A slot whose position lies beyond its table writes nothing; what comes out for it means nothing.
-    `kernel`: "xla", "triton" (models/pages_triton.py), "triton_interpret" for tests; "" for that of the backend.
+    A slot whose position lies beyond its table writes nothing, and its result means nothing.
+    `kernel`: "xla", "triton" (models/pages_triton.py), "triton_interpret" for tests; "" takes the backend's.
     """
     kernel = kernel or ("triton" if pages_triton.available() else "xla")
     pools = list(cache.pools)
     at, layer = (0, layer) if len(pools) == 1 else (layer, 0)
     pool = tuple(map(axes_of, pools[at]))
-    axes = ("JNH", "JKH", "JKH", pool, "JT", "X", "X", "", "J")
-    out, pools[at] = per_device(
-        partial(_attend, kernel=kernel),
-        axes,
-        ("JNH", pool),
-        q_jnh,
-        k_jkh,
-        v_jkh,
-        pools[at],
-        *cache[1:],
-        jnp.asarray(layer, jnp.int32),
-        position_j,
-    )
+    axes = ("JNH", "JKH", "JKH", Pages((pool,), "JT", "X", "X"), "", "J")
+    one, layer = cache._replace(pools=(pools[at],)), jnp.asarray(layer, jnp.int32)
+    attend = partial(_attend, kernel=kernel)
+    out, pools[at] = per_device(attend, axes, ("JNH", pool), q_jnh, k_jkh, v_jkh, one, layer, position_j)
     return out, cache._replace(pools=tuple(pools))
 
 
-def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, position_j, *, kernel: str):
-    """`attend_pages` on one device."""
+def _attend(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel: str):
+    """Do the work of `attend_pages` on one device, with the one pool of this layer."""
+    (pieces,), table_jn, owner_x, order_x = cache
     (j, n, h), k = q_jnh.shape, k_jkh.shape[1]
     q_jkrh = q_jnh.reshape(j, k, n // k, h) * h**-0.5
     size = pieces[0].k.shape[4]
@@ -137,11 +136,11 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
     written, start = [], 0
     for piece in pieces:
         pages = piece.k.shape[1]
-        local = jnp.where((at_j >= start) & (at_j < start + pages), at_j - start, pages)  # elsewhere: dropped
+        local = jnp.where((at_j >= start) & (at_j < start + pages), at_j - start, pages)  # `write` drops page `pages`
         written.append(write(piece, layer, local, position_j % size, k_jkh, v_jkh))
         start += pages
 
-    last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # positions <= it are visible
+    last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # the last visible position
     until_j = jnp.where(live_j, position_j, 0)
     if kernel == "xla" or not pages_triton.fits(h, q_jnh.dtype, written):
         if written[0].k.shape[0] == 1:
@@ -159,7 +158,7 @@ def _attend(q_jnh, k_jkh, v_jkh, pieces, table_jn, owner_x, order_x, layer, posi
 
 
 def _softmaxes(q_jkrh, pieces, layer, owner_x, last_x):
-    """(m, l [X, K, R], o [X, K, R, H]): a softmax of every page, by the query of its owner, CHUNK pages at once."""
+    """Return m, l [X, K, R] and o [X, K, R, H]: every page's softmax by its owner's query, CHUNK pages at once."""
     k, r, h = q_jkrh.shape[1:]
     total = sum(piece.k.shape[1] for piece in pieces)
     used = jnp.max(jnp.where(owner_x >= 0, jnp.arange(total) + 1, 0))
@@ -195,7 +194,7 @@ def _softmaxes(q_jkrh, pieces, layer, owner_x, last_x):
 
 
 def _softmaxes_of_one_layer(q_jkrh, pieces, owner_x, last_x):
-    """`_softmaxes` in the layer's own pool: pieces whole, without those that nobody owns a page of."""
+    """Return what `_softmaxes` does, in a pool of one layer: pieces are read whole, those without an owner skipped."""
 
     def of(piece, owner_x, last_x):
         def read(q_jkrh, piece):
@@ -214,7 +213,7 @@ def _softmaxes_of_one_layer(q_jkrh, pieces, owner_x, last_x):
 
 
 def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
-    """[J, K, R, H]: every slot's pages in the order of positions; pages that are not there weigh 0 exactly."""
+    """Merge every slot's pages in the order of positions: [J, K, R, H]; pages that are not there weigh exactly 0."""
     j, total = len(table_jn), len(m_xkr)
 
     def merge(i, carry):
@@ -226,7 +225,7 @@ def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
         most = jnp.maximum(m, jnp.max(m_jnkr, axis=1))
         old, weight = jnp.exp(m - most), jnp.exp(m_jnkr - most[:, None])
         total_weight = total_weight * old + jnp.sum(weight * l_xkr[page_jn], axis=1)
-        # written as a sum over n, this takes XLA's CPU backend forty times as long
+        # an einsum: written as a sum over n, this takes XLA's CPU backend forty times as long
         o = o * old[..., None] + jnp.einsum("jnkr,jnkrh->jkrh", weight, o_xkrh[page_jn], precision="highest")
         return most, total_weight, o
 
@@ -237,7 +236,7 @@ def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
 
 
 def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):
-    """(m, l [X, K, R], o [X, K, R, H]) of pages, each attended up to its position last_x; scores in float32."""
+    """Return m, l [X, K, R] and o [X, K, R, H] of pages, each attended up to its position last_x; float32 scores."""
     dtype = q_xkrh.dtype
     z = jnp.einsum("xkrh,xkhs->xkrs", q_xkrh, k_xkhs.astype(dtype), preferred_element_type=jnp.float32)
     if k_scale is not None:
@@ -253,11 +252,11 @@ def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):
 
 
 def copy_prompts(pools: tuple[Pool, ...], prompts: KVCache, copies_m3, count) -> tuple[Pool, ...]:
-    """Copy pages of prefilled prompts [L, P, K, T, H] into the pools: rows of copies_m3 are (prompt, its n-th page,
-    page of the pool), of which each device has M, the first `count` of them real.
+    """Copy pages of prefilled prompts [L, P, K, T, H] into the pools.
 
-    One prefill serves the G samples of a prompt: they copy its row. Layer by layer: prompts are spread over the devices
-    and any slot may want any of them, so each layer's are gathered whole, and one layer of them fits where all do not.
+    Rows of copies_m3 are (prompt, its n-th page, page of the pool). Each device has M of them, and the first `count`
+    are real. One prefill serves the G samples of a prompt, which all copy its row. Prompts are spread over the devices
+    and any slot may want any of them, so they are gathered whole, one layer at a time: all layers would not fit.
     """
     whole = jax.tree.map(lambda part: "PKSH"[: part.ndim - 1], prompts)
 
@@ -293,7 +292,7 @@ def copy_prompts(pools: tuple[Pool, ...], prompts: KVCache, copies_m3, count) ->
 
 
 def gather_pages(pieces: Pool, page_x: jax.Array) -> Piece:
-    """One piece of a pool's pages `page_x` in that order, on every device its own: what is live, moved together."""
+    """Return the pages `page_x` of a pool as one piece in that order, on every device its own: live pages, packed."""
 
     def gather(pieces, page_x):
         def layer(parts):

@@ -1,13 +1,15 @@
 """Attention over pages on an NVIDIA GPU: the two loops of models/pages.py as two kernels (Pallas, by way of Triton).
 
-XLA runs those loops one small kernel after the other and asks the host before every round. Here one program takes one
-key head of one page, all of them at once, whatever piece the page lies in; then one program puts together one key head
-of one slot. Every key and value is read once, from where it lies: a decode step takes 1.3 to 1.5 times as long as its
-bytes need on an H200 (benchmarks/README.md).
+XLA runs those loops as one small kernel after the other and asks the host before every round. Here the first kernel has
+a program for every key head of every page, whatever piece the page lies in, and all of them run at once; the second has
+a program for every key head of every slot, which merges its pages. Every key and value is read once, from where it
+lies: a decode step takes 1.3 to 1.5 times as long as its bytes need on an H200 (benchmarks/README.md).
 
 JAX 0.11 calls its Triton backend deprecated in favour of Mosaic, which runs on Hopper and later only and on no CPU.
-`available` says whether this JAX and this device have it; models/pages.py's loops run everywhere, and on a GPU too with
-config.model.attention = "xla".
+`available` says whether this JAX and this device have it. The loops of models/pages.py run everywhere, on a GPU too
+with config.model.attention = "xla".
+
+Axes as in models/pages.py; i counts programs.
 """
 
 from functools import partial
@@ -18,11 +20,11 @@ import jax.numpy as jnp
 from e3jax.models.attention import MASKED, nvidia_capability
 
 ROWS = 16  # fewest rows of a matrix product in Triton: R query heads are padded to it
-WARPS = 4  # of every program; a step of 12.45 ms takes 12.72 with 2 on an H200 (LOG)
+WARPS = 4  # of every program; a step of 12.45 ms takes 12.72 ms with 2 of them on an H200 (LOG.md, 2026-11-27)
 
 
 def available() -> bool:
-    """Whether JAX has its Triton backend and the default device is an NVIDIA GPU that multiplies bfloat16 (Ampere)."""
+    """Return whether JAX has its Triton backend and the default device is an NVIDIA GPU from Ampere on (bfloat16)."""
     try:
         from jax.experimental.pallas import triton  # noqa: F401
     except ImportError:
@@ -31,10 +33,11 @@ def available() -> bool:
 
 
 def fits(head_width: int, dtype, pieces) -> bool:
-    """Whether these kernels can read these pages: heads as wide as a power of two, of at most 512 bytes in the queries'
-    dtype (a page's keys and values are 64 KiB of an SM's 99 or more), and offsets that Triton gets right.
+    """Return whether these kernels can read these pages.
 
-    Pallas counts entries, and goes from 31 to 64 bits when an array has more than 2³² bytes: too late for one of int8.
+    A head's width must be a power of two and at most 512 bytes in the queries' dtype: a page's keys and values then
+    take 64 KiB of an SM's 99 or more. Offsets must be ones that Triton gets right: Pallas counts entries, but goes from
+    31 to 64 bits only where an array has more than 2³² bytes, which is too late for an array of int8.
     """
     parts = [part for piece in pieces for part in piece if part is not None]
     right = all(part.size <= 2**31 or part.size * part.dtype.itemsize > 2**32 for part in parts)
@@ -43,12 +46,12 @@ def fits(head_width: int, dtype, pieces) -> bool:
 
 
 def rows_of(queries: int) -> int:
-    """R as a power of two."""
+    """Return R rounded up to a power of two."""
     return 1 << (queries - 1).bit_length()
 
 
 def pallas_call(kernel, *, interpret: bool, **shapes):
-    """A kernel with its number of warps, of which the interpreter on CPU has none."""
+    """Return the callable of a kernel with its number of warps, which the interpreter on CPU does not take."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
@@ -57,9 +60,9 @@ def pallas_call(kernel, *, interpret: bool, **shapes):
 
 
 def softmaxes(q_jkrh, pieces, layer, owner_x, last_x, *, interpret: bool = False):
-    """(m, l [X, K, R], o [X, K, R, H]) of every page that somebody owns, up to position last_x; float32.
+    """Return m, l [X, K, R] and o [X, K, R, H] of every page that a slot owns, up to position last_x; float32.
 
-    R is a power of two (`rows_of`). What stands at pages with last_x < 0 means nothing.
+    R is a power of two (`rows_of`). The results of pages with last_x < 0 mean nothing.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
@@ -80,7 +83,7 @@ def softmaxes(q_jkrh, pieces, layer, owner_x, last_x, *, interpret: bool = False
         def attend(at, k_ref, v_ref, k_scale_ref=None, v_scale_ref=None):
             here = layer_ref[0], at, head
             q = q_ref[owner_ref[x], head, :, :]
-            k_hs, v_sh = k_ref[*here, :, :], v_ref[*here, :, :]  # both on their way before anything waits for them
+            k_hs, v_sh = k_ref[*here, :, :], v_ref[*here, :, :]  # load both before anything waits
             z = triton.dot(q, k_hs.astype(q.dtype), precision=exact).astype(jnp.float32)
             if k_scale_ref is not None:
                 z *= k_scale_ref[*here, :][None]
@@ -117,7 +120,7 @@ def softmaxes(q_jkrh, pieces, layer, owner_x, last_x, *, interpret: bool = False
 
 
 def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, merged: int, interpret: bool = False):
-    """[J, K, R, H] float32: every slot's pages of `size` positions up to its own, in their order, `merged` at once."""
+    """Merge every slot's pages of `size` positions up to its own position, in order, `merged` at once: [J, K, R, H]."""
     from jax.experimental import pallas as pl
 
     (pages, heads, queries, h), slots = o_xkrh.shape, len(position_j)

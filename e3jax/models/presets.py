@@ -1,7 +1,7 @@
-"""Model shapes by name; every number is the published config.json's, or measured here (tiny).
+"""Model shapes by name: every number is that of a published config.json, or chosen here (tiny, tiny-wide, small).
 
 One block serves three families by switches: Qwen3 (QK-norm), Qwen2.5 and DeepSeek-R1-Distill-Qwen (QKV bias),
-Llama-3.2 (neither). Any other config.json of theirs is read by checkpoint/hf_config.py.
+Llama-3.2 (neither). checkpoint/hf_config.py reads any other config.json of these families.
 
     config = preset("qwen3-1.7b")
 """
@@ -13,7 +13,7 @@ from e3jax.models.rope import Llama3, Scaling
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shape of one model (config.json's field in brackets)."""
+    """The shape of one model; brackets name the field of config.json."""
 
     vocab_size: int  # V [vocab_size]
     width: int  # D [hidden_size]
@@ -38,18 +38,18 @@ class ModelConfig:
 
 
 def num_params(c: ModelConfig) -> int:
-    """Parameters, embeddings counted once when tied."""
+    """Return the number of parameters; embeddings count once when they are tied."""
     heads = c.heads + 2 * c.kv_heads
     block = block_weights(c) + 2 * c.width + c.qk_norm * 2 * c.head_width + c.qkv_bias * heads * c.head_width
     return c.layers * block + c.width + c.vocab_size * c.width * (1 if c.tied else 2)
 
 
 def flops_per_token(c: ModelConfig, context: float) -> float:
-    """FLOPs of one token's forward pass: 2 per weight in a matmul, and 4·L·N·H per position it attends to.
+    """Return the FLOPs of one token's forward pass: 2 per weight in a matmul, and 4·L·N·H per position it attends to.
 
     `context` is the mean number of positions attended: (T + 1) / 2 in a causal sequence of T tokens. Norms, RoPE,
-    softmax and the embedding lookup are left out, as usual; a training step is 3 times this (6 N of Kaplan et al.
-    2020, App. B of PaLM), 4 times with full recomputation.
+    softmax and the embedding lookup are left out, as usual. A training step takes 3 times this (6 N of Kaplan et al.
+    2020, App. B of PaLM), and 4 times with full recomputation.
 
     >>> round(flops_per_token(preset("qwen3-1.7b"), context=8192) / 1e9, 2)
     5.32
@@ -59,12 +59,12 @@ def flops_per_token(c: ModelConfig, context: float) -> float:
 
 
 def block_weights(c: ModelConfig) -> int:
-    """Entries of the seven matrices of one block."""
+    """Return the number of weights in the seven matrices of one block."""
     return c.width * c.head_width * (2 * c.heads + 2 * c.kv_heads) + 3 * c.width * c.mlp_width
 
 
 def preset(name: str) -> ModelConfig:
-    """Config by name; an unknown name lists the known ones."""
+    """Return the config of a preset; ValueError for an unknown name lists the known ones."""
     known = presets()
     if name not in known:
         raise ValueError(f"model preset {name!r} is unknown; known: {', '.join(known)}")
@@ -72,9 +72,9 @@ def preset(name: str) -> ModelConfig:
 
 
 def presets() -> dict[str, ModelConfig]:
-    """All presets by name."""
+    """Return all presets by name."""
     return {
-        # Countdown on a laptop: 3 layers learn propose-and-check in minutes (LOG.md)
+        # Countdown on a laptop: 3 layers learn propose-and-check in minutes (LOG.md, 2026-11-21)
         "tiny": ModelConfig(
             vocab_size=210,
             width=64,
@@ -91,7 +91,7 @@ def presets() -> dict[str, ModelConfig]:
             qk_norm=True,
             qkv_bias=False,
         ),
-        # twice as wide (configs/experiments/ablate_size.py): own choice, .6M parameters
+        # twice as wide (configs/experiments/ablate_size.py): our choice, .6M parameters
         "tiny-wide": ModelConfig(
             vocab_size=210,
             width=128,
@@ -108,7 +108,7 @@ def presets() -> dict[str, ModelConfig]:
             qk_norm=True,
             qkv_bias=False,
         ),
-        # the same for one GPU (configs/experiments/common.py): own choice, 4.8M parameters
+        # for Countdown on one GPU (configs/experiments/common.py): our choice, 4.8M parameters
         "small": ModelConfig(
             vocab_size=210,
             width=256,
@@ -137,7 +137,7 @@ def presets() -> dict[str, ModelConfig]:
         "qwen2.5-7b": qwen2_7b(rope_theta=1e6, max_length=131_072),
         "qwen2.5-math-1.5b": qwen2_1_5b(rope_theta=1e4, tied=True, max_length=4096),
         "qwen2.5-math-7b": qwen2_7b(rope_theta=1e4, max_length=4096),
-        # the same with positions for long reasoning, as OXA trains them (ALGORITHMS C.5)
+        # the same with positions for long reasoning, as OXA trains them (docs/algorithms.md, OXA)
         "qwen2.5-math-1.5b-long": qwen2_1_5b(rope_theta=1e6, tied=True, max_length=40_000),
         "qwen2.5-math-7b-long": qwen2_7b(rope_theta=1e6, max_length=40_000),
         "deepseek-r1-distill-qwen-1.5b": qwen2_1_5b(rope_theta=1e4, tied=False, max_length=131_072),
@@ -149,7 +149,7 @@ def presets() -> dict[str, ModelConfig]:
 
 
 def qwen3(**shape) -> ModelConfig:
-    """What all dense Qwen3 sizes share."""
+    """Return a dense Qwen3: what all sizes share, and this one's shape."""
     return ModelConfig(
         vocab_size=151_936,
         kv_heads=8,
@@ -165,7 +165,7 @@ def qwen3(**shape) -> ModelConfig:
 
 
 def qwen2_1_5b(**other) -> ModelConfig:
-    """The 1.5B shape of Qwen2.5."""
+    """Return the 1.5B shape of Qwen2.5, with what its variants differ in."""
     return ModelConfig(
         vocab_size=151_936,
         width=1536,
@@ -183,7 +183,7 @@ def qwen2_1_5b(**other) -> ModelConfig:
 
 
 def qwen2_7b(**other) -> ModelConfig:
-    """The 7B shape of Qwen2.5."""
+    """Return the 7B shape of Qwen2.5, with what its variants differ in."""
     return ModelConfig(
         vocab_size=152_064,
         width=3584,
@@ -202,7 +202,7 @@ def qwen2_7b(**other) -> ModelConfig:
 
 
 def llama_3_2(**shape) -> ModelConfig:
-    """What both small Llama-3.2 sizes share."""
+    """Return a small Llama-3.2: what both sizes share, and this one's shape."""
     return ModelConfig(
         vocab_size=128_256,
         kv_heads=8,

@@ -30,16 +30,16 @@ from e3jax.sharding import constrain, param_axes, param_shardings
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
-    """x / √(mean x² + ε) · scale over the last axis, in float32."""
+    """Return x / √(mean x² + ε) · scale over the last axis, computed in float32."""
     x32 = x.astype(jnp.float32)
     scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
     return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + epsilon) * scale).astype(x.dtype)
 
 
 def project(x: jax.Array, w: jax.Array, axes_in: int = 1) -> jax.Array:
-    """x [B, T, *in] · w [*in, *out] -> [B, T, *out], as one 2-D matmul over flattened tokens.
+    """Return x [B, T, *in] · w [*in, *out] = [B, T, *out], as one 2-D matmul over flattened tokens.
 
-    The gradient of a 3-D dot makes XLA's CPU backend transpose whole activations: 3x slower for the tiny model.
+    The gradient of a 3-D dot makes XLA's CPU backend transpose whole activations, 3 times slower for the tiny model.
     """
     out = w.shape[axes_in:]
     flat = x.reshape(x.shape[0] * x.shape[1], -1) @ w.reshape(-1, math.prod(out))
@@ -59,7 +59,7 @@ class Block(nn.Module):
 
         def weight(name, *shape, axis_in=0):
             init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=axis_in, out_axis=-1)
-            # Pinned after the cast: gathered in `dtype` where it is used; its gradient is summed straight into shards.
+            # Pinned after the cast: gathered in `dtype` where it is used, and its gradient summed straight into shards.
             return constrain(self.param(name, init, shape).astype(self.dtype), name.rsplit("_", 1)[-1])
 
         def scale(name, size):
@@ -104,32 +104,32 @@ class Block(nn.Module):
 
 
 def keep_attention(primitive, *args, **params) -> bool:
-    """Checkpoint policy: what attention made is kept for the backward pass, cuDNN's row sums too, that have no name."""
+    """Return whether the backward pass keeps a value: attention's results, and cuDNN's row sums, which have no name."""
     named = jax.checkpoint_policies.save_only_these_names(SAVED)
     return primitive.name.startswith("dot_product_attention_fwd") or named(primitive, *args, **params)
 
 
 class Qwen3(nn.Module):
-    """Tokens -> last hidden states. Logits are left to losses/tokens.py and sampler/, in chunks or one token."""
+    """Tokens to last hidden states. losses/tokens.py makes logits of these in chunks, sampler/ those of one token."""
 
     config: ModelConfig
     dtype: jnp.dtype
-    # of a block, what is kept for its backward pass: "none" all, "matmuls" what they and attention made, "attention"
-    # what that made, "full" nothing
+    # What a block keeps for its backward pass: "none" everything, "matmuls" the results of matmuls and attention,
+    # "attention" those of attention, "full" nothing.
     remat: str
-    # of attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py); in decoding all but "xla"
-    # leave the choice to models/pages.py
+    # Attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py). In decoding all but "xla"
+    # leave the choice to models/pages.py.
     kernel: str
 
     @nn.compact
     def __call__(self, token_bt, position_bt, *, segment_bt=None, cache=None, window=None, angles=None):
-        """-> hidden [B, T, D] after the final norm, cache.
+        """Return the hidden states [B, T, D] after the final norm, and the cache.
 
-        Without a cache: causal attention inside the T tokens (and inside equal `segment_bt`, when packed).
-        With a KVCache: keys and values are written at `position_bt` and positions < `window` (static) are attended.
-        With Pages: one token a row, attending to all of its row up to its position.
-        `angles`: `angles_of` the positions, where they are there already.
-        Layers are a loop over stacked parameters, or one after another, without remat, with those of `unstack`.
+        Without a cache, attention is causal inside the T tokens (and inside equal `segment_bt`, when packed).
+        With a KVCache, keys and values are written at `position_bt`, and positions < `window` (static) are attended.
+        With Pages there is one token a row, which attends to all of its row up to its position.
+        `angles` are `angles_of` the positions, for a caller that has them already.
+        Layers are a loop over stacked parameters; with those of `unstack` they run one after another, without remat.
         """
         c = self.config
         embed_vd = self.param("embed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
@@ -165,18 +165,18 @@ class Qwen3(nn.Module):
 
 
 def angles_of(c: ModelConfig, position_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """RoPE's sin and cos of positions, [B, T, 1, H/2] each."""
+    """Return RoPE's sin and cos of positions, [B, T, 1, H/2] each."""
     return rope_angles(position_bt, head_width=c.head_width, theta=c.rope_theta, scaling=c.rope_scaling)
 
 
 def init_params(model: Qwen3, key: jax.Array):
-    """Random float32 parameters (a plain dict); identical on every mesh."""
+    """Draw random float32 parameters (a plain dict); they are identical on every mesh."""
     token = jnp.zeros((1, 2), jnp.int32)
-    return model.clone(kernel="xla").init(key, token, token)["params"]  # one row divides over no mesh
+    return model.clone(kernel="xla").init(key, token, token)["params"]  # xla: one row does not divide over a mesh
 
 
 def abstract_params(model: Qwen3, mesh: jax.sharding.Mesh, *, dtype="float32"):
-    """Shapes, dtypes (of matrices; norm scales are float32) and shardings of the parameters: nothing is computed."""
+    """Return shapes, dtypes (matrices `dtype`, norm scales float32) and shardings of parameters, computing nothing."""
     shapes = jax.eval_shape(lambda: cast_matrices(init_params(model, jax.random.key(0)), dtype))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -186,7 +186,7 @@ def abstract_params(model: Qwen3, mesh: jax.sharding.Mesh, *, dtype="float32"):
 
 
 def cast_matrices(params, dtype):
-    """A copy whose matrices are in `dtype` (what every use casts them to); norm scales stay float32."""
+    """Return a copy with matrices in `dtype`, which every use casts them to anyway; norm scales stay float32."""
 
     def cast(path, x):
         return x.astype(dtype) if len(param_axes(path, x).removeprefix("l")) > 1 else x
@@ -196,12 +196,12 @@ def cast_matrices(params, dtype):
 
 @jax.jit
 def unstack(params):
-    """A copy with arrays of its own for every layer, "layers_0", …: a CPU copies what it slices of a stack."""
+    """Return a copy with separate arrays for every layer, "layers_0", …: a CPU copies what it slices of a stack."""
     stack = params["layers"]
     layers = {f"layers_{i}": jax.tree.map(lambda w, i=i: w[i], stack) for i in range(len(stack["attn_norm_d"]))}
     return {name: w for name, w in params.items() if name != "layers"} | layers
 
 
 def unembedding(params) -> jax.Array:
-    """[V, D] matrix from hidden states to logits: the embedding when tied."""
+    """Return the matrix [V, D] from hidden states to logits, which is the embedding when tied."""
     return params["unembed_vd"] if "unembed_vd" in params else params["embed_vd"]

@@ -3,8 +3,8 @@
     frequency_i = θ^(−2i/H), i < H/2                 (RoFormer; `modeling_rope_utils.py` of transformers for all below)
     Linear      frequency / factor
     Yarn        a ramp from frequency (many turns inside the original length) to frequency / factor (few turns);
-                sin and cos times `attention_factor`
-    Llama3      the same by wavelength, with two bounds; nothing is multiplied
+                sin and cos are multiplied by `attention_factor`
+    Llama3      the same ramp by wavelength, with two bounds; sin and cos are not multiplied
 
 Frequencies are computed on the host, operation by operation in float32 as transformers does: at position 32,768 the
 last bit of a frequency is worth 0.002 rad.
@@ -50,9 +50,9 @@ Scaling = Linear | Yarn | Llama3 | None
 
 
 def frequencies(head_width: int, theta: float, scaling: Scaling) -> np.ndarray:
-    """[H/2] float32, radians per position."""
+    """Return the frequencies [H/2], float32, in radians per position."""
     exponent = np.arange(0, head_width, 2, dtype=np.float32) / np.float32(head_width)
-    turn = (np.float64(theta) ** exponent.astype(np.float64)).astype(np.float32)  # rounded once, as torch's pow is
+    turn = (np.float64(theta) ** exponent.astype(np.float64)).astype(np.float32)  # rounded once, as in torch's pow
     plain = np.float32(1) / turn
     match scaling:
         case None:
@@ -73,9 +73,9 @@ def frequencies(head_width: int, theta: float, scaling: Scaling) -> np.ndarray:
 
 
 def yarn_ramp(head_width: int, theta: float, yarn: Yarn) -> np.ndarray:
-    """[H/2] float32: 0 where a frequency stays, 1 where it is divided by the factor, linear between."""
+    """Return a ramp [H/2], float32: 0 where a frequency stays, 1 where it is divided by the factor, linear between."""
 
-    def feature(turns):  # the (fractional) pair index whose frequency makes so many turns in the original length
+    def feature(turns):  # (fractional) index of the pair whose frequency makes `turns` turns in the original length
         return head_width * math.log(yarn.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = feature(yarn.beta_fast), feature(yarn.beta_slow)
@@ -91,7 +91,7 @@ def yarn_ramp(head_width: int, theta: float, yarn: Yarn) -> np.ndarray:
 def rope_angles(
     position_bt: jax.Array, *, head_width: int, theta: float, scaling: Scaling
 ) -> tuple[jax.Array, jax.Array]:
-    """sin and cos of position · frequency, [B, T, 1, H/2] float32 each; computed once for all layers."""
+    """Return sin and cos of position · frequency, [B, T, 1, H/2] float32 each; computed once for all layers."""
     frequency = jnp.asarray(frequencies(head_width, theta, scaling))
     angle = position_bt[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
     scale = scaling.attention_factor if isinstance(scaling, Yarn) else 1.0
@@ -99,7 +99,7 @@ def rope_angles(
 
 
 def rope(x_btnh: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotate pair (i, i + H/2) by its angle (rotate-half layout of the hub's weights)."""
+    """Rotate each pair (i, i + H/2) by its angle (the rotate-half layout of the hub's weights)."""
     sin, cos = angles
     a, b = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_btnh.dtype)

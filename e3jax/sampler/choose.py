@@ -1,8 +1,11 @@
 """From logits and one uniform number per row to a token: temperature, top-k, top-p, inverse CDF.
 
-One uniform per (row, position) and no other randomness: a sample depends on its own key only, never on which
-rows happen to sit beside it. The log-probability and entropy returned are those of the *untruncated* tempered
-distribution, which is what the trainer computes; top-k and top-p change only what may be drawn.
+There is one uniform per (row, position) and no other randomness, so a sample depends on its own key only, never on the
+rows beside it. Log-probability and entropy are those of the *untruncated* tempered distribution, which is what the
+trainer computes; top-k and top-p change only what may be drawn.
+
+Axes of this file beside those of types.py: c counts blocks of the vocabulary, b is an entry within a block, n an entry
+of either.
 """
 
 from typing import NamedTuple
@@ -26,7 +29,7 @@ def truncate(logit_jv: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
 
     Nucleus (Holtzman et al. 2020): the smallest set of largest probabilities whose sum reaches top_p; the
     token that crosses the threshold stays, so at least one token does. Of equal logits the lower token comes first,
-    as in argmax: exactly `top_k` tokens stay, and top_k=1 or a tiny top_p draws the same token as temperature 0.
+    as in argmax. So exactly `top_k` tokens stay, and top_k=1 or a tiny top_p draws the same token as temperature 0.
     """
     if top_k:
         top_k = min(top_k, logit_jv.shape[-1])
@@ -34,7 +37,7 @@ def truncate(logit_jv: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
     if top_p < 1:
         descending = -jnp.sort(-logit_jv, axis=-1)
         p = jax.nn.softmax(descending, axis=-1)
-        inside = jnp.cumsum(p, axis=-1) - p < top_p  # mass of those that come first
+        inside = jnp.cumsum(p, axis=-1) - p < top_p  # the mass before the entry
         place = jax.lax.broadcasted_iota(jnp.int32, inside.shape, 1)
         last_j1 = jnp.max(jnp.where(inside, place, 0), axis=-1, keepdims=True)
         logit_jv = keep_first(logit_jv, jnp.take_along_axis(descending, last_j1, axis=-1), last_j1 + 1)
@@ -42,7 +45,7 @@ def truncate(logit_jv: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
 
 
 def keep_first(logit_jv: jax.Array, least_j1: jax.Array, count: jax.Array | int) -> jax.Array:
-    """Set to -inf all but the first `count` of descending order, the last of which has the logit `least_j1`."""
+    """Set to -inf all but the first `count` in descending order, the last of which has the logit `least_j1`."""
     above_jv, equal_jv = logit_jv > least_j1, logit_jv == least_j1
     room_j1 = count - above_jv.sum(axis=-1, keepdims=True)
     kept_jv = above_jv | (equal_jv & (jnp.cumsum(equal_jv, axis=-1, dtype=jnp.int32) <= room_j1))
@@ -52,7 +55,7 @@ def keep_first(logit_jv: jax.Array, least_j1: jax.Array, count: jax.Array | int)
 def choose(
     logit_jv: jax.Array, uniform_j: jax.Array, *, temperature: float, top_k: int, top_p: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """-> token [J] int32, its log-prob [J] and the entropy [J] (nats) under softmax(logits / temperature).
+    """Draw a token [J] int32; return it, its log-prob [J] and the entropy [J] (nats) of softmax(logits / temperature).
 
     temperature=0 takes the largest logit and reports the distribution at temperature 1.
     """
@@ -73,10 +76,11 @@ def choose(
 
 
 def inverse_cdf(mass_jv: jax.Array, uniform_j: jax.Array) -> jax.Array:
-    """The first entry [J] with mass whose cumulative mass exceeds uniform · total.
+    """Return the first entry [J] with mass whose cumulative mass exceeds uniform · total.
 
     Sums over blocks first, then inside one: a cumulative sum over a whole vocabulary costs more than its softmax. A
-    float32 sum is not quite monotone, hence "with mass", and where rounding leaves none beyond, the last one with any.
+    float32 sum is not quite monotone, so only entries with mass are taken. Where rounding leaves none beyond the
+    target, it is the last entry with mass.
     """
     j, v = mass_jv.shape
     width = min(BLOCK, v)
@@ -87,12 +91,12 @@ def inverse_cdf(mass_jv: jax.Array, uniform_j: jax.Array) -> jax.Array:
     inside_jb = jnp.take_along_axis(mass_jcb, block_j[:, None, None], axis=1)[:, 0]
     before_j1 = jnp.take_along_axis(cdf_jc, block_j[:, None], axis=1) - inside_jb.sum(-1, keepdims=True)
     beyond_jb = before_j1 + jnp.cumsum(inside_jb, axis=-1) > target_j1
-    # NaN has no mass anywhere: any entry of the vocabulary will do, one of the padding would not
+    # with NaN nothing has mass: any entry of the vocabulary will do, but not one of the padding
     return jnp.minimum(block_j * width + first_or_last(beyond_jb, inside_jb > 0), v - 1)
 
 
 def first_or_last(beyond_jn: jax.Array, possible_jn: jax.Array) -> jax.Array:
-    """[J] index of the first entry that is both, or else of the last possible one."""
+    """Return the index [J] of the first entry that is beyond and possible, or else of the last possible one."""
     both = beyond_jn & possible_jn
     last_j = possible_jn.shape[1] - 1 - jnp.argmax(possible_jn[:, ::-1], axis=1)
     return jnp.where(jnp.any(both, axis=1), jnp.argmax(both, axis=1), last_j)

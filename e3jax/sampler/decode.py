@@ -1,11 +1,13 @@
 """The compiled programs of the sampler: prefill prompts, put a prompt into slots, decode a block of steps.
 
 A slot is a sample being drawn; its keys and values lie in pages (models/pages.py). A decode step feeds the slot's last
-token (the prompt's own last token at first, so the prefill needs no logits and there is one place that samples), writes
-its key and value, samples the next.
+token, writes its key and value, and samples the next token. It begins with the prompt's last token, so the prefill
+needs no logits and only one place samples.
 
-On a mesh slots and pages lie over data x fsdp; a slot's small values and what is drawn come out replicated, so that
-every process reads them.
+On a mesh slots and pages are spread over data x fsdp. A slot's small values and what is drawn come out replicated, so
+that every process can read them.
+
+Axes of this file beside those of types.py: i is a step of a block in `_ij`, and a token of a stop sequence in `_ji`.
 """
 
 from functools import partial
@@ -20,24 +22,24 @@ from e3jax.models.qwen3 import Qwen3, angles_of, unembedding
 from e3jax.sampler.choose import Choice, choose
 from e3jax.sharding import constrain
 
-NOWHERE = 1 << 30  # a position beyond any page: a slot without a sample writes nothing
-CHUNK = 2048  # tokens of a prompt that are prefilled at once: attention scores are [chunk, prompt]
+NOWHERE = 1 << 30  # a position beyond any page, so that a slot without a sample writes nothing
+CHUNK = 2048  # tokens of a prompt that are prefilled at once; attention scores are [chunk, prompt]
 
 
 class Slots(NamedTuple):
-    """The sampler's small device state; rows that are not live change nothing."""
+    """The sampler's small device state. Slots that are not live do not change."""
 
     last_ji: jax.Array  # [J, most tokens of a stop sequence]: the newest token last; it is not yet in the cache
     length_j: jax.Array  # tokens so far, the newest included
     limit_j: jax.Array  # length at which the budget ends the sample
-    first_j: jax.Array  # tokens of the prompt: a stop sequence does not reach into it
+    first_j: jax.Array  # tokens of the prompt, into which a stop sequence does not reach
     live_j: jax.Array
     stopped_j: jax.Array  # ended by a stop sequence, not by its budget
     key_j: jax.Array  # one key per sample; the draw at position t uses fold_in(key, t)
 
 
 class Begin(NamedTuple):
-    """Samples that start, an entry a slot; those of other slots mean nothing."""
+    """Samples that start, one entry per slot; entries of slots where none starts mean nothing."""
 
     new_j: jax.Array  # bool: a sample starts here
     token_j: jax.Array  # last token of its prompt
@@ -47,7 +49,7 @@ class Begin(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a block of decode steps drew; row i of a slot is valid for i < new length - old length."""
+    """What a block of decode steps drew; step i of a slot is valid for i < new length - old length."""
 
     token_ij: jax.Array
     logp_ij: jax.Array
@@ -55,32 +57,32 @@ class Drawn(NamedTuple):
 
 
 def replicated(tree):
-    """Pin every array of a tree whole on every device; without a mesh the identity."""
+    """Pin every array of a tree whole on every device; without a mesh this is the identity."""
     return jax.tree.map(lambda x: constrain(x, ""), tree)
 
 
 @partial(jax.jit, static_argnames=("slots", "tail"))
 def empty_slots(slots: int, tail: int) -> Slots:
-    """No live row; `tail`: tokens of the longest stop sequence."""
+    """Allocate slots without samples; `tail` is the number of tokens of the longest stop sequence."""
 
     def zeros(*shape, dtype=jnp.int32):
-        return jnp.zeros((slots, *shape), dtype)  # a buffer each: they are donated
+        return jnp.zeros((slots, *shape), dtype)  # a buffer for each, because they are donated
 
-    keys = jax.random.split(jax.random.key(0), slots)  # replaced before a row goes live
+    keys = jax.random.split(jax.random.key(0), slots)  # replaced before a slot goes live
     small = Slots(zeros(tail), zeros(), zeros(), zeros(), zeros(dtype=bool), zeros(dtype=bool), keys)
     return replicated(small)
 
 
 @partial(jax.jit, static_argnames=("model", "pages", "size", "dtype", "pools"))
 def new_piece(model: Qwen3, pages: int, size: int, dtype, pools: int) -> tuple[Piece, ...]:
-    """`pages` more pages of `size` positions, over all devices, for each of the pools: one, or one a layer."""
+    """Allocate `pages` more pages of `size` positions, over all devices, for each pool: one, or one per layer."""
     layers = model.config.layers // pools
     return tuple(empty_piece(model.config, pages, size, dtype, layers=layers) for _ in range(pools))
 
 
 @partial(jax.jit, static_argnames=("model", "dtype"))
 def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
-    """Keys and values [L, P, K, T, H] of right-padded prompts; what padding wrote is overwritten before it is read."""
+    """Return keys and values [L, P, K, T, H] of right-padded prompts; padding's are overwritten before being read."""
     token_pt = constrain(token_pt, "BT")
     p, t = token_pt.shape
     cache = empty_cache(model.config, p, t, dtype)
@@ -95,7 +97,7 @@ def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
 def admit(
     pools: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies_m3, count, begin: Begin
 ) -> tuple[tuple[Pool, ...], Slots]:
-    """Start a sample in every slot that `begin` says; its prompt is copied as `copy_prompts` says."""
+    """Start a sample in every slot that `begin` names, and copy its prompt (`copy_prompts`)."""
     new_j, token_j, length_j, limit_j, key_j = begin
     last_ji = jnp.where(new_j[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
     rest = Slots(
@@ -112,7 +114,7 @@ def admit(
 
 @jax.jit
 def fewer(pools: tuple[Pool, ...], slots: Slots, page_x, slot_j) -> tuple[tuple[Pool, ...], Slots]:
-    """Only the slots slot_j and the pages page_x (each of its own device), in that order."""
+    """Keep only the slots slot_j and the pages page_x (each numbered on its own device), in that order."""
     pools = tuple((gather_pages(pool, page_x),) for pool in pools)
     return pools, replicated(jax.tree.map(lambda x: x[slot_j], slots))
 
@@ -131,14 +133,14 @@ def decode_block(
 ) -> tuple[Pages, Slots, Drawn]:
     """Draw up to `steps` tokens for every live slot; any sequence of `stop` ends a sample.
 
-    Ends early when none lives, or `enough` slots have finished in this block and could take other samples.
-    `cache` has pages for every position that the block may reach; with a pool a layer, params are `unstack`ed.
+    The block ends early when no slot is live, or when `enough` slots have finished in it and could take other samples.
+    `cache` must have pages for every position that the block may reach; with a pool per layer, params are `unstack`ed.
     """
     j = slots.length_j.shape[0]
     weights_vd = unembedding(params).astype(model.dtype)
     drawn = Drawn(jnp.zeros((steps, j), jnp.int32), jnp.zeros((steps, j)), jnp.zeros((steps, j)))
     began = jnp.sum(slots.live_j)
-    # what the lengths of live slots decide, for all steps at once
+    # uniforms and angles depend on the lengths of live slots only, so those of all steps are computed at once
     length_ij = slots.length_j[None] + jnp.arange(steps)[:, None]
     draw = jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t)))
     uniform_ij = jax.vmap(draw, (None, 0))(slots.key_j, length_ij)

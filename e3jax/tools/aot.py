@@ -1,17 +1,17 @@
-"""Does a stage fit on a slice? The TPU compiler's own answer on a machine that has none.
+"""Measure whether a stage fits on a TPU slice, by compiling it for the slice on a machine without a TPU.
 
     python -m e3jax.tools.aot --config=configs/e3_math.py:stage=2 --topology=v5e:8x16
     python -m e3jax.tools.aot --config=configs/e3_math.py:stage=1,chips=16 --topology=v5e:4x4 --json=fit.jsonl
 
 Every program that the stage runs is compiled from shapes for the slice's chips (`tools/programs.py`) and listed with
 
-    GiB per chip   beside: what lies there without being an argument; arguments; temporaries; results that reuse no
+    GiB per chip   "beside", which lies there without being an argument; arguments; temporaries; results that reuse no
                    argument; and their sum, which has to stay below --limit (7/8 of the chip: 14 GiB of v5e's 16)
-    collectives    what a chip sends, by kind (`tools/hlo.py`: a loop's body counts as often as it runs)
-    seconds        at best: the slowest of FLOPs, memory and links, each at the chip's peak (`tools/chips.py`)
+    collectives    the bytes that a chip sends, by kind (`tools/hlo.py`: a loop's body counts as often as it runs)
+    at best        the seconds of the slowest of FLOPs, memory and links, each at the chip's peak (`tools/chips.py`)
 
-and then how many rows and slots per chip would fit. Exit status 1 when a program does not fit, 2 for bad input.
-Needs `pip install libtpu`.
+The lines below the table say how many rows and slots per chip would fit. The exit status is 1 when a program does not
+fit, and 2 for bad input. Needs `pip install libtpu`.
 """
 
 import json
@@ -19,11 +19,13 @@ import math
 import os
 import re
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -37,8 +39,17 @@ from e3jax.tools.rl_programs import stage_programs
 from e3jax.train.settings import Settings, resolve
 
 
+class Slice(NamedTuple):
+    """The chips that are compiled for, and how much of each a program may need."""
+
+    topology: str  # --topology
+    devices: Any
+    chip: Chip
+    limit: float  # GiB per chip
+
+
 class Measured(NamedTuple):
-    """One program after the compiler; bytes per chip, None where it ran out of memory."""
+    """What the compiler says of one program, in bytes per chip; None where it ran out of memory."""
 
     name: str
     what: str
@@ -57,7 +68,7 @@ class Measured(NamedTuple):
 
 
 def measure(program: Program, chip: Chip) -> Measured:
-    """Compile and read off."""
+    """Compile a program and read its memory, traffic and arrays off the result."""
     start = time.perf_counter()
     common = dict(name=program.name, what=program.what, beside=program.resident, flops=program.flops)
     try:
@@ -108,12 +119,12 @@ def measure(program: Program, chip: Chip) -> Measured:
 
 
 def gib(n: int | None) -> str:
-    """Bytes in GiB; "–" of nothing."""
+    """Return bytes as GiB; "–" for None."""
     return "–" if n is None else f"{n / GIB:.2f}"
 
 
 def fit_table(title: str, measured: list[Measured], limit: float) -> Table:
-    """What the terminal shows."""
+    """Return the table that the terminal shows, a row per program."""
     table = Table(title=title)
     for column in (
         "program",
@@ -148,9 +159,9 @@ def fit_table(title: str, measured: list[Measured], limit: float) -> Table:
 
 
 def most_that_fits(once: Measured, twice: Measured, per_chip: float, limit: float) -> int:
-    """Units per chip below the limit when memory grows from `once` to `twice` by a straight line.
+    """Return how many units per chip stay below the limit, when memory is a straight line through `once` and `twice`.
 
-    `per_chip` units gave `once`, twice as many `twice`; where twice as many ran out of memory, `per_chip` it is.
+    `per_chip` units gave `once`, twice as many gave `twice`. Where one of these ran out of memory, this is `per_chip`.
     """
     if twice.total is None or once.total is None:
         return int(per_chip)
@@ -158,30 +169,42 @@ def most_that_fits(once: Measured, twice: Measured, per_chip: float, limit: floa
     return int(per_chip + (limit * GIB - once.total) / slope)
 
 
-def suggestions(settings: Settings, stage: str, devices, chip: Chip, measured: dict[str, Measured], limit: float, say):
-    """Lines on rows of a micro-batch and slots per chip, from compiling both sizes."""
-    lines = []
-    fits = {}
+def measure_all(programs: list[Program], chip: Chip, say: Callable[[str], None]) -> list[Measured]:
+    """Measure one program after the other, and say which."""
+    measured = []
+    for i, program in enumerate(programs):
+        say(f"{program.name} ({i + 1}/{len(programs)})")
+        measured.append(measure(program, chip))
+    return measured
+
+
+def suggestions(settings: Settings, stage: str, at: Slice, measured: list[Measured], say: Callable[[str], None]):
+    """Return lines on how many rows of a micro-batch and slots fit, and the numbers {unit: per chip}.
+
+    Compiles the programs again that grow with one of them, at twice the size that is set.
+    """
+    lines, fits = [], {}
+    once = {m.name: m for m in measured}
     for name in ("gradient", "admit", "decode"):
-        if name not in measured or measured[name].total is None:
+        if name not in once or once[name].total is None:
             continue
         unit = GROWS_WITH[name]
         count = settings.stage(stage).rows if unit == "rows" else settings.sampling.slots
         say(f"{name} at twice the {unit}")
-        (program,) = stage_programs(settings, stage, devices, names=(name,), times=2)
-        most = most_that_fits(measured[name], measure(program, chip), count / len(devices), limit)
+        (program,) = stage_programs(settings, stage, at.devices, names=(name,), times=2)
+        most = most_that_fits(once[name], measure(program, at.chip), count / len(at.devices), at.limit)
         fits[unit] = min(most, fits.get(unit, most))
     for unit, most in fits.items():
         field, now = {
             "rows": ("grpo.rows", settings.stage(stage).rows),
             "slots": ("sampler.slots", settings.sampling.slots),
         }[unit]
-        lines.append(f"{field}: {most} per chip fit, {most * len(devices)} in all; {now} are set")
+        lines.append(f"{field}: {most} per chip fit, {most * len(at.devices)} in all; {now} are set")
     return lines, fits
 
 
 def chosen(names: list[str]) -> tuple[str, ...]:
-    """--programs, checked."""
+    """Return the programs that --programs names, or all of them; UserError for a name that is none."""
     wrong = [n for n in names if n not in NAMES]
     if wrong:
         raise UserError(f"--programs={','.join(wrong)}: the programs are {', '.join(NAMES)}")
@@ -189,83 +212,84 @@ def chosen(names: list[str]) -> tuple[str, ...]:
 
 
 def quiet_compiler() -> None:
-    """Settings that libtpu and JAX read when they load their backends, which is after this; an import loads none."""
+    """Set what libtpu and JAX read when they load their backends, which is after this, because an import loads none."""
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",  # do not ask the cloud what machine this is
-        "TPU_WORKER_HOSTNAMES": "localhost",  # nor complain that there is no answer
+        "TPU_WORKER_HOSTNAMES": "localhost",  # do not complain that there is no answer
         "TPU_ACCELERATOR_TYPE": "v5litepod-1",
         "TPU_LOG_DIR": "disabled",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # the chips, if there are any, stay another process's
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # leave chips, if there are any, to another process
     }
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)  # what is asked for is the compiler's answer
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached program would not ask the compiler
+
+
+@contextmanager
+def progress(console: Console, stage: str) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows which program is compiled: a live line on a terminal, else a line for each."""
+    with console.status("") as status:
+
+        def say(text: str) -> None:
+            line = f"{escape(stage)}: compiling {text}"
+            status.update(line)
+            if not console.is_terminal:
+                console.print(line)
+
+        yield say
+
+
+def record(c: ConfigDict, stage: str, at: Slice, fits: dict[str, int], measured: list[Measured]) -> str:
+    """Return the line of a stage for --json."""
+    line = {
+        "topology": at.topology,
+        "devices": len(at.devices),
+        "preset": c.model.preset,
+        "stage": stage,
+        "mesh": c.mesh.to_dict(),
+        "sampling_tensor": c.sampler.tensor,
+        "rows": c.grpo.rows if c.stages[stage].kind == "grpo" else c.stages[stage].rows,
+        "slots": c.sampler.slots,
+        "limit_gib": at.limit,
+        "fit_per_chip": fits,
+        "programs": [m._asdict() | {"traffic": {k: t._asdict() for k, t in m.traffic.items()}} for m in measured],
+    }
+    return re.sub(r"\bNaN\b", "null", json.dumps(line)) + "\n"
 
 
 def main() -> None:
-    """Compile, print, and exit with 1 when something does not fit."""
+    """Compile the programs of every stage, print what they need, and exit with 1 when something does not fit."""
     f = flags.FLAGS
     quiet_compiler()
     try:
         c, names = f.config, chosen(f.programs)
         c.to_dict()
-    except OSError as error:  # ml_collections tells of a file that is not there at the first use only
+    except OSError as error:  # ml_collections reports a missing file only at the first use
         raise UserError(" ".join(str(error).split())) from error
     if "tensor" not in c.sampler:
         raise UserError("config.sampler has no field 'tensor', the sampling layout: start from configs/e3_math.py")
     chip, devices = find_devices(f.topology)
-    limit = f.limit or chip.memory * 7 / 8
+    at = Slice(f.topology, devices, chip, f.limit or chip.memory * 7 / 8)
     settings = resolve(c)
     out, err = Console(width=None if os.isatty(1) else 180), Console(stderr=True)
     failed = []
     for stage in c.order:
         rolls = c.stages[stage].kind == "grpo"
         programs = (stage_programs if rolls else supervised_programs)(settings, stage, devices, names=names)
-        measured = []
-        with err.status("") as status:
-
-            def say(text, stage=stage, status=status):
-                line = f"{escape(stage)}: compiling {text}"
-                status.update(line)
-                if not err.is_terminal:
-                    err.print(line)
-
-            for i, program in enumerate(programs):
-                say(f"{program.name} ({i + 1}/{len(programs)})")
-                measured.append(measure(program, chip))
-            by_name = {m.name: m for m in measured}
-            lines, fits = (
-                suggestions(settings, stage, devices, chip, by_name, limit, say) if f.suggest and rolls else ([], {})
-            )
-        out.print(
-            fit_table(
-                f"{escape(c.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)", measured, limit
-            )
-        )
+        with progress(err, stage) as say:
+            measured = measure_all(programs, chip, say)
+            lines, fits = suggestions(settings, stage, at, measured, say) if f.suggest and rolls else ([], {})
+        title = f"{escape(c.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)"
+        out.print(fit_table(title, measured, at.limit))
         for line in lines:
             out.print(line)
         if lines:
             out.print("[dim](a straight line through the programs compiled at the set and at twice the set size)[/dim]")
         if f.json:
-            line = {
-                "topology": f.topology,
-                "devices": len(devices),
-                "preset": c.model.preset,
-                "stage": stage,
-                "mesh": c.mesh.to_dict(),
-                "sampling_tensor": c.sampler.tensor,
-                "rows": c.grpo.rows if rolls else c.stages[stage].rows,
-                "slots": c.sampler.slots,
-                "limit_gib": limit,
-                "fit_per_chip": fits,
-                "programs": [
-                    m._asdict() | {"traffic": {k: t._asdict() for k, t in m.traffic.items()}} for m in measured
-                ],
-            }
             with open(f.json, "a") as file:
-                file.write(re.sub(r"\bNaN\b", "null", json.dumps(line)) + "\n")
-        failed += [(stage, m) for m in measured if m.total is None or m.total > limit * GIB]
+                file.write(record(c, stage, at, fits, measured))
+        failed += [(stage, m) for m in measured if m.total is None or m.total > at.limit * GIB]
     for stage, m in failed:
-        need = f"needs {gib(m.total)} GiB of {limit:g}" if m.total else f"ran out of memory: {m.message}"
+        need = f"needs {gib(m.total)} GiB of {at.limit:g}" if m.total else f"ran out of memory: {m.message}"
         out.print(f"[red]{escape(stage)}: {m.name} {need}[/red]; biggest: {'; '.join(m.biggest[:3])}")
     if failed:
         raise SystemExit(1)
@@ -274,9 +298,9 @@ def main() -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "config file, e.g. configs/e3_math.py:stage=2", lock_config=True)
     flags.DEFINE_string("topology", None, "slice to compile for, e.g. v5e:8x16", required=True)
-    flags.DEFINE_list("programs", [], f"only these, with commas between; all: {','.join(NAMES)}")
+    flags.DEFINE_list("programs", [], f"only these, separated by commas, of {','.join(NAMES)}")
     flags.DEFINE_float("limit", 0.0, "GiB per chip that a program may need; 0: 7/8 of the chip", lower_bound=0.0)
-    flags.DEFINE_bool("suggest", True, "find how many rows and slots fit, which compiles three programs again")
+    flags.DEFINE_bool("suggest", True, "measure how many rows and slots fit, which compiles three programs again")
     flags.DEFINE_string("json", "", "append one line per stage to this file")
     flags.mark_flag_as_required("config")
     run_tool(main)

@@ -1,15 +1,15 @@
-"""Ask a model: its response streams on a terminal; everything else is JSON lines.
+"""Sample a model's responses to prompts: shown on a terminal while they are drawn, and written as JSON lines elsewhere.
 
     python -m e3jax.tools.generate --model=Qwen/Qwen3-0.6B --prompt='What is 17 * 24?'
     python -m e3jax.tools.generate --model=runs/x/checkpoints/hard/40 --raw --prompt='7 5 2 ?24'
     python -m e3jax.tools.generate --model=models/mine --prompts=problems.jsonl --samples=8 > responses.jsonl
 
-Where stdout is no terminal, a line for every response, in the order of the prompts and as soon as it allows:
+Where stdout is not a terminal, every response is a line, in the order of the prompts, written as soon as that allows:
 
     {"prompt", "sample", "response", "thinking", "answer", "tokens", "stopped": "end" | "budget", "logp_mean"}
 
-`thinking` and `answer` are the two parts of `response` (tokenizer.split_thinking); `tokens` counts the ending one;
-`logp_mean` is per token, in nats, of the tempered distribution before top_k and top_p.
+`thinking` and `answer` are the two parts of `response` (tokenizer.split_thinking). `tokens` counts the ending token
+too. `logp_mean` is per token, in nats, of the tempered distribution before top_k and top_p.
 """
 
 import json
@@ -37,13 +37,13 @@ from e3jax.sharding import make_mesh
 from e3jax.tokenizer import split_thinking
 from e3jax.tools.prompts import Prompt, make_prompt, read_prompts
 
-BUDGET = 512  # when --budget is not given, if the model's length allows it
-PREFILL = 4096  # prompt tokens that are prefilled at once, about
+BUDGET = 512  # tokens when --budget is not given, if the model's length allows it
+PREFILL = 4096  # prompt tokens, about, that are prefilled at once
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 
 
 class Words(NamedTuple):
-    """What to ask, and how it becomes a prompt: the flags of those names."""
+    """The words of a question, and how they become a prompt: the flags of these names."""
 
     prompt: str | None
     prompts: str | None  # a file
@@ -56,7 +56,7 @@ class Draws(NamedTuple):
     """How many responses each prompt gets, and how they are drawn."""
 
     samples: int
-    budget: int | None  # None: BUDGET, or what fits
+    budget: int | None  # most tokens of a response; None: BUDGET, or what fits
     seed: int
     sampling: Sampling
 
@@ -64,7 +64,7 @@ class Draws(NamedTuple):
 class Response(NamedTuple):
     """One finished response."""
 
-    prompt: int  # index
+    prompt: int  # index of its prompt
     sample: int
     text: str
     thinking: str | None
@@ -75,14 +75,14 @@ class Response(NamedTuple):
 
 
 class TextStream:
-    """Text of tokens as they come; a character whose bytes have not all come is held back."""
+    """The text of tokens as they come. A character of which some bytes are missing is held back."""
 
     def __init__(self, decode: Callable[[list[int]], str]):
         self.decode, self.tokens, self.shown = decode, [], 0
-        self.first = 0  # tokens before it are shown and forgotten: a long text is not decoded again and again
+        self.first = 0  # tokens before it are shown and done with, so that a long text is not decoded again and again
 
     def add(self, tokens: list[int]) -> str:
-        """What can be read now and could not before."""
+        """Take more tokens; return the text that they complete."""
         self.tokens += tokens
         text = self.decode(self.tokens[self.first :])
         new = self.new(text.rstrip("\N{REPLACEMENT CHARACTER}"))
@@ -92,19 +92,20 @@ class TextStream:
         return new
 
     def rest(self) -> str:
-        """What was held back."""
+        """Return the text that was held back."""
         return self.new(self.decode(self.tokens[self.first :]))
 
     def new(self, text: str) -> str:
+        """Return what `text` adds to the text that was returned before."""
         new = text[self.shown :]
         self.shown += len(new)
         return new
 
 
-def choose_budget(asked: int | None, *, longest_prompt: int, max_length: int) -> int:
-    """--budget, or BUDGET as far as the model's length allows; UserError when it does not."""
+def choose_budget(given: int | None, *, longest_prompt: int, max_length: int) -> int:
+    """Return --budget, or BUDGET as far as the model's length allows; UserError when nothing fits."""
     room = max_length - longest_prompt
-    budget = min(BUDGET, max(room, 1)) if asked is None else asked
+    budget = min(BUDGET, max(room, 1)) if given is None else given
     if budget > room:
         advice = f"use --budget={room} or less" if room > 0 else "shorten the prompt"
         raise UserError(
@@ -122,7 +123,7 @@ def respond(
     on_response: Callable[[int, Response], None],
     on_tokens: Callable[[list[int]], None] | None = None,
 ) -> None:
-    """Sample every prompt; tell `on_tokens` what is drawn, `on_response` of row p · samples + g once it is whole."""
+    """Sample every prompt; call `on_tokens` with what is drawn, `on_response` when row p · samples + g is complete."""
     model, params, tokenizer = pretrained
     samples, budget, seed, sampling = draws
     stop = tokenizer.stop
@@ -155,7 +156,7 @@ def respond(
 
 
 def stream(pretrained: Pretrained, prompt: Prompt, draws: Draws) -> None:
-    """Show one response on a terminal while it is drawn, thinking dimmed; then its length and why it stopped."""
+    """Show one response on a terminal while it is drawn, with dimmed thinking; then its length and why it stopped."""
     text, finished, times = TextStream(pretrained.tokenizer.decode), [], []
 
     def write(new):
@@ -179,10 +180,10 @@ def stream(pretrained: Pretrained, prompt: Prompt, draws: Draws) -> None:
             on_tokens=on_tokens,
             on_response=lambda row, response: finished.append(response),
         )
-    finally:  # Ctrl-C too
+    finally:  # after Ctrl-C too
         write(text.rest())
         rate = ""
-        if len(times) > 1:  # the median block's: one that compiles takes seconds
+        if len(times) > 1:  # of the median block, because one that compiles takes seconds
             seconds, tokens = np.diff(times, axis=0).T
             rate = f", {np.median(tokens / seconds):.1f} tokens/s"
         ending = {"end": "end of response", "budget": "budget spent (--budget)"}
@@ -194,8 +195,8 @@ def show_all(pretrained: Pretrained, prompts: list[Prompt], draws: Draws) -> Non
     """Show many responses on a terminal, each under its header when it is complete, above a progress bar."""
 
     def show(row, r):
-        asked = prompts[r.prompt].question
-        title = " ".join((asked if isinstance(asked, str) else asked[-1]["content"]).split())
+        question = prompts[r.prompt].question
+        title = " ".join((question if isinstance(question, str) else question[-1]["content"]).split())
         of = f"prompt {r.prompt + 1}/{len(prompts)}, sample {r.sample + 1}/{draws.samples}"
         thinking = "" if r.thinking is None else f"{printable(r.thinking, lines=True)}\n\n"
         parts = [
@@ -213,7 +214,7 @@ def show_all(pretrained: Pretrained, prompts: list[Prompt], draws: Draws) -> Non
 
 
 def write_lines(pretrained: Pretrained, prompts: list[Prompt], draws: Draws) -> None:
-    """Write a JSON line for every response to stdout, in order; the progress bar is on stderr."""
+    """Write a JSON line for every response to stdout, in order, with the progress bar on stderr."""
     waiting, first = {}, 0
 
     def write(row):
@@ -249,13 +250,13 @@ def write_lines(pretrained: Pretrained, prompts: list[Prompt], draws: Draws) -> 
 
 
 def bar(console: Console) -> Progress:
-    """A progress bar where the console is a terminal; it leaves stdout alone."""
+    """Return a progress bar, shown where the console is a terminal; it does not redirect stdout."""
     columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console, disable=not console.is_terminal, redirect_stdout=False, transient=True)
 
 
 def generate(name: str, words: Words, draws: Draws, *, dtype: str) -> None:
-    """Load the model, ask, and show the responses; `dtype` "" is that of the backend."""
+    """Load the model, sample it, and show the responses; `dtype` "" takes the backend's."""
     if (words.prompt is None) == (words.prompts is None):
         raise UserError("give either --prompt='…' or --prompts=FILE")
     texts = [words.prompt] if words.prompts is None else read_prompts(words.prompts)
@@ -280,7 +281,7 @@ def generate(name: str, words: Words, draws: Draws, *, dtype: str) -> None:
 
 
 def main() -> None:
-    """Flags to `generate`."""
+    """Check the flags and call `generate` with them."""
     f = flags.FLAGS
     if not all(map(math.isfinite, (f.temperature, f.top_p))):
         raise UserError(f"--temperature={f.temperature} --top_p={f.top_p}: use finite numbers")
@@ -290,19 +291,19 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # sampling's defaults are Qwen3's advice for thinking (its model card, "Best Practices")
+    # the defaults of sampling are those that Qwen3's model card advises for thinking ("Best Practices")
     flags.DEFINE_string("model", None, "Hugging Face directory or hub id, or RUN/checkpoints/STAGE/STEP", required=True)
-    flags.DEFINE_string("prompt", None, "what to ask")
-    flags.DEFINE_string("prompts", None, 'file: .txt, a prompt a line; .jsonl, objects with "prompt" or "messages"')
+    flags.DEFINE_string("prompt", None, "the question")
+    flags.DEFINE_string("prompts", None, 'file: .txt, one prompt per line; .jsonl, objects with "prompt" or "messages"')
     flags.DEFINE_string("system", "", "system message before every prompt")
-    flags.DEFINE_bool("thinking", True, "ask for thinking, where the chat template knows how (Qwen3)")
+    flags.DEFINE_bool("thinking", True, "turn thinking on, where the chat template has that switch (Qwen3)")
     flags.DEFINE_bool("raw", False, "feed the prompt as it is: no chat template, no begin-of-text token")
     flags.DEFINE_integer("samples", 1, "responses per prompt", lower_bound=1)
-    flags.DEFINE_integer("budget", None, f"most tokens of a response; {BUDGET}, or what fits", lower_bound=1)
+    flags.DEFINE_integer("budget", None, f"most tokens of a response; default {BUDGET}, or what fits", lower_bound=1)
     flags.DEFINE_float("temperature", 0.6, "of sampling; 0: always the likeliest token", lower_bound=0.0)
     flags.DEFINE_float("top_p", 0.95, "sample from the likeliest tokens of this mass; 1: all", 1e-6, 1.0)
     flags.DEFINE_integer("top_k", 20, "sample from this many likeliest tokens; 0: all", lower_bound=0)
-    flags.DEFINE_integer("seed", 0, "same seed, same responses", 0, SEEDS - 1)
+    flags.DEFINE_integer("seed", 0, "the same seed gives the same responses", 0, SEEDS - 1)
     flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "of weights; default float32 on CPU, else bfloat16")
-    flags.DEFINE_integer("slots", 32, "responses at once, each with a cache of prompt + budget", lower_bound=1)
+    flags.DEFINE_integer("slots", 32, "responses drawn at once, with a cache for prompt + budget each", lower_bound=1)
     run_tool(main)

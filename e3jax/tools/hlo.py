@@ -1,4 +1,4 @@
-"""What a compiled program moves between chips, and its biggest arrays: read from the optimised HLO's text.
+"""What a compiled program moves between chips, and its biggest arrays, read from the text of the optimised HLO.
 
     text = jax.jit(f).lower(x).compile().as_text()
     for kind, traffic in collectives(text, loops=16).items(): print(kind, traffic.count, traffic.bytes)
@@ -30,14 +30,14 @@ CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%([\
 
 
 class Traffic(NamedTuple):
-    """Of one kind of collective: how often it runs, and bytes that one chip sends."""
+    """How often one kind of collective runs, and how many bytes a chip sends in all."""
 
     count: int
     bytes: float
 
 
 def computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """Lines of every computation by name, and the name of the entry."""
+    """Return the lines of every computation by name, and the name of the entry."""
     bodies, entry, name = {}, "", None
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%([\w.\-]+) \(.*\{$", line)
@@ -45,7 +45,7 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
             name = head[2]
             bodies[name] = []
             entry = name if head[1] else entry
-        elif line == "}":  # a kernel's text may begin a line with more than that
+        elif line == "}":  # compared whole, because a line of a kernel's text may begin with it
             name = None
         elif name is not None:
             bodies[name].append(line)
@@ -53,13 +53,13 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def loop_count(condition: list[str], otherwise: int) -> int:
-    """Times a loop runs: the number that its counter, from 0 in steps of 1, is compared with."""
+    """Return how often a loop runs: the number with which its counter, from 0 in steps of 1, is compared."""
     constants = [int(n) for line in condition for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", line)]
     return max(constants) if constants else otherwise
 
 
 def runs(text: str, *, loops: int) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """Lines of every computation, and how often each runs; `loops` for a loop whose end the text does not tell."""
+    """Return the lines of every computation and how often each runs; `loops` is for loops whose end the text lacks."""
     bodies, entry = computations(text)
     times = dict.fromkeys(bodies, 0)
 
@@ -80,7 +80,7 @@ def runs(text: str, *, loops: int) -> tuple[dict[str, list[str]], dict[str, int]
 
 
 def array_bytes(shape: str) -> list[int]:
-    """Bytes of every array in a type as HLO writes it.
+    """Return the bytes of every array in a type as HLO writes it.
 
     >>> array_bytes("(bf16[2,128]{1,0:T(8,128)(2,1)}, f32[])")
     [512, 4]
@@ -90,7 +90,7 @@ def array_bytes(shape: str) -> list[int]:
 
 
 def group_size(line: str) -> int:
-    """Chips that take part together."""
+    """Return the number of chips in one group of a collective."""
     named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
     if named:
         sizes = dict(re.findall(r"'([^']*)'=(\d+)", named[1]))
@@ -101,14 +101,15 @@ def group_size(line: str) -> int:
 
 
 def collectives(text: str, *, loops: int) -> dict[str, Traffic]:
-    """Traffic by kind. Of N bytes (a gather's result, else the operand) in a group of n, a chip sends on a ring
-    N(n-1)/n to gather, scatter or transpose, twice that to all-reduce, and N to permute.
+    """Return the traffic by kind of collective.
 
-    TPU's compiler writes a reduce-scatter as an all-reduce inside a computation named so; it counts as what it is.
-    And it spreads a gather over several fusions, to compute meanwhile: one channel, one gather.
+    Of N bytes (a gather's result, else the operand) in a group of n, a chip sends on a ring N(n-1)/n to gather, scatter
+    or transpose, twice that to all-reduce, and N to permute. The TPU compiler writes a reduce-scatter as an all-reduce
+    inside a computation of that name, which counts as a reduce-scatter. It also spreads a gather over several fusions,
+    to compute meanwhile; one channel counts as one gather.
     """
     bodies, times = runs(text, loops=loops)
-    found, seen = {}, set()
+    traffic, seen = {}, set()
     for name, lines in bodies.items():
         for line in lines if times[name] else ():
             match = COLLECTIVE.search(line)
@@ -128,13 +129,13 @@ def collectives(text: str, *, loops: int) -> dict[str, Traffic]:
             elif kind == "reduce-scatter":
                 size *= n  # its result is a share of the operand
             share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(kind, (n - 1) / n)
-            old = found.get(kind, Traffic(0, 0.0))
-            found[kind] = Traffic(old.count + times[name], old.bytes + times[name] * size * share)
-    return found
+            old = traffic.get(kind, Traffic(0, 0.0))
+            traffic[kind] = Traffic(old.count + times[name], old.bytes + times[name] * size * share)
+    return traffic
 
 
 def biggest_arrays(text: str, count: int = 5) -> list[str]:
-    """The largest arrays that some operation of entry and loops makes, as "GiB type (where it comes from)"."""
+    """Return the largest arrays that operations of the entry and of loops make, as "GiB type (where it comes from)"."""
     bodies, times = runs(text, loops=1)
     sizes = {}
     for name, lines in bodies.items():

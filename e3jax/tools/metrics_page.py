@@ -2,7 +2,7 @@
 
     python -m e3jax.tools.metrics_page --to=docs/metrics.md
 
-tests/test_docs.py fails when the page in the repository is not the one that this writes.
+tests/test_docs.py fails when the page in the repository differs from the one that this writes.
 """
 
 from absl import flags
@@ -18,9 +18,8 @@ This page is made by `python -m e3jax.tools.metrics_page --to=docs/metrics.md` f
 it: a run that logs a name without a definition fails them.
 
 TensorBoard (`RUN/tb`) and wandb get the numbers of `metrics.jsonl` under the same names. `null` stands for what has no
-value: the mean of an empty class, say the length of correct responses where none is correct. Letters and numbers like
-A.7 are sections of the developers' notes; "App." and "Fig." are e3's paper. "{ANY}" in a name stands for a number or a
-word, such as a budget in tokens.
+value: the mean of an empty class, say the length of correct responses where none is correct. "App." and "Fig." are
+those of e3's paper. "{ANY}" in a name stands for a number or a word, such as a budget in tokens.
 """
 TITLES = {
     "grpo": "RL: lines of kind `grpo` in metrics.jsonl, one per step",
@@ -35,12 +34,12 @@ TITLES = {
     "pool.jsonl": "OXA's pools: pool.jsonl",
 }
 BEFORE = {
-    "grpo": "Means are over the responses of a step unless something else is said. Values under `time/` are the only "
-    "ones\nthat differ between a run and its resumed twin.\n\n",
-    "eval.jsonl": "A number that is measured is [mean, low, high]: a 95 % bootstrap interval over problems, in "
-    "`e3jax.eval.run`\nover problems and samples. `explore.NAME` is `explore/NAME` above, over all responses; phases, "
-    "reasons and\n`format/well_formed` are there too.\n\n",
-    "probes.jsonl": "Means with 95 % intervals over problems, written by `e3jax.eval.probes`. `explore` as in "
+    "grpo": "Means are over the responses of a step unless the line says otherwise. Only values under `time/` differ\n"
+    "between a run and its resumed twin.\n\n",
+    "eval.jsonl": "A measured number is [mean, low, high], with a 95 % bootstrap interval over problems, in\n"
+    "`e3jax.eval.run` over problems and samples. `explore.NAME` is `explore/NAME` above, over all responses; phases,\n"
+    "reasons and `format/well_formed` are there too.\n\n",
+    "probes.jsonl": "Means with 95 % intervals over problems, written by `e3jax.eval.probes`. `explore` is as in "
     "eval.jsonl.\n\n",
 }
 
@@ -69,5 +68,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("to", "docs/metrics.md", "file to be written")
+    flags.DEFINE_string("to", "docs/metrics.md", "file to write")
     run_tool(main)
