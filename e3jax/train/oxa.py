@@ -2,7 +2,7 @@
 
 Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/oxa.py. The sets are files written by
 curation/oxa_sets.py. A step takes the next `per_step` rows of either set, each in its own order: a permutation per
-epoch, a function of (seed, epoch), the rest that does not fill a step left out (ALGORITHMS C.4). Without a suppressed
+epoch, a function of (seed, epoch), the rest that does not fill a step left out (docs/algorithms.md, OXA). Without a suppressed
 set it is plain cross-entropy by sequence means: arms differ in their data alone.
 """
 
