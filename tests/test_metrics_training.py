@@ -9,9 +9,9 @@ from e3jax.metrics.exploration import explore
 from e3jax.metrics.names import undefined
 from e3jax.metrics.reading import LOST
 from e3jax.metrics.training import phase_metrics, rollout_metrics
+from e3jax.models.number_features import SCALE, number_features
 from e3jax.rollout.rollouts import feature_means
 from e3jax.tasks.problem import Problem
-from e3jax.train.number_features import SCALE, number_features
 from e3jax.types import Rollouts
 
 

@@ -22,6 +22,7 @@ from e3jax.eval.in_training import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.metrics.bootstrap import resampled
 from e3jax.metrics.extrapolation import accuracy_at_budgets
+from e3jax.models.number_features import number_features
 from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.printable import printable
 from e3jax.report.browser import write_samples
@@ -32,11 +33,9 @@ from e3jax.tasks.sets import chosen_sets
 from e3jax.train import grpo, oxa, sft
 from e3jax.train.eq2 import choose_budget, remarks
 from e3jax.train.grpo import GrpoStage
-from e3jax.train.number_features import number_features
-from e3jax.train.run import Run
+from e3jax.train.run import Run, Stage
 from e3jax.train.setup import make_run
 from e3jax.train.sft import SftStage
-from e3jax.train.stage import Stage
 
 # Step numbers beyond any real step: PRNG keys of the budget rule, of evaluation, of pass@k. Those of an evaluation
 # depend on the set, not on the stage.

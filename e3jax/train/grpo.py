@@ -36,8 +36,7 @@ from e3jax.train.closing import closing_mask
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.logprobs import forward, score
 from e3jax.train.packing import Packed, enough_rows, pack_micro_batches, padding, row_widths
-from e3jax.train.run import Run
-from e3jax.train.stage import Stage
+from e3jax.train.run import Run, Stage
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.step_records import alarms, describe, log_samples, step_metrics, timings
 from e3jax.types import Batch, Rollouts, TrainState

@@ -2,8 +2,8 @@
 
 Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/oxa.py. The sets are files written by
 curation/oxa_sets.py. A step takes the next `per_step` rows of either set, each in its own order: a permutation per
-epoch, a function of (seed, epoch), the rest that does not fill a step left out (docs/algorithms.md, OXA). Without a suppressed
-set it is plain cross-entropy by sequence means: arms differ in their data alone.
+epoch, a function of (seed, epoch), the rest that does not fill a step left out (docs/algorithms.md, OXA). Without a
+suppressed set it is plain cross-entropy by sequence means: arms differ in their data alone.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,8 @@ from e3jax.tasks.rows import file_rows, is_place
 from e3jax.tasks.stream import permutation
 from e3jax.train.logprobs import forward
 from e3jax.train.packing import enough_rows, pack_micro_batches, row_widths
-from e3jax.train.run import Run
+from e3jax.train.run import Run, Stage
 from e3jax.train.sft import fit
-from e3jax.train.stage import Stage
 
 FIELDS = ("prompt", "response")  # of a row: texts as the model reads and writes them
 

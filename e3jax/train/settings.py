@@ -23,9 +23,8 @@ from e3jax.tasks.table import TASKS, forms
 from e3jax.train.eq2 import BudgetRule
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.oxa import OxaStage
-from e3jax.train.run import Checkpoints, Faults, Init, Logging, MeshShape, ModelSettings, TaskSettings
+from e3jax.train.run import Checkpoints, Faults, Init, Logging, MeshShape, ModelSettings, Stage, TaskSettings
 from e3jax.train.sft import SftStage
-from e3jax.train.stage import Stage
 from e3jax.train.state import Optimizer
 
 STAGE_KINDS = {"sft": SftStage, "oxa": OxaStage, "grpo": GrpoStage}

@@ -23,8 +23,7 @@ from e3jax.train.examples import SetData, open_examples
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.logprobs import forward
 from e3jax.train.packing import enough_rows, pack_rows
-from e3jax.train.run import Run
-from e3jax.train.stage import Stage
+from e3jax.train.run import Run, Stage
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 
 
