@@ -131,7 +131,7 @@ def pools(patch, checkpoint, tmp_path):
 
     light(patch, command)
     c = importlib.import_module("configs.oxa_data").get_config(f"countdown,model={checkpoint}")
-    c.set.problems, c.at_once, c.fixtures.samples, c.fixtures.budget = 5, 10, 2, 8
+    c.set.problems, c.at_once, c.own.samples, c.own.budget = 5, 10, 2, 8
     c.teacher.habits = [{**habits, "most_tokens": 30} for habits in c.teacher.habits[:2]]
     c.promote.high, c.promote.width, c.promote.sigma = 4001.0, 40.0, 500.0  # a random model's
     c.promote.total, c.suppress.total, c.baselines, c.score_tokens = 9, 5, 6, 1024
