@@ -1,9 +1,9 @@
 """The key/value cache of decoding: pages of 64 positions, as many as the live tokens need, and attention over them.
 
 A slot's positions lie in pages anywhere in the pool; the host hands them out (sampler/page_table.py). A decode step
-reads every page once, with the query of the slot that owns it, and merges a slot's partial softmaxes in the order of its
-positions. So time and memory follow the number of live tokens, not the longest sample times the number of slots, and a
-token's logits depend neither on where its pages lie nor on which samples sit beside it.
+reads every page once, with the query of the slot that owns it, and merges a slot's partial softmaxes in the order of
+its positions. So time and memory follow the number of live tokens, not the longest sample times the number of slots,
+and a token's logits depend neither on where its pages lie nor on which samples sit beside it.
 
 A pool is a tuple of pieces along the pages. A larger pool is the same pieces and one more, so growing copies nothing.
 One pool serves all layers, which the model loops over. On a CPU every layer has its own pool, because XLA copies there
