@@ -140,9 +140,8 @@ class Queue:
     def admit_next(self) -> None:
         """Start the next responses to the prefilled prompts in the free slots."""
         table, out = self.table, self.out
-        ready_end = np.searchsorted(
-            self.prompt_b, self.first_prompt + self.prompt_rows
-        )  # responses whose prompt is prefilled
+        prefilled_end = self.first_prompt + self.prompt_rows
+        ready_end = np.searchsorted(self.prompt_b, prefilled_end)  # responses before it have their prompts prefilled
         new = np.flatnonzero(table.free())[: ready_end - self.next]
         table.request_j[new] = np.arange(self.next, self.next + len(new))
         self.next += len(new)

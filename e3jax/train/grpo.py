@@ -311,10 +311,8 @@ def train(run: Run, params, stage: GrpoStage):
             )
             sampled_at = time.monotonic()
             r = graded.rollouts
-            lengths_b = graded.response_len_b
-            reward_b, reward_metrics = shaped(
-                graded.share_b, graded.score_b, lengths_b, stage.reward, budget=stage.budget
-            )
+            parts = graded.share_b, graded.score_b, graded.response_len_b
+            reward_b, reward_metrics = shaped(*parts, stage.reward, budget=stage.budget)
             reward_pg = reward_b.reshape(stage.prompts, stage.group_size)
             advantage_b = group_advantages(reward_pg, **asdict(stage.advantage)).reshape(-1)
             lambda_bt = None
@@ -323,8 +321,8 @@ def train(run: Run, params, stage: GrpoStage):
             state, values, rebuild = update(run, tx, state, graded, advantage_b, reference, stage, lambda_bt=lambda_bt)
             updated_at = time.monotonic()
             values |= step_metrics(graded, advantage_b, tags, group_size=stage.group_size) | reward_metrics
-            warn_of = dict(weights=stage.weights, parity_alarm=stage.parity_alarm)
-            for alarm in alarms(graded, values, advantage_b, **warn_of):
+            limits = dict(weights=stage.weights, parity_alarm=stage.parity_alarm)
+            for alarm in alarms(graded, values, advantage_b, **limits):
                 run.log.say(f"{name}, step {step + 1}: {alarm}")
             values |= {"budget": stage.budget, "optim/lr": learning_rate(state)}
             values |= timings(graded, start=start, sampled_at=sampled_at, end=updated_at)
