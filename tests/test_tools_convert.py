@@ -163,7 +163,7 @@ def test_a_model_that_computes_otherwise_is_refused(source):
 def test_a_tokenizer_with_more_tokens_than_rows_is_refused(source, tmp_path):
     """Out-of-range tokens would silently be clamped to the last row, which gives garbage."""
     WordTokenizer([f"w{i}" for i in range(130)]).save(source)
-    with pytest.raises(UserError, match=r"has 132 tokens, the model 120 rows"):
+    with pytest.raises(UserError, match=r"has 132 tokens, but the model has rows for 120"):
         convert(str(source), tmp_path / "target")
 
 
