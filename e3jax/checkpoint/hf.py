@@ -140,7 +140,7 @@ def indexed_files(index: epath.Path) -> list[str]:
 def match(stored: dict[str, Stored], params, *, where: str) -> None:
     """Check that the files hold these parameters; else raise one UserError that names every tensor that does not fit.
 
-    That is a missing, unexpected, misshapen or non-float tensor.
+    `where` begins its sentence. A tensor that does not fit is a missing, unexpected, misshapen or non-float tensor.
     """
     wanted = {t.name: t.stored_shape for t in tensors(params)}
     tied = "unembed_vd" not in params
@@ -156,13 +156,13 @@ def match(stored: dict[str, Stored], params, *, where: str) -> None:
     if wrong:
         more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
         listed = "\n  ".join(wrong[:LISTED] + more)
-        raise UserError(f"{where} does not fit its config.json, {len(wrong)} tensors:\n  {listed}")
+        raise UserError(f"{where}, {len(wrong)} tensors:\n  {listed}")
 
 
 def stored_dtypes(directory: epath.PathLike, params):
     """Return the tree `params` with the files' dtypes, so that nothing is rounded; UserError where the files misfit."""
     stored = inventory(directory)
-    match(stored, params, where=str(directory))
+    match(stored, params, where=f"{directory} does not fit its config.json")
     names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
     dtype_of = {}
     for t in tensors(params):
@@ -181,7 +181,7 @@ def stored_dtypes(directory: epath.PathLike, params):
 def load_hf(directory: epath.PathLike, like):
     """Load parameters laid out as `like` (shapes, dtypes, shardings); UserError when the files do not fit."""
     stored = inventory(directory)
-    match(stored, like, where=str(directory))
+    match(stored, like, where=f"{directory} does not fit its config.json")
     if "unembed_vd" not in like and "lm_head.weight" in stored:
         same_as_embedding(stored, directory)
     of_leaf = {}

@@ -1,7 +1,7 @@
 """Model shapes by name: every number is that of a published config.json, or chosen here (tiny, tiny-wide, small).
 
 One block serves three families by switches: Qwen3 (QK-norm), Qwen2.5 and DeepSeek-R1-Distill-Qwen (QKV bias),
-Llama-3.2 (neither). checkpoint/hf_config.py reads any other config.json of these families.
+Llama-3.2 and SmolLM2 (neither). checkpoint/hf_config.py reads any other config.json of these families.
 
     config = preset("qwen3-1.7b")
 """
@@ -145,6 +145,10 @@ def presets() -> dict[str, ModelConfig]:
         # hub: meta-llama/Llama-3.2-…, config.json
         "llama-3.2-1b": llama_3_2(width=2048, layers=16, heads=32, head_width=64),
         "llama-3.2-3b": llama_3_2(width=3072, layers=28, heads=24, head_width=128),
+        # hub: HuggingFaceTB/SmolLM2-…-Instruct, config.json; Llama's block
+        "smollm2-135m": smollm2(width=576, layers=30, heads=9, kv_heads=3, mlp_width=1536, rope_theta=1e5),
+        "smollm2-360m": smollm2(width=960, layers=32, heads=15, kv_heads=5, mlp_width=2560, rope_theta=1e5),
+        "smollm2-1.7b": smollm2(width=2048, layers=24, heads=32, kv_heads=32, mlp_width=8192, rope_theta=1.3e5),
     }
 
 
@@ -212,6 +216,21 @@ def llama_3_2(**shape) -> ModelConfig:
         tied=True,
         rope_scaling=Llama3(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192),
         max_length=131_072,
+        qk_norm=False,
+        qkv_bias=False,
+        **shape,
+    )
+
+
+def smollm2(**shape) -> ModelConfig:
+    """Return a SmolLM2: what all sizes share, and this one's shape."""
+    return ModelConfig(
+        vocab_size=49_152,
+        head_width=64,
+        rope_scaling=None,
+        norm_epsilon=1e-5,
+        tied=True,
+        max_length=8192,
         qk_norm=False,
         qkv_bias=False,
         **shape,
