@@ -1,7 +1,7 @@
 """Countdown in text: the search that a language model is taught before RL, and its parser.
 
     <think>
-    Try 72 * 40 + 11: 72 * 40 = 2880, 2880 + 11 = 2991. Not 43.
+    Try 72 * 40 + 11: 72 * 40 = 2880, 2880 + 11 = 2891. Not 43.
 
     Wait, try 72 + 40 - 11: 72 + 40 = 112, 112 - 11 = 101. Not 43.
 
@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from e3jax.errors import need_at_least_one
 from e3jax.rewards.countdown import grade_expression
 from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem
@@ -85,6 +86,9 @@ class Habits:
     checked: bool = True
     # Probability that the result of an equation is wrong. The rest of the attempt and its verdict go on from there.
     wrong_arithmetic: float = 0.0
+
+    def __post_init__(self):
+        need_at_least_one(self, "most_attempts", "most_characters")
 
 
 def least_characters(numbers: Sequence[int]) -> int:

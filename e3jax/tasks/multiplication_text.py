@@ -36,6 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from e3jax.errors import need_at_least_one
 from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.written_arithmetic import END_THINK, MOST_DIGITS, equation, opening, slipped
@@ -85,6 +86,9 @@ class Habits:
     favourite: float = 0.0  # of the misreadings, the share that takes the last digit for the next: confidently wrong
     # Probability that the result of an equation is wrong, in a check too. What follows goes on from it.
     wrong_arithmetic: float = 0.0
+
+    def __post_init__(self):
+        need_at_least_one(self, "most_attempts", "most_characters")
 
 
 def least_characters(digits: Sequence[int]) -> int:

@@ -3,6 +3,8 @@
 What one section can know is refused by its dataclass; here is what spans sections, or depends on the machine.
 """
 
+from typing import NamedTuple
+
 import jax
 from ml_collections import ConfigDict
 
@@ -132,14 +134,32 @@ def check_lengths(s: Settings, prompt_room: int, room: int) -> None:
         elif isinstance(stage, OxaStage):
             allowed = f"the model has room for {prompt_room + room}"
             need(stage.row_length <= prompt_room + room, f"{field}.row_length", stage.row_length, allowed)
-        elif most := most_tokens(stage):
+        elif (limit := longest_trace(stage)).tokens:
             allowed = f"prompt and trace must fit row_length={stage.row_length}"
-            need(most + prompt_room <= stage.row_length, f"{field}.traces.most_tokens", most, allowed)
+            if limit.field == "most_characters":
+                allowed += ", where a character may be a token, and two are set aside for the ends"
+            need(limit.tokens + prompt_room <= stage.row_length, f"{field}.traces.{limit.field}", limit.value, allowed)
 
 
-def most_tokens(stage: SftStage) -> int:
-    """Return the most tokens of a synthetic trace; 0 where its habits do not say."""
-    return getattr(stage.traces, "most_tokens", 0)
+class Limit(NamedTuple):
+    """How long the synthetic traces of a stage may be: a field of its habits, its value, and as many tokens at most."""
+
+    field: str
+    value: int
+    tokens: int
+
+
+def longest_trace(stage: SftStage) -> Limit:
+    """Return the limit of a stage's traces; of 0 tokens where its habits have none.
+
+    In text, which is ASCII, a byte-level tokenizer makes at most one token of a character; EOS and the blank that
+    SentencePiece puts in front are two more.
+    """
+    habits = stage.traces
+    if hasattr(habits, "most_characters"):
+        return Limit("most_characters", habits.most_characters, habits.most_characters + 2)
+    most = getattr(habits, "most_tokens", 0)
+    return Limit("most_tokens", most, most)
 
 
 @all_errors()
@@ -152,5 +172,6 @@ def check_traces(s: Settings) -> None:
         field = f"stages.{stage.name}"
         allowed = f"traces exist for task.form {', '.join(traced)} only; else name `data` (configs/e2c.py)"
         if need(task.trace is not None, f"{field}.kind", "sft", allowed) and task.least_trace_tokens:
-            least, most = task.least_trace_tokens(stage.source), most_tokens(stage)
-            need(most >= least, f"{field}.traces.most_tokens", most, f"one attempt and its answer need {least}")
+            least, limit = task.least_trace_tokens(stage.source), longest_trace(stage)
+            needed = f"one attempt and its answer need {least}"
+            need(limit.value >= least, f"{field}.traces.{limit.field}", limit.value, needed)
