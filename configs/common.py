@@ -197,7 +197,8 @@ def text_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
     """Return a supervised stage on made-up traces in text, for language models.
 
     `fields` as for `sft_stage`. `traces`: most_attempts, most_characters and the habits of the traces
-    (tasks/countdown_text.py, tasks/multiplication_text.py); multiplication's `checked` says whether it is MULT-V.
+    (tasks/countdown_text.py, tasks/multiplication_text.py). Multiplication has no default for `checked`, which says
+    whether it is MULT-V, and wants a solution_rate.
     """
     habits = {
         "solution_rate": 0.0,  # by chance: a feasibility study of 2026-11-29, as the next two

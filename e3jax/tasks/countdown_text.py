@@ -64,20 +64,20 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Habits:
-    """What the synthetic base policy does (config.stages.NAME.traces); the meanings are those of the calculator's.
+    """What the synthetic base policy does (config.stages.NAME.traces), otherwise as in tasks/countdown_traces.py.
 
     The feasibility study of 2026-11-29 had solutions by chance, give_up .35, persistent .05, 24 attempts.
     """
 
     # Probability that an attempt is a solution, if there is one of whole numbers that was not tried; else it is any
-    # expression that was not: of 3 numbers 1 in 20 is a solution, of 4 numbers 1 in 90 (measured on 10,000 problems).
+    # expression that was not: 9 % of those of 3 numbers are solutions, 3.6 % of those of 4 (means over 300 problems).
     solution_rate: float
     give_up: float  # probability of answering with a failed attempt
     persistent: float  # share of traces that never give up, …
     persistent_solution_rate: float  # … and their solution_rate
     most_attempts: int
-    # Of a trace. Byte-level tokenizers make at most one token of a character (and of text with spaced digits, hardly
-    # fewer), so this is what must fit into a row (train/check.py).
+    # Of a trace. A byte-level tokenizer makes at most one token of a character (Qwen3's .65 to .7 here, and .8 in
+    # products), so this is what must fit into a row (train/check.py).
     most_characters: int
     favourite: float = (
         0.0  # of the other attempts, the share that is the sum of all, again and again: confidently wrong
