@@ -12,7 +12,7 @@ from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, all_errors, are_counts, need
 from e3jax.models.attention import resolve_kernel
 from e3jax.tasks.prompts import need_prompt
-from e3jax.tasks.table import TASKS
+from e3jax.tasks.table import TASKS, forms
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.oxa import OxaStage
 from e3jax.train.settings import Settings, resolve
@@ -22,10 +22,10 @@ from e3jax.train.sft import SftStage
 @all_errors()
 def check(config: ConfigDict) -> Settings:
     """Return the config's settings; refuse impossible values and combinations, all of them in one UserError."""
+    check_tokenizer(config)  # first: with another form a stage has other fields
     s = resolve(config)
     check_attention(s)
     check_prompt(s)
-    check_tokenizer(s)
     check_sources(s)
     check_mesh(s, config)
     check_sampler(s)
@@ -55,12 +55,13 @@ def check_attention(s: Settings) -> None:
 
 
 @all_errors()
-def check_tokenizer(s: Settings) -> None:
+def check_tokenizer(config: ConfigDict) -> None:
     """Refuse a tokenizer that does not know the task's words."""
-    words, numbers = s.tokenizer == "words", s.init.number_embeddings
+    words, numbers, form = config.tokenizer == "words", config.init.number_embeddings, config.task.form
     need(words or not numbers, "init.number_embeddings", numbers, "only with tokenizer='words'")
-    wanted = f"task.form={s.task.form!r} wants {'a hub tokenizer' if words else 'words'}"
-    need(words == (TASKS[s.task.form].words is not None), "tokenizer", s.tokenizer, wanted)
+    if form in forms():
+        wanted = f"task.form={form!r} wants {'a hub tokenizer' if words else 'words'}"
+        need(words == (TASKS[form].words is not None), "tokenizer", config.tokenizer, wanted)
 
 
 @all_errors()
