@@ -33,6 +33,7 @@ from e3jax.scaling import choosing, react
 from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.table import task_of
+from e3jax.tasks.written_arithmetic import false_equations
 from e3jax.tokenizer import pieces, split_thinking
 
 SIZES = (20_000, 100_000, 200_000)  # characters
@@ -136,6 +137,15 @@ FRAGMENTS = (
     "7 + 5 * 2 = 12 24 ?24 0 yes ",
     "1 2 = ",
     "?24 ",
+    "Try 7 + 5 * 2: ",
+    "Wait, try 7 + 5 - 2: 7 + 5 = 12, 12 - 2 = 10. Not 24.\n\n",
+    "Alternatively, ",
+    "try (",
+    "That is 24. ",
+    "multiply 6 by 7",
+    "the product is 42. ",
+    "1,234",
+    "6 * 7 = 42 = ",
     "e\u0301",
     "\u0301",
     "😀",
@@ -171,6 +181,8 @@ FRAGMENTS = (
 # what the trainer's and the tools' own forms expect in front, so that a reader goes on into what follows
 OPENINGS = ("", "1", "1.", "$", "step", "wait", "<answer>", "\\boxed{", TAGS[0], "".join(TAGS[:3]), "\\(a is wrong")
 ENDINGS = ("", "\n", "}", "</answer>", "</think>\\boxed{7}", "yes", TAGS[3], ".", "$", "=")
+TRACED = "Try 7 + 5 - 2: 7 + 5 = 12, 12 - 2 = 10. Not 24.\n\n"  # so that what follows is read as a trace in text
+COUNTDOWN_WORDS = "Using the numbers [7, 5, 2], create an equation that equals 24."
 NUMBERS = {"numbers": (7, 5, 2), "target": 24}
 PROBLEMS = {
     "countdown": Problem("p", "countdown", "?", "24", "?", NUMBERS | {"form": "paper"}),
@@ -247,11 +259,11 @@ IN_WORKERS = {
     **{f"grade two phases {name}": taken_in(PROBLEMS[name], twice) for name in ("two phases", "plans")},
     **{
         f"features {name}": lambda text, p=PROBLEMS[name]: exploration.explore(p, text, done=True, correct=False)
-        for name in ("number", "calculator", "products")
+        for name in ("number", "calculator", "products", "countdown", "multiplication")
     },
     **{
         f"parts {name}": lambda text, p=PROBLEMS[name]: reading.take_apart(p, text)
-        for name in ("number", "calculator", "products")
+        for name in ("number", "calculator", "products", "countdown", "multiplication")
     },
     **{
         f"plan share {how}, {name}": followed(name, how)
@@ -264,8 +276,11 @@ IN_COMMANDS = {
     "unsound": lambda text: plan.original_correct(r"\frac{1}{2}", text),
     **{
         f"calls {name}": lambda text, p=PROBLEMS[name]: exploration.detect(p, text, close="</think>")
-        for name in ("countdown", "calculator", "products", "number")
+        for name in ("countdown", "calculator", "products", "number", "multiplication")
     },
+    "false equations": false_equations,
+    "places in a trace": lambda text: exploration.attempt_spans(PROBLEMS["countdown"], TRACED + text, close="</think>"),
+    "equations of a trace": lambda text: exploration.equations(PROBLEMS["countdown"], TRACED + text),
     **{f"vote {name}": voted_in(PROBLEMS[name]) for name in ("countdown", "plans", "number")},
     **{f"vote boxed {name}": voted_in(PROBLEMS[name], boxed) for name in ("number", "mcq")},
     "vote two phases": voted_in(PROBLEMS["plans"], twice),
@@ -285,6 +300,8 @@ IN_COMMANDS = {
 IN_REPORTS = {
     "spans": lambda text: text_spans("7*8? <think>", text),
     "spans of a calculator": lambda text: text_spans("7 5 2 ?24", text),
+    "spans of a trace": lambda text: text_spans(COUNTDOWN_WORDS, TRACED + text),
+    "spans of a product": lambda text: text_spans("Multiply 6 and 7.", text),
     "spans to a question": lambda text: text_spans(text, "1 + 2 = 3 ?3 0 yes"),
 }
 READERS = {

@@ -193,6 +193,24 @@ def sft_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
     return ConfigDict({"kind": "sft", "traces": {**habits, **traces}, "evaluated": evaluated, **fields})
 
 
+def text_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
+    """Return a supervised stage on made-up traces in text, for language models.
+
+    `fields` as for `sft_stage`. `traces`: most_attempts, most_characters and the habits of the traces
+    (tasks/countdown_text.py, tasks/multiplication_text.py). Multiplication has no default for `checked`, which says
+    whether it is MULT-V, and wants a solution_rate.
+    """
+    habits = {
+        "solution_rate": 0.0,  # by chance: a feasibility study of 2026-11-29, as the next two
+        "give_up": 0.35,
+        "persistent": 0.05,
+        "persistent_solution_rate": 0.0,
+    }
+    # a language model has seen long texts: nothing starts late (config.sft)
+    late = {"position_gap": 0, "gap_rate": 0.0}
+    return ConfigDict({"kind": "sft", "traces": {**habits, **traces}, "evaluated": evaluated, **late, **fields})
+
+
 def oxa_stage(*, promote: str, suppress: str, **fields) -> ConfigDict:
     """Return a supervised stage on files (train/oxa.py).
 

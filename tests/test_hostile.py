@@ -28,6 +28,7 @@ ORDINARY = (
     "Let me see: 3 + 4 = 7.\n\nWait, 7*2=14. Alternatively:\n1. **Add** both\n2. Halve it.",
     r"<think>so $x=3$ is wrong. \(y\) too, not true.</think>\boxed{\frac{1}{2}} answer is C",
     "1. add\n2. halve\n", "<answer>7 + 5 * 2</answer>", "7 + 5 * 2 = 12 24 ?24 0 yes", "6 7 3 = 6 4 7 ?7 yes",
+    "Try 7 + 5 * 2: 5 * 2 = 10, 7 + 10 = 17. Not 24.", "Multiply 6 by 7.\n6 * 7 = 42\nSo the product is 42. That is 6.",
     r"5 \text{ cm}", r"x^2-0.5", r"x+1!", "42", "1, 2", r"(1,2),(3,\frac\pi2]", r"\frac{14}{3}", r"3\sqrt{13}",
     "½", r"\frac{14}{3} \approx 4.67", "x < 5", r"x \in (1,2)",
 )  # fmt: skip

@@ -11,7 +11,7 @@ from e3jax.metrics.exploration import attempt_keys, detect
 from e3jax.metrics.reading import read
 from e3jax.rewards.extract import Grade, last_answer
 from e3jax.rewards.votes import tagged_vote
-from e3jax.rollout.bench import load_problems
+from e3jax.rollout.bench import ProblemSet, load_problems
 from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem, draws_of
 from e3jax.tasks.stream import DEFAULT_WORDING, endless
@@ -92,8 +92,8 @@ def parity(monkeypatch):
 def test_a_task_is_one_file_and_one_row(parity):
     """Its form is known, and its problems are drawn, graded, read, counted and voted on, without a line elsewhere."""
     assert need_form("task.form", "parity") and not reads_set("parity")
-    bench = dict(form="parity", source=10, prompt="", problems=4, where="response", seed=0)
-    first, *_ = problems = load_problems(**bench)
+    questions = ProblemSet(form="parity", source=10, prompt="", problems=4, where="response")
+    first, *_ = problems = load_problems(questions, seed=0)
     assert problems == [parity_problem(0, i, most=10, split="test") for i in range(4)] and task_of(first) is parity
     wrong = "even" if first.answer == "odd" else "odd"
     text = f"{wrong} {first.answer} <answer> {first.answer} </answer>"
@@ -130,7 +130,8 @@ def test_rows_are_whole(name):
     """Fields that belong together are refused together; a row is known by its problems."""
     task = TASKS[name]
     assert task.name == name and bool(task.field) == bool(task.open) == bool(task.check_source) == (name in forms())
-    assert (task.trace is None) == (task.habits is None) and (task.trace is None) == (task.words is None)
+    assert (task.trace is None) == (task.habits is None) and (task.trace is not None or task.words is None)
+    assert task.words or (task.trace is None) == (task.parse is None)  # traces in text are told from free text
     assert task_of(Problem("p", task.problem_task, "", "", "", {"form": name})) is task
 
 

@@ -111,7 +111,8 @@ def distinct(graded: Graded, samples: int) -> float:
 
     NaN for free text, whose attempts cannot be taken apart exactly, and where all problems are solved more often.
     """
-    if task_of(graded.problems[0]).parse is None:
+    task = task_of(graded.problems[0])
+    if task.parse is None or (task.words is None and not any(x.attempts for x in graded.parts if x)):
         return float("nan")
     tried = [(s > 0, [a.proposal for a in x.attempts] if x else []) for x, s in zip(graded.parts, graded.score_b)]
     rollouts = {i: tried[i : i + samples] for i in range(0, len(tried), samples)}

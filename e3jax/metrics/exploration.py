@@ -1,24 +1,26 @@
 """What a response does with its budget: attempts, verifications, giving up, repeating itself (e3 §3, §4, App. N).
 
-Every count has two forms. Traces of tiny models (tasks whose row has a `parse`) are taken apart exactly: an attempt is
-a proposal with its check. Free text is read as the paper and its code read it: paragraphs, equations, "Wait"
-(docs/algorithms.md, "Measures").
+Every count has two forms. Traces (tasks whose row has a `parse`) are taken apart exactly: an attempt is a proposal with
+its check. Free text is read as the paper and its code read it: paragraphs, equations, "Wait" (docs/algorithms.md,
+"Measures"). What a language model writes for a task with traces in text is a trace if it has such an attempt, else free
+text.
 
 features = explore(problem, text, done=True, correct=False)      # one response -> dict of numbers
 spans = attempt_spans(problem, text, close="</think>")           # where its attempts begin and end
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from e3jax.rewards.extract import last_answer
+from e3jax.rewards.extract import last_answer, last_boxed
 from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.table import Task, task_of
+from e3jax.tasks.written_arithmetic import read_equations
 
 STARTS = ("wait", "but wait", "alternatively", "is there another way", "but let me double", "but hold on")
 EQUATION = re.compile(r"\b\d+\s*[-+*/]\s*\d+\s*=\s*\d+(?:\.\d+)?\b", re.ASCII)  # as e3's code reads
@@ -30,7 +32,7 @@ class Span(NamedTuple):
     """One attempt of a response, in characters (or tokens) from its beginning."""
 
     start: int
-    chosen: int  # the end of what was chosen: of a calculator trace the proposal with its "=", of free text all of it
+    chosen: int  # the end of what was chosen: of a trace the proposal with its "=" or ":", of free text all of it
     end: int
     verdict: bool | None  # what the model said of it; None where it does not say so in a word
     truth: bool | None  # whether it solves the problem; None where that is not known of an attempt
@@ -38,7 +40,13 @@ class Span(NamedTuple):
 
 def shows_displays(task: Task) -> bool:
     """Return whether responses are attempts taken apart exactly, each an expression with the calculator's displays."""
-    return task.parse is not None and task.equations
+    return task.parse is not None and task.equations and task.words is not None
+
+
+def text_attempts(problem: Problem, text: str) -> list[Attempt]:
+    """Return the attempts of a trace that a language model writes; none where a text, or its task, has no such."""
+    task = task_of(problem)
+    return task.parse(text, problem)[0] if task.parse and task.words is None else []
 
 
 def verification_starts(text: str) -> list[int]:
@@ -104,15 +112,17 @@ def repetition(text: str, *, tail: int = 100) -> int:
 
 def attempt_keys(problem: Problem, text: str) -> list[str]:
     """Return what a response tried, in order: its proposals, or the equations of the paragraphs that have any."""
-    if parse := task_of(problem).parse:
-        return [a.proposal for a in parse(text, problem)[0]]
+    task = task_of(problem)
+    attempts = task.parse(text, problem)[0] if task.parse else []
+    if attempts or (task.parse and task.words):
+        return [a.proposal for a in attempts]
     return [key for key in map(attempt_key, filter(None, attempts_text(text))) if key]
 
 
 def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
     """Return a response's attempts up to `close`, the end of its thinking: "</think>", or "<answer>" in traces.
 
-    Calculator: what ends in a verdict. Countdown in text: paragraphs with an equation. Other text: blocks that begin
+    Traces: what ends in a verdict. Countdown in other words: paragraphs with an equation. Other text: blocks that begin
     with a verification's phrase, and what comes before the first ("thought blocks", e3 §4).
 
     >>> spans = attempt_spans(Problem("p", "math", "?", "7", "", {}), "3+4=8. Wait, 7.</think>7", close="</think>")
@@ -131,6 +141,8 @@ def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
             start, end = its_words[0].start(), its_words[-1].end()
             spans.append(Span(start, its_words[chosen - 1].end() if chosen else start, end, a.verdict, a.truth))
         return spans
+    if attempts := text_attempts(problem, text):
+        return [span for span in _places(text, attempts) if span.end <= len(thinking)]
     if task.equations:
         cuts = [0, *(m.end() for m in re.finditer("\n\n", thinking)), len(thinking)]
         blocks = [(a, a + len(thinking[a:b].rstrip("\n"))) for a, b in pairwise(cuts)]
@@ -141,18 +153,28 @@ def attempt_spans(problem: Problem, text: str, *, close: str) -> list[Span]:
     return [Span(a, b, b, None, None) for a, b in blocks]
 
 
+def _places(text: str, attempts: Sequence[Attempt]) -> Iterator[Span]:
+    """Yield where attempts, which are words of the text in order, stand."""
+    end = 0
+    for a in attempts:
+        start = text.index(a.text, end)
+        end = start + len(a.text)
+        yield Span(start, start + a.chosen, end, a.verdict, a.truth)
+
+
 def detect(problem: Problem, text: str, *, close: str) -> tuple[int, int]:
     """Return e3 Def. 4.1's two counts: calls of p (generating a candidate) and of q(p(.)) (verifying one).
 
-    Calculator: p = proposals, and an answer that was none of them; q(p(.)) = verdicts. Text: p = attempts, at least
-    one where there is an answer; q(p(.)) = App. N's sentences after the first attempt has begun.
+    Traces: p = proposals, and an answer that was none of them; q(p(.)) = verdicts. Text: p = attempts, at least one
+    where there is an answer; q(p(.)) = App. N's sentences after the first attempt has begun.
 
     >>> detect(Problem("p", "math", "?", "7", "", {}), "3+4=8. Wait, 7.</think>7", close="</think>")
     (2, 1)
     """
     spans, task = attempt_spans(problem, text, close=close), task_of(problem)
     answer = last_answer(text)
-    if shows_displays(task):
+    if shows_displays(task) or text_attempts(problem, text):
+        answer = last_boxed(text) if task.boxed else answer
         given = answer is not None and " ".join(answer.split()) not in attempt_keys(problem, text)
         return len(spans) + given, sum(s.verdict is not None for s in spans)
     if not spans:
@@ -162,14 +184,18 @@ def detect(problem: Problem, text: str, *, close: str) -> tuple[int, int]:
 
 
 def equations(problem: Problem, text: str) -> int:
-    """Count the equations that a response works out: matches of EQUATION, or the displays of calculator traces.
+    """Count the equations that a response works out: matches of EQUATION; of traces displays, or equations in text.
 
     >>> from e3jax.tasks.countdown import calculator_problem
     >>> equations(calculator_problem(0, 0, numbers=3, split="train"), "7 + 5 * 2 = 12 24 ?24 0 yes")
     2
     """
     task = task_of(problem)
-    return displays(task.parse(text, problem)[0]) if shows_displays(task) else len(EQUATION.findall(text))
+    if shows_displays(task):
+        return displays(task.parse(text, problem)[0])
+    if text_attempts(problem, text):
+        return sum(1 for _ in read_equations(text))
+    return len(EQUATION.findall(text))
 
 
 def displays(attempts: Sequence[Attempt]) -> int:
@@ -208,27 +234,30 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
     right_verdicts / verdicts: the verifier's accuracy; false_yes / yes: how often "yes" is wrong.
     """
     task = task_of(problem)
-    if task.parse is None:
-        return {
-            "attempts": len(attempts_text(text)),
-            "unique": len(set(attempt_keys(problem, text))),
-            "equations": equations(problem, text),
-            "verifications": verifications_paper(text),
-            "verifications_code": verifications_code(text),
-            "gave_up": done and not correct,
-            "repetition": repetition(text),
-        }
-    attempts, _ = task.parse(text, problem)
+    attempts = task.parse(text, problem)[0] if task.parse else []
     yes, checked = [a for a in attempts if a.verdict], [a for a in attempts if a.verdict is not None]
-    return {
-        "attempts": len(attempts),
-        "unique": len({a.proposal for a in attempts}),
-        "equations": displays(attempts) if shows_displays(task) else equations(problem, text),
-        "verifications": len(checked),
-        "verdicts": len(checked),
-        "right_verdicts": sum(a.verdict == a.truth for a in checked),
-        "yes": len(yes),
-        "false_yes": sum(not a.truth for a in yes),
-        "gave_up": done and not correct and not yes,
-        "repetition": repetition(text),
+    counts = {"repetition": repetition(text)}
+    if task.parse:
+        counts |= {
+            "verdicts": len(checked),
+            "right_verdicts": sum(a.verdict == a.truth for a in checked),
+            "yes": len(yes),
+            "false_yes": sum(not a.truth for a in yes),
+        }
+    if task.parse is None or task.words is None:  # of all of a task's responses, because means are over them together
+        counts["verifications_code"] = verifications_code(text)
+    if attempts or (task.parse and task.words):
+        return counts | {
+            "attempts": len(attempts),
+            "unique": len({a.proposal for a in attempts}),
+            "equations": displays(attempts) if shows_displays(task) else equations(problem, text),
+            "verifications": len(checked),
+            "gave_up": done and not correct and not yes,
+        }
+    return counts | {
+        "attempts": len(attempts_text(text)),
+        "unique": len(set(attempt_keys(problem, text))),
+        "equations": equations(problem, text),
+        "verifications": verifications_paper(text),
+        "gave_up": done and not correct,
     }

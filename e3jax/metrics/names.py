@@ -45,16 +45,16 @@ GRPO = {
     "entropy/negative": "The same over the tokens of responses with a negative advantage.",
     "entropy/exploration": "The same over the plan's tokens, without the tags (E2C).",
     "entropy/execution": "The same over the execution's tokens, without the tags (E2C).",
-    "explore/attempts": "Attempts per response: proposals of the calculator form, paragraphs of free text.",
+    "explore/attempts": "Attempts per response: proposals of traces, paragraphs of free text.",
     "explore/unique_attempts": "Distinct attempts per response; in free text, by the first equation of each line.",
-    "explore/verifications": "Checks per response: verdicts of the calculator form; sentences of free text that begin "
+    "explore/verifications": "Checks per response: verdicts of traces; sentences of free text that begin "
     'with a phrase of App. N ("Wait", "But wait", "Alternatively", …).',
-    "explore/verifications_code": "Free text only: lines that the paper's code counts, by a broader rule.",
+    "explore/verifications_code": "Language models only: lines that the paper's code counts, by a broader rule.",
     "explore/equations_per_attempt": "Equations that are worked out per attempt, a ratio of sums (App. G.1).",
-    "explore/give_up": 'Share of responses that ended by themselves unsolved (calculator form: and without a "yes").',
+    "explore/give_up": 'Share of responses that ended by themselves unsolved (traces: and without a "yes").',
     "explore/repetition": "Mean number of earlier copies of a response's last 100 characters.",
-    "explore/verdict_accuracy": 'Calculator form only: share of verdicts ("yes", "no") that are right.',
-    "explore/false_yes": 'Calculator form only: share of "yes" that are wrong.',
+    "explore/verdict_accuracy": 'Traces only: share of verdicts ("yes", "no"; "That is 43", "Not 43") that are right.',
+    "explore/false_yes": 'Traces only: share of "yes" that are wrong.',
     "format/well_formed": "Share of responses with E2C's four tags in order, each once.",
     "loss/total": "What is minimised: Σ weight · [pg + kl_coef · KL − entropy_coef · H]; mean over the step's updates, "
     "like all of loss/.",

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from e3jax.errors import UserError
-from e3jax.metrics.exploration import attempt_spans, verification_starts
+from e3jax.metrics.exploration import attempt_spans, text_attempts, verification_starts
 from e3jax.phases import TAG, begins_plan, read_text
 from e3jax.printable import printable
 from e3jax.report.page import SAMPLES_PAGE, escaped
@@ -31,6 +31,7 @@ from e3jax.report.read_run import RESPONSE, SAMPLES, read_record
 from e3jax.rewards.extract import CLOSE, OPEN
 from e3jax.storage import patiently, place
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.written_arithmetic import read_equations
 
 MOST_BYTES = 48e6  # text in a page; of more, training steps are left out evenly
 COLUMNS = (
@@ -48,7 +49,13 @@ KINDS = {
     "open": ("attempt, no verdict", ""),
     "solution": ("really a solution", "★"),
     "check": ("verification", ""),
+    "false": ("equation that is false", "≠"),
 }
+# a prompt of e3's Countdown (tasks/countdown.py PROMPT), and one of multiplication (tasks/prompts.py), in any chat
+COUNTDOWN = re.compile(
+    r"\bnumbers \[(\d{1,9}(?:, \d{1,9}){1,11})\], create an equation that equals (\d{1,9})\b", re.ASCII
+)
+PRODUCT = re.compile(r"\bMultiply (\d{1,18}) and (\d{1,18})\.", re.ASCII)
 CALCULATOR = re.compile(r"\d{1,9}(?: \d{1,9})+ \?\d{1,9}")  # a prompt of tasks/countdown_traces.py
 SENTENCE = re.compile(r"[^.!?\n]+")
 ANSWER = re.compile(r"<answer>|\\boxed\s*\{")
@@ -168,8 +175,7 @@ def text_spans(prompt: str, text: str) -> list[Span]:
     if TAG.search(text):
         phases = read_text(text, begun=begins_plan(prompt))
         return spans + [Span(*span, kind) for span, kind in zip(phases[:2], ("plan", "execution")) if span]
-    problem = Problem("", "math", prompt, "", "", {})
-    close = "</think>"
+    problem, close = written_problem(prompt, text), "</think>"
     if CALCULATOR.fullmatch(prompt) and text.split(" ") == text.split():  # as the calculator's tokenizer writes
         numbers, target = prompt.split(" ?")
         meta = {"form": "calculator", "numbers": [int(n) for n in numbers.split()], "target": int(target)}
@@ -183,8 +189,27 @@ def text_spans(prompt: str, text: str) -> list[Span]:
             spans.append(Span(a.chosen, a.end, "check"))
         if a.truth:
             spans.append(Span(a.start, a.end, "solution"))
+    if text_attempts(problem, text):
+        spans += [Span(one.start, one.end, "false") for one in read_equations(text) if not one.true]
     starts = [] if problem.meta else verification_starts(text)
     return spans + [Span(start, SENTENCE.match(text, start).end(), "check") for start in starts]
+
+
+def written_problem(prompt: str, text: str) -> Problem:
+    """Return the problem of a prompt in words where the response is a trace in text; else one of free text.
+
+    >>> text = "Try 3 + 4: 3 + 4 = 7. That is 7."
+    >>> written_problem("Using the numbers [3, 4], create an equation that equals 7.", text).meta["numbers"]
+    [3, 4]
+    """
+    problem = Problem("", "math", prompt, "", "", {})
+    if match := COUNTDOWN.search(prompt):
+        meta = {"form": "paper", "numbers": [int(n) for n in match[1].split(", ")], "target": int(match[2])}
+        problem = Problem("", "countdown", prompt, match[2], "", meta)
+    elif match := PRODUCT.search(prompt):
+        a, b = int(match[1]), int(match[2])
+        problem = Problem("", "multiplication", prompt, str(a * b), "", {"a": a, "b": b})
+    return problem if text_attempts(problem, text) else Problem("", "math", prompt, "", "", {})
 
 
 def answer_spans(text: str) -> list[Span]:

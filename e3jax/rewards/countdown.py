@@ -74,13 +74,15 @@ def grade_expression(expression: str, *, numbers: Sequence[int], target: int) ->
     return Grade(1.0, "correct")
 
 
-def evaluate(expression: str) -> Fraction:
+def evaluate(expression: str, *, most_digits: int = MAX_DIGITS) -> Fraction:
     """Return the exact value; ExpressionError if there is none or the "= integer" at its end is false.
+
+    `most_digits`: of an integer; more of them is "too_long".
 
     >>> evaluate("(1 + 2) / 3 = 1")
     Fraction(1, 1)
     """
-    value, _, claimed = _read(expression)
+    value, _, claimed = _read(expression, most_digits)
     if claimed != value:
         raise ExpressionError("wrong_value", f"{expression!r} claims {claimed}, but it is {value}")
     return value
@@ -107,7 +109,7 @@ def left_to_right(expression: str) -> str:
     return text + "".join(claim)
 
 
-def _tokens(expression: str) -> list[str]:
+def _tokens(expression: str, most_digits: int = MAX_DIGITS) -> list[str]:
     """Return integers and symbols in reading order, spellings unified; whitespace only separates."""
     if len(expression) > MAX_CHARS:
         raise ExpressionError("too_long", f"{len(expression)} characters, at most {MAX_CHARS}")
@@ -117,7 +119,7 @@ def _tokens(expression: str) -> list[str]:
     for token in tokens:
         if token not in "+-*/()=" and not _is_number(token):
             raise ExpressionError("malformed", f"unexpected {token!r}")
-        if len(token) > MAX_DIGITS:
+        if len(token) > most_digits:
             raise ExpressionError("too_long", f"an integer of {len(token)} digits")
     return tokens
 
@@ -126,9 +128,9 @@ def _is_number(token: str) -> bool:
     return token[0] in "0123456789"
 
 
-def _read(expression: str) -> tuple[Fraction, list[int], Fraction]:
+def _read(expression: str, most_digits: int = MAX_DIGITS) -> tuple[Fraction, list[int], Fraction]:
     """Return the value, the integers used, and the claimed value: the value itself where none is claimed."""
-    tokens = _tokens(expression)
+    tokens = _tokens(expression, most_digits)
     claim = []
     if "=" in tokens:
         equals = tokens.index("=")

@@ -37,6 +37,7 @@ class Attempt(NamedTuple):
     proposal: str  # the expression before "="
     verdict: bool | None  # what the model says; None when it never gets to say
     truth: bool  # whether the proposal uses the numbers, each once, and makes the target
+    chosen: int | None = None  # of `text`, the characters up to the end of the choice; None: its words say it
 
 
 def solves(proposal: str, problem: Problem) -> bool:

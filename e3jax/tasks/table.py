@@ -18,7 +18,7 @@ from e3jax.rewards import countdown_plans as plans_grader
 from e3jax.rewards import math, mcq, multiplication, plan
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.votes import boxed_vote, execution_vote, tagged_vote
-from e3jax.tasks import countdown_plans, countdown_traces, product_traces
+from e3jax.tasks import countdown_plans, countdown_text, countdown_traces, multiplication_text, product_traces
 from e3jax.tasks.countdown import calculator_problem, need_numbers, open_countdown, paper_problem
 from e3jax.tasks.multiplication import need_digits, open_multiplication, open_products
 from e3jax.tasks.problem import Problem
@@ -42,13 +42,15 @@ class Task:
     Supervised traces:
       trace                (problem, rng, habits) -> a response of the synthetic base policy; None: there are none
       habits               the dataclass of a supervised stage's field `traces`
-      least_trace_tokens   (source) -> the least habits.most_tokens; None: traces have one length
+      least_trace_tokens   (source) -> the least habits.most_tokens, of traces in text the least habits.most_characters;
+                           None: traces have one length
     Responses:
       grade                (problem, text) -> Grade, for boxed tasks (problem, text, *, where)
       boxed                the answer is in a \\boxed{}, looked for in problem.meta["where"]; else in <answer> tags
       vote                 (problem, text) -> what a response votes for in maj@k, or None
       followed             (plan, execution) -> the share of the plan that the execution follows (E2C)
-      parse                (text, problem) -> its attempts exactly, and the rest; None: free text, read as e3 reads it
+      parse                (text, problem) -> its attempts exactly, and the rest; None: free text, read as e3 reads it,
+                           as is a real tokenizer's text that has no such attempt
       equations            an attempt is a proposed expression; else it is a block of thought (metrics/exploration.py)
     """
 
@@ -107,8 +109,12 @@ ROWS = (
         field="numbers",
         open=partial(open_countdown, paper_problem),
         check_source=partial(need_numbers, most=12),
+        trace=countdown_text.base_trace,
+        habits=countdown_text.Habits,
+        least_trace_tokens=countdown_text.least_characters,
         grade=countdown_grader.grade_text,
         vote=tagged_vote,
+        parse=countdown_text.parse,
         equations=True,
     ),
     Task(
@@ -132,9 +138,13 @@ ROWS = (
         check_source=need_digits,
         prompt_fields=("a", "b"),
         chat=True,
+        trace=multiplication_text.base_trace,
+        habits=multiplication_text.Habits,
+        least_trace_tokens=multiplication_text.least_characters,
         grade=multiplication.grade_text,
         boxed=True,
         vote=boxed_vote,
+        parse=multiplication_text.parse,
     ),
     Task(
         name="products",  # the same for tiny models

@@ -3,6 +3,8 @@
 What one section can know is refused by its dataclass; here is what spans sections, or depends on the machine.
 """
 
+from typing import NamedTuple
+
 import jax
 from ml_collections import ConfigDict
 
@@ -10,7 +12,7 @@ from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, all_errors, are_counts, need
 from e3jax.models.attention import resolve_kernel
 from e3jax.tasks.prompts import need_prompt
-from e3jax.tasks.table import TASKS
+from e3jax.tasks.table import TASKS, forms
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.oxa import OxaStage
 from e3jax.train.settings import Settings, resolve
@@ -20,10 +22,10 @@ from e3jax.train.sft import SftStage
 @all_errors()
 def check(config: ConfigDict) -> Settings:
     """Return the config's settings; refuse impossible values and combinations, all of them in one UserError."""
+    check_tokenizer(config)  # first: with another form a stage has other fields
     s = resolve(config)
     check_attention(s)
     check_prompt(s)
-    check_tokenizer(s)
     check_sources(s)
     check_mesh(s, config)
     check_sampler(s)
@@ -53,12 +55,13 @@ def check_attention(s: Settings) -> None:
 
 
 @all_errors()
-def check_tokenizer(s: Settings) -> None:
+def check_tokenizer(config: ConfigDict) -> None:
     """Refuse a tokenizer that does not know the task's words."""
-    words, numbers = s.tokenizer == "words", s.init.number_embeddings
+    words, numbers, form = config.tokenizer == "words", config.init.number_embeddings, config.task.form
     need(words or not numbers, "init.number_embeddings", numbers, "only with tokenizer='words'")
-    wanted = f"task.form={s.task.form!r} wants {'a hub tokenizer' if words else 'words'}"
-    need(words == (TASKS[s.task.form].words is not None), "tokenizer", s.tokenizer, wanted)
+    if form in forms():
+        wanted = f"task.form={form!r} wants {'a hub tokenizer' if words else 'words'}"
+        need(words == (TASKS[form].words is not None), "tokenizer", config.tokenizer, wanted)
 
 
 @all_errors()
@@ -132,14 +135,32 @@ def check_lengths(s: Settings, prompt_room: int, room: int) -> None:
         elif isinstance(stage, OxaStage):
             allowed = f"the model has room for {prompt_room + room}"
             need(stage.row_length <= prompt_room + room, f"{field}.row_length", stage.row_length, allowed)
-        elif most := most_tokens(stage):
+        elif (limit := longest_trace(stage)).tokens:
             allowed = f"prompt and trace must fit row_length={stage.row_length}"
-            need(most + prompt_room <= stage.row_length, f"{field}.traces.most_tokens", most, allowed)
+            if limit.field == "most_characters":
+                allowed += ", where a character may be a token, and two are set aside for the ends"
+            need(limit.tokens + prompt_room <= stage.row_length, f"{field}.traces.{limit.field}", limit.value, allowed)
 
 
-def most_tokens(stage: SftStage) -> int:
-    """Return the most tokens of a synthetic trace; 0 where its habits do not say."""
-    return getattr(stage.traces, "most_tokens", 0)
+class Limit(NamedTuple):
+    """How long the synthetic traces of a stage may be: a field of its habits, its value, and as many tokens at most."""
+
+    field: str
+    value: int
+    tokens: int
+
+
+def longest_trace(stage: SftStage) -> Limit:
+    """Return the limit of a stage's traces; of 0 tokens where its habits have none.
+
+    In text, which is ASCII, a byte-level tokenizer makes at most one token of a character; EOS and the blank that
+    SentencePiece puts in front are two more.
+    """
+    habits = stage.traces
+    if hasattr(habits, "most_characters"):
+        return Limit("most_characters", habits.most_characters, habits.most_characters + 2)
+    most = getattr(habits, "most_tokens", 0)
+    return Limit("most_tokens", most, most)
 
 
 @all_errors()
@@ -152,5 +173,6 @@ def check_traces(s: Settings) -> None:
         field = f"stages.{stage.name}"
         allowed = f"traces exist for task.form {', '.join(traced)} only; else name `data` (configs/e2c.py)"
         if need(task.trace is not None, f"{field}.kind", "sft", allowed) and task.least_trace_tokens:
-            least, most = task.least_trace_tokens(stage.source), most_tokens(stage)
-            need(most >= least, f"{field}.traces.most_tokens", most, f"one attempt and its answer need {least}")
+            least, limit = task.least_trace_tokens(stage.source), longest_trace(stage)
+            needed = f"one attempt and its answer need {least}"
+            need(limit.value >= least, f"{field}.traces.{limit.field}", limit.value, needed)
