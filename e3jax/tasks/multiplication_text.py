@@ -134,7 +134,7 @@ def ways(a: int, b: int, rng: np.random.Generator, *, rate: float, favourite: fl
     """
     left = [Way(x, y, read) for x, y in dict.fromkeys(((a, b), (b, a))) for read in misreadings(y)]
     left = [left[i] for i in rng.permutation(len(left))]
-    again = Way(a, b, b - b % 10 + (b % 10 + 1) % 10 or 2)
+    again = Way(a, b, (b // 10 * 10 + (b + 1) % 10) or 2)  # 9 alone would be read as 0
     while left:
         if rng.random() < rate:
             yield Way(a, b, b) if rng.random() < 0.5 else Way(b, a, a)
