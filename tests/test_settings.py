@@ -154,6 +154,7 @@ def test_every_setting_is_read():
             if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
                 read.add(node.attr)
     whole = {"ddof", "epsilon", "normalize_std", "coefficient", "missing"}  # passed on whole, as keyword arguments
+    whole |= {"workers", "timeout_s"}  # read by the method that starts them
     s = resolve(load("quickstart", None))
     names = {name.split(".")[-1] for name in leaves(settings_by_name(s)) if not name.startswith("eval.sets")}
     assert not names - read - whole - {"favourite", "checked"}, names - read - whole

@@ -11,6 +11,7 @@ from e3jax.tasks.countdown import paper_problem
 from e3jax.tasks.grade import grade_one, nothing_read
 from e3jax.tasks.problem import Problem
 from e3jax.train.setup import check_thinking
+from tests.stages import grpo_stage, sft_stage
 
 BOXED = Problem("q", "math", "1+1?", "2", "", {"where": "response"})
 
@@ -40,12 +41,11 @@ def test_a_step_without_a_readable_answer_is_told_with_what_to_set():
 
 
 def config(*kinds, where="response", prompt="e3", chat="template", init_from=""):
-    """Return what `check_thinking` reads of a config."""
-    stages = {str(i): SimpleNamespace(kind=kind) for i, kind in enumerate(kinds)}
+    """Return what `check_thinking` reads of a run's settings."""
+    stages = tuple({"grpo": grpo_stage, "sft": sft_stage}[kind]() for kind in kinds)
     return SimpleNamespace(
         task=SimpleNamespace(form="math", where=where, prompt=prompt, chat=chat),
         stages=stages,
-        order=tuple(stages),
         init=SimpleNamespace(init_from=init_from),
     )
 
