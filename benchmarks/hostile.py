@@ -382,9 +382,12 @@ def growth(
 
 
 def survey(texts: list[str]) -> tuple[dict[str, float], list[str]]:
-    """Reader -> its slowest ms per 10^5 characters, shorter texts counting as so many; what raised, and at what."""
+    """Return each reader's slowest ms per 10^5 characters, to which shorter texts count; and what raised, at what."""
     slowest, raised = dict.fromkeys(READERS, 0.0), []
-    for text in texts:
+    for number, text in enumerate(texts, 1):
+        if number % 500 == 0:
+            worst = max(slowest, key=slowest.get)
+            print(f"{number} of {len(texts)} texts, {worst} {slowest[worst]:.1f} ms", file=sys.stderr, flush=True)
         for name, reader in READERS.items():
             try:
                 taken, size = seconds(reader, text), max(len(text), SIZES[1])
