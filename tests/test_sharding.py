@@ -30,7 +30,7 @@ def test_unknown_letter_and_collision_raise():
 
 
 def test_mesh_that_does_not_fit_says_so():
-    with pytest.raises(ValueError, match="8 are here"):
+    with pytest.raises(ValueError, match="there are 8"):
         make_mesh(data=3, fsdp=1, tensor=1)
     assert dict(make_mesh(data=2, fsdp=-1, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
 

@@ -101,7 +101,7 @@ def test_wrong_files_are_sentences(tmp_path):
         str(tmp_path / "latin.jsonl"): "line 1: not UTF-8 (",
         str(tmp_path / "lines.json"): "must be named .jsonl",
         str(tmp_path / "none.json"): "none.json does not exist",
-        str(tmp_path / "x.csv"): "x.csv is neither of .json, .jsonl, .parquet",
+        str(tmp_path / "x.csv"): "x.csv is none of .json, .jsonl, .parquet",
         str(tmp_path / "x.parquet"): "x.parquet is no parquet file",
         "aime26": "no set is called 'aime26': use one of deepscaler, ",
         f"{write(tmp_path / 'ok.json', GOOD)}@test": "has no splits, leave it out",

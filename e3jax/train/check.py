@@ -49,7 +49,8 @@ def check_attention(s: Settings) -> None:
     width, backend = model_config(s.model.preset).head_width, jax.default_backend()
     kernel = resolve_kernel(s.model.attention, dtype=s.model.dtype, head_width=width)
     runs_on = {"xla": backend, "splash": "tpu", "splash_interpret": backend, "cudnn": "gpu"}[kernel]
-    need(runs_on == backend, "model.attention", kernel, f"runs on {runs_on}, this is {backend}: use 'auto'")
+    if not need(runs_on == backend, "model.attention", kernel, f"runs on {runs_on}, this is {backend}: use 'auto'"):
+        return
     cudnn = f"attention={s.model.attention!r} is cuDNN, which wants 'bfloat16'; else set attention='auto'"
     need(kernel != "cudnn" or s.model.dtype == "bfloat16", "model.dtype", s.model.dtype, cudnn)
 
