@@ -13,9 +13,10 @@ import numpy as np
 
 from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import need, need_at_least_one, need_counts
+from e3jax.eval.scoring import mean_interval
 from e3jax.metrics.exploration import cumulative_unique
 from e3jax.metrics.extrapolation import accuracy_at_budgets
-from e3jax.metrics.pass_at_k import bootstrap_interval, pass_at_k
+from e3jax.metrics.pass_at_k import pass_at_k
 from e3jax.metrics.reading import Parts
 from e3jax.metrics.training import phase_metrics
 from e3jax.phases import tag_ids
@@ -24,8 +25,6 @@ from e3jax.sampler.plan import Sampling
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import chosen_sets
 from e3jax.tasks.table import task_of
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,6 @@ class Evaluation:
         most = f"at most eval.problems={self.problems}"
         need(self.pass_problems <= self.problems, "pass_problems", self.pass_problems, most)
         chosen_sets(self.sets, self.only, field="only")
-
-
-def with_interval(values_p: np.ndarray) -> list[float]:
-    """[mean, low, high]: 95 % bootstrap interval over problems; the resampling seed is fixed."""
-    low, high = bootstrap_interval(values_p, level=0.95, resamples=RESAMPLES, rng=np.random.default_rng(0))
-    return [float(values_p.mean()), float(low), float(high)]
 
 
 def evaluate(
@@ -97,7 +90,7 @@ def evaluate(
         "samples": samples,
         "temperature": sampling.temperature,
         "budgets": list(budgets),
-        "accuracy": {str(b): with_interval(accuracy[:, i]) for i, b in enumerate(budgets)},
+        "accuracy": {str(b): mean_interval(accuracy[:, i]) for i, b in enumerate(budgets)},
         "explore": explored
         | {"length": float(length_pg.mean()), "truncated": float(1 - done_pg.mean())}
         | phase_metrics(graded.rollouts, tag_ids(pretrained.tokenizer))
@@ -123,7 +116,7 @@ def distinct(graded: Graded, samples: int) -> float:
 def pass_at_ks(graded: Graded, samples: int, ks: Sequence[int]) -> dict[str, list[float]]:
     """Unbiased pass@k with 95 % intervals over problems, for every k."""
     correct_p = (graded.score_b.reshape(-1, samples) > 0).sum(1)
-    return {str(k): with_interval(pass_at_k(np.full_like(correct_p, samples), correct_p, k)) for k in ks}
+    return {str(k): mean_interval(pass_at_k(np.full_like(correct_p, samples), correct_p, k)) for k in ks}
 
 
 def sample_line(graded: Graded, i: int) -> dict:
