@@ -6,7 +6,8 @@
 Arguments: model=DIRECTORY or hub id, of Qwen3, Qwen2.5, Llama or SmolLM2 (default: SmolLM2-135M-Instruct of the hub;
 docs/recipes/countdown.md shows how to get it without the hub); size=full|smoke; chips=1, devices that rows are meant
 for (8 and 16 for v5litepod-8 and -16). Slots, rows of RL and remat follow from the device's memory, and the log says
-what they are (train/fit.py); a GPU of 24 GB holds Qwen3-0.6B.
+what they are (train/fit.py); a GPU of 24 GB holds Qwen3-0.6B with XLA_PYTHON_CLIENT_MEM_FRACTION=.92, as the script
+sets it (estimated, not run).
 MEASURED
 
 Sources: "study" is the feasibility study of 2026-11-29 above; docs/algorithms.md, e3, has the paper's values (Table 5).
