@@ -10,6 +10,7 @@ transformers' generate, the update beside the peak of the matrix units, and wher
     rollout       our sampler on the same checkpoint, prompts and lengths; log-probs beside torch's and the trainer's
     decode        steps of 128 slots that hold 2k, 2k to 8k and 8k tokens each
     update        train/grpo.py's update of packed rows
+    lm_…          an RL step of a small language model, only where --parts names them: gpu_lm.py
 
 OUT/PART.json is what a part found; OUT/decode_kernels.json and OUT/update_kernels.json how long every kernel ran
 (benchmarks/gpu_picture.py draws them). Lengths are enforced as rollout.py does.
@@ -27,6 +28,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from gpu_lm import LM_RUN
 from lengths import workload
 
 PARTS = ("limits", "transformers", "rollout", "decode", "update")
@@ -34,7 +36,7 @@ PARTS = ("limits", "transformers", "rollout", "decode", "update")
 SLICES = "--xla_gpu_enable_dynamic_slice_fusion=true"
 # … which those of a decode step do only by cuBLAS, and if XLA does not join q, k, v or gate, up to one matrix before
 DECODING = f"{SLICES} --xla_gpu_enable_triton_gemm=false --xla_gpu_dot_merger_threshold_mb=0"
-FLAGS = {"rollout": DECODING, "decode": DECODING, "update": SLICES}
+FLAGS = {"rollout": DECODING, "decode": DECODING, "update": SLICES, "lm_rollout": DECODING, "lm_update": SLICES}
 
 
 def preset_of(name: str):
@@ -213,9 +215,10 @@ def decode(asked) -> dict:
     from e3jax.models.pages import MERGED, PAGE, Pages, Piece
     from e3jax.models.pages_triton import WARPS
     from e3jax.models.presets import num_params
+    from e3jax.sampler.choose import Choice
     from e3jax.sampler.decode import Slots, decode_block
-    from e3jax.sampler.page_table import Book, pages_of
-    from e3jax.sampler.slots import size_bucket
+    from e3jax.sampler.page_table import PageTable, pages_of
+    from e3jax.sampler.plan import size_bucket
 
     side = random_model(asked.model, remat="none", params_dtype="bfloat16")
     c, j = side.model.config, asked.slots
@@ -234,8 +237,8 @@ def decode(asked) -> dict:
             context_j = np.linspace(int(least), int(most or least), j).astype(int)
             reserved = context_j + steps * (rounds + 3)
             longest = pages_of(int(reserved.max()), PAGE)
-            rows = size_bucket(-(-longest // MERGED) * MERGED)
-            book = Book.empty(1, j, page=PAGE, rows=rows, longest=longest)
+            columns = size_bucket(-(-longest // MERGED) * MERGED)
+            book = PageTable.empty(1, j, page=PAGE, columns=columns, longest=longest)
             shape = c.layers, sum(book.reserve(reserved)), c.kv_heads
             k = make(jax.random.key(1), *shape, c.head_width, PAGE)
             pools = ((Piece(k, make(jax.random.key(2), *shape, PAGE, c.head_width)),),)
@@ -266,9 +269,7 @@ def decode(asked) -> dict:
                     jnp.int32(j + 1),
                     steps=steps,
                     stop=((1,) * 8,),
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=1.0,
+                    choice=Choice(1.0, 0, 1.0),
                 )
                 jax.block_until_ready(drawn)
                 return cache.pools, state, time.perf_counter() - start, drawn
@@ -367,13 +368,15 @@ def traced(file: Path, steps: int):
 
 
 RUN = {"limits": limits, "transformers": transformers_part, "rollout": rollout, "decode": decode, "update": update}
+RUN |= LM_RUN
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
-    parser.add_argument("--part", choices=PARTS, help="this one, in this process")
+    parser.add_argument("--part", choices=tuple(RUN), help="this one, in this process")
+    parser.add_argument("--lm_model", default="", help="lm_step: the model's directory")
     parser.add_argument("--model", default="qwen3-1.7b", help="a preset")
     parser.add_argument("--out", type=Path, help="a folder")
     parser.add_argument("--dir", type=Path, default=Path("/tmp/e3jax-gpu"), help="where the checkpoint is kept")
@@ -418,6 +421,8 @@ def main() -> None:
         # before JAX is imported; by default it takes three quarters of the memory, too little for 128 slots of 8k
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
         share = os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95")
+        if not Path("/dev/nvidiactl").exists():
+            os.environ["JAX_PLATFORMS"] = "cpu"  # where libtpu is installed without a TPU, its profiler crashes
         found = RUN[asked.part](asked) | {"xla_flags": os.environ["XLA_FLAGS"], "memory_share": share}
         print(json.dumps({asked.part: found}), flush=True)
         if asked.out:

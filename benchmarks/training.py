@@ -69,9 +69,9 @@ def make_work(prompts, length_pg: np.ndarray, vocabulary: int, *, seed: int) -> 
     return Work(tokens, prompt_len, length, weight, advantage.reshape(-1), np.zeros(tokens.shape, np.float32))
 
 
-def stage_of(*, rows: int, budget: int, old_logp: str, loss: GrpoLoss) -> GrpoStage:
-    """Return a stage of one minibatch, which `update` reads."""
-    values = base_config().grpo.to_dict() | dict(rows=rows, old_logp=old_logp, minibatches=1, weights=WEIGHTS)
+def stage_of(*, rows: int, budget: int, old_logp: str, loss: GrpoLoss, minibatches: int) -> GrpoStage:
+    """Return a stage as `update` reads it."""
+    values = base_config().grpo.to_dict() | dict(rows=rows, old_logp=old_logp, minibatches=minibatches, weights=WEIGHTS)
     where = dict(name="", index=0, first_step=0, first_problem=0, evaluated=False, steps=1, lr=ours.LR, warmup=0)
     return build(GrpoStage, values | where | dict(source=(), budget=budget, loss=loss))
 
@@ -88,8 +88,10 @@ class OurTrainer:
         tokenizer = SimpleNamespace(pad=ours.PAD)
         self.run = SimpleNamespace(model=side.model, tokenizer=tokenizer, prompt_room=room, chunk=chunk)
 
-    def update(self, work: Work, *, rows: int, budget: int, old_logp="sampler", ref_params=None, loss=LOSS) -> dict:
-        """One optimiser step, awaited; its metrics."""
+    def update(
+        self, work: Work, *, rows: int, budget: int, old_logp="sampler", ref_params=None, loss=LOSS, minibatches=1
+    ) -> dict:
+        """The optimiser's steps of one RL step, awaited; metrics."""
         rollouts = Rollouts(
             tokens=work.tokens,
             prompt_len=work.prompt_len,
@@ -107,7 +109,7 @@ class OurTrainer:
                 SimpleNamespace(rollouts=rollouts),
                 work.advantage_b,
                 ref_params,
-                stage_of(rows=rows, budget=budget, old_logp=old_logp, loss=loss),
+                stage_of(rows=rows, budget=budget, old_logp=old_logp, loss=loss, minibatches=minibatches),
             )
             jax.block_until_ready(self.state)
         return values
