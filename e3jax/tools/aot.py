@@ -39,6 +39,8 @@ from e3jax.tools.hlo import Traffic, biggest_arrays, collectives
 from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, supervised_programs
 from e3jax.tools.rl_programs import stage_programs
 from e3jax.train.fit import Device, fit, slots_that_fit
+from e3jax.train.grpo import GrpoStage
+from e3jax.train.packing import enough_rows
 from e3jax.train.settings import Settings, resolve
 
 
@@ -217,16 +219,24 @@ def chosen(names: list[str]) -> tuple[str, ...]:
 def fit_slice(s: Settings, chip: Chip, devices) -> tuple[Settings, list[str]]:
     """Return the settings with the sizes that a run on these chips would choose (train/fit.py), and what to say of it.
 
-    The slots are those of the longest training budget.
+    The slots are those of the longest training budget; slots and rows are at most what a step has responses for.
     """
     shape, room = model_config(s.model.preset), s.task.prompt_room
-    device = Device("tpu", int(chip.memory * GIB), len(devices))
-    s, remarks = fit(s, shape, device, room=room)
-    budgets = [x.budget if x.budget != "auto" else max(s.budget_rule.budgets) for x in s.stages if hasattr(x, "budget")]
+    device, n = Device("tpu", int(chip.memory * GIB), len(devices)), len(devices)
+    given, (s, remarks) = s, fit(s, shape, device, room=room)
+    stages, budgets = [], {}
+    for before, stage in zip(given.stages, s.stages):
+        if isinstance(stage, GrpoStage):
+            budgets[max(s.budget_rule.budgets) if stage.budget == "auto" else stage.budget] = stage.responses
+        if stage != before:
+            most, groups = stage.responses // stage.minibatches, n // s.mesh.tensor
+            stage = replace(stage, rows=enough_rows(stage.rows, most, groups=groups))
+        stages.append(stage)
     if budgets and not s.sampling.slots:
         slots = slots_that_fit(s, shape, device, room=room, budget=max(budgets))
+        slots = enough_rows(slots, max(budgets.values()), groups=n)
         s = replace(s, sampling=replace(s.sampling, slots=slots))
-    return s, remarks
+    return replace(s, stages=tuple(stages)), remarks
 
 
 def quiet_compiler() -> None:
