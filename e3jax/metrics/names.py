@@ -26,6 +26,11 @@ GRPO = {
     "reward/overlong": "Mean soft penalty of responses that come near the budget; 0 or less (E2C, DAPO).",
     "reward/too_short": "Mean penalty of wrong responses that end early; 0 or less (LIE).",
     "reward/shaped": "Mean reward that RL used, where it is not the score: with plan-following and length penalties.",
+    "drawn/problems": "Problems drawn in the step, with dynamic sampling (grpo.rounds). The other numbers are of "
+    "those that it trains on.",
+    "drawn/spread": "Share of the drawn problems whose responses do not all score alike.",
+    "drawn/reward": "Mean score of all drawn responses: reward/mean is of a selection.",
+    "drawn/tokens": "Tokens sampled for all drawn responses.",
     "length/mean": "Mean tokens of a response, EOS included.",
     "length/correct": "The same, over correct responses.",
     "length/incorrect": "The same, over incorrect responses.",
@@ -77,7 +82,7 @@ GRPO = {
     "time/rollout_s": "Seconds of sampling and grading.",
     "time/update_s": "Seconds of log-probs and optimiser updates.",
     "time/first_token_s": "Seconds until the first block of tokens.",
-    "time/rollout_tokens_per_s": "Sampled tokens per second of time/rollout_s.",
+    "time/rollout_tokens_per_s": "Tokens of the trained responses per second of time/rollout_s.",
 } | OPTIM
 
 SFT = {

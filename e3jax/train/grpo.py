@@ -24,10 +24,11 @@ from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.shaping import RewardSettings, shaped
 from e3jax.rollout.likelihood import row_groups
-from e3jax.rollout.rollouts import Graded, rollout
+from e3jax.rollout.rollouts import Graded
 from e3jax.runtime import put
 from e3jax.sharding import constrain_params
 from e3jax.train.credit import choose_tokens, token_advantages, weigh
+from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.logprobs import forward, score
 from e3jax.train.packing import MiniBatch, Packed, enough_rows, pack_micro_batches, padding, row_widths
@@ -48,6 +49,7 @@ class GrpoStage(Stage):
     budget: int | str  # tokens of a response; "auto": Eq. 2 chooses
     prompts: int  # per step
     group_size: int  # responses per prompt
+    rounds: int  # of drawing `prompts` problems, until as many groups have spread (train/drawing.py); 1: off
     temperature: float
     minibatches: int  # optimiser updates per step
     rows: int  # packed rows of a micro-batch
@@ -63,7 +65,7 @@ class GrpoStage(Stage):
 
     def __post_init__(self):
         super().__post_init__()
-        need_at_least_one(self, "prompts", "minibatches", "rows")
+        need_at_least_one(self, "prompts", "rounds", "minibatches", "rows")
         need(self.group_size >= 2, "group_size", self.group_size, "a group of one has no baseline, use 2 or more")
         need(self.temperature > 0, "temperature", self.temperature, "must be above 0: greedy samples have no log-prob")
         need(self.parity_alarm > 0, "parity_alarm", self.parity_alarm, "must be above 0")
@@ -279,7 +281,6 @@ def train(run: Run, params, stage: GrpoStage):
     skips = Skips(run, name, kind="grpo", temperature=stage.temperature, loss=asdict(stage.loss))
     if done < steps:
         compile_ahead(run, tx, state, stage)
-    unfinished = {"unfinished": stage.reward.unfinished}  # graders run elsewhere and see the problem only
     sampling = replace(run.sampling(stage.temperature), renormalised=stage.restricted_sampling == "renormalise")
     rolled, summary = 0, ""
 
@@ -292,14 +293,13 @@ def train(run: Run, params, stage: GrpoStage):
         phase.advance(done)
         for step in range(done, steps):
             start, rolled = time.monotonic(), 0
-            problems = draw(stage.first_problem + step * stage.prompts, stage.prompts)
-            graded = rollout(
-                run.pretrained(state.params),
-                [replace(p, meta=p.meta | unfinished) for p in problems],
-                sampling,
-                key=run.key(stage.index, step),
-                samples=stage.group_size,
-                budget=stage.budget,
+            graded, drawn = draw_groups(
+                run,
+                state.params,
+                stage,
+                step,
+                draw=draw,
+                sampling=sampling,
                 read=partial(run.grader.submit, following=stage.reward.following),
                 on_finished=show_progress,
             )
@@ -322,7 +322,7 @@ def train(run: Run, params, stage: GrpoStage):
             for alarm in alarms(graded, values, advantage_b, **limits):
                 run.log.say(f"{name}, step {step + 1}: {alarm}")
             values |= {"budget": stage.budget, "optim/lr": learning_rate(state)}
-            values |= timings(graded, start=start, sampled_at=sampled_at, end=updated_at)
+            values |= drawn | timings(graded, start=start, sampled_at=sampled_at, end=updated_at)
             run.log.metrics(name, "grpo", step=step + 1, global_step=stage.first_step + step + 1, values=values)
             log_samples(run, name, step + 1, graded, advantage_b, stage.samples_logged)
             summary = describe(values)
