@@ -101,6 +101,8 @@ def test_renormalised_log_probs(top_k, top_p, mass):
     plain, got = (choose(logits, jnp.array([0.9]), temperature=1.0, renormalised=on, **cut) for on in (False, True))
     assert got[0] == plain[0] and got[2] == plain[2]
     np.testing.assert_allclose(got[1], plain[1] - np.log(mass), rtol=1e-6, atol=1e-7)
+    sampling = Sampling(1.0, **cut, renormalised=True)
+    assert sampling.choice == (1.0, top_k, top_p, True) and sampling.restricted == (mass < 1)
     greedy = choose(logits, jnp.array([0.9]), temperature=0.0, renormalised=True, **cut)
     np.testing.assert_allclose(greedy[1], np.log([0.5]), rtol=1e-6)
 
