@@ -192,6 +192,7 @@ def test_what_cannot_be_is_refused():
         ),
         "kind='grpo': use one of 'group'": dict(advantage=dict(kind="grpo")),
         "keep=1: use 0": dict(advantage=dict(keep=1)),
+        "keep=3: pass@4 needs groups of 4": dict(advantage=dict(kind="pass_at_k", k=4, keep=3)),
         "positive=-1.0: use 0 or more": dict(advantage=dict(positive=-1.0)),
     }
     for sentence, changes in refused.items():

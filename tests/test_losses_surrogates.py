@@ -18,6 +18,7 @@ from e3jax.losses.grpo import SURROGATES, GrpoLoss, grpo_loss, surrogate_of, tok
 from e3jax.losses.surrogates import covariance_tokens, response_mean, response_sum
 from e3jax.runtime import put
 from e3jax.sharding import make_mesh
+from e3jax.tools.replay import BATCHES
 from e3jax.train import grpo
 from e3jax.train.credit import choose_tokens, weigh
 from e3jax.train.packing import MiniBatch, best_fit, pack_micro_batches
@@ -245,7 +246,10 @@ def test_micro_batches_in_the_update(setting, surrogate):  # noqa: F811
             stage = grpo_stage(minibatches=2, rows=rows, prompts=4, group_size=4, loss=loss)
             state, values, rebuild = grpo.update(run, tx, state, g, advantage_b, params, stage)
             out.append((state.params, values))
-            assert sum(batch.chosen.sum() for batch in rebuild()) > 3
+            made = rebuild()
+            assert sum(batch.chosen.sum() for batch in made) > 3
+            arrays = jax.tree.leaves(made[0])  # as tools/replay.py reads a dump
+            assert len(arrays) in BATCHES["grpo"] and (Batch(*arrays).chosen == made[0].chosen).all()
     moved = jax.tree.map(lambda x, y: float(abs(x - y).max()), out[0][0], params)
     step = max(jax.tree.leaves(moved))
     assert step > 1e-3

@@ -53,6 +53,8 @@ class Advantage:
         need_choice(self, "keep_by", KEEP_BY)
         need(self.k >= 1, "k", self.k, "use 1 or more")
         need(self.keep == 0 or self.keep >= 2, "keep", self.keep, "use 0 (all) or 2 and more: one has no baseline")
+        enough = self.kind != "pass_at_k" or not self.keep or self.keep >= self.k
+        need(enough, "keep", self.keep, f"pass@{self.k} needs groups of {self.k} responses that count")
         for name in ("positive", "negative"):
             need(getattr(self, name) >= 0, name, getattr(self, name), "use 0 or more: below 0 it would turn the sign")
 

@@ -86,9 +86,9 @@ class GrpoStage(Stage):
 
     def check_advantage(self) -> None:
         """Refuse advantages that groups of this size, or rewards of this kind, do not have."""
-        a, least = self.advantage, f"at most group_size={self.group_size}"
-        need(a.kind != "pass_at_k" or a.k <= self.group_size, "advantage.k", a.k, least)
-        need(a.keep <= self.group_size, "advantage.keep", a.keep, least)
+        a, most = self.advantage, f"at most group_size={self.group_size}"
+        need(a.kind != "pass_at_k" or a.k <= self.group_size, "advantage.k", a.k, most)
+        need(a.keep <= self.group_size, "advantage.keep", a.keep, most)
         plain = self.reward.following == "off" and not self.reward.overlong_buffer and not self.reward.lie_alpha
         allowed = "reads right and wrong: switch off following, overlong_buffer and lie_alpha of config.grpo.reward"
         need(plain or a.kind not in BINARY, "advantage.kind", a.kind, allowed)
