@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RECORDS = ("metrics.jsonl", "eval.jsonl", "budget.jsonl", "samples.jsonl", "eval_samples.jsonl")
+RECORDS = ("metrics.jsonl", "eval.jsonl", "budget.jsonl", "samples.jsonl", "drawn.jsonl", "eval_samples.jsonl")
 TIMES = {"minutes", "stated", "time"}
 EVERY_STEP = ("--config.checkpoint.every=1", "--config.stages.easy.steps=8", "--config.stages.hard.steps=8")
 

@@ -83,7 +83,7 @@ def base_config() -> ConfigDict:
     c.sampler.block = 16  # decode steps between refills
     c.sampler.prefill_rows = 64  # prompts prefilled together
     c.sampler.cache = "compute"  # keys and values in model.dtype; "int8" takes half the memory of bfloat16
-    c.sampler.top_k = 0  # off in training, as in e3
+    c.sampler.top_k = 0  # off in training, as in e3 (see grpo.restricted_sampling)
     c.sampler.top_p = 1.0  # off in training, as in e3
 
     c.sft = ConfigDict()
@@ -94,18 +94,34 @@ def base_config() -> ConfigDict:
     c.grpo = ConfigDict()
     c.grpo.prompts = 16  # per step
     c.grpo.group_size = 8  # responses per prompt
+    c.grpo.rounds = (
+        1  # DAPO's dynamic sampling: draw `prompts` again, so often, until so many groups have spread; 1: off
+    )
     # e3 has 1.0 for multiplication, .6 for Countdown (Table 5) and mathematics. Ours: this repository's numbers were
     # measured at 1.0
     c.grpo.temperature = 1.0
     c.grpo.minibatches = 2  # optimiser updates per step; e3 has 4
     c.grpo.rows = 32  # packed rows of a micro-batch; 0: as many as memory holds (train/fit.py)
     c.grpo.old_logp = "trainer"  # computed again, as in e3's code; "sampler": the sampler's own, one forward pass less
+    # With sampler.top_p or top_k the samples come from another distribution than the trainer's (TRL issue 6789).
+    # "refuse" to train on them; "renormalise": the sampler's log-prob is that of what was left, so that loss.tis_cap,
+    # old_logp="sampler" or surrogate="dppo_tv" corrects the ratio
+    c.grpo.restricted_sampling = "refuse"
     c.grpo.parity_alarm = 0.05  # nats: warn when sampler and trainer differ by more on average (ours)
     c.grpo.samples_logged = 4  # responses per step in samples.jsonl
     c.grpo.advantage = ConfigDict()
     c.grpo.advantage.normalize_std = True  # e3's code (docs/algorithms.md, Group advantages)
     c.grpo.advantage.ddof = 1  # e3's code
     c.grpo.advantage.epsilon = 1e-6  # e3's code
+    # "group", e3's; "batch_std", "rloo", "maxrl", "opo", "w_reinforce", "pass_at_k", "best_minus_second" or
+    # "reinforce_pp" (losses/advantages.py; docs/algorithms.md, Advantages)
+    c.grpo.advantage.kind = "group"
+    c.grpo.advantage.k = 4  # of "pass_at_k"; 2508.10751
+    c.grpo.advantage.positive = 1.0  # factor of A > 0: "w_reinforce" with .1 is 2506.01347's, with 0 its NSR
+    c.grpo.advantage.negative = 1.0  # factor of A < 0; 0 is PSR
+    c.grpo.advantage.truncated = "train"  # "mask": responses that the budget cut are in no baseline, and have A = 0
+    c.grpo.advantage.keep = 0  # GFPO (2508.09726): so many of a group count, the others have A = 0; 0: all
+    c.grpo.advantage.keep_by = "shortest"  # or "reward_per_token", GFPO's token efficiency
     c.grpo.weights = ConfigDict()
     c.grpo.weights.aggregation = "sequence_mean"  # e3 has "token_mean"; 1/|o| lengthened the prototype's responses
     c.grpo.weights.gradients = "all"  # "positive": GRPOMask; "negative"; "no-eos" (losses/grpo.py token_weights)
@@ -115,6 +131,8 @@ def base_config() -> ConfigDict:
     # there is Llama's "</". Not the default, because other tokenizers have no token that begins every "</think>", and
     # "no-eos" would mask nothing
     c.grpo.weights.closing_match = "text"
+    c.grpo.weights.truncated = "train"  # e3; "mask", DAPO's overlong filtering: what the budget cut leaves the loss
+    c.grpo.weights.no_spread = "keep"  # e3; "drop": groups without any advantage leave the loss and its denominator
     c.grpo.e2c = ConfigDict()  # for tokenizers with E2C's tags
     c.grpo.e2c.coefficient = 1.0  # λ of the plan's tokens (docs/algorithms.md, λ); 1: plain GRPO
     c.grpo.e2c.missing = "plain"  # without a plan λ is 1; "original": λ on the whole response (losses/e2c.py)
@@ -125,15 +143,36 @@ def base_config() -> ConfigDict:
     c.grpo.reward.following = "off"  # "sound", "original": a right answer earns the share of its plan that it followed
     c.grpo.reward.overlong_buffer = 0  # the soft penalty grows over so many last tokens; 0: off; E2C: 4096
     c.grpo.reward.overlong_factor = 1.0  # E2C
+    c.grpo.reward.lie_alpha = 0.0  # a wrong response pays so much a token that it is too short; LIE has 3.33e-5; 0: off
+    c.grpo.reward.lie_length = 0  # … of so many tokens
+    c.grpo.reward.lie_cap = 0.3  # … and at most this; LIE
     c.grpo.loss = ConfigDict()
+    # "ppo", e3's; "gspo", "gmpo", "cispo", "sapo", "dppo_tv", "pg", "clip_cov", "kl_cov" (losses/surrogates.py;
+    # docs/algorithms.md, Surrogates, has their papers' clips), or a function of your own as "module:function"
+    c.grpo.loss.surrogate = "ppo"
     c.grpo.loss.clip_low = 0.2  # e3, Tables 4, 5, 8
     c.grpo.loss.clip_high = 0.5  # e3, Table 8 at 8k tokens; its Countdown has .2
     c.grpo.loss.dual_clip = config_dict.placeholder(object)  # None: off
-    c.grpo.loss.dual_clip = 3.0  # e3's code; not in its paper
+    c.grpo.loss.dual_clip = 3.0  # e3's code; not in its paper; of "ppo" alone
+    c.grpo.loss.delta = config_dict.placeholder(object)  # bound on the ratio before the clip, of "ppo" alone (TRL)
+    c.grpo.loss.tau_positive = 1.0  # of "sapo"; verl and TRL, as the next
+    c.grpo.loss.tau_negative = 1.05
+    c.grpo.loss.tv_bound = 0.2  # of "dppo_tv"; prime-rl
+    c.grpo.loss.cov_share = 2e-4  # of "clip_cov" and "kl_cov"; verl, as the next
+    c.grpo.loss.cov_low = 1.0  # of "clip_cov"
+    c.grpo.loss.cov_high = 5.0
+    c.grpo.loss.cov_kl_coef = 1.0  # of "kl_cov"
     c.grpo.loss.kl_coef = 0.001  # e3, Tables 4, 5, 8
     c.grpo.loss.kl_estimator = "k3"  # e3's code
+    c.grpo.loss.kl_corrected = False  # True: KL times the ratio (TRL's use_bias_correction_kl)
     c.grpo.loss.entropy_coef = 0.0  # e3's Countdown: 0 in Table 5, .001 in the script
     c.grpo.loss.tis_cap = config_dict.placeholder(object)  # None: off, as in e3; verl's cap is 2.0
+    c.grpo.loss.tis_level = "token"  # "sequence": product over the response; "sequence_mean": its geometric mean
+    c.grpo.loss.tis_mode = "truncate"  # "mask": 0 outside of [tis_floor, tis_cap], TRL's default
+    c.grpo.loss.tis_floor = config_dict.placeholder(object)  # None: no lower bound, as in verl and TRL
+    # Responses of A < 0 leave pg where the mean log-ratio of sampler to policy is above this (DeepSeek-V3.2, as TRL has
+    # it); None: off
+    c.grpo.loss.off_policy_kl = config_dict.placeholder(object)
 
     c.optim = ConfigDict()
     c.optim.weight_decay = 0.01  # e3's code, verl's default

@@ -117,14 +117,14 @@ class RunLog(Records):
                 patiently(f"write {target}", lambda file=file, target=target: target.write_bytes(file.read_bytes()))
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drop this stage's metrics and samples after `step`: they will be made again, with the same numbers."""
+        """Drop this stage's metrics, samples and draws after `step`: they are made again, with the same numbers."""
         if not self.main:
             return
         again = [x["global_step"] for x in self.lines("metrics.jsonl") if x["stage"] == stage and x["step"] > step]
         if self.writer and again:  # tells TensorBoard to hide what it has read at these steps
             self.writer.close()
             self.writer = self.tensorboard(purge_step=min(again))
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "samples.jsonl", "drawn.jsonl"):
             self.keep(name, lambda line: line["stage"] != stage or line["step"] <= step)
 
     def metrics(self, stage: str, kind: str, *, step: int, global_step: int, values: dict) -> None:

@@ -44,6 +44,7 @@ class Batch:
     old_logp: jax.Array  # [B, T] float32: the policy at the start of the update
     ref_logp: jax.Array  # [B, T] float32: the KL reference (the stage's start)
     rollout_logp: jax.Array  # [B, T] float32: the sampler's
+    chosen: jax.Array | None = None  # [B, T] bool: of Clip-Cov and KL-Cov alone (losses/surrogates.py)
 
 
 @struct.dataclass

@@ -44,8 +44,9 @@ LONGEST = (
 
 # Files of hand-computed numbers that compile little: `pytest -m fast`, under a minute on two cores.
 FAST = (
-    "test_countdown_plans", "test_countdown_traces", "test_layers", "test_losses_e2c", "test_losses_sft",
-    "test_metrics_extrapolation", "test_metrics_majority", "test_metrics_pass_at_k", "test_metrics_seeds",
+    "test_countdown_plans", "test_countdown_traces", "test_layers", "test_losses_advantages", "test_losses_e2c",
+    "test_losses_sft", "test_metrics_extrapolation", "test_metrics_majority", "test_metrics_pass_at_k",
+    "test_metrics_seeds",
     "test_models_presets", "test_phases", "test_records", "test_rewards_countdown", "test_rewards_mcq",
     "test_rewards_multiplication", "test_rewards_plan", "test_sampler_page_table", "test_settings",
     "test_tasks_countdown", "test_tasks_grade", "test_tasks_mcq", "test_tasks_multiplication", "test_tasks_products",

@@ -22,6 +22,11 @@ CONFIGS = sorted(
 )
 
 
+def renormalise(config):
+    """Sample from a nucleus and correct for it, where nothing reads the correction."""
+    config.sampler.top_p, config.grpo.restricted_sampling = 0.9, "renormalise"
+
+
 def load(name):
     return importlib.import_module(f"configs.{name}").get_config()
 
@@ -254,6 +259,14 @@ def test_e3_math_refuses_unknown_arguments(argument):
         (lambda c: c.stages.short.traces.update(most_tokens=128), "row_length=128"),
         (lambda c: c.task.update(form="paper"), "config.tokenizer='words'"),
         (lambda c: c.sampler.update(top_p=0.0), "top_p"),
+        (
+            lambda c: c.sampler.update(top_p=0.9),
+            "config.sampler.top_p=0.9: stage easy would train on tokens drawn from",
+        ),
+        (lambda c: c.sampler.update(top_k=20), "config.sampler.top_k=20: stage easy would train on tokens"),
+        (renormalise, "config.stages.easy.restricted_sampling='renormalise': nothing reads the corrected"),
+        (lambda c: c.grpo.loss.update(surrogate="trpo"), "config.grpo.loss.surrogate='trpo': use one of 'ppo'"),
+        (lambda c: c.grpo.advantage.update(kind="pass_at_k", k=9), "advantage.k=9: at most group_size=8"),
         (lambda c: c.sampler.update(block=0), "config.sampler.block=0"),
         (lambda c: c.eval.update(budgets=()), "config.eval.budgets"),
         (lambda c: c.eval.sets.update({"9": (9,)}), "config.eval.sets"),

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from e3jax.losses.grpo import group_advantages
 from e3jax.train import grpo
 from e3jax.train.state import new_state
 from tests.stages import grpo_stage
@@ -33,7 +34,7 @@ def test_the_minimal_loop_is_the_trainers_update(tiny, example):
     problems = [SimpleNamespace(question=str(p)) for p in range(4)]
     r = example.roll_out(model, params, tokenizer, problems, key=jax.random.key(0), group_size=4, budget=20)
     reward_pg = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
-    advantage_pg = grpo.group_advantages(reward_pg, normalize_std=True, ddof=1, epsilon=1e-6)
+    advantage_pg = group_advantages(reward_pg, normalize_std=True, ddof=1, epsilon=1e-6)
     reference = jax.tree.map(lambda x: x * 1.01, params)
     tx = optax.sgd(1.0)
 

@@ -1,15 +1,18 @@
 """Losses, gradients, KL and advantages that verl and TRL themselves computed on ragged batches.
 
 `golden/oracle.json` (12 samples, 3 prompts, 51 tokens, all log-probs given; golden/make_oracle.py made it from both
-projects' packages) and, where it is, `../shared/data/oracle.json` (8 samples, 2 prompts, 33 tokens), float64, rtol
-1e-6: verl divides by length + 1e-8 where we divide by the length, which is the largest difference.
+projects' packages) and, where it is, `../shared/data/oracle_surrogates.json` (8 samples, 2 prompts, 33 tokens),
+float64, rtol 1e-6: verl divides by length + 1e-8 where we divide by the length, which is the largest difference.
 
 Not expressible by e3jax's options, and so not tested here:
 - verl KL "abs": |d|, offered by no config of the papers; "k3+": NotImplementedError in verl itself.
-- verl's clip fractions under seq-mean-token-mean: verl averages them over tokens whatever the loss
-  does, ours carry the loss's weights; compared where the loss is a token mean.
+- verl's seq-mean-token-sum and seq-mean-token-sum-norm are no aggregations of ours: they are "dr_grpo" with another
+  constant, 1 and T / #sequences in the place of the budget, which is a learning rate; checked with these.
+- verl's clip fractions under seq-mean-token-mean: verl averages them over tokens whatever the loss does, ours carry the
+  loss's weights; compared where the loss is a token mean, for PPO (others count other tokens as clipped).
 - TRL's clip_ratio low_min / high_max: extremes over sequences do not add up over micro-batches.
-RLOO is a constant factor G/(G − 1) on R − mean, so it is a learning rate; the factor is checked.
+- TRL's VESPO is no surrogate of ours: it is tests/own_surrogate.py, the example of a user's own.
+- verl's Clip-Cov draws its tokens from a generator of its own: compared where all of the band is taken.
 """
 
 import json
@@ -20,12 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from e3jax.losses.advantages import Advantage, response_advantages
 from e3jax.losses.grpo import GrpoLoss, group_advantages, grpo_loss, kl_penalty, token_weights
+from e3jax.losses.surrogates import covariance_tokens
 from e3jax.types import Batch
 
 PATHS = {
     "golden": Path(__file__).parent / "golden/oracle.json",
-    "shared": Path(__file__).resolve().parents[2] / "shared/data/oracle.json",
+    "shared": Path(__file__).resolve().parents[2] / "shared/data/oracle_surrogates.json",
 }
 RTOL = 1e-6
 
@@ -61,6 +66,11 @@ def loss_gradient_metrics(oracle, aggregation, options, *, max_length=None):
         rollout_logp=inputs["rollout_logprob"],
     )
     options = {"kl_coef": 0.0, "kl_estimator": "k3", "entropy_coef": 0.0, **options}
+    if "cov_share" in options:
+        chosen, trained = np.zeros(mask.shape, bool), mask > 0
+        of = (x[trained] for x in (inputs["logprob"], batch.old_logp, batch.advantage))
+        chosen[trained] = covariance_tokens(*of, GrpoLoss(**options), rng=np.random.default_rng(0))
+        batch = batch.replace(chosen=chosen)
 
     @jax.jit
     def value_and_gradient(logp):
@@ -129,6 +139,96 @@ def test_trl(oracle, entry, aggregation, max_length, kl_coef):
         np.testing.assert_allclose(metrics["clip_high"], theirs["clip_ratio/high_mean"], rtol=RTOL)
         if kl_coef:
             np.testing.assert_allclose(metrics["kl"], theirs["kl"], rtol=RTOL)
+
+
+def test_dppo(oracle):
+    """verl's value is −A sg(p/μ) log p, ours −A p/μ, and the gradients are equal; μ is old there, the sampler here."""
+    key = "dppo_tv|delta.2"
+    if key not in oracle["verl"]:
+        return
+    moved = oracle | {"inputs": oracle["inputs"] | {"rollout_logprob": oracle["inputs"]["old_logprob"]}}
+    _, grad, metrics = loss_gradient_metrics(moved, "token_mean", clip(0.2, 0.2, None) | {"surrogate": "dppo_tv"})
+    want = oracle["verl"][key]
+    np.testing.assert_allclose(grad, want["grad"], rtol=RTOL, atol=1e-12)
+    held = metrics["clip_low"] + metrics["clip_high"]
+    np.testing.assert_allclose(held, want["metrics"]["actor/pg_clipfrac"], rtol=RTOL)
+
+
+SEQUENCE = {"tis_cap": 1.5, "tis_level": "sequence", "tis_mode": "mask"}
+COVARIANCE = {"cov_share": 1.0, "cov_low": 0.1, "cov_high": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("entry", "aggregation", "options"),
+    [
+        ("verl: vanilla|seq-mean-token-sum|clip0.2/0.2|c3", "token_sum", clip(0.2, 0.2, 3.0)),
+        ("verl: vanilla|seq-mean-token-sum-norm|clip0.2/0.2|c3", "token_sum_norm", clip(0.2, 0.2, 3.0)),
+        ("verl: gspo|clip3e-4/4e-4", "sequence_mean", clip(3e-4, 4e-4, None) | {"surrogate": "gspo"}),
+        ("verl: gspo|clip0.2/0.2", "sequence_mean", clip(0.2, 0.2, None) | {"surrogate": "gspo"}),
+        ("verl: cispo|token-mean|clip0.2/0.28", "token_mean", clip(0.2, 0.28, None) | {"surrogate": "cispo"}),
+        ("verl: sapo|tau1.0/1.05", "sequence_mean", clip(0.2, 0.2, None) | {"surrogate": "sapo"}),
+        ("verl: gpg|token-mean", "token_mean", clip(0.2, 0.2, None) | {"surrogate": "pg"}),
+        ("verl: geo_mean|clip0.4/0.4", "sequence_mean", clip(0.4, 0.4, None) | {"surrogate": "gmpo"}),
+        ("verl: clip_cov|all of .1...6", "token_mean", clip(0.2, 0.2, None) | {"surrogate": "clip_cov"} | COVARIANCE),
+        ("verl: kl_cov|share .2", "token_mean", clip(0.2, 0.2, None) | {"surrogate": "kl_cov", "cov_share": 0.2}),
+        ("trl: bnpo|token|eps0.2/0.2", "token_mean", clip(0.2, 0.2, None)),
+        ("trl: dapo|token|eps0.2/0.28|delta4", "token_mean", clip(0.2, 0.28, None) | {"delta": 4.0}),
+        ("trl: grpo|sequence (GSPO)|eps0.2/0.2", "sequence_mean", clip(0.2, 0.2, None) | {"surrogate": "gspo"}),
+        ("trl: grpo|sequence (GSPO)|eps3e-4/4e-4", "sequence_mean", clip(3e-4, 4e-4, None) | {"surrogate": "gspo"}),
+        ("trl: cispo|eps_max5", "token_mean", clip(1.0, 4.0, None) | {"surrogate": "cispo"}),
+        ("trl: sapo", "sequence_mean", clip(0.2, 0.2, None) | {"surrogate": "sapo"}),
+        ("trl: vespo", "token_mean", clip(0.2, 0.2, None) | {"surrogate": "tests.own_surrogate:vespo"}),
+        (
+            "trl: dapo|beta0.04 k3 bias-corrected",
+            "token_mean",
+            clip(0.2, 0.2, None) | {"kl_coef": 0.04, "kl_corrected": True},
+        ),
+        ("trl: dapo|IS token_truncate max1.3", "token_mean", clip(0.2, 0.2, None, tis=1.3)),
+        (
+            "trl: dapo|IS token_mask 0.7..1.3",
+            "token_mean",
+            clip(0.2, 0.2, None, tis=1.3) | {"tis_floor": 0.7, "tis_mode": "mask"},
+        ),
+        ("trl: dapo|IS sequence_mask max1.5", "token_mean", clip(0.2, 0.2, None) | SEQUENCE),
+        ("trl: dapo|off_policy_mask 0.05", "token_mean", clip(0.2, 0.2, None) | {"off_policy_kl": 0.05}),
+    ],
+)
+def test_rivals(oracle, entry, aggregation, options):
+    """Every surrogate, weight and mask of the oracle, in value and gradient."""
+    project, _, key = entry.partition(": ")
+    if key not in oracle[project]:
+        assert "_cov" in key  # the golden one alone has these
+        return
+    rows, width = np.shape(oracle["inputs"]["mask"])
+    constants = {"token_sum": 1, "token_sum_norm": width / rows}
+    max_length = constants[aggregation] if aggregation in constants else None
+    aggregation = "dr_grpo" if max_length else aggregation
+    got = loss_gradient_metrics(oracle, aggregation, options, max_length=max_length)
+    check(got, oracle[project][key])
+    if "kl" in oracle[project][key]["metrics"]:
+        np.testing.assert_allclose(got[2]["kl"], oracle[project][key]["metrics"]["kl"], rtol=RTOL)
+
+
+@pytest.mark.parametrize(
+    ("row", "changes"),
+    [
+        ("verl_grpo", {}),
+        ("verl_grpo_no_std (dr_grpo)", {"normalize_std": False}),
+        ("verl_rloo", {"kind": "rloo"}),
+        ("verl_opo", {"kind": "opo"}),
+        ("verl_grpo_passk", {"kind": "best_minus_second"}),
+        ("verl_reinforce_plus_plus_baseline", {"kind": "reinforce_pp"}),
+        ("trl_group (formula)", {"epsilon": 1e-4}),
+        ("trl_batch (formula)", {"kind": "batch_std", "epsilon": 1e-4}),
+    ],
+)
+def test_advantages_of_rivals(oracle, row, changes):
+    """Every advantage of the oracle, with the lengths of its mask."""
+    settings = dict(normalize_std=True, ddof=1, epsilon=1e-6, kind="group", k=2, positive=1.0, negative=1.0)
+    settings |= dict(truncated="train", keep=0, keep_by="shortest") | changes
+    reward, length = (np.reshape(x, (-1, 4)) for x in (oracle["inputs"]["reward"], np.sum(oracle["inputs"]["mask"], 1)))
+    got = response_advantages(reward, length, np.ones(reward.shape, bool), Advantage(**settings))
+    np.testing.assert_allclose(got.reshape(-1), oracle["advantages"][row], rtol=RTOL, atol=1e-12)
 
 
 @pytest.mark.parametrize(

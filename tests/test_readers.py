@@ -392,7 +392,7 @@ def test_bombs_stay_packed(tmp_path, monkeypatch):
             replay.read(epath.Path(dump))
     np.savez_compressed(dump / "batch-0.npz", np.zeros((1 << 14, 1 << 6)))
     with pytest.raises(UserError, match="bytes when it is unpacked"):
-        replay.read_arrays(epath.Path(dump / "batch-0.npz"), 1)
+        replay.read_arrays(epath.Path(dump / "batch-0.npz"), (1,))
 
 
 def test_odd_records_of_an_experiment_name_the_line(tmp_path):

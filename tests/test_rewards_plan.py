@@ -87,6 +87,12 @@ def test_the_shaped_reward():
     assert reward.tolist() == [1, 1, 0, 0] and values == {}
     with pytest.raises(UserError, match="following='on': use one of 'off', 'sound', 'original'"):
         RewardSettings("wrong", "on", 0, 1.0)
+    lie = RewardSettings("wrong", "off", 0, 1.0, lie_alpha=0.01, lie_length=90, lie_cap=0.25)
+    reward, values = shaped(share, right_b, np.array([60, 60, 80, 30]), lie, budget=100)  # right ones may be short
+    np.testing.assert_allclose(reward, [1, 1, -0.1, -0.25], rtol=1e-12)
+    assert values["reward/too_short"] == pytest.approx(-0.0875) and not undefined("grpo", values)
+    with pytest.raises(UserError, match=r"lie_alpha=0\.1: set lie_length"):
+        RewardSettings("wrong", "off", 0, 1.0, lie_alpha=0.1)
     assert overlong([8191, 4096, 0], budget=8192, buffer=4096, factor=1.0).tolist() == [-4095 / 4096, 0, 0]
 
 

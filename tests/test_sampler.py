@@ -93,6 +93,20 @@ def test_truncation_by_hand():
     np.testing.assert_allclose(logp, np.log([0.3]), rtol=1e-6)  # renormalised it would be log .375
 
 
+@pytest.mark.parametrize(("top_k", "top_p", "mass"), [(0, 0.7, 0.8), (1, 1.0, 0.5), (0, 1.0, 1.0)])
+def test_renormalised_log_probs(top_k, top_p, mass):
+    """p / mass of what may be drawn, which sums to 1 over it; token, entropy and greedy decoding are as without."""
+    logits = jnp.log(jnp.array([[0.2, 0.5, 0.3]]))
+    cut = dict(top_k=top_k, top_p=top_p)
+    plain, got = (choose(logits, jnp.array([0.9]), temperature=1.0, renormalised=on, **cut) for on in (False, True))
+    assert got[0] == plain[0] and got[2] == plain[2]
+    np.testing.assert_allclose(got[1], plain[1] - np.log(mass), rtol=1e-6, atol=1e-7)
+    sampling = Sampling(1.0, **cut, renormalised=True)
+    assert sampling.choice == (1.0, top_k, top_p, True) and sampling.restricted == (mass < 1)
+    greedy = choose(logits, jnp.array([0.9]), temperature=0.0, renormalised=True, **cut)
+    np.testing.assert_allclose(greedy[1], np.log([0.5]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("logits", [[1.0, 2.0, 3.0, 3.0], [-0.0, 0.0, 0.0, -1.0], [5.0] * 600, [2.0, 9.0, 9.0, 9.0]])
 def test_equal_logits_are_cut_in_the_order_of_tokens(logits):
     """Ties with the smallest kept logit all stayed: temperature 0 and top_k 1 gave tokens 2 and 3 of (1, 2, 3, 3)."""

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from e3jax.errors import UserError
-from e3jax.losses.grpo import TokenWeights
+from e3jax.losses.grpo import TokenWeights, group_advantages
 from e3jax.sampler.plan import Sampling
 from e3jax.sampler.slots import Requests, sample
 from e3jax.sharding import make_mesh, param_shardings
@@ -74,7 +74,7 @@ def updated(
     g = graded(run.model, params, score_b)
     edit(g.rollouts)
     lambda_bt = None if coefficient is None else np.full(g.rollouts.tokens.shape, coefficient, np.float32)
-    advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
+    advantage_b = group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
     state, values, _ = grpo.update(
         run,
         tx,
@@ -110,7 +110,7 @@ def test_all_equal_groups_change_nothing(setting):
     tx = optax.sgd(1.0)
     state = new_state(tx, jax.tree.map(jnp.copy, params))
     score_b = np.repeat([1.0, 0.0, 0.3, 1.0], 4)
-    advantage_b = grpo.group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
+    advantage_b = group_advantages(score_b.reshape(4, 4), normalize_std=True, ddof=1, epsilon=1e-6).reshape(-1)
     state, _, _ = grpo.update(
         run,
         tx,

@@ -14,7 +14,8 @@ from benchmarks.faults import EVERY_STEP, Command, difference, records, run_to_e
 from e3jax.metrics.names import undefined, undefined_fields
 
 ROOT = Path(__file__).parent.parent
-FLAGS = (*EVERY_STEP, "--config.stages.short.steps=20", "--config.stages.base.steps=20")
+# with dynamic sampling, whose draws are made again too
+FLAGS = (*EVERY_STEP, "--config.stages.short.steps=20", "--config.stages.base.steps=20", "--config.grpo.rounds=2")
 
 
 def undocumented(workdir: Path) -> set[str]:
@@ -63,6 +64,9 @@ def test_killed_in_every_stage_equals_straight(tmp_path):
     assert not (found := difference(straight, killed)), found
     steps = [(line["stage"], line["step"]) for line in records(killed)["metrics.jsonl"]]
     assert len(steps) == len(set(steps)), "a step was logged twice"
+    drawn = records(killed)["drawn.jsonl"]  # a line a round; 4 of its problems are trained on in the step
+    assert {line["round"] for line in drawn} == {0, 1}
+    assert sum(len(line["kept"]) for line in drawn) == 4 * len({(line["stage"], line["step"]) for line in drawn})
     assert (killed / "report.html").exists() and (killed / "DONE").exists()
     assert len((killed / "starts.jsonl").read_text().splitlines()) == 6
     assert not undocumented(straight)

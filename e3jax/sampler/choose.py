@@ -2,7 +2,8 @@
 
 There is one uniform per (row, position) and no other randomness, so a sample depends on its own key only, never on the
 rows beside it. Log-probability and entropy are those of the *untruncated* tempered distribution, which is what the
-trainer computes; top-k and top-p change only what may be drawn.
+trainer computes; top-k and top-p change only what may be drawn. On request the log-probability is that of the truncated
+distribution instead, from which the token was in fact drawn.
 
 Axes of this file beside those of types.py: c counts blocks of the vocabulary, b is an entry within a block, n an entry
 of either.
@@ -22,6 +23,7 @@ class Choice(NamedTuple):
     temperature: float
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
+    renormalised: bool = False  # the log-prob is that of the truncated distribution
 
 
 def truncate(logit_jv: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
@@ -53,11 +55,18 @@ def keep_first(logit_jv: jax.Array, least_j1: jax.Array, count: jax.Array | int)
 
 
 def choose(
-    logit_jv: jax.Array, uniform_j: jax.Array, *, temperature: float, top_k: int, top_p: float
+    logit_jv: jax.Array,
+    uniform_j: jax.Array,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    renormalised: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Draw a token [J] int32; return it, its log-prob [J] and the entropy [J] (nats) of softmax(logits / temperature).
 
-    temperature=0 takes the largest logit and reports the distribution at temperature 1.
+    `renormalised` divides the probability by the mass of what top_k and top_p let through: the log-prob grows by
+    −log mass, the entropy stays. temperature=0 takes the largest logit and reports the distribution at temperature 1.
     """
     z = logit_jv.astype(jnp.float32) / (temperature or 1.0)
     logp_jv = jax.nn.log_softmax(z, axis=-1)
@@ -71,6 +80,8 @@ def choose(
         token_j = inverse_cdf(allowed_jv, uniform_j)
     token_j = token_j.astype(jnp.int32)
     logp_j = jnp.take_along_axis(logp_jv, token_j[:, None], axis=-1)[:, 0]
+    if renormalised and temperature and (top_k or top_p < 1):
+        logp_j -= jnp.log(allowed_jv.sum(axis=-1))
     entropy_j = -jnp.sum(jnp.where(p_jv > 0, p_jv * logp_jv, 0.0), axis=-1)
     return token_j, logp_j, entropy_j
 

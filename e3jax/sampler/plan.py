@@ -30,6 +30,7 @@ class Sampling:
     prefill_rows: int = 64  # prompts prefilled together
     cache: str = "compute"  # keys and values in the model's dtype; "int8": in 8 bits
     tensor: int = 1  # devices that share one copy of the weights
+    renormalised: bool = False  # log-probs are those of what top_k and top_p leave; RL sets it, no config does
 
     def __post_init__(self):
         need(self.temperature >= 0, "temperature", self.temperature, "0 (the likeliest token) or more")
@@ -43,7 +44,12 @@ class Sampling:
     @property
     def choice(self) -> Choice:
         """Return which tokens may be drawn."""
-        return Choice(self.temperature, self.top_k, self.top_p)
+        return Choice(self.temperature, self.top_k, self.top_p, self.renormalised)
+
+    @property
+    def restricted(self) -> bool:
+        """Return whether top_k or top_p leaves tokens out."""
+        return self.top_k > 0 or self.top_p < 1
 
     @property
     def less_memory(self) -> str:

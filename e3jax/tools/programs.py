@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError
+from e3jax.losses.surrogates import COVARIANCE
 from e3jax.models.presets import flops_per_token, num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sharding import make_mesh, param_axes, spec
@@ -83,14 +84,12 @@ def train_state(tx, params, mesh) -> TrainState:
     )
 
 
-def micro_batch(mesh, rows: int, width: int) -> Batch:
-    """Shapes of a packed micro-batch."""
-    whole = {"tokens", "position", "segment"}
+def micro_batch(mesh, rows: int, width: int, *, surrogate: str) -> Batch:
+    """Shapes of a packed micro-batch; `chosen` is there for the surrogates that read it."""
+    dtypes = dict.fromkeys(("tokens", "position", "segment"), jnp.int32) | {"chosen": jnp.bool}
+    names = [f.name for f in dataclasses.fields(Batch) if f.name != "chosen" or surrogate in COVARIANCE]
     return Batch(
-        **{
-            f.name: array(mesh, "BT", (rows, width), jnp.int32 if f.name in whole else jnp.float32)
-            for f in dataclasses.fields(Batch)
-        }
+        **{name: array(mesh, "BT", (rows, width), dtypes[name] if name in dtypes else jnp.float32) for name in names}
     )
 
 
@@ -230,7 +229,7 @@ def rl_gradient(t: Training) -> Program:
     passes = 3 if remat in ("none", "matmuls") else 4
     per_token = 4 * config.layers * config.heads * config.head_width * (t.width + 1) / 2
     kept = t.rows * t.width * per_token / len(t.devices) if remat == "attention" else 0.0
-    batch = micro_batch(t.mesh, t.rows, t.width)
+    batch = micro_batch(t.mesh, t.rows, t.width, surrogate=t.stage.loss.surrogate)
     return Program(
         "gradient",
         f"{t.rows} x {t.width} tokens",
@@ -244,7 +243,7 @@ def rl_gradient(t: Training) -> Program:
 
 def rl_add(t: Training) -> Program:
     """Return the sum of two micro-batches' gradients and metrics."""
-    batch = micro_batch(t.mesh, t.rows, t.width)
+    batch = micro_batch(t.mesh, t.rows, t.width, surrogate=t.stage.loss.surrogate)
 
     def gradients():
         metrics = jax.eval_shape(
@@ -264,7 +263,7 @@ def rl_add(t: Training) -> Program:
 
 def rl_score(t: Training) -> Program:
     """Return the log-probs of a micro-batch: of the old policy, of the reference."""
-    batch = micro_batch(t.mesh, t.rows, t.width)
+    batch = micro_batch(t.mesh, t.rows, t.width, surrogate=t.stage.loss.surrogate)
     return Program(
         "score",
         f"{t.rows} x {t.width} tokens",

@@ -39,7 +39,8 @@ SHOWN = 10  # lines of a table
 MOST_BYTES = 1 << 32  # of one micro-batch's arrays: more is no batch
 CALL = {"kind": str, "chunk": int, "temperature": float, "loss": dict}
 MODEL = {"preset": str, "dtype": str, "remat": str}
-BATCHES = {"sft": 4, "oxa": 5, "grpo": len(fields(Batch))}  # kind of stage -> arrays of a micro-batch
+# kind of stage -> how many arrays a micro-batch may have; `chosen` is the last of Batch, and of some losses only
+BATCHES = {"sft": (4,), "oxa": (5,), "grpo": (len(fields(Batch)) - 1, len(fields(Batch)))}
 
 
 def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
@@ -58,7 +59,7 @@ def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
     return call, batches, run["model"]
 
 
-def read_arrays(path: epath.Path, number: int) -> list[np.ndarray]:
+def read_arrays(path: epath.Path, numbers: tuple[int, ...]) -> list[np.ndarray]:
     """Return the arrays of a micro-batch, numbers [rows, width]; raise UserError for a damaged file or a zip bomb."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as members:
@@ -69,8 +70,8 @@ def read_arrays(path: epath.Path, number: int) -> list[np.ndarray]:
             opened = np.load(file)
             arrays = [opened[name] for name in opened.files]
         shapes = {array.shape for array in arrays}
-        if len(arrays) != number or len(shapes) != 1 or len(arrays[0].shape) != 2:
-            raise ValueError(f"{len(arrays)} arrays of shapes {sorted(shapes)}, not {number} of one [rows, width]")
+        if len(arrays) not in numbers or len(shapes) != 1 or len(arrays[0].shape) != 2:
+            raise ValueError(f"{len(arrays)} arrays of shapes {sorted(shapes)}, not {numbers[0]} of one [rows, width]")
         if any(array.dtype.kind not in "biuf" for array in arrays):
             raise ValueError("arrays that hold no numbers")
     except Exception as error:  # zipfile, zlib and numpy raise what they like on files that are cut or made up

@@ -29,6 +29,7 @@ def check(config: ConfigDict) -> Settings:
     check_sources(s)
     check_mesh(s, config)
     check_sampler(s)
+    check_restricted(s)
     check_traces(s)
     check_room(s, s.task.prompt_room)
     return s
@@ -117,6 +118,26 @@ def check_sampler(s: Settings) -> None:
                 rows,
                 f"must be a multiple of devices / sampler.tensor = {groups}",
             )
+
+
+@all_errors()
+def check_restricted(s: Settings) -> None:
+    """Refuse RL on samples of top-p or top-k, unless the stage corrects for them: its ratio would be biased."""
+    if not s.sampling.restricted:
+        return
+    field = "top_p" if s.sampling.top_p < 1 else "top_k"
+    for stage in s.stages:
+        if not isinstance(stage, GrpoStage):
+            continue
+        cure = (
+            f"stage {stage.name} would train on tokens drawn from another distribution than the trainer's: use 1.0 and "
+            "top_k=0 in training (e3jax.eval.run has its own), or grpo.restricted_sampling='renormalise'"
+        )
+        corrected = stage.restricted_sampling == "renormalise"
+        need(corrected, f"sampler.{field}", getattr(s.sampling, field), cure)
+        reads = stage.loss.tis_cap is not None or stage.loss.surrogate == "dppo_tv" or stage.old_logp == "sampler"
+        allowed = "nothing reads the corrected log-prob: set loss.tis_cap, old_logp='sampler' or surrogate='dppo_tv'"
+        need(reads or not corrected, f"stages.{stage.name}.restricted_sampling", stage.restricted_sampling, allowed)
 
 
 @all_errors()

@@ -4,6 +4,7 @@ Path to the equation: configs/*.py -> train/curriculum.py -> here -> losses/grpo
 The algorithm alone, on one page: examples/minimal_grpo.py.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,27 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.errors import are_counts, dotted_path, need, need_at_least_one, need_choice
+from e3jax.losses.advantages import BINARY, Advantage, response_advantages
 from e3jax.losses.e2c import PlanWeights, exploration_weights
-from e3jax.losses.grpo import (
-    Advantage,
-    GrpoLoss,
-    TokenWeights,
-    group_advantages,
-    grpo_loss,
-    negative_mass,
-    token_weights,
-)
+from e3jax.losses.grpo import GrpoLoss, TokenWeights, grpo_loss, negative_mass
+from e3jax.losses.surrogates import COVARIANCE
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.shaping import RewardSettings, shaped
 from e3jax.rollout.likelihood import row_groups
-from e3jax.rollout.rollouts import Graded, rollout
+from e3jax.rollout.rollouts import Graded
 from e3jax.runtime import processes, put
 from e3jax.sharding import constrain_params
-from e3jax.train.closing import closing_mask
+from e3jax.train.credit import choose_tokens, token_advantages, weigh
+from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.logprobs import forward, score
-from e3jax.train.packing import Packed, enough_rows, pack_micro_batches, padding, row_widths
+from e3jax.train.packing import MiniBatch, Packed, enough_rows, pack_micro_batches, padding, row_widths
 from e3jax.train.run import Run, Stage
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.step_records import alarms, describe, log_samples, step_metrics, timings
@@ -44,6 +40,7 @@ from e3jax.types import Batch, Rollouts, TrainState
 
 OLD_LOGP = ("trainer", "sampler")
 COMPILERS = 4  # programs that are compiled side by side; one of them keeps a core or two busy
+RESTRICTED = ("refuse", "renormalise")  # top-p and top-k in training: train/check.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +51,12 @@ class GrpoStage(Stage):
     budget: int | str  # tokens of a response; "auto": Eq. 2 chooses
     prompts: int  # per step
     group_size: int  # responses per prompt
+    rounds: int  # of drawing `prompts` problems, until as many groups have spread (train/drawing.py); 1: off
     temperature: float
     minibatches: int  # optimiser updates per step
     rows: int  # packed rows of a micro-batch
     old_logp: str  # log-probs before the update: recomputed by the "trainer", or kept from the "sampler"
+    restricted_sampling: str  # what RL does when top-p or top-k restricts its samples
     parity_alarm: float  # warn above this mean |sampler's - trainer's log-prob|, nats
     samples_logged: int  # responses a step in samples.jsonl
     advantage: Advantage
@@ -68,13 +67,15 @@ class GrpoStage(Stage):
 
     def __post_init__(self):
         super().__post_init__()
-        need_at_least_one(self, "prompts", "minibatches")
+        need_at_least_one(self, "prompts", "rounds", "minibatches")
         need(self.rows >= 0, "rows", self.rows, "use 0 (as many as memory holds) or more")
         need(self.group_size >= 2, "group_size", self.group_size, "a group of one has no baseline, use 2 or more")
         need(self.temperature > 0, "temperature", self.temperature, "must be above 0: greedy samples have no log-prob")
         need(self.parity_alarm > 0, "parity_alarm", self.parity_alarm, "must be above 0")
         need(self.samples_logged >= 0, "samples_logged", self.samples_logged, "use 0 (none) or more")
         need_choice(self, "old_logp", OLD_LOGP)
+        need_choice(self, "restricted_sampling", RESTRICTED)
+        self.check_advantage()
         allowed = "use a number of tokens, or 'auto' for Eq. 2"
         known = self.budget != "auto" and need(are_counts([self.budget]), "budget", self.budget, allowed)
         buffer, most = self.reward.overlong_buffer, f"at most the budget of stage {self.name}, {self.budget}"
@@ -85,6 +86,15 @@ class GrpoStage(Stage):
             need(divides, "prompts", self.prompts, whole)
         else:
             need(divides, "minibatches", self.minibatches, f"must divide {dotted_path('prompts')}={self.prompts}")
+
+    def check_advantage(self) -> None:
+        """Refuse advantages that groups of this size, or rewards of this kind, do not have."""
+        a, most = self.advantage, f"at most group_size={self.group_size}"
+        need(a.kind != "pass_at_k" or a.k <= self.group_size, "advantage.k", a.k, most)
+        need(a.keep <= self.group_size, "advantage.keep", a.keep, most)
+        plain = self.reward.following == "off" and not self.reward.overlong_buffer and not self.reward.lie_alpha
+        allowed = "reads right and wrong: switch off following, overlong_buffer and lie_alpha of config.grpo.reward"
+        need(plain or a.kind not in BINARY, "advantage.kind", a.kind, allowed)
 
     @property
     def responses(self) -> int:
@@ -124,13 +134,6 @@ def add(total, more):
     return grads, metrics | {"gap_max": largest}
 
 
-class MiniBatch(NamedTuple):
-    """The responses of one optimiser update."""
-
-    index: np.ndarray  # its rows of the rollouts
-    packed: list[Packed]  # its micro-batches: which response lies where
-
-
 class Terms(NamedTuple):
     """Per-token inputs of the loss. Log-probs: a list per minibatch of one [rows, width] array per micro-batch."""
 
@@ -138,6 +141,7 @@ class Terms(NamedTuple):
     advantage_bt: np.ndarray
     old_logp: list[list[jax.Array | np.ndarray]]
     ref_logp: list[list[jax.Array | np.ndarray]]
+    chosen_bt: np.ndarray | None  # Clip-Cov's and KL-Cov's tokens, of the minibatches so far; None for the others
 
 
 def update(
@@ -166,12 +170,15 @@ def update(
         advantage_bt=token_advantages(advantage_b, lambda_bt, shape=r.tokens.shape),
         old_logp=old_log_probs(run, state.params, r, minibatches, stage),
         ref_logp=[],
+        chosen_bt=np.zeros(r.tokens.shape, bool) if stage.loss.surrogate in COVARIANCE else None,
     )
     has_kl = bool(stage.loss.kl_coef)  # without it the old log-probs only fill the slot
     ref = score_all(run, reference, r, minibatches, stage) if has_kl else terms.old_logp
     terms = terms._replace(ref_logp=ref)  # every log-prob is taken before the first update
     values = []
     for i, minibatch in enumerate(minibatches):
+        if terms.chosen_bt is not None:
+            terms.chosen_bt[minibatch.index] = chosen(run, state, r, minibatch, terms, i, stage)
         grads, sums = sum_gradients(run, state.params, batches(run, r, minibatch, terms, i), stage)
         trained = (terms.weight_bt[minibatch.index] != 0).sum()
         parity = {"parity/logp_max": sums.pop("gap_max"), "parity/logp_mean": sums.pop("gap_sum") / max(trained, 1)}
@@ -195,33 +202,6 @@ def split(run: Run, r: Rollouts, stage: GrpoStage) -> list[MiniBatch]:
     parts = np.split(np.arange(len(r.tokens)), stage.minibatches)  # rows are prompt-major
     packed = (pack_micro_batches(r.length[part], rows=stage.rows, widths=widths) for part in parts)
     return [MiniBatch(part, [m.of(part) for m in micro]) for part, micro in zip(parts, packed)]
-
-
-def weigh(run: Run, r: Rollouts, minibatches: list[MiniBatch], advantage_b: np.ndarray, stage: GrpoStage) -> np.ndarray:
-    """Return each token's weight [B, T] in its minibatch's loss: mask / denominator (losses/grpo.py token_weights)."""
-    mask = r.sampled.astype(np.float32)  # EOS is sampled: stopping is an action and is trained
-    w = stage.weights
-    closing_bt = np.zeros(mask.shape, bool)  # none, but for "no-eos"
-    if w.gradients == "no-eos":
-        closing_bt = closing_mask(run.tokenizer, r, closing=w.closing, match=w.closing_match)
-    weight_bt = np.zeros_like(mask)
-    for index, _ in minibatches:
-        weight_bt[index] = token_weights(
-            mask[index],
-            advantage_b=advantage_b[index],
-            closing_bt=closing_bt[index],
-            max_length=stage.budget,
-            aggregation=w.aggregation,
-            gradients=w.gradients,
-            denominator=w.denominator,
-        )
-    return weight_bt
-
-
-def token_advantages(advantage_b: np.ndarray, lambda_bt: np.ndarray | None, *, shape: tuple[int, int]) -> np.ndarray:
-    """Return every token's advantage [B, T] float32: its response's, times λ where there is one."""
-    advantage_bt = np.broadcast_to(advantage_b[:, None], shape).astype(np.float32)
-    return advantage_bt if lambda_bt is None else advantage_bt * lambda_bt
 
 
 def old_log_probs(run: Run, params, r: Rollouts, minibatches: list[MiniBatch], stage: GrpoStage) -> list[list]:
@@ -257,7 +237,22 @@ def batches(run: Run, r: Rollouts, minibatch: MiniBatch, terms: Terms, number: i
             old_logp=old_logp,
             ref_logp=ref_logp,
             rollout_logp=m.take(r.logp),
+            chosen=None if terms.chosen_bt is None else m.take(terms.chosen_bt),
         )
+
+
+def chosen(
+    run: Run, state: TrainState, r: Rollouts, minibatch: MiniBatch, terms: Terms, number: int, stage: GrpoStage
+) -> np.ndarray:
+    """Return which tokens of minibatch `number` Clip-Cov or KL-Cov chooses, under the parameters before its update.
+
+    Costs a forward pass for every minibatch but the first, whose old log-probs are these where the trainer made them.
+    """
+    old = logp = terms.old_logp[number]
+    if number or stage.old_logp != "trainer":
+        logp = score_packed(run, state.params, r, minibatch.packed, temperature=stage.temperature)
+    rng = np.random.default_rng([run.seed, stage.index, int(state.step)])  # the same after a resume
+    return choose_tokens(minibatch, logp, old, terms, stage.loss, rng=rng)[minibatch.index]
 
 
 def sum_gradients(run: Run, params, micro: Iterator[Batch], stage: GrpoStage):
@@ -289,7 +284,8 @@ def train(run: Run, params, stage: GrpoStage):
     skips = Skips(run, name, kind="grpo", temperature=stage.temperature, loss=asdict(stage.loss))
     if done < steps:
         compile_ahead(run, tx, state, stage)
-    unfinished = {"unfinished": stage.reward.unfinished}  # graders run elsewhere and see the problem only
+    sampling = run.sampling(stage.temperature, budget=stage.budget)
+    sampling = replace(sampling, renormalised=stage.restricted_sampling == "renormalise")
     rolled, summary = 0, ""
 
     def show_progress(finished: int) -> None:
@@ -301,14 +297,13 @@ def train(run: Run, params, stage: GrpoStage):
         phase.advance(done)
         for step in range(done, steps):
             start, rolled = time.monotonic(), 0
-            problems = draw(stage.first_problem + step * stage.prompts, stage.prompts)
-            graded = rollout(
-                run.pretrained(state.params),
-                [replace(p, meta=p.meta | unfinished) for p in problems],
-                run.sampling(stage.temperature, budget=stage.budget),
-                key=run.key(stage.index, step),
-                samples=stage.group_size,
-                budget=stage.budget,
+            graded, drawn = draw_groups(
+                run,
+                state.params,
+                stage,
+                step,
+                draw=draw,
+                sampling=sampling,
                 read=partial(run.grader.submit, following=stage.reward.following),
                 on_finished=show_progress,
             )
@@ -317,18 +312,21 @@ def train(run: Run, params, stage: GrpoStage):
             parts = graded.share_b, graded.score_b, graded.response_len_b
             reward_b, reward_metrics = shaped(*parts, stage.reward, budget=stage.budget)
             reward_pg = reward_b.reshape(stage.prompts, stage.group_size)
-            advantage_b = group_advantages(reward_pg, **asdict(stage.advantage)).reshape(-1)
+            grouped = (x.reshape(reward_pg.shape) for x in (graded.response_len_b, r.done))
+            advantage_b = response_advantages(reward_pg, *grouped, stage.advantage).reshape(-1)
             lambda_bt = None
             if tags:
                 lambda_bt = exploration_weights(r.tokens, r.prompt_len, r.length, tags=tags, **asdict(stage.e2c))
             state, values, rebuild = update(run, tx, state, graded, advantage_b, reference, stage, lambda_bt=lambda_bt)
             updated_at = time.monotonic()
             values |= step_metrics(graded, advantage_b, tags, group_size=stage.group_size) | reward_metrics
-            limits = dict(weights=stage.weights, parity_alarm=stage.parity_alarm)
+            # a renormalised log-prob is not the trainer's, by as much as top-p and top-k leave out
+            other = sampling.restricted and sampling.renormalised
+            limits = dict(weights=stage.weights, parity_alarm=math.inf if other else stage.parity_alarm)
             for alarm in alarms(graded, values, advantage_b, **limits):
                 run.log.say(f"{name}, step {step + 1}: {alarm}")
             values |= {"budget": stage.budget, "optim/lr": learning_rate(state)}
-            values |= timings(graded, start=start, sampled_at=sampled_at, end=updated_at)
+            values |= drawn | timings(graded, start=start, sampled_at=sampled_at, end=updated_at)
             run.log.metrics(name, "grpo", step=step + 1, global_step=stage.first_step + step + 1, values=values)
             log_samples(run, name, step + 1, graded, advantage_b, stage.samples_logged)
             summary = describe(values)
@@ -358,6 +356,8 @@ def compile_ahead(run: Run, tx, state: TrainState, stage: GrpoStage) -> None:
             if scored:
                 first[f"log-probs of {size}"] = score.lower(run.model, state.params, i, i, i, **fixed)
             batch = Batch(i, i, i, f, f, f, f, f)
+            if stage.loss.surrogate in COVARIANCE:
+                batch = batch.replace(chosen=put(np.zeros((rows, w), bool), "BT"))
             first[f"gradient of {size}"] = grpo_gradient.lower(run.model, state.params, batch, **fixed, loss=stage.loss)
         *_, made = compile_all(first, phase)
         second = {"sum of gradients": add.lower(made, made), "AdamW": apply_gradients.lower(tx, state, made[0])}

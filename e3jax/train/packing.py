@@ -100,6 +100,11 @@ class Packed(NamedTuple):
             out[row, start : start + length] = array_bt[sequence, :length]
         return out
 
+    def back(self, packed: np.ndarray, out_bt: np.ndarray) -> None:
+        """Write the micro-batch's [rows, width] into its sequences' rows of `out_bt` [B, T]: the inverse of `take`."""
+        for sequence, row, start, length in self.places:
+            out_bt[sequence, :length] = packed[row, start : start + length]
+
     def positions(self) -> np.ndarray:
         """[rows, width] int32: from 0 in every sequence."""
         out = np.zeros((self.rows, self.width), np.int32)
@@ -148,6 +153,13 @@ def best_fit(lengths: np.ndarray, rows: int, widths: Sequence[int]) -> list[Pack
         packed[i].places.append((sequence, row, packed[i].width - room, length))
         bisect.insort(free, (room - length, i, row))
     return packed
+
+
+class MiniBatch(NamedTuple):
+    """The responses of one optimiser update."""
+
+    index: np.ndarray  # its rows of the rollouts
+    packed: list[Packed]  # its micro-batches: which response lies where
 
 
 def padding(micro: Sequence[Packed]) -> float:

@@ -108,7 +108,8 @@ def resolve_stages(c: dict, order: tuple[str, ...]) -> tuple[Stage, ...]:
             continue
         stages.append(stage)
         first_step += stage.steps
-        first_problem += stage.steps * (stage.prompts if isinstance(stage, GrpoStage) else c["grpo"]["prompts"])
+        drawn = stage.prompts * stage.rounds if isinstance(stage, GrpoStage) else c["grpo"]["prompts"]
+        first_problem += stage.steps * drawn
     return tuple(stages)
 
 
