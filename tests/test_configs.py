@@ -17,7 +17,7 @@ CONFIGS = sorted(
     for p in (ROOT / "configs").glob("*.py")
     # these have arguments: below, tests/test_curation_….py …
     if p.stem not in ("__init__", "common", "difficulty", "e2c", "e2c_data", "e3_math", "oxa", "oxa_data", "probes")
-    and not p.stem.startswith("eval_")
+    and not p.stem.startswith(("eval_", "my_"))  # my_: with a model of the hub; tests/test_train_chats.py runs them
     and not p.stem.endswith("_scaling")  # … tests/test_eval_….py
 )
 

@@ -87,6 +87,7 @@ FORMS = {
         {"problem": "1+1?", "solution": 2},
         "the solution is 2",
     ),
+    "problem, answer": ({"problem": "1+1?", "answer": "2"}, {"problem": "1+1?", "answer": 2}, "the answer is 2, not a"),
     "query, response": (
         {"query": "1+1?", "response": "2"},
         {"query": "1+1?", "reply": "2"},
@@ -127,6 +128,20 @@ def test_what_forms_add():
     shots = read_chat({"prompt": [*TURNS, TURNS[0]], "completion": TURNS[1:]}, columns={})
     assert shots.messages == [*TURNS, *TURNS] and shots.trained == (3,)
     assert read_chat({"prompt": None, "question": "1+1?", "answer": "2", "completion": None}, columns={}).pair
+
+
+def test_a_prepared_set_of_conversations(tmp_path):
+    """What was written for a bucket is read as what it was, and what was not learned still is not."""
+    from e3jax.tasks.sets import read_all
+    from e3jax.tools.prepare import prepare
+
+    pytest.importorskip("array_record", reason="prepared sets need pip install -e '.[data]'")
+    rows = [{"question": "1+1?", "answer": "2"}, {"prompt": [*TURNS, TURNS[0]], "completion": TURNS[1:]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = prepare(str(tmp_path / "rows.jsonl"), tmp_path / "set", chats=True)
+    assert said == f"{tmp_path / 'set'}: 2 conversations of {tmp_path / 'rows.jsonl'}"
+    read = [chat for _, chat in read_all(str(tmp_path / "set"), lambda row: read_chat(row.value, columns={}))]
+    assert [(x.messages, x.trained) for x in read] == [(TURNS, (1,)), ([*TURNS, *TURNS], (3,))]
 
 
 def test_named_columns():

@@ -24,7 +24,8 @@ from e3jax.readers import parse_json
 
 PAIRS = (
     ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "response"),
-    ("query", "response"), ("problem", "solution"), ("instruction", "output"), ("instruction", "response"),
+    ("query", "response"), ("problem", "solution"), ("problem", "answer"), ("instruction", "output"),
+    ("instruction", "response"),
 )  # fmt: skip
 LISTS = ("messages", "conversations")
 SYSTEM, INPUT = ("system", "system_prompt"), "input"
@@ -63,8 +64,10 @@ def read_chat(row: Mapping[str, Any], *, columns: Mapping[str, str]) -> Chat:
     chat = chat or next((read_pair(row, pair) for pair in PAIRS if filled >= set(pair)), None)
     if chat is None:
         names = ", ".join(sorted(map(str, row)))[:200]
-        forms = "; ".join([*LISTS, *(" and ".join(pair) for pair in PAIRS)])
-        raise ValueError(f"columns are {names}: needed are {forms}; or name yours in the stage's `columns`")
+        raise ValueError(
+            f"columns are {names}: needed are {', '.join(LISTS)}, or a pair like {' and '.join(PAIRS[0])} "
+            "(docs/your-own.md has all); or name yours in the stage's `columns`"
+        )
     if not chat.trained:
         raise ValueError("no message of the assistant is to be learned")
     system = next((row[name] for name in SYSTEM if name in filled and row[name] != ""), None)
@@ -160,6 +163,15 @@ def structured(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def as_row(chat: Chat) -> dict[str, Any]:
+    """Return a row of which `read_chat` makes the same conversation.
+
+    >>> as_row(read_chat({"question": "1+1?", "answer": "2"}, columns={}))["messages"][1]
+    {'role': 'assistant', 'content': '2', 'weight': 1}
+    """
+    return {"messages": [m | {"weight": int(i in chat.trained)} for i, m in enumerate(chat.messages)]}
 
 
 def named_columns(columns: str) -> dict[str, str]:

@@ -36,6 +36,7 @@ from e3jax.tools.chips import GIB, Chip, find_devices
 from e3jax.tools.hlo import Traffic, biggest_arrays, collectives
 from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, supervised_programs
 from e3jax.tools.rl_programs import stage_programs
+from e3jax.train.named_model import AUTO
 from e3jax.train.settings import Settings, resolve
 
 
@@ -238,12 +239,12 @@ def progress(console: Console, stage: str) -> Iterator[Callable[[str], None]]:
         yield say
 
 
-def record(c: ConfigDict, stage: str, at: Slice, fits: dict[str, int], measured: list[Measured]) -> str:
+def record(c: ConfigDict, preset: str, stage: str, at: Slice, fits: dict[str, int], measured: list[Measured]) -> str:
     """Return the line of a stage for --json."""
     line = {
         "topology": at.topology,
         "devices": len(at.devices),
-        "preset": c.model.preset,
+        "preset": preset,
         "stage": stage,
         "mesh": c.mesh.to_dict(),
         "sampling_tensor": c.sampler.tensor,
@@ -269,6 +270,8 @@ def main() -> None:
         raise UserError("config.sampler has no field 'tensor', the sampling layout: start from configs/e3_math.py")
     chip, devices = find_devices(f.topology)
     at = Slice(f.topology, devices, chip, f.limit or chip.memory * 7 / 8)
+    if c.model.name and c.model.dtype == AUTO:
+        c.model.dtype = "bfloat16"  # as on the slice, whatever computes here
     settings = resolve(c)
     out, err = Console(width=None if os.isatty(1) else 180), Console(stderr=True)
     failed = []
@@ -278,7 +281,7 @@ def main() -> None:
         with progress(err, stage) as say:
             measured = measure_all(programs, chip, say)
             lines, fits = suggestions(settings, stage, at, measured, say) if f.suggest and rolls else ([], {})
-        title = f"{escape(c.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)"
+        title = f"{escape(settings.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)"
         out.print(fit_table(title, measured, at.limit))
         for line in lines:
             out.print(line)
@@ -286,7 +289,7 @@ def main() -> None:
             out.print("[dim](a straight line through the programs compiled at the set and at twice the set size)[/dim]")
         if f.json:
             with open(f.json, "a") as file:
-                file.write(record(c, stage, at, fits, measured))
+                file.write(record(c, settings.model.preset, stage, at, fits, measured))
         failed += [(stage, m) for m in measured if m.total is None or m.total > at.limit * GIB]
     for stage, m in failed:
         need = f"needs {gib(m.total)} GiB of {at.limit:g}" if m.total else f"ran out of memory: {m.message}"
