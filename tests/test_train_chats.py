@@ -209,11 +209,33 @@ def test_impossible_stages_are_named(model, fields, words):
         check(c)
 
 
+def words_config():
+    """Return a config of the closed vocabulary with a stage on conversations."""
+    c = base_config()
+    sizes = dict(steps=1, lr=1e-3, warmup=0, per_step=1, rows=8, row_length=64)
+    c.order, c.stages.sft = ("sft",), chats_stage(data="x.jsonl", **sizes)
+    return c
+
+
+def test_what_a_stage_compiles_and_costs():
+    """The tools that say whether a stage fits know its programs: micro-batches whose gradients are added."""
+    import jax
+
+    from e3jax.tools.chips import CHIPS
+    from e3jax.tools.cost import supervised_step
+    from e3jax.tools.programs import supervised_programs
+
+    c = words_config()
+    c.model.attention = "xla"
+    programs = supervised_programs(resolve(c), "sft", jax.devices())
+    assert [p.name for p in programs] == ["gradient", "add", "apply"]
+    assert programs[0].lower().out_info[1].keys() == {"loss/total", "loss/entropy"}
+    assert programs[1].lower() and supervised_step(c, "sft", CHIPS["v5e"], chips=1, length=50.0).tokens == 50
+
+
 def test_words_have_no_chat_template():
     """The closed vocabulary is fine-tuned on texts as they are."""
-    c = base_config()
-    sizes = dict(steps=1, lr=1e-3, warmup=0, per_step=1, rows=8, row_length=9)
-    c.order, c.stages.sft = ("sft",), chats_stage(data="x.jsonl", **sizes)
+    c = words_config()
     with pytest.raises(UserError, match=r"stages\.sft\.template='chat': tokenizer='words' has no chat template"):
         check(c)
 
@@ -283,7 +305,7 @@ def test_a_checkpoint_of_the_closed_words(checkpoint):
         (lambda c: c.model.update(preset="small"), "sets config.model.preset too, which is 'small' here"),
         (
             lambda c: c.model.update(name="smalll"),
-            "^config.model.name='smalll': model 'smalll' is neither a dir.*, smollm2-1.7b$",
+            "^config.model.name='smalll': model 'smalll' is neither a dir.*, smollm2-1.7b\n  config.stages.sft.data",
         ),
     ],
 )
