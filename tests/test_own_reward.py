@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,14 @@ def test_numbers_grades_and_weights(here):
     assert needs_of(both) == Needs(rows=True, answers=True)
     assert needs_of("my_rewards.py:graded") == Needs(rows=True, answers=False)
     assert needs_of("") == Needs(rows=False, answers=True)
+
+
+def test_the_functions_of_the_page(here):
+    """docs/your-own.md shows a number, a Grade and TRL's form."""
+    page = (Path(__file__).parent.parent / "docs/your-own.md").read_text()
+    (here / "page.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    assert grade("page.py:is_short, page.py:in_box, page.py:has_answer", r"\boxed{2}")[0].score == 3.0
+    assert grade("page.py:in_box", "3")[0] == Grade(0.0, "no_box")
 
 
 def test_functions_of_trl(here):
