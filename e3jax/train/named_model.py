@@ -22,13 +22,11 @@ AUTO = "auto"  # config.model.dtype
 def spelled_out(c: dict[str, Any]) -> dict[str, Any]:
     """Return a config, as nested dictionaries, with model.name and dtype "auto" replaced by what they stand for.
 
-    Refuses a name beside a field that says something else than the name. dtype "auto" is float32, and bfloat16 for a
-    named model on an accelerator. Number embeddings are those of the closed words: off with another tokenizer.
+    Refuses a name beside a field that says something else than the name. Number embeddings are those of the closed
+    words: off with another tokenizer.
     """
     name = c["model"]["name"]
-    if c["model"]["dtype"] == AUTO:
-        fast = name != "" and jax.default_backend() != "cpu"
-        c = c | {"model": c["model"] | {"dtype": "bfloat16" if fast else "float32"}}
+    c = c | {"model": c["model"] | {"dtype": dtype_of(name, c["model"]["dtype"])}}
     if not name:
         return c
     fields = named_fields(name)
@@ -40,6 +38,13 @@ def spelled_out(c: dict[str, Any]) -> dict[str, Any]:
     init = c["init"] | {"init_from": init_from}
     init["number_embeddings"] = init["number_embeddings"] and tokenizer == SET["tokenizer"]
     return c | {"tokenizer": tokenizer, "model": c["model"] | {"preset": preset}, "init": init}
+
+
+def dtype_of(name: str, dtype: str) -> str:
+    """Return what a config's dtype means: "auto" is float32, and bfloat16 for a named model on an accelerator."""
+    if dtype != AUTO:
+        return dtype
+    return "bfloat16" if name and jax.default_backend() != "cpu" else "float32"
 
 
 def named_fields(name: str) -> dict[str, str]:
