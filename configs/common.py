@@ -44,8 +44,12 @@ def base_config() -> ConfigDict:
     c.init.init_from = ""  # RUN/checkpoints/STAGE/STEP, a Hugging Face directory or a hub id; "": random
 
     c.model = ConfigDict()
+    # A hub id, a Hugging Face directory or a checkpoint of a run: sets model.preset, tokenizer and init.init_from,
+    # which stay as they are here. A name in models/presets.py sets model.preset alone. "": these fields say it
+    c.model.name = ""
     c.model.preset = "tiny"  # a name in models/presets.py, or a directory or hub id with a config.json
-    c.model.dtype = "float32"  # of matmuls and cache, not of masters (float32); "bfloat16" on accelerators
+    # Of matmuls and cache, not of masters (float32). "auto": "float32", and "bfloat16" on accelerators for a model.name
+    c.model.dtype = "auto"
     c.model.attention = "auto"  # "splash" on TPU, "cudnn" on GPU in bfloat16, "xla" elsewhere (models/attention.py)
     # What the backward pass recomputes: "none"; "matmuls": all but products with weights; "attention": all but one TxD
     # array a layer; "full": whole blocks, which on a CPU is also faster than storing them (LOG.md, 2026-11-21). "auto":
@@ -64,7 +68,9 @@ def base_config() -> ConfigDict:
     # "math": any set of questions, multiple choice too. A stage names its `set`.
     # "multiplication"; "products", for tiny models. A stage names its `digits`.
     c.task.form = "calculator"
-    c.task.prompt = ""  # for "math" and "multiplication", a name in tasks/prompts.py; Countdown has its own
+    # For "math" and "multiplication", a name in tasks/prompts.py; Countdown has its own. "" with a set: a boxed answer
+    # is asked for where the grader wants one and the question does not ask for it (default_prompt there)
+    c.task.prompt = ""
     c.task.chat = "template"  # the tokenizer's own template, if it has one; "plain": Qwen's, without a system prompt
     c.task.thinking = True  # enable_thinking of the chat template; on by default in Qwen3, and in e3
     # Where graders look for a boxed answer. "response", e3's reward: a </think> must be there, and the last box counts,
@@ -76,6 +82,9 @@ def base_config() -> ConfigDict:
     # 0: measure it, as the longest prompt of all sets; of endless problems, a little more than the longest of some
     # (train/setup.py)
     c.task.prompt_room = 8
+    # "FILE.py:FUNCTION", or several with weights, "task, my_rewards.py:is_short*0.2", where "task" is the task's own
+    # grader: the reward of RL, and what a run's evaluations count (docs/your-own.md). "": the task's grader alone
+    c.task.reward = ""
 
     c.sampler = ConfigDict()
     c.sampler.slots = 128  # responses that decode together; 0: as many as memory holds (train/fit.py)
@@ -251,6 +260,22 @@ def text_stage(*, traces: dict, evaluated: bool, **fields) -> ConfigDict:
     # a language model has seen long texts: nothing starts late (config.sft)
     late = {"position_gap": 0, "gap_rate": 0.0}
     return ConfigDict({"kind": "sft", "traces": {**habits, **traces}, "evaluated": evaluated, **late, **fields})
+
+
+def chats_stage(*, data: str, **fields) -> ConfigDict:
+    """Return a supervised stage on conversations of a file, a hub id or a prepared set (train/chats.py).
+
+    `fields`: steps, lr, warmup, per_step (examples), rows, row_length; or those that have a value here.
+    """
+    usual = {
+        "columns": "",  # by their names; or "prompt=Frage,response=Antwort"
+        "template": "chat",  # the tokenizer's; "none": prompt and response are what the model reads and writes
+        "train_on": "answers",  # the assistant's, as TRL's assistant_only_loss; "everything"
+        "longer": "drop",  # than row_length; "cut" on the right, as TRL
+        "held_out": 0,  # conversations set aside, whose loss is logged
+        "evaluated": False,  # loss alone, without a task
+    }
+    return ConfigDict({"kind": "sft", "data": data, **usual, **fields})
 
 
 def oxa_stage(*, promote: str, suppress: str, **fields) -> ConfigDict:

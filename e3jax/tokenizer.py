@@ -133,14 +133,29 @@ class HubTokenizer:
         """
         return self.apply_chat(messages, thinking=thinking, tokenize=True)
 
-    def chat_text(self, words: str, *, thinking: bool) -> str:
-        """Return one user turn in the chat template, special tokens written out; `encode` gives `chat`'s tokens."""
-        return self.apply_chat([{"role": "user", "content": words}], thinking=thinking, tokenize=False)
+    def chat_text(self, words: str, before: Sequence[dict[str, str]] = (), *, thinking: bool) -> str:
+        """Return one user turn in the chat template, special tokens written out; `encode` gives `chat`'s tokens.
+
+        `before`: messages that come first.
+        """
+        return self.apply_chat([*before, {"role": "user", "content": words}], thinking=thinking, tokenize=False)
+
+    def turns_text(self, messages: Sequence[dict[str, str]], *, opened: bool, thinking: bool) -> str:
+        """Return messages in the chat template, special tokens written out; `opened`: and the assistant begins."""
+        return self.apply_chat(messages, thinking=thinking, tokenize=False, opened=opened)
 
     def apply_chat(
-        self, messages: Sequence[dict[str, str]], *, thinking: bool, tokenize: bool, go_on: bool = False
+        self,
+        messages: Sequence[dict[str, str]],
+        *,
+        thinking: bool,
+        tokenize: bool,
+        go_on: bool = False,
+        opened: bool = True,
     ) -> list[int] | str:
         """Return the chat template's tokens or text up to where the assistant speaks, or goes on with the last message.
+
+        Not `opened`, and not `go_on`: up to the end of the last message.
 
         A last message that begins with a thought is continued as it is written: Qwen3's template would put an empty
         thought before it, and R1's leaves thoughts out.
@@ -156,7 +171,7 @@ class HubTokenizer:
         try:
             return self.hub.apply_chat_template(
                 list(messages),
-                add_generation_prompt=not go_on,
+                add_generation_prompt=opened and not go_on,
                 continue_final_message=go_on,
                 tokenize=tokenize,
                 return_dict=False,

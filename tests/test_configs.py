@@ -18,7 +18,7 @@ WITH_ARGUMENTS = "countdown_lm", "difficulty", "e2c", "e2c_data", "e3_math", "ox
 CONFIGS = sorted(
     p.stem
     for p in (ROOT / "configs").glob("*.py")
-    if p.stem not in ("__init__", "common", *WITH_ARGUMENTS) and not re.match(r"eval_|.*_scaling$", p.stem)
+    if p.stem not in ("__init__", "common", *WITH_ARGUMENTS) and not re.match(r"eval_|my_|.*_scaling$", p.stem)
 )
 
 

@@ -303,7 +303,7 @@ def test_what_is_defined_is_logged_and_what_is_drawn_is_defined():
         group, _, last = name.rpartition("/")
         ways = [f'"{name}"']  # as it is, after a prefix that is put before a dict's names, or by phase or pool
         ways += [f'"{last}"'] if group in ("loss", "optim", "") else []
-        ways += [f'f"{group}/{{name}}"'] if last in ("exploration", "execution") else []
+        ways += [f'f"{group}/{{name}}"'] if last in ("exploration", "execution", "…") else []
         ways += [f'f"{last.rpartition("_")[0]}_{{pool}}"'] if last.endswith(("_promoted", "_suppressed")) else []
         assert any(way in code for way in ways), name
     for kind, panels in PANELS.items():

@@ -380,6 +380,9 @@ def test_bombs_stay_packed(tmp_path, monkeypatch):
     (dump / "call.json").write_text(json.dumps(call))
     np.savez_compressed(dump / "batch-0.npz", *[np.zeros((2, 3))] * 4)
     assert len(replay.read(epath.Path(dump))[1][0]) == 4
+    named = {"name": "qwen3-0.6b", "preset": "tiny", "dtype": "auto", "remat": ""}  # a model by config.model.name
+    (tmp_path / "r/config.json").write_text(json.dumps({"model": named}))
+    assert replay.read(epath.Path(dump))[2] == named | {"preset": "qwen3-0.6b", "dtype": "float32"}
     for damage, said in (
         (lambda: np.savez_compressed(dump / "batch-0.npz", *[np.zeros((2, 3))] * 3), "3 arrays of shapes"),
         (lambda: np.savez_compressed(dump / "batch-0.npz", *[np.full((2, 3), "x")] * 4), "hold no numbers"),

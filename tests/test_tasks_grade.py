@@ -40,11 +40,12 @@ def test_a_step_without_a_readable_answer_is_told_with_what_to_set():
     assert nothing_read([], [], **fields) is None
 
 
-def config(*kinds, where="response", prompt="e3", chat="template", init_from=""):
+def config(*kinds, where="response", prompt="e3", chat="template", init_from="", reward=""):
     """Return what `check_thinking` reads of a run's settings."""
     stages = tuple({"grpo": grpo_stage, "sft": sft_stage}[kind]() for kind in kinds)
     return SimpleNamespace(
-        task=SimpleNamespace(form="math", where=where, prompt=prompt, chat=chat),
+        task=SimpleNamespace(form="math", where=where, prompt=prompt, chat=chat, reward=reward),
+        eval=SimpleNamespace(sets={}),
         stages=stages,
         init=SimpleNamespace(init_from=init_from),
     )

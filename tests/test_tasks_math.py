@@ -1,5 +1,7 @@
 r"""Rows of every schema become the same bare problem and gold answer; malformed ones say why."""
 
+import json
+
 import pytest
 
 from e3jax.errors import UserError
@@ -39,6 +41,68 @@ def test_schemas(row, answer, difficulty):
     """Every column name that the sets use is read, and no instruction is left in the problem."""
     fields = read_math(row, source="mine")
     assert fields[:4] == Fields("math", "What is 1+1?", answer, difficulty, {})[:4]
+
+
+ASKED = [{"role": "user", "content": "What is 1+1?"}]
+TRUTH = '{"ground_truth": "2"}'
+RL_FORMS = [  # a row, its malformed twin, and what is said of that
+    ({"prompt": "What is 1+1?", "solution": "2"}, {"prompt": "What is 1+1?", "solution": ""}, "the answer is empty"),
+    (
+        {"prompt": ASKED, "solution": "So $\\boxed{2}$."},
+        {"prompt": [{"role": "assistant", "content": "2"}], "solution": "2"},
+        "prompt has 0 user turns",
+    ),
+    ({"prompt": ASKED, "ground_truth": 2}, {"prompt": ASKED, "ground_truth": None}, "no answer"),
+    ({"prompt": json.dumps(ASKED), "answer": "2"}, {"prompt": "[]", "answer": {}}, "neither text nor number"),
+    (
+        {"prompt": ASKED, "reward_model": TRUTH},
+        {"prompt": ASKED, "reward_model": "{2}"},
+        "reward_model has no ground_truth",
+    ),
+    (
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "What is 1+1?"}]}], "answer": "2"},
+        {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "2"},
+        "only parts of type text are read",
+    ),
+    ({"messages": [*ASKED, {"role": "assistant", "content": "\\boxed{2}"}]}, {"messages": ASKED}, "no answer"),
+    (
+        {"conversations": [{"from": "human", "value": "What is 1+1?"}, {"from": "gpt", "value": "2"}]},
+        {"conversations": [{"from": "gpt", "value": "2"}]},
+        "prompt has 0 user turns",
+    ),
+    (
+        {"prompt": "What is 1+1?", "completion": "2"},
+        {"prompt": "What is 1+1?", "completion": []},
+        "not a list of messages",
+    ),
+    (
+        {"prompt": ASKED, "completion": [{"role": "assistant", "content": "2"}]},
+        {"prompt": ASKED, "completion": [{}]},
+        "not an object with role",
+    ),
+    (
+        {"instruction": "What is 1+1?", "input": "", "output": "2"},
+        {"instruction": "", "output": "2"},
+        "the problem is ''",
+    ),
+    ({"query": "What is 1+1?", "response": "2"}, {"query": ["x"], "response": "2"}, "not a text"),
+]
+
+
+@pytest.mark.parametrize(("row", "malformed", "said"), RL_FORMS)
+def test_forms_of_other_trainers(row, malformed, said):
+    """TRL's and verl's rows, and those of fine-tuning, are questions with answers as they are."""
+    assert read_math(row, source="mine") == Fields("math", "What is 1+1?", "2", "mine", {})
+    with pytest.raises(ValueError, match=said):
+        read_math(malformed, source="mine")
+
+
+def test_answers_may_be_missing_for_an_own_reward():
+    """A reward that reads no answer needs none; the question is still needed."""
+    for row in ({"prompt": ASKED}, {"question": "What is 1+1?", "answer": None}, {"messages": ASKED}):
+        assert read_math(row, source="mine", answered=False)[:3] == ("math", "What is 1+1?", "")
+    with pytest.raises(ValueError, match="no problem"):
+        read_math({"text": "x"}, source="mine", answered=False)
 
 
 def test_kept_columns():

@@ -1,5 +1,7 @@
 """Sets by name: files of every kind, prepared sets, the hub and TFDS; errors in them are reported row by row."""
 
+import csv
+import gzip
 import json
 import os
 import subprocess
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from e3jax.errors import UserError
+from e3jax.tasks.prompts import no_chat, qwen3_chat
 from e3jax.tasks.rows import PreparedSet
-from e3jax.tasks.sets import MOST_BAD, SETS, TFDS, load_set, short_name
+from e3jax.tasks.sets import MOST_BAD, SETS, TFDS, Needs, load_set, short_name
 from e3jax.tasks.stream import Wording
 from e3jax.tasks.table import TASKS
 from e3jax.tools.prepare import prepare
@@ -24,8 +27,15 @@ GOOD = [{"problem": f"What is {i}+1?", "answer": str(i + 1)} for i in range(30)]
 
 
 def write(path: Path, rows) -> str:
-    """Write rows as .json, .jsonl (a text is a line as it is) or .parquet."""
-    if path.suffix == ".json":
+    """Write rows as .json, .jsonl (a text is a line as it is), .csv, .gz of any of these, or .parquet."""
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(Path(write(path.with_suffix(""), rows)).read_bytes()))
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".json":
         path.write_text(json.dumps(rows))
     elif path.suffix == ".jsonl":
         path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
@@ -40,7 +50,7 @@ def write(path: Path, rows) -> str:
 # ---- files
 
 
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet", ".json.gz", ".jsonl.gz", ".csv.gz"])
 def test_files(tmp_path, suffix):
     """The answer is the same in every format; ids and meta say where a problem comes from."""
     if suffix == ".parquet":
@@ -53,6 +63,48 @@ def test_files(tmp_path, suffix):
     assert p.meta == {"source": "mine", "index": 3, "problem": "What is 3+1?", "where": "response"}
     assert len(load_set(str(tmp_path / f"mine{suffix}"), prompt="e3", limit=4)) == 4
     assert load_set(f"{tmp_path}/mine{suffix}", prompt="e3", where="anywhere")[0].meta["where"] == "anywhere"
+
+
+def test_csv_holds_texts_of_any_kind(tmp_path):
+    """Quotes, commas, line breaks and a byte order mark; a cell longer than the csv module's own limit."""
+    rows = [{"problem": 'Is "1, 2"\na list?', "answer": "yes"}, {"problem": "x" * 200_000, "answer": "1"}]
+    path = write(tmp_path / "mine.csv", rows)
+    Path(path).write_bytes(b"\xef\xbb\xbf" + Path(path).read_bytes())
+    assert [p.meta["problem"] for p in load_set(path, prompt="bare", chat=str)] == [row["problem"] for row in rows]
+
+
+def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):
+    """Four gigabytes of zeros have four megabytes when they are packed, and filled the host's memory."""
+    monkeypatch.setattr("e3jax.tasks.rows.MOST_UNPACKED", 1 << 20)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(bytes(1 << 22)))
+    with pytest.raises(UserError, match=r"x\.jsonl\.gz has more than 1,048,576 bytes when it is unpacked"):
+        load_set(str(tmp_path / "x.jsonl.gz"), prompt="e3")
+
+
+def test_a_set_needs_no_prompt(tmp_path):
+    """Without one a box is asked for, a letter of choices, nothing where the question does or no grader reads."""
+    rows = [
+        {"question": "1+1?", "answer": "2"},
+        {"question": "1+1? Use \\boxed{}.", "answer": "2"},
+        {"question": "Which?", "choices": ["a", "b"], "answer": 1},
+    ]
+    path = write(tmp_path / "mine.jsonl", rows)
+    plain, asks, choice = (p.question for p in load_set(path, prompt="", chat=str))
+    assert plain == "1+1?\nPlease reason step by step, and put your final answer within \\boxed{}."
+    assert asks == rows[1]["question"] and choice.endswith("put its letter within \\boxed{}.")
+    unread = load_set(path, prompt="", chat=str, needs=Needs(rows=True, answers=False))
+    assert unread[0].question == "1+1?" and unread[0].meta["row"] == rows[0]
+
+
+def test_messages_before_a_question(tmp_path):
+    """A system prompt of the row was dropped. Now it is in the chat, and in text before a model without a template."""
+    system = {"role": "system", "content": "Be short."}
+    rows = [{"prompt": [system, {"role": "user", "content": "1+1?"}], "solution": "2"}] * 2
+    path = write(tmp_path / "mine.jsonl", rows)
+    p = load_set(path, prompt="bare")[0]
+    assert p.question == "<|im_start|>system\nBe short.<|im_end|>\n" + qwen3_chat("1+1?")
+    assert p.meta["problem"] == "1+1?" and p.meta["before"] == [system]
+    assert load_set(path, prompt="bare", chat=no_chat)[0].question == "Be short.\n\n1+1?"
 
 
 def test_malformed_rows_are_listed(tmp_path, capsys):
@@ -87,6 +139,13 @@ def test_wrong_files_are_sentences(tmp_path):
     (tmp_path / "latin.json").write_bytes('[{"problem": "é", "answer": "1"}]'.encode("latin-1"))
     (tmp_path / "latin.jsonl").write_bytes('{"problem": "é", "answer": "1"}\n'.encode("latin-1"))
     (tmp_path / "x.csv").write_text("problem,answer\n")
+    (tmp_path / "quotes.csv").write_text('problem,answer\n"1+1?,2\n')
+    (tmp_path / "names.csv").write_text("problem,problem\n1+1?,2\n")
+    (tmp_path / "cells.csv").write_text("problem,answer\n1+1?,2,3\n")
+    (tmp_path / "latin.csv").write_bytes("problem,answer\né,1\n".encode("latin-1"))
+    (tmp_path / "x.xlsx").write_text("")
+    (tmp_path / "x.jsonl.gz").write_bytes(b"no gzip")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"problem": "p", "answer": "1"}\n')[:-6])
     (tmp_path / "x.parquet").write_text("no parquet")
     (tmp_path / "lines.json").write_text('{"problem": "p"}\n{"problem": "q"}\n')
     cases = {
@@ -101,7 +160,14 @@ def test_wrong_files_are_sentences(tmp_path):
         str(tmp_path / "latin.jsonl"): "line 1: not UTF-8 (",
         str(tmp_path / "lines.json"): "must be named .jsonl",
         str(tmp_path / "none.json"): "none.json does not exist",
-        str(tmp_path / "x.csv"): "x.csv is none of .json, .jsonl, .parquet",
+        str(tmp_path / "x.csv"): "x.csv is empty: there is no row in it",
+        str(tmp_path / "quotes.csv"): "quotes.csv line 2 is not CSV (",
+        str(tmp_path / "names.csv"): "names.csv line 1: its names are 'problem, problem': name each column once",
+        str(tmp_path / "cells.csv"): "line 2: 3 cells, and the first line names 2",
+        str(tmp_path / "latin.csv"): "latin.csv is not UTF-8 (",
+        str(tmp_path / "x.xlsx"): "x.xlsx is none of .json, .jsonl, .csv, .parquet, .json.gz, .jsonl.gz, .csv.gz",
+        str(tmp_path / "x.jsonl.gz"): "x.jsonl.gz is no whole gzip file (",
+        str(tmp_path / "cut.jsonl.gz"): "cut.jsonl.gz is no whole gzip file (",
         str(tmp_path / "x.parquet"): "x.parquet is no parquet file",
         "aime26": "no set is called 'aime26': use one of deepscaler, ",
         f"{write(tmp_path / 'ok.json', GOOD)}@test": "has no splits, leave it out",
@@ -238,7 +304,8 @@ def test_names():
         "gpqa-diamond",
         "gsm8k",
     }
-    assert short_name("gs://b/sets/easy") == "easy" and short_name("a/b@test") == "a/b@test"
+    names = {"x/mine.jsonl.gz": "mine", "gs://b/sets/easy": "easy", "a/b@test": "a/b@test"}
+    assert {name: short_name(name) for name in names} == names
 
 
 # ---- streams

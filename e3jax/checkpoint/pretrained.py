@@ -29,6 +29,7 @@ from e3jax.readers import fault, read_bytes, read_json
 from e3jax.storage import is_bucket, place
 from e3jax.tokenizer import FILES, HubTokenizer
 
+MOST_CLOSED = 1 << 18  # bytes of a tokenizer.json of a closed vocabulary, of which ours have 10 kB
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
 
 
@@ -99,6 +100,14 @@ def model_config(name: str) -> ModelConfig:
     if "/" not in str(name) and not epath.Path(name).exists():
         raise UserError(f"model {name!r} is neither a directory, nor a hub id, nor one of {', '.join(presets())}")
     return read_config(description_of(local_directory(name, weights=False)))
+
+
+def has_closed_words(name: str) -> bool:
+    """Return whether a model by name has the closed vocabulary of tiny models: tokens that are words of a list."""
+    path = description_of(local_directory(name, weights=False)) / "tokenizer.json"
+    if not path.exists() or path.stat().length > MOST_CLOSED:
+        return False
+    return read_json(path, {"model": {"type": str}}, advice="restore it")["model"]["type"] == "WordLevel"
 
 
 def local_directory(name: epath.PathLike, *, weights: bool = True) -> epath.Path:

@@ -21,7 +21,7 @@ from e3jax.rollout.responses import Request, Responses
 from e3jax.runtime import barrier
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.prompts import qwen3_chat
+from e3jax.tasks.prompts import last_words, qwen3_chat
 from e3jax.tasks.sets import read_row, read_rows, short_name, to_problem
 from e3jax.tasks.stream import Wording
 from e3jax.tasks.table import TASKS
@@ -79,10 +79,12 @@ def teacher_items(questions: ProblemSet, teacher: Teacher, *, seed: int) -> Iter
         for row in read_rows(source, split="", limit=0):
             if not row.wrong and isinstance(row.value.get(teacher.column), str):
                 row_fields = read_row(row, source=short_name(source), seed=seed)
-                problem = to_problem(row_fields, short_name(source), row.index, questions.prompt, str, questions.where)
+                problem = to_problem(
+                    row_fields, short_name(source), row.index, questions.prompt, last_words, questions.where
+                )
                 yield Item(problem, row.value[teacher.column], True)
         return
-    wording = Wording(questions.prompt, chat=str, where=questions.where)
+    wording = Wording(questions.prompt, chat=last_words, where=questions.where)
     draw = task.open(source, seed=seed, split="train", wording=wording)
     for i, problem in enumerate(draw(teacher.first, questions.problems)):
         rng = np.random.default_rng([seed, i])

@@ -8,7 +8,7 @@ e3jax.tools.metrics_page` writes the page. wandb and TensorBoard get the names o
 
 from collections.abc import Iterable
 
-ANY = "…"  # in a name, stands for a budget, a k, a number of attempts or a way of forcing
+ANY = "…"  # in a name, stands for a budget, a k, a number of attempts, a way of forcing or a function of the user's
 
 OPTIM = {
     "optim/grad_norm": "Global norm of the gradient before it is clipped, mean over the step's updates.",
@@ -18,12 +18,14 @@ OPTIM = {
 }
 
 GRPO = {
-    "reward/mean": "Mean score of a response, in [0, 1]: correctness alone, whatever else RL rewards.",
+    "reward/mean": "Mean score of a response, in [0, 1]: correctness alone, whatever else RL rewards. With a "
+    "config.task.reward, the mean of that, which may be any number.",
     "reward/std": "Standard deviation of the scores over all responses of the step.",
     "reward/all_zero": "Share of groups whose responses all score 0, which gives no gradient.",
     "reward/all_one": "Share of groups whose responses all score 1, which gives no gradient.",
     "reward/following": "Mean share of the plan's steps that the execution follows, over right responses (E2C).",
     "reward/overlong": "Mean soft penalty of responses that come near the budget; 0 or less (E2C, DAPO).",
+    "reward/own/…": "Mean of one part of config.task.reward, before its weight; reasons are its functions' own.",
     "reward/too_short": "Mean penalty of wrong responses that end early; 0 or less (LIE).",
     "reward/shaped": "Mean reward that RL used, where it is not the score: with plan-following and length penalties.",
     "drawn/problems": "Problems drawn in the step, with dynamic sampling (grpo.rounds). The other numbers are of "
@@ -89,6 +91,7 @@ GRPO = {
 
 SFT = {
     "loss/total": "Cross-entropy, nats: Σ weight · −log p.",
+    "loss/held_out": "Cross-entropy of the stage's held_out conversations, averaged in the same way.",
     "loss/entropy": "Entropy of the model at the trained tokens in nats, with the same weights.",
     "time/tokens_per_s": "Tokens per second, with prompts and without padding.",
 } | OPTIM
@@ -117,6 +120,7 @@ KINDS = {"grpo": GRPO, "sft": SFT, "oxa": OXA, "pk": PK}  # kinds of lines of me
 
 REASONS = {
     "correct": "The answer is right.",
+    "own": "Scored by functions of config.task.reward that give no reason.",
     "truncated": "The budget ended the response, which is not graded.",
     "timeout": "The grader failed twice: too slow, out of memory, or dead. Means of `explore/…` leave these out.",
     "no_answer": "There is no answer where the grader looks for one.",
@@ -300,7 +304,7 @@ def undefined(kind: str, names: Iterable[str]) -> set[str]:
     known = set(KINDS[kind])
     if kind == "grpo":
         known |= {f"reason/{code}" for code in REASONS}
-    return set(names) - known
+    return {name for name in names if name not in known and f"{name.rpartition('/')[0]}/{ANY}" not in known}
 
 
 def undefined_fields(record: str, line: dict) -> set[str]:

@@ -5,8 +5,11 @@ process of a run, which then counts as dead.
 
     pool = GraderPool(workers=2, timeout_s=10.0, function=READ, lost=LOST)
     one, *_ = pool.submit(problems, texts, done, following="sound").result()     # a Reading each
+    GraderPool(workers=2, timeout_s=10.0, function=READ_OWN, argument="my_rewards.py:is_short", lost=LOST)
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from e3jax.metrics.exploration import explore
@@ -14,10 +17,11 @@ from e3jax.rewards.extract import Grade, last_boxed
 from e3jax.rewards.plan import plan_share
 from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.grade import grade_one
+from e3jax.tasks.own_reward import Part, grade_own, load_reward
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.table import task_of
 
-READ = "e3jax.metrics.reading:read"
+READ, READ_OWN = "e3jax.metrics.reading:read", "e3jax.metrics.reading:reader"
 
 
 class Parts(NamedTuple):
@@ -35,25 +39,41 @@ class Reading(NamedTuple):
     features: dict[str, float] | None  # metrics/exploration.py explore; None: not read in time
     share: float = 0.0  # of its plan that is followed (rewards/plan.py); only of right responses
     parts: Parts | None = None
+    rewards: dict[str, float] | None = None  # the values of config.task.reward's parts, where there are any
 
 
 LOST = Reading(Grade(0.0, "timeout"), None)
 
 
-def read(problem: Problem, text: str, done: bool, *, following: str = "off", apart: bool = False) -> Reading:
+def reader(reward: str) -> Callable[..., Reading]:
+    """Return `read` with the functions of config.task.reward, which are loaded once."""
+    return partial(read, reward=load_reward(reward))
+
+
+def read(
+    problem: Problem,
+    text: str,
+    done: bool,
+    *,
+    following: str = "off",
+    apart: bool = False,
+    reward: list[Part] | None = None,
+) -> Reading:
     """Read a response: grade and features, and where they are wanted the plan's share (`following`), parts (`apart`).
+
+    With a `reward` of the user's own, the grade is its sum (tasks/own_reward.py), and above 0 counts as right.
 
     >>> problem = Problem("p", "multiplication", "6 * 7 = ?", "42", "", {"where": "anywhere"})
     >>> one = read(problem, "6*7=41. Wait, \\\\boxed{42}", True, apart=True)
     >>> one.grade.reason, one.features["verifications"], one.parts.answer
     ('correct', 1, '42')
     """
-    grade = grade_one(problem, text, done)
+    grade, rewards = grade_own(problem, text, done, reward) if reward else (grade_one(problem, text, done), None)
     features = explore(problem, text, done=done, correct=grade.score > 0)
     share = 0.0
     if following != "off" and grade.score > 0:
         share = plan_share(problem, text, following, task_of(problem).followed)
-    return Reading(grade, features, share, take_apart(problem, text) if apart else None)
+    return Reading(grade, features, share, take_apart(problem, text) if apart else None, rewards)
 
 
 def take_apart(problem: Problem, text: str) -> Parts:

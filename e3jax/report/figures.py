@@ -70,7 +70,7 @@ PANELS = {
         "Sampler against trainer, |Δ log p|": {"parity/logp_mean": "mean", "parity/logp_max": "max"},
     },
     "sft": {
-        "Loss": {"loss/total": "loss"},
+        "Loss": {"loss/total": "loss", "loss/held_out": "held out"},
         "Entropy (nats per token)": {"loss/entropy": "of the targets' distributions"},
         "Gradient norm": {"optim/grad_norm": "before clipping"},
     },
@@ -82,7 +82,8 @@ PANELS = {
         "Gradient norm": {"optim/grad_norm": "before clipping"},
     },
 }
-PHASES = ("entropy/ex", "length/ex")  # keys that only E2C's runs log: other runs do not miss them
+# keys that only E2C's runs log, or stages with data held out: other runs do not miss them
+OPTIONAL = ("entropy/ex", "length/ex", "loss/held_out")
 SETTINGS = {"budget"}  # chosen, not measured: drawn as dashed steps
 LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # get a logarithmic y once they span 100x
 INK = "#010203"  # stands for the page's text colour

@@ -192,7 +192,7 @@ def _training(metrics: list[dict], kind: str) -> str:
     drawn, absent = [], []
     for i, (title, labels) in enumerate(figures.PANELS[kind].items()):
         logged = {k for k in labels for stage in stages if np.isfinite(stage.columns[k]).any()}
-        absent += [key for key in labels if key not in logged and not key.startswith(figures.PHASES)]
+        absent += [key for key in labels if key not in logged and not key.startswith(figures.OPTIONAL)]
         colours = {key: 1 + n for n, key in enumerate(labels) if key in logged}
         if colours:
             ids = {"figure_id": f"{kind}{i}", "title": title}

@@ -4,9 +4,10 @@
         grades = pool.grade_all(problems, texts, done)     # as tasks/grade.py, which the workers call
         later = pool.submit(problems, texts, done)         # at once; later.result() is the list of grades
 
-A worker is `python -m e3jax.rewards.workers MODULE:FUNCTION`; it knows nothing of jax, and ends with its parent. It may
-grow by MEMORY bytes. What a text does to it (too slow, stopped, out of memory, too deep, dead) costs that text's grade
-and nothing else; an exception of another kind is a bug of the grader, and ends the run.
+A worker is `python -m e3jax.rewards.workers MODULE:FUNCTION [ARGUMENT]`; with an argument, FUNCTION(ARGUMENT) makes the
+grader. It knows nothing of jax, and ends with its parent. It may grow by MEMORY bytes. What a text does to it (too
+slow, stopped, out of memory, too deep, dead) costs that text's grade and nothing else; a UserError is for the user, and
+an exception of another kind is a bug of the grader: both end the run.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from e3jax.errors import need, need_at_least_one
+from e3jax.errors import UserError, need, need_at_least_one
 from e3jax.rewards.extract import Grade
 
 FEW = 8  # responses that a worker gets at once: fewer wait longer on pipes, more wait longer for a slow neighbour
@@ -59,10 +60,12 @@ class GraderPool:
     """`workers` processes, each fed by a thread that waits `timeout_s` for one grade at most.
 
     `function` may return something else than a Grade: `lost` is what then stands for the answer of one that failed.
+    With an `argument`, function(argument) makes the grader, before the first response.
     """
 
-    def __init__(self, *, workers: int, timeout_s: float, function: str = GRADE, lost: Any = LOST):
-        self.timeout_s, self.function, self.lost, self.mine = timeout_s, function, lost, threading.local()
+    def __init__(self, *, workers: int, timeout_s: float, function: str = GRADE, argument: str = "", lost: Any = LOST):
+        self.timeout_s, self.lost, self.mine = timeout_s, lost, threading.local()
+        self.command = [function, argument] if argument else [function]
         self.threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
         self.started: list[Worker] = []
 
@@ -92,11 +95,11 @@ class GraderPool:
         grades, failed_at = [], -1
         while len(grades) < len(items):
             if getattr(self.mine, "worker", None) is None:
-                self.mine.worker = Worker(self.function)
+                self.mine.worker = Worker(self.command)
                 self.started.append(self.mine.worker)
             try:
                 grades += self.mine.worker.ask(items[len(grades) :], options, self.timeout_s)
-            except RuntimeError:
+            except (RuntimeError, UserError):
                 self.replace()  # its further answers are nobody's
                 raise
             if len(grades) == len(items):
@@ -141,9 +144,9 @@ def in_batches(items: Iterator[tuple]) -> Iterator[list[tuple]]:
 class Worker:
     """One process; what it prints goes to stderr."""
 
-    def __init__(self, function: str):
+    def __init__(self, command: list[str]):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "e3jax.rewards.workers", function],
+            [sys.executable, "-m", "e3jax.rewards.workers", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -154,7 +157,7 @@ class Worker:
             self.receive(time.monotonic() + START_S)  # it has imported its grader: from here on time is its own
         except (EOFError, TimeoutError) as error:
             self.end()
-            raise RuntimeError(f"a grader ({function}) did not start: its message is above") from error
+            raise RuntimeError(f"a grader ({' '.join(command)}) did not start: its message is above") from error
 
     def ask(self, items: list, options: dict, timeout_s: float) -> list:
         """Return its answers, in order; fewer where it died, or needed over `timeout_s` to read all or answer one."""
@@ -163,6 +166,8 @@ class Worker:
             self.send((items, options), time.monotonic() + timeout_s)
             while len(answers) < len(items):
                 answer, error = self.receive(time.monotonic() + timeout_s)
+                if isinstance(error, UserError):
+                    raise error
                 if error:  # the grader raised: that is a bug, and no grade
                     raise RuntimeError(f"the grader failed at {items[len(answers)][0]}:\n{error}")
                 answers.append(answer)
@@ -214,7 +219,7 @@ def framed(value: Any) -> bytes:
     return SIZE.pack(len(data)) + data
 
 
-def serve(function: str) -> None:
+def serve(function: str, *arguments: str) -> None:
     """Run a worker: read lists of arguments and write one answer each, until the parent closes the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -223,9 +228,10 @@ def serve(function: str) -> None:
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     module, name = function.split(":")
     judge = getattr(importlib.import_module(module), name)
+    judge = judge(*arguments) if arguments else judge
     limit_memory()
 
-    def answer(value: Any, error: str = "") -> None:
+    def answer(value: Any, error: str | UserError = "") -> None:
         answers.write(framed((value, error)))
         answers.flush()
 
@@ -237,6 +243,8 @@ def serve(function: str) -> None:
                 value = judge(*item, **options)
             except (MemoryError, RecursionError):  # the text's doing, as is a hang
                 os._exit(1)
+            except UserError as error:
+                answer(None, UserError(str(error)))
             except Exception:
                 answer(None, traceback.format_exc())
             else:
@@ -260,4 +268,4 @@ def end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])

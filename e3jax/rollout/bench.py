@@ -33,7 +33,7 @@ from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.prompts import qwen3_chat
+from e3jax.tasks.prompts import last_words, no_chat, qwen3_chat
 from e3jax.tasks.sets import chosen_sets
 from e3jax.tasks.stream import Wording
 from e3jax.tasks.table import TASKS, need_form, reads_set, task_of
@@ -154,7 +154,7 @@ def dtype_name(dtype: str) -> str:
 
 def load_problems(questions: ProblemSet, *, seed: int, split: str = "test") -> list[Problem]:
     """Return a set's problems without a chat template, which is the model's."""
-    wording = Wording(questions.prompt, chat=str, where=questions.where)
+    wording = Wording(questions.prompt, chat=last_words, where=questions.where)
     draw = TASKS[questions.form].open(questions.source, seed=seed, split=split, wording=wording)
     return draw(0, questions.problems or sys.maxsize)
 
@@ -163,14 +163,19 @@ def in_chat(problem: Problem, tokenizer, chat: Chat) -> Problem:
     """Return the problem as a user's turn (`user_turn`); Countdown gets no template (docs/algorithms.md#prompts)."""
     if not task_of(problem).chat:
         return problem
-    return replace(problem, question=user_turn(problem.question, tokenizer, chat))
+    return replace(problem, question=user_turn(problem.question, tokenizer, chat, *before_of(problem)))
 
 
-def user_turn(words: str, tokenizer, chat: Chat) -> str:
-    """Return words in the model's chat template; as they are where the tokenizer has none."""
+def before_of(problem: Problem) -> list[list[dict[str, str]]]:
+    """Return the messages before a problem's words as a further argument of a chat; none where there are none."""
+    return [problem.meta["before"]] if "before" in problem.meta else []
+
+
+def user_turn(words: str, tokenizer, chat: Chat, *more: Sequence[dict[str, str]]) -> str:
+    """Return words, and the messages before them, in the model's chat template; as they are where there is none."""
     if chat.style == "plain":
-        return qwen3_chat(words)
-    return tokenizer.chat_text(words, thinking=chat.thinking) if tokenizer.has_chat else words
+        return qwen3_chat(words, *more)
+    return tokenizer.chat_text(words, *more, thinking=chat.thinking) if tokenizer.has_chat else no_chat(words, *more)
 
 
 # ---- benches

@@ -35,6 +35,9 @@ class Graded(NamedTuple):
     features: list[dict[str, float] | None]  # [B], metrics/exploration.py; None: not read in time
     share_b: np.ndarray  # [B] share of its plan that a right response follows; 0 where `read` does not tell
     parts: list[Parts | None]  # [B]; None where `read` does not tell, or the response was not read in time
+    rewards: list[
+        dict[str, float] | None
+    ]  # [B] values of the parts of the user's own reward; None without one, or lost
     stats: dict[str, float]  # of the sampler: first_token_s, occupancy, prefilled
 
 
@@ -98,6 +101,7 @@ def rollout(
         features=[x.features for x in readings],
         share_b=np.array([x.share for x in readings]),
         parts=[x.parts for x in readings],
+        rewards=[x.rewards for x in readings],
         stats=stats,
     )
 

@@ -11,8 +11,16 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, NamedTuple
 
+from e3jax.rewards.extract import last_boxed
+from e3jax.tasks.chats import INPUT, LISTS, Message, plain, read_messages, structured, text_of
+
 QUESTIONS = ("problem", "question", "Problem", "Question")  # columns that hold it in one set or another
 ANSWERS = ("answer", "expected_answer", "Answer", "final_answer")
+TEXTS = (*QUESTIONS, "prompt", "instruction", "query")  # columns that hold a question as a text
+TALKS = ("prompt", *LISTS)  # columns that hold one as messages
+SOLUTIONS = ("solution", "completion", "response", "output")  # worked out: the answer stands in the last box, if any
+TRUTH, VERL = "ground_truth", "reward_model"
+ASKED, GOLD = (*TEXTS, *LISTS), (*ANSWERS, TRUTH, *SOLUTIONS, VERL, *LISTS)
 LABELS = ("difficulty", "level", "Difficulty", "problem_type")
 KEPT = (
     "id", "ID", "unique_id", "problem_idx", "year", "url", "subject", "level", "difficulty", "domain", "source",
@@ -33,19 +41,93 @@ class Fields(NamedTuple):
     meta: dict[str, Any]  # what else is worth keeping
 
 
-def read_math(row: dict[str, Any], *, source: str) -> Fields:
-    """Read a row with problem and answer columns, or verl's (prompt, reward_model.ground_truth, extra_info).
+def read_math(row: dict[str, Any], *, source: str, answered: bool = True) -> Fields:
+    """Read a row with a question and its answer, in columns of ASKED and GOLD: ours, TRL's, verl's or of fine-tuning.
 
-    ValueError says what is missing or empty.
+    `answered` False: the answer may be missing, and is "" then. ValueError says what is missing or empty.
     """
-    if "reward_model" in row:
-        problem, answer, extra = read_verl(row)
-    else:
-        problem, answer, extra = pick(row, QUESTIONS), pick(row, ANSWERS), {}
+    talk = talk_of(row)
+    before, problem = ([], text_question(row)) if talk is None else last_question(talk)
+    try:
+        answer = gold(answer_of(row, talk))
+    except ValueError:
+        if answered:
+            raise
+        answer = ""
+    kept = {name: row[name] for name in KEPT if name in row and row[name] is not None}
+    kept |= extra_info(row) if VERL in row else {}
+    if before:
+        kept["before"] = before
+    return Fields("math", problem, answer, label(kept, source), kept)
+
+
+def talk_of(row: dict[str, Any]) -> Any:
+    """Return a row's conversation, None where its question is a text. With verl's reward_model, `prompt` is one."""
+    for name in TALKS:
+        if name in row and row[name] is not None:
+            items = structured(row[name])
+            if isinstance(items, list) and items and all(isinstance(item, dict) for item in items):
+                return items
+    if VERL in row and "prompt" in row:
+        prompt = row["prompt"]
+        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return None
+
+
+def text_question(row: dict[str, Any]) -> str:
+    """Return the question of a row that holds it as a text, with alpaca's input behind it; ValueError."""
+    problem = pick(row, TEXTS)
     if not isinstance(problem, str) or not problem.strip():
         raise ValueError(f"the problem is {problem!r}, not a text")
-    kept = {name: row[name] for name in KEPT if name in row and row[name] is not None} | extra
-    return Fields("math", problem.strip(), gold(answer), label(kept, source), kept)
+    if "instruction" in row and row["instruction"] is problem and INPUT in row and row[INPUT]:
+        problem = f"{problem}\n\n{text_of(row[INPUT], 'the input')}"
+    return problem.strip()
+
+
+def last_question(talk: Any) -> tuple[list[Message], str]:
+    """Return the messages before the user's last one, and its words without a training set's instruction."""
+    fields = ({"role", "content"}, {"from", "value"})
+    if not isinstance(talk, list) or not all(isinstance(m, dict) and any(f <= set(m) for f in fields) for m in talk):
+        raise ValueError(f"prompt is no list of messages with role and content but {str(talk)[:60]}")
+    items = [plain(m) for m in read_messages(talk, "prompt")] if talk else []
+    users = [i for i, m in enumerate(items) if m["role"] == "user"]
+    if not users:
+        raise ValueError("prompt has 0 user turns")
+    problem = without_instruction(items[users[-1]]["content"])
+    if not problem:
+        raise ValueError("the problem is nothing but an instruction")
+    return items[: users[-1]], problem
+
+
+def answer_of(row: dict[str, Any], talk: Any = None) -> Any:
+    r"""Return what a row's responses are graded against: its answer, or of a worked solution what its last box holds.
+
+    A conversation that the assistant ends holds its solution itself.
+
+    >>> answer_of({"solution": "So $1+1$ is $\\boxed{2}$."}), answer_of({"reward_model": '{"ground_truth": "2"}'})
+    ('2', '2')
+    """
+    if VERL in row:
+        model = structured(row[VERL])
+        if not isinstance(model, dict) or TRUTH not in model:
+            raise ValueError("reward_model has no ground_truth")
+        return model[TRUTH]
+    if any(name in row and row[name] is not None for name in (*ANSWERS, TRUTH)):
+        return pick(row, (*ANSWERS, TRUTH))
+    solution = next((structured(row[name]) for name in SOLUTIONS if name in row and row[name] is not None), talk)
+    if isinstance(solution, list):
+        *_, last = read_messages(solution, "the solution")
+        solution = last["content"] if last["role"] == "assistant" else None
+    if solution is None:
+        raise ValueError(f"no {ANSWERS[0]}")
+    return last_boxed(solution) or solution if isinstance(solution, str) else solution
+
+
+def extra_info(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what verl's extra_info says, without the split and index that the row had elsewhere."""
+    extra = structured(row["extra_info"]) if "extra_info" in row else {}
+    extra = extra if isinstance(extra, dict) else {}
+    return {n: v for n, v in extra.items() if v is not None and n not in ("split", "index")}
 
 
 def read_plan(row: dict[str, Any], *, source: str) -> Fields:
@@ -64,23 +146,6 @@ def read_plan(row: dict[str, Any], *, source: str) -> Fields:
     kept = {name: row[name] for name in KEPT if name in row and row[name] is not None}
     kept |= {"exploration": plan.strip(), "execution": execution.strip()}
     return Fields("math", problem.strip(), "" if answer is None else gold(answer), label(kept, source), kept)
-
-
-def read_verl(row: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """Return (problem without its instruction, ground truth, extra_info) of a row in verl's schema; ValueError."""
-    prompt, model = row["prompt"], row["reward_model"]
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in prompt):
-        raise ValueError(f"prompt is no list of messages with role and content but {str(prompt)[:60]}")
-    turns = [m["content"] for m in prompt if m["role"] == "user"]
-    if len(turns) != 1 or not isinstance(turns[0], str):
-        raise ValueError(f"prompt has {len(turns)} user turns, not one")
-    if not isinstance(model, dict) or "ground_truth" not in model:
-        raise ValueError("reward_model has no ground_truth")
-    extra = row["extra_info"] if "extra_info" in row and isinstance(row["extra_info"], dict) else {}
-    extra = {n: v for n, v in extra.items() if v is not None and n not in ("split", "index")}
-    return without_instruction(turns[0]), model["ground_truth"], extra
 
 
 def without_instruction(words: str) -> str:

@@ -4,7 +4,7 @@ words = PROMPTS["e3"].replace("{problem}", "What is 1+1?")
 qwen3_chat(words)          # the whole text that a model reads
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from e3jax.errors import UserError
 
@@ -35,7 +35,8 @@ PROMPTS = {
     "e2c": "{problem} Provide the final answer in the boxed{}. Please reasoning step-by-step.",
 }
 
-Chat = Callable[[str], str]  # the user's words -> the whole prompt
+Chat = Callable[..., str]  # the user's words, and the messages before them where there are any -> the whole prompt
+BARE, BOXED, LETTER = "bare", "qwen", "mcq"  # what a set gets whose prompt is not named
 
 
 def prompt_text(prompt: str, **values) -> str:
@@ -58,10 +59,43 @@ def need_prompt(prompt: str, fields: tuple[str, ...]) -> None:
         raise UserError(f"prompt {prompt!r} is not one for {' and '.join(fields)}: use one of {', '.join(fit)}")
 
 
-def qwen3_chat(words: str) -> str:
+def default_prompt(problem: str, *, choices: bool, graded: bool) -> str:
+    r"""Return the name of the prompt that a set gets where none is named: what makes its grader see an answer.
+
+    `graded`: the task's grader reads the response, so a box is asked for, unless the problem itself does.
+
+    >>> [default_prompt(x, choices=False, graded=True) for x in ("1+1?", "1+1? Use \\boxed{}.")]
+    ['qwen', 'bare']
+    """
+    if not graded or "\\boxed" in problem:
+        return BARE
+    return LETTER if choices else BOXED
+
+
+def qwen3_chat(words: str, before: Sequence[dict[str, str]] = ()) -> str:
     """Return one user turn in Qwen3's chat template, up to where the assistant speaks; thinking is on, its default.
 
     It is word for word what `HubTokenizer.chat_text` makes with Qwen3's own template (tests/test_tasks_sets.py).
-    Qwen2.5's template puts a system prompt before it, which OXA leaves out.
+    Qwen2.5's template puts a system prompt before it, which OXA leaves out. `before`: messages that come first.
     """
-    return f"<|im_start|>user\n{words}<|im_end|>\n<|im_start|>assistant\n"
+    turns = [*before, {"role": "user", "content": words}]
+    return "".join(map(qwen3_turn, turns)) + "<|im_start|>assistant\n"
+
+
+def qwen3_turn(message: dict[str, str]) -> str:
+    """Return one message {"role", "content"} in ChatML, the form of Qwen's and SmolLM2's templates."""
+    return f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n"
+
+
+def no_chat(words: str, before: Sequence[dict[str, str]] = ()) -> str:
+    r"""Return the words for a model without a chat template; the messages before them stand in paragraphs.
+
+    >>> no_chat("1+1?", [{"role": "system", "content": "Be short."}])
+    'Be short.\n\n1+1?'
+    """
+    return "\n\n".join([*(message["content"] for message in before), words])
+
+
+def last_words(words: str, before: Sequence[dict[str, str]] = ()) -> str:
+    """Return the words alone, for a caller that puts them into a model's template itself."""
+    return words

@@ -6,8 +6,13 @@
 A line that cannot be read comes as a row too, with `wrong` saying why, so that whoever reads counts it.
 """
 
+import csv
+import gzip
+import io
 import json
+import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,11 +22,12 @@ from e3jax.errors import UserError, first_line
 from e3jax.readers import json_lines, parse_json, read_bytes, read_json
 from e3jax.storage import is_bucket, patiently, place
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".json.gz", ".jsonl.gz", ".csv.gz")
 PREPARED = "set.json"  # what a prepared set says about itself
 RECORDS = "problems.array_record"
 BATCH = 1024  # rows of a parquet file that are in memory at once
 MOST_UNPACKED, MOST_RATIO = 1 << 30, 1000  # a parquet file that grows beyond both when it is unpacked is a bomb
+MOST_GZIP_RATIO = 100  # the same for .gz, whose most is 1,032; texts reach 3 to 20
 
 
 class Row(NamedTuple):
@@ -92,24 +98,65 @@ def place_rows(path: str, *, split: str, limit: int) -> Iterator[Row]:
 
 
 def file_rows(path: epath.PathLike) -> Iterator[Row]:
-    """Yield the rows of a .json (a list), .jsonl or .parquet file, local or in a bucket; UserError for another file."""
+    """Yield the rows of a file of SUFFIXES, local or in a bucket; UserError for another one."""
     path = place(path)
-    readers = {".json": json_rows, ".jsonl": jsonl_rows, ".parquet": parquet_rows}
-    if path.suffix not in readers:
+    readers = {".json": json_rows, ".jsonl": jsonl_rows, ".csv": csv_rows, ".parquet": parquet_rows}
+    if not path.name.endswith(SUFFIXES):
         raise UserError(f"{path} is none of {', '.join(SUFFIXES)}: rename or convert it")
-    return readers[path.suffix](path)
+    return readers[epath.Path(path.name.removesuffix(".gz")).suffix](path)
+
+
+def unpacked_bytes(path: epath.Path) -> bytes:
+    """Return the bytes of a file, of a .gz what it holds; UserError where that is damaged or a bomb."""
+    data = read_bytes(path)
+    if path.suffix != ".gz":
+        return data
+    most = max(MOST_UNPACKED, MOST_GZIP_RATIO * len(data))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is no whole gzip file ({first_line(error)}): fetch it again, or rename it") from error
+    if len(content) > most:
+        raise UserError(f"{path} has more than {most:,} bytes when it is unpacked: this is no data set, remove it")
+    return content
+
+
+def csv_rows(path: epath.Path) -> Iterator[Row]:
+    """Yield a row of texts a record, by the names in the first line; UserError where quotes or names are broken."""
+    try:
+        text = unpacked_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
+    csv.field_size_limit(sys.maxsize)  # of 128 KiB: a long response is longer
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    records = csv_records(reader, path)
+    names = next(records, (0, []))[1]
+    if len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise UserError(f"{path} line 1: its names are {', '.join(names)[:200]!r}: name each column once")
+    for index, (line, cells) in enumerate(records):
+        wrong = "" if len(cells) == len(names) else f"{len(cells)} cells, and the first line names {len(names)}"
+        yield make_row(f"line {line}", index, dict(zip(names, cells)), wrong)
+
+
+def csv_records(reader: Any, path: epath.Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line that a record ends in, and its cells; blank lines are none."""
+    try:
+        yield from ((reader.line_num, cells) for cells in reader if cells)
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num} is not CSV ({error}): quote what holds commas") from error
 
 
 def jsonl_rows(path: epath.Path) -> Iterator[Row]:
     """Yield an object a line; blank lines are no rows."""
-    for index, line in enumerate(json_lines(read_bytes(path))):
+    for index, line in enumerate(json_lines(unpacked_bytes(path))):
         yield make_row(f"line {line.number}", index, line.value, line.wrong)
 
 
 def json_rows(path: epath.Path) -> Iterator[Row]:
     """Yield the objects of a list."""
     try:
-        values = parse_json(read_bytes(path))
+        values = parse_json(unpacked_bytes(path))
     except UserError:
         raise
     except ValueError as error:

@@ -1,30 +1,40 @@
 """Sets of questions by name: what each is called on the hub, and how its rows become Problems.
 
     problems = load_set("deepscaler", prompt="e3", limit=100)
-    problems = load_set("/data/aime24.json", prompt="qwen")          # also .jsonl, .parquet, a prepared set, gs://…
+    problems = load_set("/data/aime24.json", prompt="qwen")          # also .jsonl, .csv, .parquet, a prepared set, gs://…
     problems = load_set("math-ai/aime25@test", prompt="e3")          # any hub id, with its split
 
 Rows that are malformed are counted and listed on stderr; more than one in twenty, or none that is not, stop.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
 from e3jax.errors import UserError, need
 from e3jax.printable import printable
 from e3jax.readers import fault
-from e3jax.tasks.math import ANSWERS, QUESTIONS, Fields, read_math, read_plan
+from e3jax.tasks.math import ASKED, GOLD, Fields, read_math, read_plan
 from e3jax.tasks.mcq import GPQA, read_mcq
 from e3jax.tasks.problem import Problem
-from e3jax.tasks.prompts import Chat, prompt_text, qwen3_chat
+from e3jax.tasks.prompts import Chat, default_prompt, prompt_text, qwen3_chat
 from e3jax.tasks.rows import Row, hub_rows, is_place, place_rows, tfds_rows
 
 MOST_BAD = 0.05  # of the rows: more means that the file is not what its reader takes it for (own choice)
 FIELDS = {"task": str, "problem": str, "answer": str, "difficulty": str, "meta": dict}  # of a prepared set's rows
 LONGEST = 500  # characters of a list of columns
 LISTED = 20  # malformed rows that are named; the others are counted
+
+
+class Needs(NamedTuple):
+    """What a run's reward needs of a set; the defaults are those of the task's grader (tasks/own_reward.py)."""
+
+    rows: bool = False  # whole, as meta["row"]
+    answers: bool = True  # which the task's grader compares: a row must have one, and its prompt asks for it
+
+
+ANSWERS_ALONE = Needs()
 
 
 class Source(NamedTuple):
@@ -87,31 +97,40 @@ def load_set(
     limit: int = 0,
     chat: Chat = qwen3_chat,
     where: str = "response",
+    needs: Needs = ANSWERS_ALONE,
 ) -> list[Problem]:
     """Return the problems of a set in its own order: at most `limit` rows are read (0: all).
 
     `name`: one of SETS or TFDS, a hub id, or a path; "NAME@SPLIT" is the same as `split`. `prompt` names the words
-    around a problem (tasks/prompts.py), `chat` puts them into a chat template, `seed` orders the choices of GPQA.
-    `where` graders look for the answer (rewards/extract.py; the default is e3's).
+    around a problem (tasks/prompts.py; "": as `default_prompt` says), `chat` puts them into a chat template, `seed`
+    orders the choices of GPQA. `where` graders look for the answer (rewards/extract.py; the default is e3's).
     A Problem's meta: {"source", "index": row, "problem": bare, "where", …}. UserError: unknown name or split, a hub
     that cannot be reached, missing columns, no usable row.
     """
     source = short_name(name)
     return [
-        to_problem(fields, source, index, prompt, chat, where)
-        for index, fields in load_fields(name, seed=seed, split=split, limit=limit)
+        to_problem(fields, source, index, prompt, chat, where, answers=needs.answers)
+        for index, fields in load_fields(name, seed=seed, split=split, limit=limit, needs=needs)
     ]
 
 
-def load_fields(name: str, *, seed: int, split: str, limit: int) -> list[tuple[int, Fields]]:
+def load_fields(
+    name: str, *, seed: int, split: str, limit: int, needs: Needs = ANSWERS_ALONE
+) -> list[tuple[int, Fields]]:
     """Return (row, what it says) of every row that is well formed; list the others on stderr."""
-    source, good, bad, rows = short_name(name), [], [], 0
+    source = short_name(name)
+    return read_all(name, lambda row: read_row(row, source=source, seed=seed, needs=needs), split=split, limit=limit)
+
+
+def read_all(name: str, read: Callable[[Row], Any], *, split: str = "", limit: int = 0) -> list[tuple[int, Any]]:
+    """Return (number, read(row)) of every well-formed row, where `read` raises no ValueError; list the others."""
+    good, bad, rows = [], [], 0
     for row in islice(read_rows(name, split=split, limit=limit), limit or None):
         rows += 1
         try:
             if row.wrong:
                 raise ValueError(row.wrong)
-            good.append((row.index, read_row(row, source=source, seed=seed)))
+            good.append((row.index, read(row)))
         except ValueError as error:
             if isinstance(error, UserError):
                 raise
@@ -156,8 +175,17 @@ def read_rows(name: str, *, split: str, limit: int) -> Iterator[Row]:
     )
 
 
-def read_row(row: Row, *, source: str, seed: int) -> Fields:
-    """Return what a row says, by its columns; ValueError when it is malformed or the columns are no known ones."""
+def read_row(row: Row, *, source: str, seed: int, needs: Needs = ANSWERS_ALONE) -> Fields:
+    """Return what a row says, by its columns; ValueError when it is malformed or the columns are no known ones.
+
+    Where a reward needs the whole row, it is meta["row"].
+    """
+    fields = read_columns(row, source=source, seed=seed, answered=needs.answers)
+    return fields._replace(meta=fields.meta | {"row": row.value}) if needs.rows else fields
+
+
+def read_columns(row: Row, *, source: str, seed: int, answered: bool) -> Fields:
+    """Return what a row says; `answered`: it must have an answer to grade against."""
     columns = set(row.value)
     if {"task", "problem", "answer", "meta"} <= columns:
         if wrong := fault(row.value, FIELDS):
@@ -167,21 +195,25 @@ def read_row(row: Row, *, source: str, seed: int) -> Fields:
         return read_plan(row.value, source=source)
     if GPQA[0] in columns or "choices" in columns or "options" in columns:
         return read_mcq(row.value, source=source, index=row.index, seed=seed)
-    if {"prompt", "reward_model"} <= columns or (columns & set(QUESTIONS) and columns & set(ANSWERS)):
-        return read_math(row.value, source=source)
+    if columns & set(ASKED) and (columns & set(GOLD) or not answered):
+        return read_math(row.value, source=source, answered=answered)
     names = printable(", ".join(sorted(columns)), lines=False)[:LONGEST]
     raise ValueError(
-        f"columns are {names}: needed are problem (or question) and answer, or verl's prompt and "
-        "reward_model, or question, choices (or options) and answer"
+        f"columns are {names}: needed are problem (or question, prompt, messages) and answer (or solution, "
+        "ground_truth, verl's reward_model), or question, choices (or options) and answer"
     )
 
 
-def to_problem(fields: Fields, source: str, index: int, prompt: str, chat: Chat, where: str) -> Problem:
-    """Return the Problem that a model is asked."""
+def to_problem(
+    fields: Fields, source: str, index: int, prompt: str, chat: Chat, where: str, *, answers: bool = True
+) -> Problem:
+    """Return the Problem that a model is asked; without a `prompt`, `answers` says whether a grader wants a box."""
+    prompt = prompt or default_prompt(fields.problem, choices="choices" in fields.meta, graded=answers)
+    words = prompt_text(prompt, problem=fields.problem)
     return Problem(
         id=f"{source}-{index}",
         task=fields.task,
-        question=chat(prompt_text(prompt, problem=fields.problem)),
+        question=chat(words, fields.meta["before"]) if "before" in fields.meta else chat(words),
         answer=fields.answer,
         difficulty=fields.difficulty,
         meta={**fields.meta, "source": source, "index": index, "problem": fields.problem, "where": where},
@@ -196,4 +228,4 @@ def short_name(name: str) -> str:
     """
     if not is_place(name.partition("@")[0]):
         return name
-    return name.partition("@")[0].rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
+    return name.partition("@")[0].rstrip("/").rpartition("/")[2].removesuffix(".gz").rsplit(".", 1)[0]

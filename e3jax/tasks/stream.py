@@ -16,7 +16,7 @@ from e3jax.errors import UserError
 from e3jax.printable import printable
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import Chat, qwen3_chat
-from e3jax.tasks.sets import load_set
+from e3jax.tasks.sets import ANSWERS_ALONE, Needs, load_set
 
 Stream = Callable[[int, int], list[Problem]]  # start, count -> problems
 
@@ -25,11 +25,12 @@ Stream = Callable[[int, int], list[Problem]]  # start, count -> problems
 class Wording:
     """How the questions of a run are put, where their answers are looked for, and which are too long to be put."""
 
-    prompt: str = ""  # a name of tasks/prompts.py; unused by tasks that have their own prompt
+    prompt: str = ""  # a name of tasks/prompts.py, "": a set's default; unused by tasks that have their own prompt
     chat: Chat = qwen3_chat
     where: str = "response"  # rewards/extract.py WHERE
     fits: Callable[[str], bool] = lambda text: True  # whether a whole prompt is short enough
     tokens: Callable[[str], int] = len  # of a whole prompt
+    needs: Needs = ANSWERS_ALONE  # what the run's reward needs of a set
 
 
 DEFAULT_WORDING = Wording()
@@ -47,7 +48,8 @@ def open_set(name: str, *, seed: int, split: str, wording: Wording = DEFAULT_WOR
     comes in its own order, once. Problems whose whole text does not pass `wording.fits` are left out, with a line on
     stderr that says how many tokens the longest has.
     """
-    problems = load_set(name, prompt=wording.prompt, seed=seed, chat=wording.chat, where=wording.where)
+    how = dict(prompt=wording.prompt, chat=wording.chat, where=wording.where, needs=wording.needs)
+    problems = load_set(name, seed=seed, **how)
     problems = fitting(name, problems, wording.fits, wording.tokens)
     if split == "test":
         return lambda start, count: problems[start : start + count]

@@ -40,6 +40,7 @@ from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, supervi
 from e3jax.tools.rl_programs import stage_programs
 from e3jax.train.fit import Device, fit, slots_that_fit
 from e3jax.train.grpo import GrpoStage
+from e3jax.train.named_model import AUTO
 from e3jax.train.packing import enough_rows
 from e3jax.train.settings import Settings, resolve
 
@@ -298,6 +299,8 @@ def main() -> None:
         raise UserError("config.sampler has no field 'tensor', the sampling layout: start from configs/e3_math.py")
     chip, devices = find_devices(f.topology)
     at = Slice(f.topology, devices, chip, f.limit or chip.memory * 7 / 8)
+    if c.model.name and c.model.dtype == AUTO:
+        c.model.dtype = "bfloat16"  # as on the slice, whatever computes here
     settings, remarks = fit_slice(resolve(c), chip, devices)
     out, err = Console(width=None if os.isatty(1) else 180), Console(stderr=True)
     failed = []
@@ -309,7 +312,7 @@ def main() -> None:
         with progress(err, stage) as say:
             measured = measure_all(programs, chip, say)
             lines, fits = suggestions(settings, stage, at, measured, say) if f.suggest and rolls else ([], {})
-        title = f"{escape(c.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)"
+        title = f"{escape(settings.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)"
         out.print(fit_table(title, measured, at.limit))
         for line in lines:
             out.print(line)

@@ -22,10 +22,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
+from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.models.presets import ModelConfig, flops_per_token, num_params, preset
 from e3jax.tools.chips import CHIPS, Chip
+from e3jax.train.chats import ChatStage
+from e3jax.train.oxa import OxaStage
 from e3jax.train.settings import resolve
 
 PROMPT = 200  # tokens of a problem with its template, about
@@ -57,12 +60,13 @@ def decode_seconds(
 
 def rl_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float) -> Step:
     """Return what one step of a GRPO stage takes."""
-    g = resolve(c).stage(stage)
+    settings = resolve(c)
+    g = settings.stage(stage)
     if g.budget == "auto":
         raise UserError(f"Eq. 2 has not chosen yet: give a number, --config.stages.{stage}.budget=256")
     if not c.sampler.slots:
         raise UserError("config.sampler.slots=0 follows from memory: give a number, --config.sampler.slots=512")
-    model, n = preset(c.model.preset), g.responses
+    model, n = model_config(settings.model.preset), g.responses
     decode = decode_seconds(
         model,
         chip,
@@ -83,11 +87,14 @@ def supervised_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length
 
     Examples have `length` tokens on average, prompt included.
     """
-    s, model = c.stages[stage], preset(c.model.preset)
-    if s.kind == "oxa":
+    settings = resolve(c)
+    s, model = settings.stage(stage), model_config(settings.model.preset)
+    if isinstance(s, OxaStage):
         tokens = s.per_step * (1 + bool(s.suppress)) * length
+    elif isinstance(s, ChatStage):
+        tokens = s.per_step * length
     else:
-        tokens = s.data.per_step * length if "data" in s else s.rows * s.row_length
+        tokens = s.data.per_step * length if s.data else s.rows * s.row_length
     work = tokens * flops_per_token(model, length / 2) * (3 + (c.model.remat == "full"))
     return Step(tokens, 0.0, work / chips / chip.flops)
 

@@ -26,6 +26,7 @@ from e3jax.losses.surrogates import COVARIANCE
 from e3jax.models.presets import flops_per_token, num_params
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sharding import make_mesh, param_axes, spec
+from e3jax.train.chats import ChatStage
 from e3jax.train.grpo import GrpoStage, add, grpo_gradient
 from e3jax.train.logprobs import score
 from e3jax.train.oxa import OxaStage, oxa_gradient
@@ -176,10 +177,11 @@ def under(mesh: Mesh, lower: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def supervised_programs(s: Settings, name: str, devices, *, names=NAMES) -> list[Program]:
-    """Return the programs of a supervised stage that are in `names`: gradient, OXA's add, apply; rows at full width."""
+    """Return a supervised stage's programs that are in `names`: gradient, apply, add of micro-batches; full width."""
     stage = s.stage(name)
-    oxa = isinstance(stage, OxaStage)  # several micro-batches of rows that may be shorter, two weights a token
-    width = row_widths(stage.row_length)[0] if oxa else stage.row_length
+    oxa = isinstance(stage, OxaStage)  # two weights a token
+    several = oxa or isinstance(stage, ChatStage)  # micro-batches, of rows that may be shorter
+    width = row_widths(stage.row_length)[0] if several else stage.row_length
     t = Training(s, stage, devices, stage.rows, width)
     shards = t.mesh.shape["data"] * t.mesh.shape["fsdp"]
     need_divides(f"stages.{name}.rows", stage.rows, shards, "mesh.data x mesh.fsdp")
@@ -191,14 +193,15 @@ def supervised_programs(s: Settings, name: str, devices, *, names=NAMES) -> list
             f"{t.rows} x {width} tokens",
             t.lowered(gradient, t.model, t.params, *batch, chunk=s.model.chunk, **fixed),
             (t.params, batch),
-            t.moments + t.masters * oxa,
+            t.moments + t.masters * several,
             4 * t.forward_flops,
             3 * t.gathered,
         ),
         "apply": t.apply(resident=0),
     }
-    if oxa:
-        sums = (t.params, {f"loss/{metric}": array(t.mesh, "", (), jnp.float32) for metric in SUMS})
+    if several:
+        metrics = SUMS if oxa else ("total", "entropy")
+        sums = (t.params, {f"loss/{metric}": array(t.mesh, "", (), jnp.float32) for metric in metrics})
         made["add"] = Program(
             "add",
             "gradients of two micro-batches",

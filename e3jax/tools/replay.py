@@ -31,6 +31,7 @@ from e3jax.sharding import make_mesh
 from e3jax.storage import place
 from e3jax.train.grpo import grpo_gradient
 from e3jax.train.logprobs import score
+from e3jax.train.named_model import dtype_of
 from e3jax.train.oxa import oxa_gradient
 from e3jax.train.sft import sft_gradient
 from e3jax.types import Batch
@@ -38,7 +39,7 @@ from e3jax.types import Batch
 SHOWN = 10  # lines of a table
 MOST_BYTES = 1 << 32  # of one micro-batch's arrays: more is no batch
 CALL = {"kind": str, "chunk": int, "temperature": float, "loss": dict}
-MODEL = {"preset": str, "dtype": str, "remat": str}
+MODEL = {"name?": str, "preset": str, "dtype": str, "remat": str}
 # kind of stage -> how many arrays a micro-batch may have; `chosen` is the last of Batch, and of some losses only
 BATCHES = {"sft": (4,), "oxa": (5,), "grpo": (len(fields(Batch)) - 1, len(fields(Batch)))}
 
@@ -56,7 +57,11 @@ def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
     while (path := dump / f"batch-{len(batches)}.npz").exists():
         batches.append(read_arrays(path, BATCHES[call["kind"]]))
     run = read_json(dump.parent.parent / "config.json", {"model": MODEL}, advice="name a dump inside its run")
-    return call, batches, run["model"]
+    model = run["model"]
+    name = model["name"] if "name" in model else ""  # which runs of earlier versions lack
+    remat = "full" if model["remat"] == "auto" else model["remat"]  # which follows from the machine
+    dtype = dtype_of(name, model["dtype"])
+    return call, batches, model | {"preset": name or model["preset"], "dtype": dtype, "remat": remat}
 
 
 def read_arrays(path: epath.Path, numbers: tuple[int, ...]) -> list[np.ndarray]:

@@ -3,17 +3,23 @@
 What one section can know is refused by its dataclass; here is what spans sections, or depends on the machine.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, all_errors, are_counts, need
 from e3jax.models.attention import resolve_kernel
+from e3jax.storage import place
+from e3jax.tasks.own_reward import load_reward
 from e3jax.tasks.prompts import need_prompt
+from e3jax.tasks.rows import is_place
 from e3jax.tasks.table import TASKS, forms
+from e3jax.train.chats import ChatStage
 from e3jax.train.grpo import GrpoStage
+from e3jax.train.named_model import spelled_out
 from e3jax.train.oxa import OxaStage
 from e3jax.train.settings import Settings, resolve
 from e3jax.train.sft import SftStage
@@ -22,7 +28,7 @@ from e3jax.train.sft import SftStage
 @all_errors()
 def check(config: ConfigDict) -> Settings:
     """Return the config's settings; refuse impossible values and combinations, all of them in one UserError."""
-    check_tokenizer(config)  # first: with another form a stage has other fields
+    check_tokenizer(spelled_out(config.to_dict()))  # first: with another form a stage has other fields
     s = resolve(config)
     check_attention(s)
     check_prompt(s)
@@ -31,6 +37,8 @@ def check(config: ConfigDict) -> Settings:
     check_sampler(s)
     check_restricted(s)
     check_traces(s)
+    check_chats(s)
+    check_reward(s)
     check_room(s, s.task.prompt_room)
     return s
 
@@ -57,19 +65,21 @@ def check_attention(s: Settings) -> None:
 
 
 @all_errors()
-def check_tokenizer(config: ConfigDict) -> None:
+def check_tokenizer(c: dict[str, Any]) -> None:
     """Refuse a tokenizer that does not know the task's words."""
-    words, numbers, form = config.tokenizer == "words", config.init.number_embeddings, config.task.form
+    tokenizer, numbers, form = c["tokenizer"], c["init"]["number_embeddings"], c["task"]["form"]
+    words = tokenizer == "words"
     need(words or not numbers, "init.number_embeddings", numbers, "only with tokenizer='words'")
     if form in forms():
         wanted = f"task.form={form!r} wants {'a hub tokenizer' if words else 'words'}"
-        need(words == (TASKS[form].words is not None), "tokenizer", config.tokenizer, wanted)
+        need(words == (TASKS[form].words is not None), "tokenizer", tokenizer, wanted)
 
 
 @all_errors()
 def check_prompt(s: Settings) -> None:
-    """Refuse a task.prompt that is none of the task's."""
-    if fields := TASKS[s.task.form].prompt_fields:
+    """Refuse a task.prompt that is none of the task's; a set's may be left out (tasks/prompts.py default_prompt)."""
+    task = TASKS[s.task.form]
+    if (fields := task.prompt_fields) and (s.task.prompt or task.endless):
         try:
             need_prompt(s.task.prompt, fields)
         except UserError as error:
@@ -154,7 +164,7 @@ def check_lengths(s: Settings, prompt_room: int, room: int) -> None:
             tokens = doubled if stage.budget == "auto" else stage.budget
             asks = f"asks for {tokens} tokens, {s.model.preset} has room for {room} after the prompt"
             need(not are_counts([tokens]) or tokens <= room, f"{field}.budget", stage.budget, asks)
-        elif isinstance(stage, OxaStage):
+        elif isinstance(stage, OxaStage | ChatStage):
             allowed = f"the model has room for {prompt_room + room}"
             need(stage.row_length <= prompt_room + room, f"{field}.row_length", stage.row_length, allowed)
         elif (limit := longest_trace(stage)).tokens:
@@ -198,3 +208,30 @@ def check_traces(s: Settings) -> None:
             least, limit = task.least_trace_tokens(stage.source), longest_trace(stage)
             needed = f"one attempt and its answer need {least}"
             need(limit.value >= least, f"{field}.traces.{limit.field}", limit.value, needed)
+
+
+@all_errors()
+def check_chats(s: Settings) -> None:
+    """Refuse data that are not there, and a chat template where the tokenizer is a list of words, which has none."""
+    for stage in s.stages:
+        if isinstance(stage, ChatStage):
+            path = stage.data.partition("@")[0]
+            there = not is_place(path) or place(epath.Path(path).expanduser()).exists()
+            need(there, f"stages.{stage.name}.data", stage.data, "does not exist: name a file or a directory")
+            has_none = "tokenizer='words' has no chat template: use 'none'"
+            need(s.tokenizer != "words" or stage.template == "none", f"stages.{stage.name}.template", "chat", has_none)
+
+
+@all_errors()
+def check_reward(s: Settings) -> None:
+    """Refuse a reward of the user's own that cannot be loaded, and a budget by Eq. 2 beside it."""
+    if not s.task.reward:
+        return
+    try:
+        load_reward(s.task.reward)
+    except UserError as error:
+        need(False, "task.reward", s.task.reward, str(error))
+    for stage in s.stages:
+        if isinstance(stage, GrpoStage):
+            advice = "Eq. 2 compares accuracies, and task.reward may be anything: give a number of tokens"
+            need(stage.budget != "auto", f"stages.{stage.name}.budget", "auto", advice)

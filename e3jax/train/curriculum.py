@@ -30,7 +30,8 @@ from e3jax.report.html import write_report
 from e3jax.runtime import barrier, is_main, out_of_memory, unless_stopped
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.sets import chosen_sets
-from e3jax.train import grpo, oxa, sft
+from e3jax.train import chats, grpo, oxa, sft
+from e3jax.train.chats import ChatStage
 from e3jax.train.eq2 import choose_budget, remarks
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.run import Run, Stage
@@ -157,6 +158,8 @@ def train_stage(run: Run, params, stage: Stage):
     with out_of_memory(advice):
         if isinstance(stage, GrpoStage):
             return grpo.train(run, params, stage)
+        if isinstance(stage, ChatStage):
+            return chats.train(run, params, stage)
         return sft.train(run, params, stage) if isinstance(stage, SftStage) else oxa.train(run, params, stage)
 
 

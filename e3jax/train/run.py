@@ -11,7 +11,7 @@ from etils import epath
 
 from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.checkpoint.store import Store
-from e3jax.errors import need, need_at_least_one, need_choice
+from e3jax.errors import UserError, need, need_at_least_one, need_choice
 from e3jax.log import RunLog
 from e3jax.models.attention import KERNELS
 from e3jax.models.qwen3 import Qwen3
@@ -19,7 +19,8 @@ from e3jax.phases import begins_plan
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool
 from e3jax.sampler.plan import Sampling
-from e3jax.tasks.prompts import qwen3_chat
+from e3jax.tasks.own_reward import needs_of, parse_reward
+from e3jax.tasks.prompts import no_chat, qwen3_chat
 from e3jax.tasks.stream import Stream, Wording
 from e3jax.tasks.table import TASKS, need_form
 from e3jax.train.state import Optimizer
@@ -37,6 +38,7 @@ class Init:
 class ModelSettings:
     """Shape of the model, and how it computes."""
 
+    name: str  # what stood for the next two, tokenizer and initial weights (train/named_model.py); "": nothing
     preset: str
     dtype: str
     attention: str
@@ -73,9 +75,14 @@ class TaskSettings:
     where: str
     opening: str
     prompt_room: int
+    reward: str  # of the user's own (tasks/own_reward.py); "": the task's grader alone
 
     def __post_init__(self):
         need_form("form", self.form)
+        try:
+            parse_reward(self.reward)
+        except UserError as error:
+            need(False, "reward", self.reward, str(error))
         need_choice(self, "where", WHERE)
         need_choice(self, "chat", ("template", "plain"))
         allowed = "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none"
@@ -214,7 +221,8 @@ def problem_source(task: TaskSettings, tokenizer, *, seed: int, prompt_room: int
         return lambda start, count: [replace(p, question=p.question + task.opening) for p in draw(start, count)]
 
     row = TASKS[task.form]
-    templated = partial(tokenizer.chat_text, thinking=task.thinking) if row.chat and tokenizer.has_chat else str
+    templated = partial(tokenizer.chat_text, thinking=task.thinking) if row.chat and tokenizer.has_chat else no_chat
     chat = qwen3_chat if row.chat and task.chat == "plain" else templated
-    stream = partial(row.open, seed=seed, wording=Wording(task.prompt, chat, task.where, fits, tokens))
+    wording = Wording(task.prompt, chat, task.where, fits, tokens, needs_of(task.reward))
+    stream = partial(row.open, seed=seed, wording=wording)
     return opened if task.opening else stream

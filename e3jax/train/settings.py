@@ -20,14 +20,16 @@ from e3jax.rewards.workers import Graders
 from e3jax.sampler.plan import Sampling
 from e3jax.sections import build, merged
 from e3jax.tasks.table import TASKS, forms
+from e3jax.train.chats import ChatStage
 from e3jax.train.eq2 import BudgetRule
 from e3jax.train.grpo import GrpoStage
+from e3jax.train.named_model import spelled_out
 from e3jax.train.oxa import OxaStage
 from e3jax.train.run import Checkpoints, Faults, Init, Logging, MeshShape, ModelSettings, Stage, TaskSettings
 from e3jax.train.sft import SftStage
 from e3jax.train.state import Optimizer
 
-STAGE_KINDS = {"sft": SftStage, "oxa": OxaStage, "grpo": GrpoStage}
+STAGE_KINDS = {"sft": SftStage, "oxa": OxaStage, "grpo": GrpoStage}  # "sft" with the name of its data: ChatStage
 BASES = {"sft": "sft", "grpo": "grpo"}  # kind of stage -> the section that it is laid over; OXA has none
 
 
@@ -58,8 +60,8 @@ class Settings:
 
 def resolve(config: ConfigDict) -> Settings:
     """Return the settings of a config, or raise one UserError that lists every error within a section or stage."""
-    c = config.to_dict()
     with all_errors():
+        c = spelled_out(config.to_dict())
         need_seed(c["seed"])
         section_types = dict(
             init=Init,
@@ -121,6 +123,10 @@ def resolve_stage(c: dict, given: dict, *, name: str, **position) -> Stage | Non
         return None
     base = BASES[kind] if kind in BASES else None
     values = merged(c[base], given) if base else given
+    kind_of_stage = STAGE_KINDS[kind]
+    if kind == "sft" and "data" in given and isinstance(given["data"], str):
+        kind_of_stage = ChatStage
+        values = {"aggregation": c["sft"]["aggregation"]} | given
 
     def path(field: str) -> str:
         """Return the field's path as the error shows it: stages.NAME.field if the stage sets it, else grpo.field."""
@@ -136,7 +142,7 @@ def resolve_stage(c: dict, given: dict, *, name: str, **position) -> Stage | Non
         values = {k: v for k, v in values.items() if k not in fields} | {"source": values[task.field]}
         if "traces" in values and task.habits:
             values["traces"] = build_section(f"stages.{name}.traces.{{}}".format, task.habits, values["traces"])
-    return build_section(path, STAGE_KINDS[kind], values | position | {"name": name})
+    return build_section(path, kind_of_stage, values | position | {"name": name})
 
 
 def has(values: Mapping[str, Any], field: str) -> bool:

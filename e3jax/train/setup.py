@@ -7,12 +7,13 @@ from e3jax.checkpoint.pretrained import describe_run, load_tokenizer, model_conf
 from e3jax.errors import need
 from e3jax.flags import keep_programs
 from e3jax.log import RunLog
-from e3jax.metrics.reading import LOST, READ
+from e3jax.metrics.reading import LOST, READ, READ_OWN
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.plan import UNSOUND
 from e3jax.runtime import from_main
 from e3jax.sharding import make_mesh
+from e3jax.tasks.own_reward import needs_of
 from e3jax.tasks.prompts import PROMPTS
 from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import WordTokenizer
@@ -59,9 +60,14 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
         settings=s,
         draw_from=problem_source(s.task, tokenizer, seed=s.seed, prompt_room=room),
         prompt_room=room,
-        grader=s.grader.start(function=READ, lost=LOST),
+        grader=s.grader.start(lost=LOST, **reading(s.task.reward)),
         slots_for=lambda budget: s.sampling.slots or slots_that_fit(s, shape, device, room=room, budget=budget),
     )
+
+
+def reading(reward: str) -> dict[str, str]:
+    """Return the graders' function, with the user's own reward as its argument where there is one."""
+    return {"function": READ_OWN, "argument": reward} if reward else {"function": READ}
 
 
 def check_thinking(s: Settings, tokenizer) -> None:
@@ -70,17 +76,24 @@ def check_thinking(s: Settings, tokenizer) -> None:
     A thought can come from the tokenizer or its chat template, from the prompt's words, from a supervised stage, or
     from a checkpoint of an earlier run.
     """
-    if not TASKS[s.task.form].boxed or s.task.where not in ("response", "after_thinking"):
+    if not TASKS[s.task.form].boxed or s.task.where not in ("response", "after_thinking") or not asks_tasks_grader(s):
         return
     taught = any(not isinstance(stage, GrpoStage) for stage in s.stages) or "/checkpoints/" in s.init.init_from
     templated = tokenizer.has_chat and s.task.chat == "template"
+    words = PROMPTS[s.task.prompt] if s.task.prompt else ""  # no default prompt speaks of thoughts
     need(
-        taught or not templated or tokenizer.thinks or "think>" in PROMPTS[s.task.prompt],
+        taught or not templated or tokenizer.thinks or "think>" in words,
         "task.where",
         s.task.where,
         "counts only answers of responses with '</think>', but neither the tokenizer nor its chat template nor "
         f"task.prompt={s.task.prompt!r} knows a thought, so every reward would be 0: set 'anywhere'",
     )
+
+
+def asks_tasks_grader(s: Settings) -> bool:
+    """Return whether something reads answers as the task's grader does: RL or an evaluation without an own reward."""
+    reads = any(isinstance(stage, GrpoStage) for stage in s.stages) or len(s.eval.sets) > 0
+    return reads and needs_of(s.task.reward).answers
 
 
 def room_for_prompts(s: Settings, tokenizer) -> int:

@@ -91,9 +91,11 @@ def fit(
     batch_of: Callable[[int], list[list[np.ndarray]]],
     gradient: Callable,
     loss: dict,
+    measure: Callable[[Any], dict[str, float]] | None = None,
 ):
     """Run the loop of every supervised stage; resume from its newest checkpoint. Return the final parameters.
 
+    `measure(params)`: what else a logged line says of the parameters after its step.
     `batch_of(step)`: the step's micro-batches, each the arrays [B, T] that `gradient` takes after the parameters:
     tokens, positions, segments and weights over the whole batch, so that gradients and metrics are sums.
     """
@@ -127,6 +129,7 @@ def fit(
                     "time/step_s": seconds / since,
                     "time/tokens_per_s": tokens / seconds,
                 }
+                values |= measure(state.params) if measure else {}
                 run.log.metrics(name, kind, step=step + 1, global_step=stage.first_step + step + 1, values=values)
                 phase.advance(since, f"loss {values['loss/total']:.3f}")
                 since, tokens = 0, 0

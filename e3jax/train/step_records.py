@@ -28,7 +28,19 @@ def step_metrics(graded: Graded, advantage_b: np.ndarray, tags, *, group_size: i
         advantage_b=advantage_b,
         group_size=group_size,
     )
-    return values | feature_means(graded.features) | phase_metrics(r, tags)
+    return values | feature_means(graded.features) | phase_metrics(r, tags) | reward_means(graded.rewards)
+
+
+def reward_means(rewards_b: list[dict[str, float] | None]) -> dict[str, float]:
+    """Return the mean of each part of the user's own reward, before its weight; without one there are none.
+
+    >>> reward_means([{"short": 1.0}, None, {"short": 0.0}])
+    {'reward/own/short': 0.5}
+    """
+    read = [rewards for rewards in rewards_b if rewards is not None]
+    return {
+        f"reward/own/{name}": float(np.mean([rewards[name] for rewards in read])) for name in (read[0] if read else ())
+    }
 
 
 def timings(graded: Graded, *, start: float, sampled_at: float, end: float) -> dict[str, float]:
