@@ -15,15 +15,17 @@ from e3jax.errors import UserError
 def parse_arguments(file: str, argument: str, choices: dict[str, tuple[str, ...]], **others: str) -> dict[str, str]:
     """Parse "stage=2,model=8b" into a dictionary over the defaults in `others`.
 
-    `chips=NUMBER` is always allowed. Any other name or value is a UserError that names the choices.
+    `chips=NUMBER` is always allowed, and a name without choices takes any value but "". Any other name or value is a
+    UserError that names the choices.
     """
     given = dict(part.partition("=")[::2] for part in argument.split(",")) if argument else {}
     for name, value in given.items():
-        allowed = choices[name] if name in choices else ()
-        if value not in allowed and not (name == "chips" and value.isdigit() and int(value) > 0):
+        free = name in choices and not choices[name] and value
+        right = free or (name == "chips" and value.isdigit() and int(value) > 0)
+        if not right and (name not in choices or value not in choices[name]):
             raise UserError(
                 f"configs/{file}: {name}={value!r} is not one of "
-                + "; ".join(f"{n}={'|'.join(v)}" for n, v in choices.items())
+                + "; ".join(f"{n}={'|'.join(v) or 'TEXT'}" for n, v in choices.items())
                 + "; chips=NUMBER"
             )
     return others | given
@@ -46,7 +48,8 @@ def base_config() -> ConfigDict:
     c.model.dtype = "float32"  # of matmuls and cache, not of masters (float32); "bfloat16" on accelerators
     c.model.attention = "auto"  # "splash" on TPU, "cudnn" on GPU in bfloat16, "xla" elsewhere (models/attention.py)
     # What the backward pass recomputes: "none"; "matmuls": all but products with weights; "attention": all but one TxD
-    # array a layer; "full": whole blocks, which on a CPU is also faster than storing them (LOG.md, 2026-11-21)
+    # array a layer; "full": whole blocks, which on a CPU is also faster than storing them (LOG.md, 2026-11-21). "auto":
+    # the fewest operations that fit into memory (train/fit.py)
     c.model.remat = "full"
     c.model.chunk = 8192  # at most so many tokens have their logits in memory at once
 
@@ -75,7 +78,7 @@ def base_config() -> ConfigDict:
     c.task.prompt_room = 8
 
     c.sampler = ConfigDict()
-    c.sampler.slots = 128  # responses that decode together
+    c.sampler.slots = 128  # responses that decode together; 0: as many as memory holds (train/fit.py)
     c.sampler.tensor = 1  # devices that share one copy of the matrices while sampling; the training mesh is separate
     c.sampler.block = 16  # decode steps between refills
     c.sampler.prefill_rows = 64  # prompts prefilled together
@@ -95,7 +98,7 @@ def base_config() -> ConfigDict:
     # measured at 1.0
     c.grpo.temperature = 1.0
     c.grpo.minibatches = 2  # optimiser updates per step; e3 has 4
-    c.grpo.rows = 32  # packed rows of a micro-batch
+    c.grpo.rows = 32  # packed rows of a micro-batch; 0: as many as memory holds (train/fit.py)
     c.grpo.old_logp = "trainer"  # computed again, as in e3's code; "sampler": the sampler's own, one forward pass less
     c.grpo.parity_alarm = 0.05  # nats: warn when sampler and trainer differ by more on average (ours)
     c.grpo.samples_logged = 4  # responses per step in samples.jsonl

@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +30,7 @@ from jax._src import distributed  # the key-value store has no public name; orba
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from e3jax.errors import Stopped, UserError
+from e3jax.errors import Stopped, UserError, first_line
 from e3jax.lock import release_all
 from e3jax.sharding import spec
 from e3jax.sigterm import TERMINATED, await_sigterm, sigterm_pipe
@@ -277,3 +277,15 @@ def leave(code: int) -> NoReturn:
     time.sleep((5 if is_main() else 2) * POLL_S)
     release_all(POLL_S)
     os._exit(code)
+
+
+@contextlib.contextmanager
+def out_of_memory(advice: str) -> Iterator[None]:
+    """Turn a device's "out of memory" within the block into a UserError that says which fields to lower."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        why = first_line(error).removeprefix("RESOURCE_EXHAUSTED: ").rstrip(". ")
+        raise UserError(f"the device ran out of memory ({why}): {advice}") from error

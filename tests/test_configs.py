@@ -1,6 +1,7 @@
 """Every config loads and passes its check; bad input stops at once with one clear sentence and no traceback."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,12 @@ from e3jax.train.check import check
 from e3jax.train.settings import resolve
 
 ROOT = Path(__file__).parent.parent
+# those with arguments: below, tests/test_curation_….py, tests/test_eval_….py …
+WITH_ARGUMENTS = "countdown_lm", "difficulty", "e2c", "e2c_data", "e3_math", "oxa", "oxa_data", "probes"
 CONFIGS = sorted(
     p.stem
     for p in (ROOT / "configs").glob("*.py")
-    # these have arguments: below, tests/test_curation_….py …
-    if p.stem not in ("__init__", "common", "difficulty", "e2c", "e2c_data", "e3_math", "oxa", "oxa_data", "probes")
-    and not p.stem.startswith("eval_")
-    and not p.stem.endswith("_scaling")  # … tests/test_eval_….py
+    if p.stem not in ("__init__", "common", *WITH_ARGUMENTS) and not re.match(r"eval_|.*_scaling$", p.stem)
 )
 
 
@@ -30,6 +30,20 @@ def load(name):
 def test_config_loads_and_is_possible(name, monkeypatch):
     monkeypatch.setattr("jax.devices", lambda: [None])  # the machine that the config's header names: one device
     check(load(name))
+
+
+@pytest.mark.parametrize("argument", ["", "size=smoke", "chips=16", "model=qwen3-0.6b"])
+def test_countdown_lm_is_possible(argument, monkeypatch):
+    """The recipe for a language model passes its check on one GPU and on a slice; a preset stands for a directory."""
+    get_config = importlib.import_module("configs.countdown_lm").get_config
+    config = get_config(argument if "model" in argument else f"model=smollm2-135m,{argument}".rstrip(","))
+    monkeypatch.setattr("jax.devices", lambda: [None] * (16 if "chips" in argument else 1))
+    check(config)
+    assert config.tokenizer == config.init.init_from == config.model.preset
+    assert get_config("").tokenizer == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    for wrong in ("size=tiny", "model=", "chips=0"):
+        with pytest.raises(UserError, match=r"model=TEXT; size=full\|smoke; chips=NUMBER"):
+            get_config(wrong)
 
 
 @pytest.mark.parametrize("argument", ["stage=1", "stage=2", "stage=2,model=8b", "stage=2,seq=32k", "stage=1,chips=16"])

@@ -391,6 +391,17 @@ def test_the_figure_is_drawn_from_the_tables():
             assert f"{name} | {shown} |" in text_of("README.md"), shown
 
 
+def test_the_figure_of_the_language_model_is_drawn_from_its_table():
+    """Both problem sets, three models, the three budgets of the page's table."""
+    spec = importlib.util.spec_from_file_location("countdown_lm", ROOT / "docs/recipes/countdown_lm.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rows = module.rows(text_of("docs/recipes/countdown.md"))
+    assert list(rows) == ["3 numbers", "4 numbers, never in RL"]
+    assert [list(models) for models in rows.values()] == [["primed base", "GRPO", "GRPOMask"]] * 2
+    assert rows["3 numbers"]["GRPO"].tolist() == [71.1, 80.1, 84.2]
+
+
 def test_every_method_has_a_whole_row():
     """Method, source, equation, function and default, under an anchor of its own."""
     rows = [line for line in text_of("docs/algorithms.md").splitlines() if line.startswith("| <a id")]

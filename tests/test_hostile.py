@@ -50,7 +50,7 @@ def test_quadratic_work_is_noticed():
 
     old = re.compile(r"(?:^|[.!?\n])\s*([^\s.!?])")
     assert "not linear" in slow_growth(
-        Reader(lambda text: [*old.finditer(text)], 50.0), lambda n: "\n" * n, (400, 2000)
+        Reader(lambda text: [*old.finditer(text)], 50.0), lambda n: "\n" * n, (1000, 5000)
     )
     assert not slow_growth(Reader(verification_starts, 50.0), lambda n: "\n" * n, SIZES[:2])
 

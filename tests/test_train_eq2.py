@@ -202,7 +202,18 @@ def test_a_stages_own_settings_reach_eq_2(monkeypatch):
 
     settings = resolve(config)
     log = SimpleNamespace(read=lambda name: [], phase=lambda *_, **__: nullcontext(SimpleNamespace(advance=None)))
-    run = Run(None, log, None, None, make_mesh(data=1, fsdp=-1, tensor=1), settings, lambda *_, **__: draw, 8, None)
+    run = Run(
+        None,
+        log,
+        None,
+        None,
+        make_mesh(data=1, fsdp=-1, tensor=1),
+        settings,
+        lambda *_, **__: draw,
+        8,
+        None,
+        lambda budget: 128,
+    )
     run = run._replace(grader=SimpleNamespace(submit=None))
     monkeypatch.setattr(curriculum, "evaluate", evaluated)
     with pytest.raises(InterruptedError):

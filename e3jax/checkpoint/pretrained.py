@@ -106,6 +106,8 @@ def local_directory(name: epath.PathLike, *, weights: bool = True) -> epath.Path
     path = epath.Path(name)
     if path.is_dir():
         return path
+    if path.suffix == ".gguf":
+        raise UserError(f"{name} is a GGUF file: python -m e3jax.tools.convert --from={name} --to=DIRECTORY first")
     parts = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?", str(name))
     if path.exists() or parts is None or str(name).startswith(("/", ".")):
         raise UserError(f"{name} is not a directory: name a model directory, or a hub id like Qwen/Qwen3-0.6B")

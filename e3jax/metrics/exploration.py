@@ -232,6 +232,7 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
     attempts, unique: proposals and distinct proposals; equations: worked out in them; verifications: checks made;
     gave_up: ended by itself with a wrong answer, in parsed attempts without having found a "yes".
     right_verdicts / verdicts: the verifier's accuracy; false_yes / yes: how often "yes" is wrong.
+    false_equations / read_equations: errors of arithmetic, in the text of language models.
     """
     task = task_of(problem)
     attempts = task.parse(text, problem)[0] if task.parse else []
@@ -245,7 +246,9 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
             "false_yes": sum(not a.truth for a in yes),
         }
     if task.parse is None or task.words is None:  # of all of a task's responses, because means are over them together
+        truths = [one.true for one in read_equations(text)]
         counts["verifications_code"] = verifications_code(text)
+        counts |= {"read_equations": len(truths), "false_equations": truths.count(False)}
     if attempts or (task.parse and task.words):
         return counts | {
             "attempts": len(attempts),

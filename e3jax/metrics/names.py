@@ -50,6 +50,8 @@ GRPO = {
     "explore/verifications": "Checks per response: verdicts of traces; sentences of free text that begin "
     'with a phrase of App. N ("Wait", "But wait", "Alternatively", …).',
     "explore/verifications_code": "Language models only: lines that the paper's code counts, by a broader rule.",
+    "explore/false_equations": "Language models only: share of the equations in the text that do not hold "
+    "(tasks/written_arithmetic.py).",
     "explore/equations_per_attempt": "Equations that are worked out per attempt, a ratio of sums (App. G.1).",
     "explore/give_up": 'Share of responses that ended by themselves unsolved (traces: and without a "yes").',
     "explore/repetition": "Mean number of earlier copies of a response's last 100 characters.",

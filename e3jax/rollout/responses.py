@@ -28,7 +28,7 @@ from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import UserError
 from e3jax.readers import fault, parse_json, read_bytes
 from e3jax.rollout.digests import digest
-from e3jax.runtime import is_main
+from e3jax.runtime import is_main, out_of_memory
 from e3jax.sampler.plan import Sampling, rows_within
 from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.storage import append, is_bucket, patiently
@@ -213,15 +213,16 @@ def fill(
         rows = min(sampling.prefill_rows, rows_within(sampling.prefill_rows * PREFILL, longest))
         budgets = np.repeat([r.budget for r in now], [len(r.samples) for r in now])
         try:
-            sample(
-                model,
-                params,
-                Requests([r.prompt for r in now], [r.problem for r in now], [r.samples for r in now], budgets),
-                replace(sampling, prefill_rows=rows),
-                key=key,
-                stop=stop,
-                pad=tokenizer.pad,
-                events=Events(on_finished=finished),
-            )
+            with out_of_memory(sampling.less_memory):
+                sample(
+                    model,
+                    params,
+                    Requests([r.prompt for r in now], [r.problem for r in now], [r.samples for r in now], budgets),
+                    replace(sampling, prefill_rows=rows),
+                    key=key,
+                    stop=stop,
+                    pad=tokenizer.pad,
+                    events=Events(on_finished=finished),
+                )
         finally:
             responses.flush()

@@ -13,7 +13,7 @@ import numpy as np
 from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.metrics.reading import Parts
 from e3jax.rewards.workers import Later
-from e3jax.runtime import gather
+from e3jax.runtime import gather, out_of_memory
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
 from e3jax.sampler.slots import Events, Requests, sample
@@ -70,7 +70,8 @@ def rollout(
         if on_finished:
             on_finished(len(rows))
 
-    with sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype) as params:
+    layout = sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype)
+    with out_of_memory(sampling.less_memory), layout as params:
         rollouts = sample(
             model,
             params,
@@ -130,4 +131,5 @@ def feature_means(features: Sequence[dict[str, float] | None]) -> dict[str, floa
         out["explore/false_yes"] = quotient(total("false_yes"), total("yes"))
     if "verifications_code" in names:
         out["explore/verifications_code"] = total("verifications_code") / n
+        out["explore/false_equations"] = quotient(total("false_equations"), total("read_equations"))
     return out

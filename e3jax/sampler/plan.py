@@ -27,7 +27,7 @@ class Sampling:
     temperature: float  # 0 takes the likeliest token
     top_k: int = 0  # tokens that may be drawn; 0: all
     top_p: float = 1.0  # mass of the nucleus that may be drawn; 1: all
-    slots: int = 128  # responses that decode together
+    slots: int = 128  # responses that decode together; in training 0: as many as memory holds (train/fit.py)
     block: int = 16  # decode steps between refills
     prefill_rows: int = 64  # prompts prefilled together
     cache: str = "compute"  # keys and values in the model's dtype; "int8": in 8 bits
@@ -38,13 +38,22 @@ class Sampling:
         need(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
         need(0 < self.top_p <= 1, "top_p", self.top_p, "above 0, 1 is off")
         need(self.cache in CACHES, "cache", self.cache, f"use one of {', '.join(map(repr, CACHES))}")
-        for name in ("slots", "block", "prefill_rows", "tensor"):
+        need(self.slots >= 0, "slots", self.slots, "use 1 or more, in training also 0 (as many as memory holds)")
+        for name in ("block", "prefill_rows", "tensor"):
             need(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more")
 
     @property
     def choice(self) -> Choice:
         """Return which tokens may be drawn."""
         return Choice(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def less_memory(self) -> str:
+        """Return what to do where sampling runs out of memory, as a part of a sentence."""
+        return (
+            f"lower config.sampler.slots (now {self.slots}) or config.sampler.prefill_rows (now {self.prefill_rows}), "
+            "shorten the budget, or set config.sampler.cache='int8'"
+        )
 
     def kv_dtype(self, compute_dtype) -> jnp.dtype:
         """Return the dtype of keys and values for a model that computes in `compute_dtype`."""

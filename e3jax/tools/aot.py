@@ -21,21 +21,24 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError
 from e3jax.flags import run_tool
 from e3jax.tools.chips import GIB, Chip, find_devices
 from e3jax.tools.hlo import Traffic, biggest_arrays, collectives
 from e3jax.tools.programs import GROWS_WITH, NAMES, Program, chip_bytes, supervised_programs
 from e3jax.tools.rl_programs import stage_programs
+from e3jax.train.fit import Device, fit, slots_that_fit
 from e3jax.train.settings import Settings, resolve
 
 
@@ -211,6 +214,21 @@ def chosen(names: list[str]) -> tuple[str, ...]:
     return tuple(n for n in NAMES if n in names) or NAMES
 
 
+def fit_slice(s: Settings, chip: Chip, devices) -> tuple[Settings, list[str]]:
+    """Return the settings with the sizes that a run on these chips would choose (train/fit.py), and what to say of it.
+
+    The slots are those of the longest training budget.
+    """
+    shape, room = model_config(s.model.preset), s.task.prompt_room
+    device = Device("tpu", int(chip.memory * GIB), len(devices))
+    s, remarks = fit(s, shape, device, room=room)
+    budgets = [x.budget if x.budget != "auto" else max(s.budget_rule.budgets) for x in s.stages if hasattr(x, "budget")]
+    if budgets and not s.sampling.slots:
+        slots = slots_that_fit(s, shape, device, room=room, budget=max(budgets))
+        s = replace(s, sampling=replace(s.sampling, slots=slots))
+    return s, remarks
+
+
 def quiet_compiler() -> None:
     """Set what libtpu and JAX read when they load their backends, which is after this, because an import loads none."""
     os.environ |= {
@@ -238,17 +256,18 @@ def progress(console: Console, stage: str) -> Iterator[Callable[[str], None]]:
         yield say
 
 
-def record(c: ConfigDict, stage: str, at: Slice, fits: dict[str, int], measured: list[Measured]) -> str:
+def record(s: Settings, stage: str, at: Slice, fits: dict[str, int], measured: list[Measured]) -> str:
     """Return the line of a stage for --json."""
     line = {
         "topology": at.topology,
         "devices": len(at.devices),
-        "preset": c.model.preset,
+        "preset": s.model.preset,
         "stage": stage,
-        "mesh": c.mesh.to_dict(),
-        "sampling_tensor": c.sampler.tensor,
-        "rows": c.grpo.rows if c.stages[stage].kind == "grpo" else c.stages[stage].rows,
-        "slots": c.sampler.slots,
+        "mesh": asdict(s.mesh),
+        "sampling_tensor": s.sampling.tensor,
+        "rows": s.stage(stage).rows,
+        "remat": s.model.remat,
+        "slots": s.sampling.slots,
         "limit_gib": at.limit,
         "fit_per_chip": fits,
         "programs": [m._asdict() | {"traffic": {k: t._asdict() for k, t in m.traffic.items()}} for m in measured],
@@ -269,9 +288,11 @@ def main() -> None:
         raise UserError("config.sampler has no field 'tensor', the sampling layout: start from configs/e3_math.py")
     chip, devices = find_devices(f.topology)
     at = Slice(f.topology, devices, chip, f.limit or chip.memory * 7 / 8)
-    settings = resolve(c)
+    settings, remarks = fit_slice(resolve(c), chip, devices)
     out, err = Console(width=None if os.isatty(1) else 180), Console(stderr=True)
     failed = []
+    for remark in remarks:
+        out.print(escape(remark))
     for stage in c.order:
         rolls = c.stages[stage].kind == "grpo"
         programs = (stage_programs if rolls else supervised_programs)(settings, stage, devices, names=names)
@@ -286,7 +307,7 @@ def main() -> None:
             out.print("[dim](a straight line through the programs compiled at the set and at twice the set size)[/dim]")
         if f.json:
             with open(f.json, "a") as file:
-                file.write(record(c, stage, at, fits, measured))
+                file.write(record(settings, stage, at, fits, measured))
         failed += [(stage, m) for m in measured if m.total is None or m.total > at.limit * GIB]
     for stage, m in failed:
         need = f"needs {gib(m.total)} GiB of {at.limit:g}" if m.total else f"ran out of memory: {m.message}"

@@ -60,6 +60,8 @@ def rl_step(c: ConfigDict, stage: str, chip: Chip, *, chips: int, length: float)
     g = resolve(c).stage(stage)
     if g.budget == "auto":
         raise UserError(f"Eq. 2 has not chosen yet: give a number, --config.stages.{stage}.budget=256")
+    if not c.sampler.slots:
+        raise UserError("config.sampler.slots=0 follows from memory: give a number, --config.sampler.slots=512")
     model, n = preset(c.model.preset), g.responses
     decode = decode_seconds(
         model,

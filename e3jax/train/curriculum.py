@@ -27,7 +27,7 @@ from e3jax.models.qwen3 import abstract_params, init_params
 from e3jax.printable import printable
 from e3jax.report.browser import write_samples
 from e3jax.report.html import write_report
-from e3jax.runtime import barrier, is_main, unless_stopped
+from e3jax.runtime import barrier, is_main, out_of_memory, unless_stopped
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.sets import chosen_sets
 from e3jax.train import grpo, oxa, sft
@@ -72,7 +72,7 @@ def automatic_budget(run: Run, params, stage: GrpoStage, *, incoming_budget: int
         line, graded = evaluate(
             run.pretrained(params),
             problems,
-            run.sampling(stage.temperature),
+            run.sampling(stage.temperature, budget=max(grid)),
             key=run.key(stage.index, BUDGET_KEY),
             samples=rule.samples,
             budgets=grid,
@@ -122,14 +122,14 @@ def evaluate_set(run: Run, params, stage: Stage, name: str, source: Any, *, inde
     """Return what eval.jsonl records of one set, and the first responses; `index` seeds the set's sampling."""
     e, pretrained = run.settings.eval, run.pretrained(params)
     problems = run.draw_from(source, split="test")(0, e.problems)  # a set that has fewer gives all
-    sampling, read = run.sampling(e.temperature), partial(run.grader.submit, apart=True)
+    read = partial(run.grader.submit, apart=True)
 
     def measure(what: str, problems, key_step: int, *, samples: int, budgets):
         with run.log.phase(f"{stage.name}: {what}, {name}", total=len(problems) * samples) as phase:
             return evaluate(
                 pretrained,
                 problems,
-                sampling,
+                run.sampling(e.temperature, budget=max(budgets)),
                 key=run.key(index, key_step),
                 samples=samples,
                 budgets=budgets,
@@ -150,9 +150,14 @@ def evaluate_set(run: Run, params, stage: Stage, name: str, source: Any, *, inde
 
 def train_stage(run: Run, params, stage: Stage):
     """Train one stage; return the final parameters."""
-    if isinstance(stage, GrpoStage):
-        return grpo.train(run, params, stage)
-    return sft.train(run, params, stage) if isinstance(stage, SftStage) else oxa.train(run, params, stage)
+    section, model = "grpo" if isinstance(stage, GrpoStage) else f"stages.{stage.name}", run.settings.model
+    advice = f"lower config.{section}.rows (now {stage.rows}) or config.model.chunk (now {model.chunk})"
+    if model.remat != "full":
+        advice += f", or set config.model.remat='full' (now {model.remat!r})"
+    with out_of_memory(advice):
+        if isinstance(stage, GrpoStage):
+            return grpo.train(run, params, stage)
+        return sft.train(run, params, stage) if isinstance(stage, SftStage) else oxa.train(run, params, stage)
 
 
 def final_table(lines: list[dict]) -> Table:

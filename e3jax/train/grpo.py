@@ -6,6 +6,7 @@ The algorithm alone, on one page: examples/minimal_grpo.py.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.shaping import RewardSettings, shaped
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded, rollout
-from e3jax.runtime import put
+from e3jax.runtime import processes, put
 from e3jax.sharding import constrain_params
 from e3jax.train.closing import closing_mask
 from e3jax.train.faults import Skips, save_or_stop
@@ -42,6 +43,7 @@ from e3jax.train.step_records import alarms, describe, log_samples, step_metrics
 from e3jax.types import Batch, Rollouts, TrainState
 
 OLD_LOGP = ("trainer", "sampler")
+COMPILERS = 4  # programs that are compiled side by side; one of them keeps a core or two busy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,8 @@ class GrpoStage(Stage):
 
     def __post_init__(self):
         super().__post_init__()
-        need_at_least_one(self, "prompts", "minibatches", "rows")
+        need_at_least_one(self, "prompts", "minibatches")
+        need(self.rows >= 0, "rows", self.rows, "use 0 (as many as memory holds) or more")
         need(self.group_size >= 2, "group_size", self.group_size, "a group of one has no baseline, use 2 or more")
         need(self.temperature > 0, "temperature", self.temperature, "must be above 0: greedy samples have no log-prob")
         need(self.parity_alarm > 0, "parity_alarm", self.parity_alarm, "must be above 0")
@@ -302,7 +305,7 @@ def train(run: Run, params, stage: GrpoStage):
             graded = rollout(
                 run.pretrained(state.params),
                 [replace(p, meta=p.meta | unfinished) for p in problems],
-                run.sampling(stage.temperature),
+                run.sampling(stage.temperature, budget=stage.budget),
                 key=run.key(stage.index, step),
                 samples=stage.group_size,
                 budget=stage.budget,
@@ -347,27 +350,35 @@ def compile_ahead(run: Run, tx, state: TrainState, stage: GrpoStage) -> None:
     scored = stage.old_logp == "trainer" or bool(stage.loss.kl_coef)
     fixed = dict(temperature=stage.temperature, chunk=run.chunk)
     with run.log.phase(f"{stage.name}: compiling", total=len(widths) * (1 + scored) + 2) as phase:
-
-        def compiled(what: str, program, *arguments, **static):
-            phase.advance(0, what)
-            lowered = program.lower(*arguments, **static)
-            ready = lowered.compile()  # a later call with these shapes uses it
-            phase.advance(1)
-            return jax.tree.map(
-                lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-                lowered.out_info,
-                ready.output_shardings,
-            )
-
-        for width in widths:
-            ints, floats = (put(np.zeros((rows, width), dtype), "BT") for dtype in (np.int32, np.float32))
-            batch = Batch(ints, ints, ints, floats, floats, floats, floats, floats)
-            size = f"{rows} x {width} tokens"
+        ints = {w: put(np.zeros((rows, w), np.int32), "BT") for w in widths}
+        floats = {w: put(np.zeros((rows, w), np.float32), "BT") for w in widths}
+        first = {}
+        for w in widths:  # lowering is Python's work, and compiling is not
+            i, f, size = ints[w], floats[w], f"{rows} x {w} tokens"
             if scored:
-                compiled(f"log-probs of {size}", score, run.model, state.params, ints, ints, ints, **fixed)
-            made = compiled(
-                f"gradient of {size}", grpo_gradient, run.model, state.params, batch, **fixed, loss=stage.loss
-            )
-        compiled("sum of gradients", add, made, made)
-        compiled("AdamW", apply_gradients, tx, state, made[0])
+                first[f"log-probs of {size}"] = score.lower(run.model, state.params, i, i, i, **fixed)
+            batch = Batch(i, i, i, f, f, f, f, f)
+            first[f"gradient of {size}"] = grpo_gradient.lower(run.model, state.params, batch, **fixed, loss=stage.loss)
+        *_, made = compile_all(first, phase)
+        second = {"sum of gradients": add.lower(made, made), "AdamW": apply_gradients.lower(tx, state, made[0])}
+        compile_all(second, phase)
         phase.advance(0, "")
+
+
+def compile_all(lowered: dict[str, jax.stages.Lowered], phase) -> list:
+    """Compile programs side by side, {what: lowered}; return the shapes and layouts of their results, in order.
+
+    A later call with the same shapes uses what is compiled here. Several processes compile one after the other, because
+    some backends let them wait for each other's programs.
+    """
+    ready = []
+    with ThreadPoolExecutor(1 if processes() > 1 else COMPILERS) as pool:
+        for what, compiling in [(what, pool.submit(one.compile)) for what, one in lowered.items()]:
+            phase.advance(0, what)
+            ready.append(compiling.result())
+            phase.advance(1)
+
+    def laid_out(x, where):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    return [jax.tree.map(laid_out, one.out_info, done.output_shardings) for one, done in zip(lowered.values(), ready)]

@@ -46,7 +46,7 @@ class ModelSettings:
     def __post_init__(self):
         need_choice(self, "dtype", ("float32", "bfloat16"))
         need_choice(self, "attention", ("auto", *KERNELS))
-        need_choice(self, "remat", ("none", "matmuls", "attention", "full"))
+        need_choice(self, "remat", ("auto", "none", "matmuls", "attention", "full"))
         need_at_least_one(self, "chunk")
 
 
@@ -145,6 +145,7 @@ class Run(NamedTuple):
     draw_from: Callable[..., Stream]  # (a stage's or evaluation's source, split=) -> what draws its problems
     prompt_room: int  # tokens that a prompt may have: fixes the shapes of a stage
     grader: GraderPool
+    slots_for: Callable[[int], int]  # budget -> config.sampler.slots, or for 0 what memory holds
 
     @property
     def seed(self) -> int:
@@ -161,9 +162,9 @@ class Run(NamedTuple):
         """Return the settings of every stage's optimiser."""
         return self.settings.optim
 
-    def sampling(self, temperature: float) -> Sampling:
-        """Return how responses are drawn at a stage's temperature."""
-        return replace(self.settings.sampling, temperature=temperature)
+    def sampling(self, temperature: float, *, budget: int) -> Sampling:
+        """Return how responses of at most `budget` tokens are drawn at a stage's temperature."""
+        return replace(self.settings.sampling, temperature=temperature, slots=self.slots_for(budget))
 
     def pretrained(self, params) -> Pretrained:
         """Return the model with these parameters, as it can be asked something."""

@@ -18,6 +18,7 @@ from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check, check_room
 from e3jax.train.closing import check_closing
+from e3jax.train.fit import fit, slots_that_fit, this_device
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.run import Run, problem_source
 from e3jax.train.settings import Settings
@@ -30,7 +31,6 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
     """Check the config, claim the run directory, build model, tokenizer and mesh."""
     s = check(config)
     shape = model_config(s.model.preset)
-    model = Qwen3(shape, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat, kernel=s.model.attention)
     words = TASKS[s.task.form].words
     tokenizer = WordTokenizer(words) if s.tokenizer == "words" else load_tokenizer(s.tokenizer, shape)
     tokens = f"has {tokenizer.vocab_size} tokens, {s.model.preset} holds {shape.vocab_size}"
@@ -41,11 +41,14 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
             check_closing(tokenizer, stage.weights.closing, match=stage.weights.closing_match)
     check_thinking(s, tokenizer)
     room = room_for_prompts(s, tokenizer)
+    device = from_main(this_device)
+    s, chosen = fit(s, shape, device, room=room)
+    model = Qwen3(shape, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat, kernel=s.model.attention)
     mesh = make_mesh(data=s.mesh.data, fsdp=s.mesh.fsdp, tensor=s.mesh.tensor)
     keep_programs()
     log = RunLog(workdir, config.to_dict(), tensorboard=s.log.tensorboard, wandb=s.log.wandb)
-    if s.task.where == "e2c_original":
-        log.say(UNSOUND)
+    for remark in chosen + [UNSOUND] * (s.task.where == "e2c_original"):
+        log.say(remark)
     from_main(lambda: describe_run(workdir, s.model.preset, model.config, tokenizer))
     return Run(
         workdir=log.workdir,
@@ -57,6 +60,7 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
         draw_from=problem_source(s.task, tokenizer, seed=s.seed, prompt_room=room),
         prompt_room=room,
         grader=s.grader.start(function=READ, lost=LOST),
+        slots_for=lambda budget: s.sampling.slots or slots_that_fit(s, shape, device, room=room, budget=budget),
     )
 
 
