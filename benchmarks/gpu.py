@@ -259,7 +259,9 @@ def decode(asked) -> dict:
             times, context = [], context_j.astype(float)
 
             def block(pools, state, book=book):
-                cache = Pages(pools, *(jnp.asarray(x) for x in (book.table_jn, *book.owners())))  # donated
+                no_owners = np.full((0, 1), -1, np.int32)
+                owned = (jnp.asarray(x) for x in (book.table_jn, *book.owners(), no_owners))
+                cache = Pages(pools, ((),), *owned)  # donated
                 start = time.perf_counter()
                 cache, state, drawn = decode_block(
                     side.model,

@@ -56,7 +56,7 @@ def with_old_logp(work: Work, model, *, noise: float) -> Work:
 
 def our_loss_and_norm(side: ours.Ours, work: Work, *, chunk: int) -> tuple[float, float]:
     """Value and gradient norm of one packed micro-batch."""
-    (m,) = pack_micro_batches(work.length, rows=len(work.length), widths=row_widths(int(work.length.max()))[:1])
+    (m,) = pack_micro_batches(work.length, [(len(work.length), row_widths(int(work.length.max()))[0])])
     advantage = np.broadcast_to(work.advantage_b[:, None], work.tokens.shape).astype(np.float32)
     old_logp = m.take(work.old_logp)
     batch = Batch(

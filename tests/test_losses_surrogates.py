@@ -105,7 +105,7 @@ def test_every_layout_gives_the_same(name):
     logp, entropy, batch, length = example(loss)
     want = value_gradient(logp, entropy, batch, loss)
     assert abs(want[2]).max() > 1e-3 and all(np.isfinite(x) for x in jax.tree.leaves(want[:2]))
-    micro = pack_micro_batches(length, rows=2, widths=[24])
+    micro = pack_micro_batches(length, [(2, 24)])
     assert len(micro) > 1
     compare(together(micro, logp, entropy, batch, loss), want)
     with jax.set_mesh(make_mesh(data=2, fsdp=4, tensor=1)):
@@ -219,8 +219,8 @@ def test_a_choice_does_not_depend_on_the_packing():
     logp, _, batch, length = example(loss)
     terms = SimpleNamespace(weight_bt=batch.weight, advantage_bt=batch.advantage)
     index, got = np.arange(4, 12), []
-    for rows, widths in ((2, [24, 12]), (8, [22])):
-        micro = [m.of(index) for m in pack_micro_batches(length[index], rows=rows, widths=widths)]
+    for shapes in ([(2, 24), (2, 12)], [(8, 22)]):
+        micro = [m.of(index) for m in pack_micro_batches(length[index], shapes)]
         arrays = [[m.take(x.astype(np.float32)) for m in micro] for x in (logp, batch.old_logp)]
         rng = np.random.default_rng(7)
         got.append(choose_tokens(MiniBatch(index, micro), *arrays, terms, loss, rng=rng))

@@ -14,20 +14,37 @@ from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.runtime import put
 from e3jax.sampler.page_table import PageTable
+from e3jax.sampler.shared_pages import SharedPages, shared_pages_of
 from e3jax.sharding import make_mesh
 
 SLOTS, SIZE, NOWHERE = 6, 16, 1 << 30
 DEAD = 2  # this slot has no sample
 
 
-def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int = 32, cache: str = "compute", shards: int = 1):
-    """Return arguments of attend_pages: slots of 1 to 200 tokens in a pool that grew three times, one slot dead."""
-    rng = np.random.default_rng(0)
-    length_j = rng.integers(1, 200, SLOTS)
+def a_cache(
+    dtype,
+    *,
+    heads: int,
+    kv_heads: int,
+    head_width: int = 32,
+    cache: str = "compute",
+    shards: int = 1,
+    prompt_j=(1,) * SLOTS,
+):
+    """Return arguments of attend_pages: slots of up to 200 tokens in a pool that grew several times, one slot dead.
+
+    Slots of equal `prompt_j`, tokens of a prompt, share its pages.
+    """
+    rng, prompt_j = np.random.default_rng(0), np.array(prompt_j)
+    length_j = prompt_j + rng.integers(0, 200 - prompt_j.max(), SLOTS)
     table = PageTable.empty(shards, SLOTS, page=SIZE, columns=16, longest=16)
-    grown = [x for share in (0.1, 0.5, 1.0) for x in table.reserve(np.maximum((length_j * share).astype(int), 1))]
+    table.shared_j[:] = shared_pages_of(prompt_j, SIZE)
+    grown = [x for share in (0.1, 0.5, 1.0) for x in table.reserve(np.maximum(length_j * share, prompt_j).astype(int))]
+    shared = SharedPages.empty(shards, SLOTS, page=SIZE, longest=16)
+    both = np.split(np.arange(SLOTS), 2)  # in turn, so that this pool grows as well
+    more = [x for slots in both for x in shared.begin(slots, prompt_j[slots], prompt_j[slots])[0]]
     table.request_j[:] = np.arange(SLOTS)
-    table.release(np.array([DEAD]))
+    table.release(np.array([DEAD])), shared.release(np.array([DEAD]))
     assert len(grown) > 1
 
     def random(*shape):
@@ -37,13 +54,15 @@ def a_cache(dtype, *, heads: int, kv_heads: int, head_width: int = 32, cache: st
     def scales(*shape):  # of every entry its own: a wrong page, head or layer shows
         return jnp.asarray(rng.uniform(0.01, 0.06, shape), jnp.float32) if cache == "int8" else None
 
-    pieces = []
-    for x in grown:
+    def piece(x):
         k, v = random(2, x, kv_heads, head_width, SIZE), random(2, x, kv_heads, SIZE, head_width)
-        pieces.append(Piece(k, v, scales(2, x, kv_heads, SIZE), scales(2, x, kv_heads, SIZE)))
+        return Piece(k, v, scales(2, x, kv_heads, SIZE), scales(2, x, kv_heads, SIZE))
+
+    pools = (tuple(map(piece, grown)),), (tuple(map(piece, more)),)
     q, k, v = (random(SLOTS, n, head_width) for n in (heads, kv_heads, kv_heads))
     position = jnp.where(jnp.arange(SLOTS) == DEAD, NOWHERE, jnp.asarray(length_j - 1, jnp.int32))
-    return q, k, v, Pages((tuple(pieces),), table.table_jn, *table.owners()), jnp.int32(1), position
+    entries = shared.entries(table.table_jn, table.owner_dx.shape[1])
+    return q, k, v, Pages(*pools, entries, *table.owners(), shared.owners()), jnp.int32(1), position
 
 
 def compare(arguments, most: float) -> None:
@@ -66,23 +85,61 @@ def test_kernels_equal_the_loops(dtype, most, heads, kv_heads, cache):
     compare(a_cache(dtype, heads=heads, kv_heads=kv_heads, cache=cache), most)
 
 
+@pytest.mark.parametrize(
+    "heads, kv_heads, cache, prompt_j",
+    [
+        (4, 2, "compute", (40, 40, 40, 90, 90, 33)),
+        (6, 2, "int8", (40, 40, 40, 90, 90, 3)),
+        (16, 1, "compute", (40,) * 6),
+    ],
+)
+def test_shared_pages_are_read_as_copies_are(heads, kv_heads, cache, prompt_j):
+    """Kernels and loops agree where slots share pages, and the loops give what a copy for each slot gives.
+
+    One program serves 8 owners with 2 queries each, 4 with 3 (padded to 4), and 1 with 16.
+    """
+    arguments = a_cache(jnp.float32, heads=heads, kv_heads=kv_heads, cache=cache, prompt_j=prompt_j)
+    compare(arguments, 1e-6)
+    attend = jax.jit(partial(attend_pages, kernel="xla"))
+    out, alone = (attend(*arguments[:3], c, *arguments[4:])[0] for c in (arguments[3], copied(arguments[3])))
+    np.testing.assert_allclose(np.delete(out, DEAD, 0), np.delete(alone, DEAD, 0), atol=1e-6)
+
+
+def copied(cache: Pages) -> Pages:
+    """Return the same cache with a page of its own for every owner of a shared page."""
+    (pieces,), (shared,), table_jn, owner_x, order_x, owner_yw = cache
+    columns, j_w = owner_yw.shape[1], owner_yw.reshape(-1)
+    together = (jnp.concatenate(x, axis=1) for x in zip(*shared) if x[0] is not None)
+    more = Piece(*(jnp.repeat(x, columns, axis=1) for x in together))
+    order_w = np.zeros(len(j_w), np.int32)
+    j, n = np.nonzero((table_jn >= len(owner_x)) & (table_jn < len(owner_x) + len(j_w)))
+    order_w[table_jn[j, n] - len(owner_x)] = n
+    nobody = np.full((0, 1), -1, np.int32)
+    return Pages(((*pieces, more),), ((),), table_jn, np.append(owner_x, j_w), np.append(order_x, order_w), nobody)
+
+
 def test_kernels_equal_the_loops_on_a_mesh():
-    """Every device has its own slots, pages and heads."""
+    """Every device has its own slots, pages and heads, and its own copy of a prompt's pages."""
     with jax.set_mesh(make_mesh(data=2, fsdp=1, tensor=2, devices=jax.devices()[:4])):
-        q, k, v, cache, layer, position = a_cache(jnp.float32, heads=4, kv_heads=2, shards=2)
-        pieces = tuple(
-            Piece(*(put(np.asarray(x), axes) for x, axes in zip(piece, axes_of(piece)) if x is not None))
-            for piece in cache.pools[0]
-        )
-        small = [put(np.asarray(x), axes) for x, axes in zip(cache[1:], ("JT", "X", "X"))]
-        compare((q, k, v, Pages((pieces,), *small), layer, position), 1e-6)
+        arguments = a_cache(jnp.float32, heads=4, kv_heads=2, shards=2, prompt_j=(40, 40, 40, 90, 40, 90))
+        q, k, v, cache, layer, position = arguments
+
+        def placed(pool):
+            return tuple(
+                Piece(*(put(np.asarray(x), axes) for x, axes in zip(piece, axes_of(piece)) if x is not None))
+                for piece in pool
+            )
+
+        small = [put(np.asarray(x), axes) for x, axes in zip(cache[2:], ("JT", "X", "X", "XT"))]
+        pools = ((placed(cache.pools[0]),), (placed(cache.shared[0]),))
+        compare((q, k, v, Pages(*pools, *small), layer, position), 1e-6)
 
 
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="JAX 0.11 lowers Triton kernels only beside a GPU")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_kernels_lower_for_a_gpu(dtype):
     """Triton accepts shapes and types: the program for a GPU's compiler is made without a GPU."""
-    arguments = a_cache(dtype, heads=6, kv_heads=2, head_width=64)
+    arguments = a_cache(dtype, heads=6, kv_heads=2, head_width=64, prompt_j=(40, 40, 40, 90, 90, 33))
     traced = jax.jit(attend_pages, static_argnames="kernel").trace(*arguments, kernel="triton")
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.custom_call @__gpu$xla.gpu.triton") == 2

@@ -7,7 +7,7 @@ import pytest
 
 from e3jax.models.attention import cache_mask
 from e3jax.models.cache import empty_cache
-from e3jax.models.pages import Pages, copy_prompts, empty_piece, gather_pages
+from e3jax.models.pages import NONE, Copies, Pages, copy_prompts, empty_piece, gather_pages
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, unstack
 
@@ -26,10 +26,12 @@ def test_cache_mask_written_out():
 def test_prefill_and_decode_equal_one_forward(tiny, sizes, pools):
     """Ragged rows: prompts into a cache, from there into pages of 4 that lie anywhere in one piece or in several.
 
-    A wrong position, mask, page or order of pages shows at the first step after the prompt.
+    Rows 0 and 2 begin alike and share that page. A wrong position, mask, page or order of pages shows at the first step
+    after the prompt.
     """
     model, params = tiny
     token = jax.random.randint(jax.random.key(1), (3, 20), 0, 210)
+    token = token.at[2, :4].set(token[0, :4])
     full, _ = model.apply({"params": params}, token, positions(3, 20))
     _, prompts = model.apply(
         {"params": params}, token[:, :8], positions(3, 8), cache=empty_cache(model.config, 3, 8, jnp.float32), window=8
@@ -40,11 +42,20 @@ def test_prefill_and_decode_equal_one_forward(tiny, sizes, pools):
     owner, order = np.full(24, -1, np.int32), np.zeros(24, np.int32)
     owner[table[:, :5]], order[table[:, :5]] = np.arange(3)[:, None], np.arange(5)
     layers, own = model.config.layers, pools == "one a layer"
-    pool = tuple(empty_piece(model.config, 3 * n, 4, jnp.float32, layers=1 if own else layers) for n in sizes)
-    pools = jax.tree.map(lambda x: x + 1e4, (pool,) * (layers if own else 1))
-    copies = [(row, n, table[row, n]) for row in range(3) for n in range(2)]
-    pools = copy_prompts(pools, prompts, jnp.array([*copies, (0, 0, 0)]), jnp.array([6]))
-    cache = Pages(pools, *map(jnp.asarray, (table, owner, order)))
+    copies = Copies(
+        jnp.array([(0, 1, table[0, 1]), (0, 0, NONE), (2, 1, table[2, 1])]),
+        jnp.array([(0, 0, 5), (1, 0, 2), (1, 1, 7), (0, 0, NONE)]),
+    )
+    owners = np.full((8, 2), -1, np.int32)  # of shared pages
+    for row, n, y, w in ((0, 0, 5, 1), (1, 0, 2, 0), (1, 1, 7, 0), (2, 0, 5, 0)):
+        owner[table[row, n]], owners[y, w], table[row, n] = -1, row, 24 + 2 * y + w
+
+    def empty(pages):
+        pool = tuple(empty_piece(model.config, pages * n, 4, jnp.float32, layers=1 if own else layers) for n in sizes)
+        return jax.tree.map(lambda x: x + 1e4, (pool,) * (layers if own else 1))
+
+    pools = copy_prompts(empty(3), empty(1), prompts, copies)
+    cache = Pages(*pools, *map(jnp.asarray, (table, owner, order, owners)))
     params = unstack(params) if own else params
     decode = jax.jit(lambda token, at, cache: model.apply({"params": params}, token, at, cache=cache))
     for i in range(11):

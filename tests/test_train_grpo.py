@@ -17,7 +17,7 @@ from e3jax.sharding import make_mesh, param_shardings
 from e3jax.train import grpo
 from e3jax.train.closing import check_closing, closing_mask
 from e3jax.train.logprobs import score
-from e3jax.train.packing import pack_micro_batches, padding, row_widths
+from e3jax.train.packing import micro_batch_shapes, pack_micro_batches, padding
 from e3jax.train.state import Optimizer, apply_gradients, make_optimizer, new_state
 from tests.stages import grpo_stage
 
@@ -297,7 +297,7 @@ def test_packed_log_probs_equal_those_alone(setting):
     run, params = setting
     g = graded(run.model, params, MIXED)
     alone = np.asarray(score(run.model, params, g.rollouts.tokens, temperature=0.7, chunk=4096))
-    micro = pack_micro_batches(g.rollouts.length, rows=2, widths=[64, 32])
+    micro = pack_micro_batches(g.rollouts.length, [(2, 64), (2, 32)])
     assert max(m.segments().max() for m in micro) > 1
     for m, logp in zip(micro, grpo.score_packed(run, params, g.rollouts, micro, temperature=0.7)):
         sampled = m.take(g.rollouts.sampled)
@@ -344,7 +344,7 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
     """Changing lengths, later steps and updated parameters must not recompile: everything is compiled beforehand."""
     run, params = setting
     run = SimpleNamespace(**vars(run) | {"prompt_room": 60})
-    widths = row_widths(60 + 20)
+    shapes = micro_batch_shapes(60 + 20, 2, groups=1)
     tx = make_optimizer(Optimizer(0.0, 0.9, 0.9, 1.0, "float32"), lr=1e-3, warmup=0, decay_steps=0)
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     programs = (grpo.grpo_gradient, grpo.score, apply_gradients)
@@ -357,7 +357,7 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
         grpo.compile_ahead(run, tx, state, two)
         own = {"score", "grpo_gradient", "add", "apply_gradients"}
         assert own <= {name.removeprefix("jit_").removeprefix("jit(").rstrip(")") for name in compiled}, compiled
-        assert run.log.done == run.log.total == 6 and run.log.lines == [{"stage": "hard", "rows": 2, "widths": widths}]
+        assert run.log.done == run.log.total == 6 and run.log.lines == [{"stage": "hard", "shapes": shapes}]
         before, seen = [f._cache_size() for f in programs], set()
         whole = graded(run.model, params, MIXED)
         compiled.clear()
@@ -366,11 +366,11 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
             length = rng.integers(r.prompt_len + 1, 24 if step % 2 else 10)  # long and short ones in turn
             cut = np.arange(r.tokens.shape[1])[None] < length[:, None]
             g = SimpleNamespace(rollouts=r._replace(length=length, sampled=r.sampled & cut), score_b=MIXED)
-            micro = [m for part in np.split(length, 2) for m in pack_micro_batches(part, rows=2, widths=widths)]
-            seen |= {m.width for m in micro}
+            micro = [m for part in np.split(length, 2) for m in pack_micro_batches(part, shapes)]
+            seen |= {(m.rows, m.width) for m in micro}
             state, values, _ = grpo.update(run, tx, state, g, np.repeat([1.0, -1.0], 8), params, two)
             assert values["pack/padding"] == pytest.approx(padding(micro))
         traced = [f._cache_size() - n for f, n in zip(programs, before)]
-    assert seen == set(widths) == {80, 40}
+    assert seen == set(shapes) == {(2, 80), (1, 80)}
     assert traced == [2, 2, 1], traced
     assert not [name for name in compiled if any(program in name for program in own)], compiled

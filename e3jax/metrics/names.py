@@ -82,6 +82,8 @@ GRPO = {
     "parity/logp_mean": "Mean of the same; above config.grpo.parity_alarm the run says so. With "
     "restricted_sampling it holds the mass that top-p and top-k leave out.",
     "sampler/occupancy": "Share of decoding slots that are in use while requests wait.",
+    "sampler/prefilled": "Prompt tokens whose keys and values were computed.",
+    "sampler/shared_pages": "Pages of the cache (64 positions) that responses read of their prompts without a copy.",
     "pack/padding": "Share of the tokens that the update computes which are padding.",
     "time/rollout_s": "Seconds of sampling and grading.",
     "time/update_s": "Seconds of log-probs and optimiser updates.",

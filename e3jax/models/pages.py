@@ -5,6 +5,9 @@ reads every page once, with the query of the slot that owns it, and merges a slo
 its positions. So time and memory follow the number of live tokens, not the longest sample times the number of slots,
 and a token's logits depend neither on where its pages lie nor on which samples sit beside it.
 
+Samples of one prompt share its full pages: these lie in a pool of their own, which decoding reads and never writes.
+Such a page is read once, with the queries of all slots that own it.
+
 A pool is a tuple of pieces along the pages. A larger pool is the same pieces and one more, so growing copies nothing.
 One pool serves all layers, which the model loops over. On a CPU every layer has its own pool, because XLA copies there
 what it slices, and multiplies a whole array where it lies: a piece is read whole if some slot owns a page of it. On a
@@ -15,7 +18,8 @@ mesh every device has its own slots, pages and page numbers. On a GPU both steps
     merged over a slot's pages      M = max_x m    out = Σ_x e^(m-M) o / Σ_x e^(m-M) l        (flash decoding)
 
 Axes of this file beside those of types.py: n is the n-th page of a slot (in `table_jn`), or N query heads next to H; s
-is a position within a page; m in `copies_m3` counts copies.
+is a position within a page; y is a page in the pool of shared pages, w one of its owners; m in `copies_m3` counts
+copies.
 """
 
 import math
@@ -59,9 +63,11 @@ class Pages(NamedTuple):
     """The pools, and who owns which page. Page numbers count through all pieces of a device, in all pools alike."""
 
     pools: tuple[Pool, ...]  # one for all layers, or one for each layer
-    table_jn: jax.Array  # page that holds a slot's positions n·S … n·S + S - 1, or NONE
+    shared: tuple[Pool, ...]  # as many, of pages that several slots may own
+    table_jn: jax.Array  # where a slot's positions n·S … n·S + S - 1 lie: page x, or X + y·W + w, or NONE
     owner_x: jax.Array  # slot (of this device) that a page belongs to, or -1
     order_x: jax.Array  # n, where the page is its owner's n-th
+    owner_yw: jax.Array  # slots that a shared page belongs to, or -1
 
 
 def per_device(function, axes_in, axes_out, *args):
@@ -115,9 +121,9 @@ def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel
     kernel = kernel or ("triton" if pages_triton.available() else "xla")
     pools = list(cache.pools)
     at, layer = (0, layer) if len(pools) == 1 else (layer, 0)
-    pool = tuple(map(axes_of, pools[at]))
-    axes = ("JNH", "JKH", "JKH", Pages((pool,), "JT", "X", "X"), "", "J")
-    one, layer = cache._replace(pools=(pools[at],)), jnp.asarray(layer, jnp.int32)
+    pool, shared = (tuple(map(axes_of, of[at])) for of in (pools, cache.shared))
+    axes = ("JNH", "JKH", "JKH", Pages((pool,), (shared,), "JT", "X", "X", "XT"), "", "J")
+    one, layer = cache._replace(pools=(pools[at],), shared=(cache.shared[at],)), jnp.asarray(layer, jnp.int32)
     attend = partial(_attend, kernel=kernel)
     out, pools[at] = per_device(attend, axes, ("JNH", pool), q_jnh, k_jkh, v_jkh, one, layer, position_j)
     return out, cache._replace(pools=tuple(pools))
@@ -125,7 +131,7 @@ def attend_pages(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel
 
 def _attend(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel: str):
     """Do the work of `attend_pages` on one device, with the one pool of this layer."""
-    (pieces,), table_jn, owner_x, order_x = cache
+    (pieces,), (shared,), table_jn, owner_x, order_x, owner_yw = cache
     (j, n, h), k = q_jnh.shape, k_jkh.shape[1]
     q_jkrh = q_jnh.reshape(j, k, n // k, h) * h**-0.5
     size = pieces[0].k.shape[4]
@@ -142,26 +148,29 @@ def _attend(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel: str
 
     last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # the last visible position
     until_j = jnp.where(live_j, position_j, 0)
-    if kernel == "xla" or not pages_triton.fits(h, q_jnh.dtype, written):
-        if written[0].k.shape[0] == 1:
-            parts = _softmaxes_of_one_layer(q_jkrh, written, owner_x, last_x)
-        else:
-            parts = _softmaxes(q_jkrh, written, layer, owner_x, last_x)
+    if kernel == "xla" or not pages_triton.fits(h, q_jnh.dtype, [*written, *shared]):
+        softmaxes = _softmaxes_of_one_layer if written[0].k.shape[0] == 1 else partial(_softmaxes, layer)
+        parts = softmaxes(q_jkrh, written, owner_x[:, None], last_x)
+        if shared:
+            whole_y = jnp.full(len(owner_yw), size - 1)
+            more = softmaxes(q_jkrh, shared, owner_yw, whole_y)
+            parts = tuple(map(jnp.concatenate, zip(parts, more)))
         out = _together(*parts, table_jn, until_j, size=size)
     else:
         interpret, r = kernel == "triton_interpret", n // k
         q_jkrh = jnp.pad(q_jkrh, ((0, 0), (0, 0), (0, pages_triton.rows_of(r) - r), (0, 0)))
-        parts = pages_triton.softmaxes(q_jkrh, written, layer, owner_x, last_x, interpret=interpret)
+        owners = owner_x, last_x, owner_yw
+        parts = pages_triton.softmaxes(q_jkrh, written, shared, layer, owners, interpret=interpret)
         out = pages_triton.together(*parts, table_jn, until_j, size=size, merged=MERGED, interpret=interpret)
         out = out[:, :, :r]
     return out.astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
 
 
-def _softmaxes(q_jkrh, pieces, layer, owner_x, last_x):
-    """Return m, l [X, K, R] and o [X, K, R, H]: every page's softmax by its owner's query, CHUNK pages at once."""
+def _softmaxes(layer, q_jkrh, pieces, owner_xw, last_x):
+    """Return m, l [X·W, K, R] and o [X·W, K, R, H]: every page's softmax by each owner's query, CHUNK at once."""
     k, r, h = q_jkrh.shape[1:]
-    total = sum(piece.k.shape[1] for piece in pieces)
-    used = jnp.max(jnp.where(owner_x >= 0, jnp.arange(total) + 1, 0))
+    total, w = owner_xw.shape
+    used = jnp.max(jnp.where(jnp.any(owner_xw >= 0, axis=1), jnp.arange(total) + 1, 0))
 
     def step_of(piece, start, chunk):
         def step(i, carry):
@@ -172,18 +181,18 @@ def _softmaxes(q_jkrh, pieces, layer, owner_x, last_x):
                 else jax.lax.dynamic_slice(x, (layer, here) + (0,) * (x.ndim - 2), (1, chunk, *x.shape[2:]))[0]
                 for x in piece
             ]
-            owner = jax.lax.dynamic_slice(owner_x, (start + here,), (chunk,))
+            owner = jax.lax.dynamic_slice(owner_xw, (start + here, 0), (chunk, w))
             last = jax.lax.dynamic_slice(last_x, (start + here,), (chunk,))
-            results = softmax_of_pages(q_jkrh[jnp.maximum(owner, 0)], *parts, last)
+            results = softmaxes_by_owners(q_jkrh, parts, owner, last)
             return tuple(
-                jax.lax.dynamic_update_slice(old, new, (start + here,) + (0,) * (new.ndim - 1))
+                jax.lax.dynamic_update_slice(old, new, ((start + here) * w,) + (0,) * (new.ndim - 1))
                 for old, new in zip(carry, results)
             )
 
         return step
 
-    sums = jnp.zeros((total, k, r))
-    carry, start = (sums + MASKED, sums, jnp.zeros((total, k, r, h))), 0
+    sums = jnp.zeros((total * w, k, r))
+    carry, start = (sums + MASKED, sums, jnp.zeros((total * w, k, r, h))), 0
     for piece in pieces:
         pages = piece.k.shape[1]
         chunk = math.gcd(pages, CHUNK)
@@ -193,23 +202,32 @@ def _softmaxes(q_jkrh, pieces, layer, owner_x, last_x):
     return carry
 
 
-def _softmaxes_of_one_layer(q_jkrh, pieces, owner_x, last_x):
+def _softmaxes_of_one_layer(q_jkrh, pieces, owner_xw, last_x):
     """Return what `_softmaxes` does, in a pool of one layer: pieces are read whole, those without an owner skipped."""
 
-    def of(piece, owner_x, last_x):
+    def of(piece, owner_xw, last_x):
         def read(q_jkrh, piece):
             parts = (None if x is None else x[0] for x in piece)
-            return softmax_of_pages(q_jkrh[jnp.maximum(owner_x, 0)], *parts, last_x)
+            return softmaxes_by_owners(q_jkrh, parts, owner_xw, last_x)
 
         def skip(q_jkrh, piece):
-            sums = jnp.zeros((len(owner_x), *q_jkrh.shape[1:3]))
-            return sums + MASKED, sums, jnp.zeros((len(owner_x), *q_jkrh.shape[1:]))
+            sums = jnp.zeros((owner_xw.size, *q_jkrh.shape[1:3]))
+            return sums + MASKED, sums, jnp.zeros((owner_xw.size, *q_jkrh.shape[1:]))
 
-        return jax.lax.cond(jnp.any(owner_x >= 0), read, skip, q_jkrh, piece)
+        return jax.lax.cond(jnp.any(owner_xw >= 0), read, skip, q_jkrh, piece)
 
     starts = np.cumsum([piece.k.shape[1] for piece in pieces])[:-1]
-    parts = map(of, pieces, jnp.split(owner_x, starts), jnp.split(last_x, starts))
+    parts = map(of, pieces, jnp.split(owner_xw, starts), jnp.split(last_x, starts))
     return tuple(map(jnp.concatenate, zip(*parts)))
+
+
+def softmaxes_by_owners(q_jkrh, parts, owner_xw, last_x):
+    """Return m, l [X·W, K, R] and o [X·W, K, R, H] of pages by each owner's query; of -1 they mean nothing."""
+    (x, w), (k, r, h) = owner_xw.shape, q_jkrh.shape[1:]
+    q_xkrh = q_jkrh[jnp.maximum(owner_xw, 0)].swapaxes(1, 2).reshape(x, k, w * r, h)
+    results = softmax_of_pages(q_xkrh, *parts, last_x)
+    apart = (a.reshape(x, k, w, r, *a.shape[3:]).swapaxes(1, 2) for a in results)
+    return tuple(a.reshape(x * w, k, r, *a.shape[4:]) for a in apart)
 
 
 def _together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int):
@@ -251,44 +269,54 @@ def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):
     return m, weight, o
 
 
-def copy_prompts(pools: tuple[Pool, ...], prompts: KVCache, copies_m3, count) -> tuple[Pool, ...]:
-    """Copy pages of prefilled prompts [L, P, K, T, H] into the pools.
+class Copies(NamedTuple):
+    """Pages of prefilled prompts to copy, in rows: prompt, its n-th page, page of the pool (NONE: copy nothing)."""
 
-    Rows of copies_m3 are (prompt, its n-th page, page of the pool). Each device has M of them, and the first `count`
-    are real. One prefill serves the G samples of a prompt, which all copy its row. Prompts are spread over the devices
-    and any slot may want any of them, so they are gathered whole, one layer at a time: all layers would not fit.
+    own_j3: jax.Array  # a slot's own: the page of its prompt that decoding writes on
+    shared_m3: jax.Array  # shared ones; every device has as many rows
+
+
+def copy_prompts(pools, shared, prompts: KVCache, copies: Copies) -> tuple[tuple[Pool, ...], tuple[Pool, ...]]:
+    """Copy pages of prefilled prompts [L, P, K, T, H] into the pools of both kinds: a gather and a scatter per layer.
+
+    Prompts are spread over the devices and any slot may want any of them, so they are gathered whole, one layer at a
+    time: all layers would not fit.
     """
     whole = jax.tree.map(lambda part: "PKSH"[: part.ndim - 1], prompts)
 
-    def copy(pieces, source, layer, copies_m3, count):
+    def copy(pieces, source, layer, copies_m3):
         size = pieces[0].k.shape[4]
+        row_m, n_m, to_m = copies_m3.T
 
-        def step(m, pieces):
-            row, n, to = copies_m3[m]
-            page = jax.tree.map(
-                lambda x: jax.lax.dynamic_slice(
-                    x, (row, 0, n * size) + (0,) * (x.ndim - 3), (1, x.shape[1], size, *x.shape[3:])
-                )[0],
-                source,
-            )
-            page = Piece(page.k.swapaxes(1, 2), *page[1:])
-            new, start = [], 0
-            for piece in pieces:
-                pages = piece.k.shape[1]
-                at = jnp.where((to >= start) & (to < start + pages), to - start, pages)
-                new.append(jax.tree.map(lambda old, x, at=at: old.at[layer, at].set(x, mode="drop"), piece, page))
-                start += pages
-            return tuple(new)
+        def pages(x_pkt):  # [P, K, T, …] to [M, K, S, …]
+            p, k, t, *more = x_pkt.shape
+            return x_pkt.reshape(p, k, t // size, size, *more)[row_m, :, n_m]
 
-        return jax.lax.fori_loop(0, count[0], step, pieces)
+        source = jax.tree.map(pages, source)
+        source = Piece(source.k.swapaxes(2, 3), *source[1:])
+        new, start = [], 0
+        for piece in pieces:
+            count = piece.k.shape[1]
+            at_m = jnp.where((to_m >= start) & (to_m < start + count), to_m - start, count)  # page `count`: dropped
+            new.append(jax.tree.map(lambda old, x, at=at_m: old.at[layer, at].set(x, mode="drop"), piece, source))
+            start += count
+        return tuple(new)
 
-    def each(first, layer, pieces):
+    def both(kinds, source, layer, copies):
+        return tuple(
+            copy(pieces, source, layer, rows) if pieces and len(rows) else pieces for pieces, rows in zip(kinds, copies)
+        )
+
+    def each(first, layer, kinds):
         source = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, first + layer, keepdims=False), prompts)
-        pool, layer = tuple(map(axes_of, pieces)), jnp.asarray(layer, jnp.int32)
-        return per_device(copy, (pool, whole, "", "JT", "J"), pool, pieces, source, layer, copies_m3, count)
+        axes, layer = tuple(tuple(map(axes_of, pieces)) for pieces in kinds), jnp.asarray(layer, jnp.int32)
+        return per_device(both, (axes, whole, "", Copies("JT", "JT")), axes, kinds, source, layer, copies)
 
     layers = pools[0][0].k.shape[0]
-    return tuple(jax.lax.fori_loop(0, layers, partial(each, n * layers), pool) for n, pool in enumerate(pools))
+    copied = (
+        jax.lax.fori_loop(0, layers, partial(each, n * layers), kinds) for n, kinds in enumerate(zip(pools, shared))
+    )
+    return tuple(zip(*copied))
 
 
 def gather_pages(pieces: Pool, page_x: jax.Array) -> Piece:

@@ -2,8 +2,9 @@
 
 XLA runs those loops as one small kernel after the other and asks the host before every round. Here the first kernel has
 a program for every key head of every page, whatever piece the page lies in, and all of them run at once; the second has
-a program for every key head of every slot, which merges its pages. Every key and value is read once, from where it
-lies: a decode step takes 1.3 to 1.5 times as long as its bytes need on an H200 (benchmarks/README.md).
+a program for every key head of every slot, which merges its pages. A page that several slots own is read with as many
+of their queries as fill the rows of a matrix product. Every key and value is read from where it lies: a decode step
+takes 1.3 to 1.5 times as long as its bytes need on an H200 (benchmarks/README.md).
 
 JAX 0.11 calls its Triton backend deprecated in favour of Mosaic, which runs on Hopper and later only and on no CPU.
 `available` says whether this JAX and this device have it. The loops of models/pages.py run everywhere, on a GPU too
@@ -13,6 +14,7 @@ Axes as in models/pages.py; i counts programs.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +41,7 @@ def fits(head_width: int, dtype, pieces) -> bool:
     take 64 KiB of an SM's 99 or more. Offsets must be ones that Triton gets right: Pallas counts entries, but goes from
     31 to 64 bits only where an array has more than 2³² bytes, which is too late for an array of int8.
     """
-    parts = [part for piece in pieces for part in piece if part is not None]
-    right = all(part.size <= 2**31 or part.size * part.dtype.itemsize > 2**32 for part in parts)
+    right = all(part.size <= 2**31 or part.size * part.dtype.itemsize > 2**32 for part in arrays(pieces))
     small = head_width * jnp.dtype(dtype).itemsize <= 512
     return right and small and head_width >= ROWS and head_width & (head_width - 1) == 0
 
@@ -59,71 +60,109 @@ def pallas_call(kernel, *, interpret: bool, **shapes):
     return pl.pallas_call(kernel, interpret=interpret, **shapes, **params)
 
 
-def softmaxes(q_jkrh, pieces, layer, owner_x, last_x, *, interpret: bool = False):
-    """Return m, l [X, K, R] and o [X, K, R, H] of every page that a slot owns, up to position last_x; float32.
+class Rows(NamedTuple):
+    """The rows i of a program's matrix product: whose query each is, and where the results go."""
 
-    R is a power of two (`rows_of`). The results of pages with last_x < 0 mean nothing.
-    """
+    slot_i: jax.Array
+    query_i: jax.Array  # of R
+    there_i: jax.Array  # bool: a row without a slot writes nothing
+    first: jax.Array  # where row 0's result goes, of (X + Y·W)·R; the others follow
+
+
+def attend(q_ref, piece_refs, out_refs, here, last, rows: Rows) -> None:
+    """Write m, l and o of page `here` (layer, page of the piece, head) up to position `last`, by the rows' queries."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    (_, heads, queries, h), size = q_jkrh.shape, pieces[0].k.shape[4]
-    rows = max(queries, ROWS)
-    q = jnp.pad(q_jkrh, ((0, 0), (0, 0), (0, rows - queries), (0, 0)))
-    parts = [part for piece in pieces for part in piece if part is not None]
-    each = len(parts) // len(pieces)
+    k_ref, v_ref, k_scale_ref, v_scale_ref = [*piece_refs, None, None][:4]
+    m_ref, l_ref, o_ref = out_refs
+    head = here[2]
+    q = q_ref[rows.slot_i, head, rows.query_i, :]
+    k_hs, v_sh = k_ref[*here, :, :], v_ref[*here, :, :]  # load both before anything waits
     exact = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    z = triton.dot(q, k_hs.astype(q.dtype), precision=exact).astype(jnp.float32)
+    if k_scale_ref is not None:
+        z *= k_scale_ref[*here, :][None]
+    z = jnp.where((jnp.arange(z.shape[1]) <= last)[None], z, MASKED)
+    m = jnp.max(z, axis=1)
+    p = jnp.exp(z - m[:, None])
+    weight = jnp.sum(p, axis=1)
+    if v_scale_ref is not None:
+        p *= v_scale_ref[*here, :][None]
+    o = triton.dot(p.astype(q.dtype), v_sh.astype(q.dtype), precision=exact)
+    out = pl.ds(rows.first, len(m))
+    triton.store(m_ref.at[head, out], m, mask=rows.there_i)
+    triton.store(l_ref.at[head, out], weight, mask=rows.there_i)
+    whole = jnp.broadcast_to(rows.there_i[:, None], o.shape)
+    triton.store(o_ref.at[head, out, :], o.astype(jnp.float32), mask=whole)
 
-    def kernel(layer_ref, owner_ref, last_ref, q_ref, *refs):
-        m_ref, l_ref, o_ref = refs[-3:]
-        i = pl.program_id(0)
-        x, head = i // heads, i % heads
-        last = last_ref[x]
 
-        def attend(at, k_ref, v_ref, k_scale_ref=None, v_scale_ref=None):
-            here = layer_ref[0], at, head
-            q = q_ref[owner_ref[x], head, :, :]
-            k_hs, v_sh = k_ref[*here, :, :], v_ref[*here, :, :]  # load both before anything waits
-            z = triton.dot(q, k_hs.astype(q.dtype), precision=exact).astype(jnp.float32)
-            if k_scale_ref is not None:
-                z *= k_scale_ref[*here, :][None]
-            z = jnp.where((jnp.arange(size) <= last)[None], z, MASKED)
-            m = jnp.max(z, axis=1)
-            p = jnp.exp(z - m[:, None])
-            weight = jnp.sum(p, axis=1)
-            if v_scale_ref is not None:
-                p *= v_scale_ref[*here, :][None]
-            o = triton.dot(p.astype(q.dtype), v_sh.astype(q.dtype), precision=exact)
-            there = jnp.arange(rows) < queries
-            triton.store(m_ref, m, mask=there)
-            triton.store(l_ref, weight, mask=there)
-            triton.store(o_ref, o.astype(jnp.float32), mask=jnp.broadcast_to(there[:, None], o.shape))
+def softmaxes(q_jkrh, pieces, shared, layer, owners, *, interpret: bool = False):
+    """Return m, l [K, X + Y·W, R] and o [K, X + Y·W, R, H] of every page by the queries of every slot that owns it.
 
-        start = 0
-        for n, piece in enumerate(pieces):
-            pages = piece.k.shape[1]
-            mine = (last >= 0) & (x >= start) & (x < start + pages)
-            pl.when(mine)(partial(attend, x - start, *refs[n * each : (n + 1) * each]))
-            start += pages
+    `owners` are owner_x and last_x (the last visible position) of the pages of `pieces`, and owner_yw of those of
+    `shared`, which are full. R is a power of two (`rows_of`). Float32; where no slot owns a page they mean nothing.
+    """
+    from jax.experimental import pallas as pl
 
-    total = sum(piece.k.shape[1] for piece in pieces)
-    sums = pl.BlockSpec((None, None, rows), lambda i: (i // heads, i % heads, 0))
-    out = pl.BlockSpec((None, None, rows, h), lambda i: (i // heads, i % heads, 0, 0))
-    return pallas_call(
+    (_, heads, queries, h), size = q_jkrh.shape, pieces[0].k.shape[4]
+    owner_x, last_x, owner_yw = owners
+    private, (pages, columns), rows = len(owner_x), owner_yw.shape, max(queries, ROWS)
+    each = rows // queries  # owners of a shared page that a program serves
+    programs = -(-columns // each)  # of a shared page and head
+    arrays_each = len(arrays(pieces[:1]))
+
+    def kernel(layer_ref, owner_ref, last_ref, owners_ref, q_ref, *refs):
+        i, row_i = pl.program_id(0), jnp.arange(rows)
+        page, head = i // heads, i % heads
+        parts = [refs[n : n + arrays_each] for n in range(0, len(refs) - 3, arrays_each)]
+
+        def read(part, at):
+            query_i = jnp.minimum(row_i, queries - 1)
+            whose = Rows(jnp.full(rows, owner_ref[page]), query_i, row_i < queries, page * queries)
+            attend(q_ref, part, refs[-3:], (layer_ref[0], at, head), last_ref[page], whose)
+
+        def read_shared(part, at, y):
+            w = (page - private) % programs * each  # first of the owners that this program serves
+            w_i = w + row_i // queries
+            slot_i = owners_ref[y, jnp.minimum(w_i, columns - 1)]
+            first, there_i = (private + y * columns + w) * queries, (w_i < columns) & (slot_i >= 0)
+            whose = Rows(jnp.maximum(slot_i, 0), row_i % queries, there_i, first)
+            attend(q_ref, part, refs[-3:], (layer_ref[0], at, head), size - 1, whose)
+
+        start, live = 0, last_ref[jnp.minimum(page, private - 1)] >= 0
+        for piece, part in zip(pieces, parts):
+            mine = (page >= start) & (page < start + piece.k.shape[1]) & live
+            pl.when(mine)(partial(read, part, page - start))
+            start += piece.k.shape[1]
+        y, start = (page - private) // programs, 0
+        for piece, part in zip(shared, parts[len(pieces) :]):
+            mine = (page >= private) & (y >= start) & (y < start + piece.k.shape[1])
+            pl.when(mine)(partial(read_shared, part, y - start, y))
+            start += piece.k.shape[1]
+
+    total = private + pages * columns
+    owner_yw = owner_yw if shared else jnp.full((1, 1), -1, jnp.int32)  # no array of a kernel may be empty
+    results = pallas_call(
         kernel,
         interpret=interpret,
-        grid=(total * heads,),
-        out_specs=(sums, sums, out),
-        out_shape=[jax.ShapeDtypeStruct((total, heads, queries, *more), jnp.float32) for more in ((), (), (h,))],
+        grid=((private + pages * programs) * heads,),
+        out_shape=[jax.ShapeDtypeStruct((heads, total * queries, *more), jnp.float32) for more in ((), (), (h,))],
         name="softmax_of_pages",
-    )(jnp.reshape(layer, (1,)), owner_x, last_x, q, *parts)
+    )(jnp.reshape(layer, (1,)), owner_x, last_x, owner_yw, q_jkrh, *arrays([*pieces, *shared]))
+    return [x.reshape(heads, total, queries, *x.shape[2:]) for x in results]
 
 
-def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, merged: int, interpret: bool = False):
+def arrays(pieces) -> list[jax.Array]:
+    """Return the arrays of all pieces, in order."""
+    return [part for piece in pieces for part in piece if part is not None]
+
+
+def together(m_kxr, l_kxr, o_kxrh, table_jn, position_j, *, size: int, merged: int, interpret: bool = False):
     """Merge every slot's pages of `size` positions up to its own position, in order, `merged` at once: [J, K, R, H]."""
     from jax.experimental import pallas as pl
 
-    (pages, heads, queries, h), slots = o_xkrh.shape, len(position_j)
+    (heads, pages, queries, h), slots = o_kxrh.shape, len(position_j)
 
     def kernel(m_ref, l_ref, o_ref, table_ref, position_ref, out_ref):
         i = pl.program_id(0)
@@ -135,11 +174,11 @@ def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, merged: i
             page = table_ref[j, pl.ds(n * merged, merged)]
             there = ((n * merged + jnp.arange(merged)) * size <= position) & (page < pages)  # a free slot has none
             page = jnp.where(there, page, 0)
-            m_nr = jnp.where(there[:, None], m_ref[page, head, :], MASKED)
+            m_nr = jnp.where(there[:, None], m_ref[head, page, :], MASKED)
             most = jnp.maximum(m, jnp.max(m_nr, axis=0))
             old, weight = jnp.exp(m - most), jnp.where(there[:, None], jnp.exp(m_nr - most[None]), 0.0)
-            total = total * old + jnp.sum(weight * jnp.where(there[:, None], l_ref[page, head, :], 0.0), axis=0)
-            o_nrh = jnp.where(there[:, None, None], o_ref[page, head, :, :], 0.0)  # page 0 may never have been written
+            total = total * old + jnp.sum(weight * jnp.where(there[:, None], l_ref[head, page, :], 0.0), axis=0)
+            o_nrh = jnp.where(there[:, None, None], o_ref[head, page, :, :], 0.0)  # page 0 may never have been written
             return most, total, o * old[:, None] + jnp.sum(weight[:, :, None] * o_nrh, axis=0)
 
         empty = jnp.full(queries, MASKED), jnp.zeros(queries), jnp.zeros((queries, h))
@@ -153,4 +192,4 @@ def together(m_xkr, l_xkr, o_xkrh, table_jn, position_j, *, size: int, merged: i
         out_specs=pl.BlockSpec((None, None, queries, h), lambda i: (i // heads, i % heads, 0, 0)),
         out_shape=jax.ShapeDtypeStruct((slots, heads, queries, h), jnp.float32),
         name="pages_together",
-    )(m_xkr, l_xkr, o_xkrh, table_jn, position_j)
+    )(m_kxr, l_kxr, o_kxrh, table_jn, position_j)

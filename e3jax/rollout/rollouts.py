@@ -35,10 +35,9 @@ class Graded(NamedTuple):
     features: list[dict[str, float] | None]  # [B], metrics/exploration.py; None: not read in time
     share_b: np.ndarray  # [B] share of its plan that a right response follows; 0 where `read` does not tell
     parts: list[Parts | None]  # [B]; None where `read` does not tell, or the response was not read in time
-    rewards: list[
-        dict[str, float] | None
-    ]  # [B] values of the parts of the user's own reward; None without one, or lost
-    stats: dict[str, float]  # of the sampler: first_token_s, occupancy, prefilled
+    # [B] values of the parts of the user's own reward; None without one, or lost
+    rewards: list[dict[str, float] | None]
+    stats: dict[str, float]  # of the sampler: first_token_s, occupancy, prefilled, shared_pages
 
 
 def rollout(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from e3jax.models.cache import KVCache, empty_cache
-from e3jax.models.pages import Pages, Piece, Pool, copy_prompts, empty_piece, gather_pages
+from e3jax.models.pages import Copies, Pages, Piece, Pool, copy_prompts, empty_piece, gather_pages
 from e3jax.models.qwen3 import Qwen3, angles_of, unembedding
 from e3jax.sampler.choose import Choice, choose
 from e3jax.sharding import constrain
@@ -93,11 +93,11 @@ def prefill(model: Qwen3, params, token_pt: jax.Array, dtype) -> KVCache:
     return cache
 
 
-@partial(jax.jit, donate_argnames=("pools", "slots"))
+@partial(jax.jit, donate_argnames=("pools", "shared", "slots"))
 def admit(
-    pools: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies_m3, count, begin: Begin
-) -> tuple[tuple[Pool, ...], Slots]:
-    """Start a sample in every slot that `begin` names, and copy its prompt (`copy_prompts`)."""
+    pools: tuple[Pool, ...], shared: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies: Copies, begin: Begin
+) -> tuple[tuple[Pool, ...], tuple[Pool, ...], Slots]:
+    """Start a sample in every slot that `begin` names, and copy what it needs of its prompt (`copy_prompts`)."""
     new_j, token_j, length_j, limit_j, key_j = begin
     last_ji = jnp.where(new_j[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
     rest = Slots(
@@ -109,14 +109,17 @@ def admit(
         slots.stopped_j & ~new_j,
         jnp.where(new_j, key_j, slots.key_j),
     )
-    return copy_prompts(pools, prompts, copies_m3, count), replicated(rest)
+    return *copy_prompts(pools, shared, prompts, copies), replicated(rest)
 
 
 @jax.jit
-def fewer(pools: tuple[Pool, ...], slots: Slots, page_x, slot_j) -> tuple[tuple[Pool, ...], Slots]:
-    """Keep only the slots slot_j and the pages page_x (each numbered on its own device), in that order."""
+def fewer(
+    pools: tuple[Pool, ...], shared: tuple[Pool, ...], slots: Slots, page_x, page_y, slot_j
+) -> tuple[tuple[Pool, ...], tuple[Pool, ...], Slots]:
+    """Keep only the slots slot_j, the pages page_x and the shared pages page_y (of each device), in that order."""
     pools = tuple((gather_pages(pool, page_x),) for pool in pools)
-    return pools, replicated(jax.tree.map(lambda x: x[slot_j], slots))
+    shared = tuple((gather_pages(pool, page_y),) if len(page_y) else () for pool in shared)
+    return pools, shared, replicated(jax.tree.map(lambda x: x[slot_j], slots))
 
 
 @partial(jax.jit, static_argnames=("model", "steps", "stop", "choice"), donate_argnames=("cache", "slots"))

@@ -1,7 +1,8 @@
-"""The host's table of slots: which request each one works for, and which pages of the cache it holds.
+"""The host's table of slots: which request each one works for, and which pages of the cache are its alone.
 
-Slots and pages are dealt to `shards` devices, slot j to device j // (slots / shards); a device's pages have numbers of
-their own, from 0 through all pieces of its pool. Numpy only.
+The full pages of a slot's prompt, its first ones, are not here but in sampler/shared_pages.py. Slots and pages are
+dealt to `shards` devices, slot j to device j // (slots / shards); a device's pages have numbers of their own, from 0
+through all pieces of its pool. Numpy only.
 
     table = PageTable.empty(shards=1, slots=4, page=64, columns=8, longest=5)
     grown = table.reserve(np.array([100, 0, 0, 0]))     # [8]: pages that the pool has to grow by
@@ -22,22 +23,37 @@ def pages_of(tokens, page: int):
     return -(-tokens // page)
 
 
+def grow(have: int, short: int, most: int) -> list[int]:
+    """Return the new pieces of a device's pool of `have` pages that is `short` of some: it doubles, up to `most` pages.
+
+    >>> grow(0, 3, 100), grow(8, 20, 100), grow(64, 1, 100)
+    ([8], [8, 16], [40])
+    """
+    most, grown = pages_of(most, LEAST) * LEAST, []
+    while short > sum(grown):
+        now = have + sum(grown)
+        grown.append(min(now or max(LEAST, 1 << (short - 1).bit_length()), most - now))
+    return grown
+
+
 @dataclass
 class PageTable:
     """Slots, J of them over all devices, and the pages of each device; changed in place as responses begin and end."""
 
     request_j: np.ndarray  # request in each slot, or -1
     length_j: np.ndarray  # tokens of each slot's sample so far, as the device has them
+    shared_j: np.ndarray  # how many of the slot's first pages are shared: NONE in table_jn
     table_jn: np.ndarray  # number of the slot's n-th page, or NONE
     owner_dx: np.ndarray  # [shards, X]: slot, counted on its device, or -1
     order_dx: np.ndarray  # [shards, X]: which of its owner's pages it is
     page: int  # positions per page
-    longest: int  # pages of the longest sample that can occur
+    longest: int  # most pages that are one sample's alone
 
     @classmethod
     def empty(cls, shards: int, slots: int, *, page: int, columns: int, longest: int) -> "PageTable":
         return cls(
             np.full(slots, -1),
+            np.zeros(slots, np.int32),
             np.zeros(slots, np.int32),
             np.full((slots, columns), NONE, np.int32),
             np.full((shards, 0), -1, np.int32),
@@ -63,27 +79,23 @@ class PageTable:
 
         Returns the pages, over all devices, of each new piece of the pool.
         """
-        shards, grown = len(self.owner_dx), []
-        wanted = pages_of(tokens_j, self.page)
+        shards = len(self.owner_dx)
+        wanted = pages_of(tokens_j, self.page) - self.shared_j
         held = (self.table_jn != NONE).sum(1)
         missing_d = np.maximum(wanted - held, 0).reshape(shards, -1).sum(1)
-        while (missing_d > (self.owner_dx < 0).sum(1)).any():
-            have = self.owner_dx.shape[1]
-            short = int((missing_d - (self.owner_dx < 0).sum(1)).max())
-            more = have or max(LEAST, 1 << (short - 1).bit_length())
-            more = min(more, -(-self.per_device() * self.longest // LEAST) * LEAST - have)
-            grown.append(more * shards)
-            self.owner_dx = np.pad(self.owner_dx, ((0, 0), (0, more)), constant_values=-1)
-            self.order_dx = np.pad(self.order_dx, ((0, 0), (0, more)))
+        short = int((missing_d - (self.owner_dx < 0).sum(1)).max())
+        grown = grow(self.owner_dx.shape[1], short, self.per_device() * self.longest)
+        self.owner_dx = np.pad(self.owner_dx, ((0, 0), (0, sum(grown))), constant_values=-1)
+        self.order_dx = np.pad(self.order_dx, ((0, 0), (0, sum(grown))))
         for j in np.flatnonzero(wanted > held):
             device, slot = divmod(int(j), self.per_device())
             free = np.flatnonzero(self.owner_dx[device] < 0)
             pages = free[: wanted[j] - held[j]]  # the lowest: attention reads a short part of the pool
-            order = np.arange(held[j], wanted[j])
+            order = self.shared_j[j] + np.arange(held[j], wanted[j])
             self.table_jn[j, order] = pages
             self.owner_dx[device, pages] = slot
             self.order_dx[device, pages] = order
-        return grown
+        return [pages * shards for pages in grown]
 
     def release(self, slots: np.ndarray) -> None:
         """Mark these slots and their pages as free; the pool keeps its size until `fewer` closes it up."""
@@ -91,22 +103,14 @@ class PageTable:
             device, slot = divmod(int(j), self.per_device())
             self.owner_dx[device, self.owner_dx[device] == slot] = -1
         self.table_jn[slots] = NONE
-        self.request_j[slots] = -1
+        self.request_j[slots], self.shared_j[slots] = -1, 0
 
-    def copies(self, slots: np.ndarray, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `copy_prompts` has to copy where `slots` begin on prompts `rows`, and how much on each device.
-
-        [shards · M, 3] int32 (prompt row, its page, page of the pool) and [shards] int32.
-        """
-        shards, each = len(self.owner_dx), self.per_device()
-        copies = np.zeros((shards, each * pages_of(width, self.page), 3), np.int32)
-        count = np.zeros(shards, np.int32)
-        for j, row in zip(slots, rows):
-            device = j // each
-            for n in range(pages_of(int(self.length_j[j]), self.page)):
-                copies[device, count[device]] = row, n, self.table_jn[j, n]
-                count[device] += 1
-        return copies.reshape(-1, 3), count
+    def copies(self, slots: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return own_j3 of `Copies` where `slots` begin on prompts `rows`: the page that decoding writes on first."""
+        copies_j3 = np.full((len(self.request_j), 3), (0, 0, NONE), np.int32)
+        n = self.shared_j[slots]
+        copies_j3[slots] = np.stack([rows, n, self.table_jn[slots, n]], axis=1)
+        return copies_j3
 
     def fewer(self, fewest: int) -> "tuple[np.ndarray, np.ndarray, PageTable] | None":
         """Move to the next smaller power of two of slots; return (slots kept, pages kept, their table).
@@ -126,14 +130,15 @@ class PageTable:
         size = max(LEAST, 1 << (max(held_d) - 1).bit_length())
         page_dx, columns = np.zeros((shards, size), np.int32), self.table_jn.shape[1]
         table = PageTable.empty(shards, len(slot_j), page=self.page, columns=columns, longest=self.longest)
-        table.request_j, table.length_j = self.request_j[slot_j], self.length_j[slot_j]
+        kept_fields = (self.request_j, self.length_j, self.shared_j)
+        table.request_j, table.length_j, table.shared_j = (x[slot_j] for x in kept_fields)
         table.owner_dx, table.order_dx = np.full((shards, size), -1, np.int32), np.zeros((shards, size), np.int32)
         at_d = np.zeros(shards, int)
         for j, row in enumerate(rows):
             device, slot = divmod(j, kept)
-            to = at_d[device] + np.arange(len(row))
+            to, order = at_d[device] + np.arange(len(row)), table.shared_j[j] + np.arange(len(row))
             page_dx[device, to] = row
-            table.owner_dx[device, to], table.order_dx[device, to] = slot, np.arange(len(row))
-            table.table_jn[j, : len(row)] = to
+            table.owner_dx[device, to], table.order_dx[device, to] = slot, order
+            table.table_jn[j, order] = to
             at_d[device] += len(row)
         return slot_j, page_dx.reshape(-1), table

@@ -1,19 +1,21 @@
 """How responses are drawn, and the sizes of slots, pages and prompts that follow: for sampling, and for tools/aot.py.
 
 sampling = Sampling(temperature=1.0, slots=128, prefill_rows=64)
-sizes = plan(sampling, shards=8, responses=512, prompts=64, longest=1024)
-sizes.slots, sizes.prompt_rows, sizes.empty_table()
+sizes = plan(sampling, shards=8, prompts=64, prompt_b=np.full(512, 140), limit_b=np.full(512, 652))
+sizes.slots, sizes.prompt_rows, sizes.empty_table(), sizes.empty_shared()
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from e3jax.errors import need
 from e3jax.models.pages import MERGED, PAGE
 from e3jax.sampler.choose import Choice
 from e3jax.sampler.page_table import PageTable, pages_of
+from e3jax.sampler.shared_pages import SharedPages, shared_pages_of
 
 CACHES = ("compute", "int8")
 
@@ -71,15 +73,21 @@ class Sizes(NamedTuple):
     slots: int
     prompt_rows: int  # of a prefill
     longest: int  # pages of the longest sample that can occur
+    alone: int  # most of them that a sample does not share
+    shared: int  # most pages of a prompt that its samples share
 
     def empty_table(self) -> PageTable:
         """Return the page table of slots without requests."""
         columns = size_bucket(-(-self.longest // MERGED) * MERGED)
-        return PageTable.empty(self.shards, self.slots, page=PAGE, columns=columns, longest=self.longest)
+        return PageTable.empty(self.shards, self.slots, page=PAGE, columns=columns, longest=self.alone)
+
+    def empty_shared(self) -> SharedPages:
+        """Return the table of shared pages, of which there are none."""
+        return SharedPages.empty(self.shards, self.slots, page=PAGE, longest=self.shared)
 
 
-def plan(sampling: Sampling, *, shards: int, responses: int, prompts: int, longest: int) -> Sizes:
-    """Return the sizes for so many responses to `prompts` prompts, each at most `longest` tokens with its prompt.
+def plan(sampling: Sampling, *, shards: int, prompts: int, prompt_b: np.ndarray, limit_b: np.ndarray) -> Sizes:
+    """Return the sizes for responses to `prompts` prompts, of prompt_b[b] tokens, limit_b[b] with the response.
 
     No more slots and rows than there is work; each rounded up to a multiple of `shards`.
     """
@@ -87,8 +95,10 @@ def plan(sampling: Sampling, *, shards: int, responses: int, prompts: int, longe
     def dealt(most: int) -> int:
         return -(-most // shards) * shards
 
-    slots, rows = min(sampling.slots, responses), min(sampling.prefill_rows, prompts)
-    return Sizes(shards, dealt(slots), dealt(rows), pages_of(longest, PAGE))
+    slots, rows = min(sampling.slots, len(limit_b)), min(sampling.prefill_rows, prompts)
+    pages_b, shared_b = pages_of(limit_b, PAGE), shared_pages_of(prompt_b, PAGE)
+    pages = (int(x.max()) for x in (pages_b, pages_b - shared_b, shared_b))
+    return Sizes(shards, dealt(slots), dealt(rows), *pages)
 
 
 def rows_within(tokens: int, longest: int) -> int:

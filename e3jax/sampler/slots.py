@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.errors import UserError
-from e3jax.models.pages import Pages
+from e3jax.models.pages import Copies, Pages, Pool
 from e3jax.models.qwen3 import Qwen3, cast_matrices, unstack
 from e3jax.runtime import fetch, put
 from e3jax.sampler.decode import Begin, Drawn, admit, decode_block, empty_slots, fewer, new_piece, prefill
 from e3jax.sampler.plan import Sampling, plan, prompt_width, size_bucket
+from e3jax.sampler.shared_pages import shared_pages_of
 from e3jax.sharding import AXES
 from e3jax.types import Rollouts
 
@@ -43,7 +44,8 @@ class Events(NamedTuple):
     `on_finished(rows, rollouts)` is called with the rows that just finished; they no longer change.
     `on_tokens(b, tokens, logps)` is called with what row b drew in the last block, its ending token included.
     `stats` gets first_token_s (seconds until the first block was drawn), occupancy (share of slots busy while responses
-    were still waiting; NaN if none had to wait) and prefilled (prompt tokens).
+    were still waiting; NaN if none had to wait), prefilled (prompt tokens) and shared_pages (pages of prompts that
+    responses read where they lay already, instead of a copy).
     """
 
     on_finished: Callable[[np.ndarray, Rollouts], None] | None = None
@@ -107,15 +109,15 @@ class Queue:
         self.kv_dtype = sampling.kv_dtype(model.dtype)
         mesh = jax.sharding.get_mesh()
         shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])
-        longest = int(self.limit_b.max())
-        sizes = plan(sampling, shards=shards, responses=self.total, prompts=len(prompts), longest=longest)
-        self.prompt_rows, self.table = sizes.prompt_rows, sizes.empty_table()
-        self.pools = ((),) * (model.config.layers if layers_apart else 1)
+        lengths = dict(prompt_b=self.out.prompt_len, limit_b=self.limit_b)
+        sizes = plan(sampling, shards=shards, prompts=len(prompts), **lengths)
+        self.prompt_rows, self.table, self.shared = sizes.prompt_rows, sizes.empty_table(), sizes.empty_shared()
+        self.pools = self.shared_pools = ((),) * (model.config.layers if layers_apart else 1)
         self.state = empty_slots(sizes.slots, max(map(len, self.stop), default=1))
         self.next = 0  # response that starts next; those from here on are waiting
         self.prompt_cache, self.prompt_width = None, 0  # keys and values of prompts first_prompt, first_prompt + 1, …
         self.first_prompt = 0
-        self.prompt_tokens = self.busy_steps = self.slot_steps = 0
+        self.prompt_tokens = self.shared_pages = self.busy_steps = self.slot_steps = 0
 
     def busy(self) -> np.ndarray:
         """Return [J] bool: slots with a request."""
@@ -147,26 +149,44 @@ class Queue:
         self.next += len(new)
         request_j = np.maximum(table.request_j, 0)  # idle slots get row 0, which new_j masks out
         length_j = out.prompt_len[request_j]
-        table.length_j[new] = length_j[new]
-        self.reserve(np.where(table.free(), 0, table.length_j))
-        copies, count = table.copies(new, self.prompt_b[request_j[new]] - self.first_prompt, self.prompt_width)
+        table.length_j[new], table.shared_j[new] = length_j[new], shared_pages_of(length_j[new], table.page)
+        copies = self.begin_pages(new, self.prompt_b[request_j[new]])
         new_j = np.isin(np.arange(len(request_j)), new)
         small = [put(x, "") for x in (new_j, out.tokens[request_j, length_j - 1], length_j, self.limit_b[request_j])]
         begin = Begin(*small, self.key_b[request_j])
-        copied = put(copies, "JT"), put(count, "J")
-        self.pools, self.state = admit(self.pools, self.state, self.prompt_cache, *copied, begin)
+        self.pools, self.shared_pools, self.state = admit(
+            self.pools, self.shared_pools, self.state, self.prompt_cache, copies, begin
+        )
+
+    def begin_pages(self, new: np.ndarray, prompts: np.ndarray) -> Copies:
+        """Give the slots `new` their pages: shared ones of their prompts, and their own; return what to copy."""
+        table = self.table
+        grown, shared_m3, already = self.shared.begin(new, prompts, table.length_j[new])
+        self.shared_pages += already
+        self.shared_pools = self.larger(self.shared_pools, grown)
+        self.reserve(np.where(table.free(), 0, table.length_j))
+        shared_m3[:, 0] = np.maximum(shared_m3[:, 0] - self.first_prompt, 0)
+        own_j3 = table.copies(new, prompts - self.first_prompt)
+        return Copies(put(own_j3, "JT"), put(shared_m3, "JT"))
 
     def reserve(self, tokens_j: np.ndarray) -> None:
         """Allocate pages so that slot j can hold tokens_j[j] positions; grow the pool where it has too few."""
-        for pages in self.table.reserve(tokens_j):
-            pieces = new_piece(self.model, pages, self.table.page, self.kv_dtype, len(self.pools))
-            self.pools = tuple((*pool, piece) for pool, piece in zip(self.pools, pieces))
+        self.pools = self.larger(self.pools, self.table.reserve(tokens_j))
+
+    def larger(self, pools: tuple[Pool, ...], grown: list[int]) -> tuple[Pool, ...]:
+        """Return the pools with new pieces of so many pages over all devices."""
+        for pages in grown:
+            pieces = new_piece(self.model, pages, self.table.page, self.kv_dtype, len(pools))
+            pools = tuple((*pool, piece) for pool, piece in zip(pools, pieces))
+        return pools
 
     def shrink(self) -> None:
         """Go on with half the slots once nothing waits and enough of them are idle: a step then costs less."""
         while self.next == self.total and (smaller := self.table.fewer(FEWEST)):
             slot_j, page_x, self.table = smaller
-            self.pools, self.state = fewer(self.pools, self.state, put(page_x, "X"), put(slot_j, ""))
+            page_y, self.shared = self.shared.fewer(slot_j)
+            kept = put(page_x, "X"), put(page_y, "X"), put(slot_j, "")
+            self.pools, self.shared_pools, self.state = fewer(self.pools, self.shared_pools, self.state, *kept)
 
     def decode(self) -> tuple[np.ndarray, Drawn, np.ndarray]:
         """Run a block of decode steps; return each slot's length before it, what was drawn, and which samples ended."""
@@ -177,20 +197,21 @@ class Queue:
         window = int(before_j[busy_j].max()) + block
         if self.out.tokens.shape[1] < window:
             self.out = widened(self.out, size_bucket(window), self.pad)
-        page_map = (put(x, axes) for x, axes in ((table.table_jn, "JT"), *((x, "X") for x in table.owners())))
+        table_jn, owner_yw = self.shared.entries(table.table_jn, table.owner_dx.shape[1]), self.shared.owners()
+        owner_x, order_x = (put(x, "X") for x in table.owners())
         # stop the block early once an eighth of the slots can be refilled; never when nothing waits
         enough = np.int32(max(slots // 8, 1) if self.next < self.total else slots + 1)
         pages, self.state, drawn = decode_block(
             self.model,
             self.decode_params,
-            Pages(self.pools, *page_map),
+            Pages(self.pools, self.shared_pools, put(table_jn, "JT"), owner_x, order_x, put(owner_yw, "XT")),
             self.state,
             enough,
             steps=block,
             stop=self.stop,
             choice=self.sampling.choice,
         )
-        self.pools = pages.pools
+        self.pools, self.shared_pools = pages.pools, pages.shared
         length_j, live_j, stopped_j, drawn = fetch(
             (self.state.length_j, self.state.live_j, self.state.stopped_j, drawn)
         )
@@ -216,6 +237,7 @@ class Queue:
         rows = table.request_j[ended]
         out.length[rows] = table.length_j[ended]
         table.release(ended)
+        self.shared.release(ended)
         if self.events.on_finished and len(ended):
             self.events.on_finished(rows, out)
 
@@ -223,7 +245,8 @@ class Queue:
         """Return all rollouts, cut to the longest, and complete `stats`."""
         if self.events.stats is not None:
             occupancy = self.busy_steps / self.slot_steps if self.slot_steps else math.nan
-            self.events.stats.update(occupancy=occupancy, prefilled=self.prompt_tokens)
+            counts = dict(prefilled=self.prompt_tokens, shared_pages=self.shared_pages)
+            self.events.stats.update(occupancy=occupancy, **counts)
         return widened(self.out, int(self.out.length.max()), self.pad)
 
 

@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 
 from e3jax.errors import need
 from e3jax.models.cache import KVCache
-from e3jax.models.pages import AXES, PAGE, Pages, Piece
+from e3jax.models.pages import AXES, PAGE, Copies, Pages, Piece
 from e3jax.models.presets import flops_per_token
 from e3jax.models.qwen3 import Qwen3, abstract_params
 from e3jax.sampler.decode import Begin, Slots, admit, decode_block, prefill
 from e3jax.sampler.layout import mover
 from e3jax.sampler.page_table import PageTable
 from e3jax.sampler.plan import Sampling, Sizes, plan, prompt_width
+from e3jax.sampler.shared_pages import SharedPages, power_of_two, shared_pages_of
 from e3jax.sharding import assert_sharded, sampling_mesh
 from e3jax.tools.programs import (
     NAMES,
@@ -115,14 +116,27 @@ class Decoding:
     def sizes(self) -> Sizes:
         """Slots, prompts and pages, as the sampler itself plans them."""
         replicas, s = len(self.training.devices) // self.sampling.tensor, self.sampling
-        return plan(s, shards=replicas, responses=s.slots, prompts=s.prefill_rows, longest=self.room + self.budget)
+        prompt_b, limit_b = np.full(s.slots, self.room), np.full(s.slots, self.room + self.budget)
+        return plan(s, shards=replicas, prompts=s.prefill_rows, prompt_b=prompt_b, limit_b=limit_b)
 
     @cached_property
     def page_table(self) -> tuple[PageTable, list[int]]:
         """The page table when every slot has reached its budget, and the pages of each piece of the pool."""
         table, slots = self.sizes.empty_table(), self.sizes.slots
+        table.shared_j[:] = shared_pages_of(self.room, PAGE)
         grown = table.reserve(np.full(slots, self.room)) + table.reserve(np.full(slots, self.room + self.budget))
         return table, grown
+
+    @cached_property
+    def shared_pages(self) -> tuple[SharedPages, list[int], np.ndarray]:
+        """The table of shared pages, the pages of each piece, and what is copied: each slot has a prompt of its own.
+
+        This is the most that can be; there is room for as many owners as a group has samples.
+        """
+        shared, slots = self.sizes.empty_shared(), np.arange(self.sizes.slots)
+        grown, copies, _ = shared.begin(slots, slots, np.full(len(slots), self.room))
+        shared.widen(0, power_of_two(min(self.training.stage.group_size, shared.slots), 1) - 1)
+        return shared, grown, copies
 
     @property
     def prompt_width(self) -> int:
@@ -151,10 +165,12 @@ class Decoding:
 
     @cached_property
     def cache(self) -> Pages:
-        table, grown = self.page_table
-        pools = (tuple(Piece(*self.placed(AXES, pages, PAGE)) for pages in grown),)
-        owners = (array(self.mesh, "X", x.shape, jnp.int32) for x in table.owners())
-        return Pages(pools, array(self.mesh, "JT", table.table_jn.shape, jnp.int32), *owners)
+        (table, grown), (shared, shared_grown, _) = self.page_table, self.shared_pages
+        pools, shared_pools = (
+            (tuple(Piece(*self.placed(AXES, pages, PAGE)) for pages in pieces),) for pieces in (grown, shared_grown)
+        )
+        maps = (("JT", table.table_jn), *(("X", x) for x in table.owners()), ("XT", shared.owners()))
+        return Pages(pools, shared_pools, *(array(self.mesh, axes, x.shape, jnp.int32) for axes, x in maps))
 
     @cached_property
     def prompts(self) -> KVCache:
@@ -190,19 +206,16 @@ class Decoding:
 
     def admit(self) -> Program:
         """Return the start of samples in all slots."""
-        nothing, table = np.array([], int), self.page_table[0]
-        copies = [
-            array(self.mesh, axes, x.shape, jnp.int32)
-            for axes, x in zip(("JT", "J"), table.copies(nothing, nothing, self.prompt_width))
-        ]
+        rows = (self.sizes.slots, 3), self.shared_pages[2].shape
+        copies = Copies(*(array(self.mesh, "JT", shape, jnp.int32) for shape in rows))
         whole = self.small()
         begin = Begin(self.small(dtype=bool), whole, whole, whole, self.keys)
-        pools = self.cache.pools
+        pools = self.cache.pools, self.cache.shared
         return Program(
             "admit",
             f"{self.sizes.prompt_rows} prompts into {self.sizes.slots} slots",
-            under(self.mesh, lambda: admit.lower(pools, self.slots, self.prompts, *copies, begin)),
-            (pools, self.slots, self.prompts),
+            under(self.mesh, lambda: admit.lower(*pools, self.slots, self.prompts, copies, begin)),
+            (*pools, self.slots, self.prompts),
             self.resident + chip_bytes(self.moved),
             memory_traffic=2 * chip_bytes(self.prompts),
         )
@@ -215,7 +228,7 @@ class Decoding:
         work = slots * flops_per_token(config, self.room + self.budget) / len(self.training.devices)
         return Program(
             "decode",
-            f"{slots} slots, {block} steps, {sum(self.page_table[1])} pages of {PAGE}",
+            f"{slots} slots, {block} steps, {sum(self.page_table[1] + self.shared_pages[1])} pages of {PAGE}",
             under(self.mesh, lambda: decode_block.lower(self.model, self.moved, self.cache, self.slots, enough, **how)),
             (self.moved, self.cache, self.slots),
             self.resident + chip_bytes(self.prompts),

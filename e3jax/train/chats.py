@@ -24,7 +24,7 @@ from e3jax.tasks.prompts import qwen3_turn
 from e3jax.tasks.sets import need_set, read_all, tell_bad
 from e3jax.tasks.stream import at
 from e3jax.train.logprobs import forward
-from e3jax.train.packing import enough_rows, pack_micro_batches, row_widths
+from e3jax.train.packing import enough_rows, micro_batch_shapes, pack_micro_batches
 from e3jax.train.run import Run, Stage
 from e3jax.train.sft import fit, sft_gradient
 
@@ -161,7 +161,8 @@ def make_batch(run: Run, stage: ChatStage, examples: list[Example]) -> list[list
         token_bt[row, : len(tokens)], mask_bt[row, : len(tokens)] = tokens, trained
     weight_bt = sft_weights(mask_bt, aggregation=stage.aggregation).astype(np.float32)
     rows = enough_rows(stage.rows, len(examples), groups=row_groups())
-    packed = pack_micro_batches(lengths, rows=rows, widths=row_widths(stage.row_length))
+    shapes = micro_batch_shapes(stage.row_length, rows, groups=row_groups())
+    packed = pack_micro_batches(lengths, shapes)
     return [[m.take(token_bt, pad), m.positions(), m.segments(), m.take(weight_bt)] for m in packed]
 
 

@@ -32,7 +32,7 @@ from e3jax.train.credit import choose_tokens, token_advantages, weigh
 from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.logprobs import forward, score
-from e3jax.train.packing import MiniBatch, Packed, enough_rows, pack_micro_batches, padding, row_widths
+from e3jax.train.packing import MiniBatch, Packed, enough_rows, micro_batch_shapes, pack_micro_batches, padding
 from e3jax.train.run import Run, Stage
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.step_records import alarms, describe, log_samples, step_metrics, timings
@@ -194,14 +194,19 @@ def update(
 
 
 def split(run: Run, r: Rollouts, stage: GrpoStage) -> list[MiniBatch]:
-    """Split a step's responses into minibatches of whole groups; pack each into micro-batches of a few fixed widths."""
-    widths = row_widths(run.prompt_room + stage.budget)  # the same in every step of the stage
+    """Split a step's responses into minibatches of whole groups; pack each into micro-batches of a few fixed shapes."""
+    shapes = shapes_of(run, stage)
     longest = int(r.prompt_len.max())
     advice = f"a prompt of this step has {longest} tokens: use {longest} or more"
-    need(r.length.max() <= widths[0], "task.prompt_room", run.prompt_room, advice)
+    need(r.length.max() <= shapes[0][1], "task.prompt_room", run.prompt_room, advice)
     parts = np.split(np.arange(len(r.tokens)), stage.minibatches)  # rows are prompt-major
-    packed = (pack_micro_batches(r.length[part], rows=stage.rows, widths=widths) for part in parts)
+    packed = (pack_micro_batches(r.length[part], shapes) for part in parts)
     return [MiniBatch(part, [m.of(part) for m in micro]) for part, micro in zip(parts, packed)]
+
+
+def shapes_of(run: Run, stage: GrpoStage) -> list[tuple[int, int]]:
+    """Return the shapes of this stage's micro-batches, the same in every step."""
+    return micro_batch_shapes(run.prompt_room + stage.budget, stage.rows, groups=row_groups())
 
 
 def old_log_probs(run: Run, params, r: Rollouts, minibatches: list[MiniBatch], stage: GrpoStage) -> list[list]:
@@ -340,24 +345,23 @@ def train(run: Run, params, stage: GrpoStage):
 def compile_ahead(run: Run, tx, state: TrainState, stage: GrpoStage) -> None:
     """Compile the programs of this stage's update, with a progress line, so that no step waits for compilation.
 
-    The widths are in shapes.jsonl too. The sampler's programs depend on its requests: they are compiled when needed.
+    The shapes are in shapes.jsonl too. The sampler's programs depend on its requests: they are compiled when needed.
     """
-    rows, widths = stage.rows, row_widths(run.prompt_room + stage.budget)
+    shapes = shapes_of(run, stage)
     if all(line["stage"] != stage.name for line in run.log.read("shapes.jsonl")):
-        run.log.append("shapes.jsonl", {"stage": stage.name, "rows": rows, "widths": widths})
+        run.log.append("shapes.jsonl", {"stage": stage.name, "shapes": shapes})
     scored = stage.old_logp == "trainer" or bool(stage.loss.kl_coef)
     fixed = dict(temperature=stage.temperature, chunk=run.chunk)
-    with run.log.phase(f"{stage.name}: compiling", total=len(widths) * (1 + scored) + 2) as phase:
-        ints = {w: put(np.zeros((rows, w), np.int32), "BT") for w in widths}
-        floats = {w: put(np.zeros((rows, w), np.float32), "BT") for w in widths}
+    with run.log.phase(f"{stage.name}: compiling", total=len(shapes) * (1 + scored) + 2) as phase:
         first = {}
-        for w in widths:  # lowering is Python's work, and compiling is not
-            i, f, size = ints[w], floats[w], f"{rows} x {w} tokens"
+        for rows, width in shapes:  # lowering is Python's work, and compiling is not
+            i, f = (put(np.zeros((rows, width), dtype), "BT") for dtype in (np.int32, np.float32))
+            size = f"{rows} x {width} tokens"
             if scored:
                 first[f"log-probs of {size}"] = score.lower(run.model, state.params, i, i, i, **fixed)
             batch = Batch(i, i, i, f, f, f, f, f)
             if stage.loss.surrogate in COVARIANCE:
-                batch = batch.replace(chosen=put(np.zeros((rows, w), bool), "BT"))
+                batch = batch.replace(chosen=put(np.zeros((rows, width), bool), "BT"))
             first[f"gradient of {size}"] = grpo_gradient.lower(run.model, state.params, batch, **fixed, loss=stage.loss)
         *_, made = compile_all(first, phase)
         second = {"sum of gradients": add.lower(made, made), "AdamW": apply_gradients.lower(tx, state, made[0])}

@@ -1,7 +1,7 @@
 """Sequences of many lengths into rows of few widths, several in a row: endless examples for SFT, whole rollouts for RL.
 
 tokens, positions, segments, mask = pack_rows(examples, rows=16, length=192, pad=0)
-for packed in pack_micro_batches(lengths, rows=32, widths=row_widths(104)):
+for packed in pack_micro_batches(lengths, micro_batch_shapes(104, 32, groups=1)):
     tokens, logp = packed.take(tokens_bt, pad), packed.take(logp_bt)
 """
 
@@ -56,12 +56,12 @@ def pack_rows(examples: Iterator | list, *, rows: int, length: int, pad: int):
     return tokens, positions, segments, mask
 
 
-NARROW = 3  # halvings of the full width; a fourth saves less than 1 % of padding and costs two more compiled programs
+HALVINGS = 3  # of the full micro-batch; a fourth saves 1 to 2 % of padding and costs two more compiled programs
 LEAST = 32  # tokens; narrower rows only cost compiled programs
 
 
 def row_widths(longest: int) -> list[int]:
-    """The widths [tokens] that a stage compiles: room for the longest sequence, then halves of it.
+    """The widths [tokens] of rows: room for the longest sequence, then halves of it.
 
     Multiples of 8, above 1,024 tokens of 128 (the lane count of TPUs).
 
@@ -69,8 +69,25 @@ def row_widths(longest: int) -> list[int]:
     ([17408, 8704, 4352, 2176], [104, 56, 32])
     """
     unit = 128 if longest > 1024 else 8
-    halves = [-(-longest // (unit << i)) * unit for i in range(NARROW + 1)]
+    halves = [-(-longest // (unit << i)) * unit for i in range(HALVINGS + 1)]
     return halves[:1] + [w for w in dict.fromkeys(halves[1:]) if LEAST <= w < halves[0]]
+
+
+def micro_batch_shapes(longest: int, rows: int, *, groups: int) -> list[tuple[int, int]]:
+    """The shapes [rows, width] that a stage compiles: room for the longest sequence in every row, then halves of it.
+
+    Half the rows, because they hold any sequence, down to one for each of the devices' `groups`; then half the width.
+
+    >>> micro_batch_shapes(652, 32, groups=1), micro_batch_shapes(652, 32, groups=16)
+    ([(32, 656), (16, 656), (8, 656), (4, 656)], [(32, 656), (16, 656), (16, 328), (16, 168)])
+    """
+    widths = row_widths(longest)
+    shapes = [(rows, widths[0])]
+    for _ in widths[1:]:
+        rows, width = shapes[-1]
+        half = -(-rows // (2 * groups)) * groups
+        shapes.append((half, width) if half < rows else (rows, widths[widths.index(width) + 1]))
+    return shapes
 
 
 def enough_rows(rows: int, sequences: int, *, groups: int) -> int:
@@ -120,30 +137,36 @@ class Packed(NamedTuple):
         return out
 
 
-def pack_micro_batches(lengths: np.ndarray, *, rows: int, widths: Sequence[int]) -> list[Packed]:
+def pack_micro_batches(lengths: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[Packed]:
     """All sequences, each once and whole, in the fewest tokens of [rows, width] micro-batches that best fit finds.
 
-    As many of the full width as needed, and of every narrower one at most one: candidates are tried from the smallest
-    on. Of log-normal lengths (tests/test_train_packing.py) 1 to 7 % of the tokens are padding on average.
+    As many of the full shape, the first, as needed, and of every smaller one at most one: candidates are tried from the
+    smallest on. Of the lengths of tests/test_train_packing.py 3 to 10 % of the tokens are padding.
     """
-    if lengths.max() > widths[0]:
+    (rows, width), smaller = shapes[0], shapes[1:]
+    if lengths.max() > width:
         raise UserError(f"a row of {lengths.max()} tokens exceeds prompt_room + budget: raise config.task.prompt_room")
-    total, narrow = int(lengths.sum()), widths[1:]
-    subsets = [s for n in range(len(narrow) + 1) for s in itertools.combinations(narrow, n) if sum(s) < widths[0]]
-    for full in itertools.count(total // (rows * widths[0])):
-        for subset in sorted(subsets, key=sum):
-            chosen = [widths[0]] * full + list(subset)
-            if rows * sum(chosen) >= total and (packed := best_fit(lengths, rows, chosen)):
+    total, most = int(lengths.sum()), rows * width
+    subsets = [s for n in range(len(smaller) + 1) for s in itertools.combinations(smaller, n) if tokens(s) < most]
+    for full in itertools.count(total // most):
+        for subset in sorted(subsets, key=tokens):
+            chosen = [shapes[0]] * full + list(subset)
+            if tokens(chosen) >= total and (packed := best_fit(lengths, chosen)):
                 return packed
 
 
-def best_fit(lengths: np.ndarray, rows: int, widths: Sequence[int]) -> list[Packed] | None:
+def tokens(shapes: Sequence[tuple[int, int]]) -> int:
+    """Tokens of micro-batches of these shapes, padding included."""
+    return sum(rows * width for rows, width in shapes)
+
+
+def best_fit(lengths: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[Packed] | None:
     """Best-fit decreasing: longest first, each into the fullest row that has room; None where one finds none.
 
-    One [rows, width] micro-batch per entry of `widths`. Ties go to the first row: the same everywhere.
+    One micro-batch per entry of `shapes`. Ties go to the first row: the same everywhere.
     """
-    packed = [Packed(rows, width, []) for width in widths]
-    free = sorted((width, i, row) for i, width in enumerate(widths) for row in range(rows))  # room, where
+    packed = [Packed(rows, width, []) for rows, width in shapes]
+    free = sorted((width, i, row) for i, (rows, width) in enumerate(shapes) for row in range(rows))  # room, where
     for sequence in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[sequence])
         at = bisect.bisect_left(free, (length,))
@@ -165,4 +188,4 @@ class MiniBatch(NamedTuple):
 def padding(micro: Sequence[Packed]) -> float:
     """Share of the computed tokens that are padding."""
     used = sum(length for packed in micro for *_, length in packed.places)
-    return 1 - used / sum(packed.rows * packed.width for packed in micro)
+    return 1 - used / tokens([(packed.rows, packed.width) for packed in micro])

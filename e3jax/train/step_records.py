@@ -50,6 +50,8 @@ def timings(graded: Graded, *, start: float, sampled_at: float, end: float) -> d
         "time/rollout_s": sampled_at - start,
         "time/first_token_s": graded.stats["first_token_s"],
         "sampler/occupancy": graded.stats["occupancy"],
+        "sampler/prefilled": graded.stats["prefilled"],
+        "sampler/shared_pages": graded.stats["shared_pages"],
         "time/update_s": end - sampled_at,
         "time/rollout_tokens_per_s": graded.rollouts.sampled.sum() / (sampled_at - start),
     }
