@@ -109,7 +109,7 @@ def test_every_layout_gives_the_same(name):
     assert len(micro) > 1
     compare(together(micro, logp, entropy, batch, loss), want)
     with jax.set_mesh(make_mesh(data=2, fsdp=4, tensor=1)):
-        compare(together(best_fit(length, 8, [22]), logp, entropy, batch, loss), want)
+        compare(together(best_fit(length, [(8, 22)]), logp, entropy, batch, loss), want)
 
 
 def together(micro, logp, entropy, batch, loss):
