@@ -122,7 +122,8 @@ def contents(workdir: Path, called: str = "") -> dict:
         elif path.suffix == ".json":
             found[name] = without_times(json.loads(content))
         else:
-            found[name] = re.sub(rb"-p[0-9a-f]{10}", b"", content)  # an SVG's clips are named by chance
+            content = re.sub(rb"-p[0-9a-f]{10}", b"", content)  # an SVG's clips are named by chance …
+            found[name] = re.sub(rb"[^>\"']*/bases/", b"/bases/", content)  # … and its title is the end of a path
     return found
 
 

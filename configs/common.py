@@ -103,9 +103,8 @@ def base_config() -> ConfigDict:
     c.grpo = ConfigDict()
     c.grpo.prompts = 16  # per step
     c.grpo.group_size = 8  # responses per prompt
-    c.grpo.rounds = (
-        1  # DAPO's dynamic sampling: draw `prompts` again, so often, until so many groups have spread; 1: off
-    )
+    # DAPO's dynamic sampling: a step draws `prompts` again, at most so often, until so many groups have spread; 1: off
+    c.grpo.rounds = 1
     # e3 has 1.0 for multiplication, .6 for Countdown (Table 5) and mathematics. Ours: this repository's numbers were
     # measured at 1.0
     c.grpo.temperature = 1.0

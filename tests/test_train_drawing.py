@@ -37,8 +37,8 @@ def graded(problems, *, samples, scores, width):
     )
     repeated = [p for p in problems for _ in range(samples)]
     texts = [f"{p.id}/{i % samples}" for i, p in enumerate(repeated)]
-    stats = {"first_token_s": 1.0, "occupancy": 0.5, "prefilled": 3}
-    return Graded(repeated, r, texts, score_b, texts, r.length - 1, [None] * n, score_b, [None] * n, stats)
+    stats = {"first_token_s": 1.0, "occupancy": 0.5, "prefilled": 3, "shared_pages": 2}
+    return Graded(repeated, r, texts, score_b, texts, r.length - 1, [None] * n, score_b, [None] * n, [None] * n, stats)
 
 
 @pytest.fixture

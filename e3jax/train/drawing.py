@@ -85,16 +85,17 @@ def chosen_groups(spread_p: np.ndarray, count: int) -> np.ndarray:
 
 
 def joined(rounds: list[Graded], *, pad: int) -> Graded:
-    """Return the responses of all rounds as one; the sampler's occupancy is their mean."""
+    """Return the responses of all rounds as one; the sampler's occupancy is their mean, its counts are sums."""
     width = max(graded.rollouts.tokens.shape[1] for graded in rounds)
     wide = [widened(graded.rollouts, width, pad) for graded in rounds]
     stats = rounds[0].stats | {"occupancy": float(np.mean([graded.stats["occupancy"] for graded in rounds]))}
+    stats |= {name: sum(graded.stats[name] for graded in rounds) for name in ("prefilled", "shared_pages")}
     together = {name: list(chain(*(getattr(graded, name) for graded in rounds))) for name in LISTS}
     together |= {name: np.concatenate([getattr(graded, name) for graded in rounds]) for name in ARRAYS}
     return Graded(rollouts=Rollouts(*map(np.concatenate, zip(*wide))), stats=stats, **together)
 
 
-LISTS = ("problems", "texts", "reasons", "features", "parts")  # fields of Graded with one entry a response
+LISTS = ("problems", "texts", "reasons", "features", "parts", "rewards")  # fields of Graded with one entry a response
 ARRAYS = ("score_b", "response_len_b", "share_b")
 
 
