@@ -22,7 +22,7 @@ APPLY = ("search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "
 NOT_OF_MODELS = (
     "flags.py", "log.py", "tasks/math.py", "tasks/plan_prompts.py", "report/files.py",
     "didactic/panels.py", "report/figures.py", "tools/aot.py", "tools/hlo.py", "checkpoint/pretrained.py",
-    "checkpoint/store.py",
+    "checkpoint/store.py", "tasks/own_reward.py",
 )  # fmt: skip
 ORDINARY = (
     "Let me see: 3 + 4 = 7.\n\nWait, 7*2=14. Alternatively:\n1. **Add** both\n2. Halve it.",
