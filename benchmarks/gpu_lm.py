@@ -154,23 +154,13 @@ def lm_peers(asked) -> dict:
     import transformers
     from transformers_side import torch_roll
 
+    from e3jax.checkpoint.hf_config import to_hub
     from e3jax.models.presets import preset
 
     c, device = preset(models(asked)[0]), "cuda" if torch.cuda.is_available() else "cpu"
-    config = transformers.LlamaConfig(
-        vocab_size=c.vocab_size,
-        hidden_size=c.width,
-        intermediate_size=c.mlp_width,
-        num_hidden_layers=c.layers,
-        num_attention_heads=c.heads,
-        num_key_value_heads=c.kv_heads,
-        head_dim=c.head_width,
-        tie_word_embeddings=True,
-        rope_theta=c.rope_theta,
-        max_position_embeddings=c.max_length,
-    )
+    config = transformers.AutoConfig.for_model(**to_hub(c, dtype="bfloat16", bos=None, eos=1, pad=0))
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config).to(device=device, dtype=torch.bfloat16).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).to(device=device, dtype=torch.bfloat16).eval()
     prompts, length_pg = lm_workload(1 if asked.quick else 64, c.vocab_size, 16 if asked.quick else LIMIT)
     repeated, length_b = [p for p in prompts for _ in range(SAMPLES)], length_pg.reshape(-1)
     found = {"torch": torch.__version__, "transformers": transformers.__version__, "tokens": int(length_b.sum())}

@@ -66,7 +66,7 @@ def main() -> None:
 
     for name, rows in MODELS.items():
         config = countdown_lm.get_config(f"model={name}")
-        config.model.chunk = 2048
+        config.model.dtype = "bfloat16"  # as on the chip
         s = resolve(config)
         for remat in REMATS:
             note(name, f"gradient, {rows} rows, {remat}", gradient(s, devices, chip, remat, rows))

@@ -50,10 +50,7 @@ def get_config(argument: str = ""):
 
     c.task.form = "paper"
     c.task.prompt_room = 0  # measured: 145 tokens with SmolLM2's tokenizer
-    c.tokenizer = c.init.init_from = c.model.preset = given["model"]
-    c.init.number_embeddings = False
-
-    c.model.dtype = "bfloat16"
+    c.model.name = given["model"]  # computes in bfloat16 on accelerators
     c.model.remat = "auto"
     c.model.chunk = 2048 * chips  # Qwen3's 151,936 logits take 3 GB so
 
@@ -85,13 +82,12 @@ def get_config(argument: str = ""):
 
 
 def smoke(c) -> None:
-    """Shrink every stage to two steps that two CPU cores take with a real model, in float32; nothing is learnt."""
+    """Shrink every stage to two steps that two CPU cores take with a real model; nothing is learnt."""
     c.stages.traces.steps = c.stages.easy.steps = c.stages.hard.steps = 2
     c.stages.traces.warmup = 1
     c.stages.traces.rows, c.stages.traces.row_length = 2, 640
     c.stages.traces.traces.most_characters = 440
     c.stages.easy.budget = 24
-    c.model.dtype = "float32"
     c.grpo.prompts, c.grpo.group_size, c.grpo.minibatches, c.grpo.samples_logged = 2, 2, 1, 2
     c.sampler.slots, c.sampler.prefill_rows = 4, 2
     c.budget_rule.problems, c.budget_rule.samples, c.budget_rule.budgets = 2, 1, (16, 24)

@@ -66,7 +66,7 @@ train() {
 # newest DIR: the checkpoint with the highest step in DIR.
 newest() { if [[ $DRY_RUN ]]; then echo "$1/300"; else find "$1" -mindepth 1 -maxdepth 1 -name '[0-9]*' | sort -V | tail -n 1; fi; }
 
-# collect: copy what is small, and make one page that compares all runs.
+# collect: copy what is small.
 collect() {
   local name
   for name in "$runs"/*/; do

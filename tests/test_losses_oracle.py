@@ -147,10 +147,14 @@ def test_dppo(oracle):
     if key not in oracle["verl"]:
         return
     moved = oracle | {"inputs": oracle["inputs"] | {"rollout_logprob": oracle["inputs"]["old_logprob"]}}
-    _, grad, _ = loss_gradient_metrics(moved, "token_mean", clip(0.2, 0.2, None) | {"surrogate": "dppo_tv"})
-    np.testing.assert_allclose(
-        grad, oracle["verl"][key]["grad"], rtol=RTOL, atol=1e-12
-    )  # its clipfrac counts otherwise
+    _, grad, metrics = loss_gradient_metrics(moved, "token_mean", clip(0.2, 0.2, None) | {"surrogate": "dppo_tv"})
+    want, inputs = oracle["verl"][key], {name: np.asarray(x) for name, x in oracle["inputs"].items()}
+    np.testing.assert_allclose(grad, want["grad"], rtol=RTOL, atol=1e-12)
+    # verl counts tokens of A = 0 among those of A < 0; they have no gradient either way
+    gap, none = np.exp(inputs["logprob"]) - np.exp(inputs["old_logprob"]), np.asarray(oracle["advantages"]["verl_grpo"])
+    without = ((none[:, None] == 0) & (gap < -0.2) & (inputs["mask"] > 0)).sum() / inputs["mask"].sum()
+    held = metrics["clip_low"] + metrics["clip_high"] + without
+    np.testing.assert_allclose(held, want["metrics"]["actor/pg_clipfrac"], rtol=RTOL)
 
 
 SEQUENCE = {"tis_cap": 1.5, "tis_level": "sequence", "tis_mode": "mask"}

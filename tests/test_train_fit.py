@@ -9,7 +9,7 @@ import pytest
 from e3jax.errors import UserError
 from e3jax.models.presets import preset
 from e3jax.runtime import out_of_memory
-from e3jax.train.fit import Device, fit, machine_memory, slot_bytes, slots_that_fit, state_bytes, this_device
+from e3jax.train.fit import Device, fit, machine_memory, need_room, slot_bytes, slots_that_fit, state_bytes, this_device
 from e3jax.train.settings import resolve
 
 GIB = 2**30
@@ -20,6 +20,7 @@ def settings(name: str, **changes):
     """Return the settings of the language-model recipe for a preset."""
     config = importlib.import_module("configs.countdown_lm").get_config(f"model={name}")
     config.unlock()
+    config.model.dtype = "bfloat16"  # as on an accelerator
     for field, value in changes.items():
         config.update_from_flattened_dict({field.replace("__", "."): value})
     return resolve(config), preset(name)
@@ -82,10 +83,9 @@ def test_sizes_divide_over_devices():
 def test_a_device_too_small_is_one_sentence():
     """A model whose training state is larger than the GPU, a budget of which not one row or slot fits."""
     s, shape = settings("qwen3-1.7b")
-    with pytest.raises(
-        UserError, match=r"config.model.preset='qwen3-1.7b': training its 1,720,574,976 parameters needs"
-    ):
-        fit(s, shape, gpu(24), room=ROOM)
+    with pytest.raises(UserError, match=r"preset='qwen3-1.7b': training its 1,720,574,976 parameters needs 32.0 GiB"):
+        need_room(s, shape, gpu(24))
+    need_room(s, shape, Device("cpu", GIB, 1))  # a machine has more than this, and a disk behind it
     s, shape = settings("qwen3-0.6b", stages__easy__budget=30_000, model__remat="matmuls")
     with pytest.raises(UserError, match=r"not one row of .* lower config.stages.easy.budget, or set"):
         fit(s, shape, gpu(24), room=ROOM)

@@ -23,10 +23,9 @@ from math import comb
 import numpy as np
 
 from e3jax.errors import need, need_choice
-from e3jax.losses.grpo import group_advantages
+from e3jax.losses.grpo import TRUNCATED, group_advantages
 
 RIGHT = 0.5  # a reward above it is a right response, where only right and wrong are read
-TRUNCATED = ("train", "mask")  # responses that the budget cut: like all others, or left out
 KEEP_BY = ("shortest", "reward_per_token")  # GFPO's two metrics
 BINARY = ("maxrl", "w_reinforce", "pass_at_k")  # kinds for rewards of 0 and 1
 WHITENING = 1e-8  # verl's masked_whiten adds it to the variance
@@ -159,25 +158,20 @@ def whitened(advantage: np.ndarray, length: np.ndarray) -> np.ndarray:
     return (advantage - mean) / np.sqrt(variance + WHITENING)
 
 
-def group_kind(reward_pg, s: Advantage) -> np.ndarray:
-    """Return GRPO's advantages, as the settings say."""
-    return group_advantages(reward_pg, normalize_std=s.normalize_std, ddof=s.ddof, epsilon=s.epsilon)
-
-
-def best_kind(reward_pg, s: Advantage) -> np.ndarray:
-    """Return `best_minus_second`, as the settings say."""
-    return best_minus_second(reward_pg, normalize_std=s.normalize_std, ddof=s.ddof, epsilon=s.epsilon)
+def scale_of(s: Advantage) -> dict[str, float]:
+    """Return how a group's own standard deviation divides its advantages."""
+    return dict(normalize_std=s.normalize_std, ddof=s.ddof, epsilon=s.epsilon)
 
 
 KINDS = {  # name -> advantages of groups, from (rewards, lengths, settings)
-    "group": lambda reward_pg, _, s: group_kind(reward_pg, s),
+    "group": lambda reward_pg, _, s: group_advantages(reward_pg, **scale_of(s)),
     "batch_std": lambda reward_pg, _, s: centred(reward_pg),  # scaled in `response_advantages`
     "rloo": lambda reward_pg, _, s: rloo(reward_pg),
     "maxrl": lambda reward_pg, _, s: maxrl(reward_pg, epsilon=s.epsilon),
     "opo": lambda reward_pg, length_pg, s: opo(reward_pg, length_pg),
     "w_reinforce": lambda reward_pg, _, s: w_reinforce(reward_pg),
     "pass_at_k": lambda reward_pg, _, s: pass_at_k(reward_pg, k=s.k),
-    "best_minus_second": lambda reward_pg, _, s: best_kind(reward_pg, s),
+    "best_minus_second": lambda reward_pg, _, s: best_minus_second(reward_pg, **scale_of(s)),
     "reinforce_pp": lambda reward_pg, _, s: centred(reward_pg),  # whitened in `response_advantages`
 }
 

@@ -31,6 +31,7 @@ MAX_K3 = 10.0  # verl's bound on the k3 estimate of one token
 GRADIENTS = ("all", "positive", "negative", "no-eos")  # which tokens are trained: `token_weights`
 DENOMINATORS = ("shrunken", "fixed")
 KL_ESTIMATORS = ("k1", "k2", "k3")
+TRUNCATED = ("train", "mask")  # responses that the budget cut: like all others, or left out
 MATCHES = ("text", "token")  # how `closing` is recognised: train/closing.py
 HELD = ("clip_low", "clip_high", "clip_dual")  # fractions of tokens that a surrogate's clip bounds
 TIS_LEVELS = ("token", "sequence", "sequence_mean")  # losses/surrogates.py sampler_weights
@@ -105,7 +106,7 @@ class TokenWeights:
         need_choice(self, "gradients", GRADIENTS)
         need_choice(self, "denominator", DENOMINATORS)
         need_choice(self, "closing_match", MATCHES)
-        need_choice(self, "truncated", ("train", "mask"))
+        need_choice(self, "truncated", TRUNCATED)
         need_choice(self, "no_spread", ("keep", "drop"))
 
 
@@ -201,7 +202,7 @@ def ppo(logp_bt, batch, loss: GrpoLoss):
     zero once r > c. `delta` (TRL's) bounds r in the first branch instead.
     """
     advantage = batch.advantage
-    ratio = jnp.exp(jnp.clip(logp_bt - batch.old_logp, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+    ratio = jnp.exp(log_ratio(logp_bt, batch.old_logp))
     plain = -advantage * (ratio if loss.delta is None else jnp.minimum(ratio, loss.delta))
     clipped = -advantage * jnp.clip(ratio, 1 - loss.clip_low, 1 + loss.clip_high)
     single = jnp.maximum(plain, clipped)

@@ -250,10 +250,11 @@ def explore(problem: Problem, text: str, *, done: bool, correct: bool) -> dict[s
         counts["verifications_code"] = verifications_code(text)
         counts |= {"read_equations": len(truths), "false_equations": truths.count(False)}
     if attempts or (task.parse and task.words):
+        worked = displays(attempts) if shows_displays(task) else equations(problem, text) if task.words else len(truths)
         return counts | {
             "attempts": len(attempts),
             "unique": len({a.proposal for a in attempts}),
-            "equations": displays(attempts) if shows_displays(task) else equations(problem, text),
+            "equations": worked,
             "verifications": len(checked),
             "gave_up": done and not correct and not yes,
         }

@@ -235,7 +235,7 @@ def fit_slice(s: Settings, chip: Chip, devices) -> tuple[Settings, list[str]]:
         stages.append(stage)
     if budgets and not s.sampling.slots:
         slots = slots_that_fit(s, shape, device, room=room, budget=max(budgets))
-        slots = enough_rows(slots, max(budgets.values()), groups=n)
+        slots = enough_rows(slots, max(budgets.values()), groups=n // s.sampling.tensor)
         s = replace(s, sampling=replace(s.sampling, slots=slots))
     return replace(s, stages=tuple(stages)), remarks
 

@@ -24,7 +24,7 @@ from e3jax.tasks.prompts import qwen3_turn
 from e3jax.tasks.sets import need_set, read_all, tell_bad
 from e3jax.tasks.stream import at
 from e3jax.train.logprobs import forward
-from e3jax.train.packing import enough_rows, micro_batch_shapes, pack_micro_batches
+from e3jax.train.packing import pack_step
 from e3jax.train.run import Run, Stage
 from e3jax.train.sft import fit, sft_gradient
 
@@ -160,9 +160,7 @@ def make_batch(run: Run, stage: ChatStage, examples: list[Example]) -> list[list
     for row, (tokens, trained) in enumerate(examples):
         token_bt[row, : len(tokens)], mask_bt[row, : len(tokens)] = tokens, trained
     weight_bt = sft_weights(mask_bt, aggregation=stage.aggregation).astype(np.float32)
-    rows = enough_rows(stage.rows, len(examples), groups=row_groups())
-    shapes = micro_batch_shapes(stage.row_length, rows, groups=row_groups())
-    packed = pack_micro_batches(lengths, shapes)
+    packed = pack_step(lengths, rows=stage.rows, width=stage.row_length, groups=row_groups())
     return [[m.take(token_bt, pad), m.positions(), m.segments(), m.take(weight_bt)] for m in packed]
 
 

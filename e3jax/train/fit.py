@@ -125,28 +125,32 @@ def slot_bytes(s: Settings, shape: ModelConfig, longest: int) -> int:
     return keys // s.sampling.tensor + 3 * 4 * shape.vocab_size
 
 
+def need_room(s: Settings, shape: ModelConfig, device: Device) -> None:
+    """Refuse an accelerator that cannot hold the training state and one gradient, whatever the sizes."""
+    needed = state_bytes(s, shape, device) + 4 * num_params(shape) // Shares.of(s, device).params
+    if device.platform != "cpu" and needed > device.memory:
+        raise UserError(
+            f"config.model.preset={s.model.preset!r}: training its {num_params(shape):,} parameters needs "
+            f"{needed / GIB:.1f} GiB a device (parameters, a gradient, Adam's averages, KL reference), and there are "
+            f"{device.memory / GIB:.1f} GiB: use a smaller model or more devices, or set "
+            f"config.optim.moments_dtype='bfloat16' or config.grpo.loss.kl_coef=0{gpu_hint(device)}"
+        )
+
+
 # ---- sizes
 
 
 def fit(s: Settings, shape: ModelConfig, device: Device, *, room: int) -> tuple[Settings, list[str]]:
     """Return the settings with rows and remat that fit, and sentences on what was chosen.
 
-    `room`: tokens that a prompt may have. UserError where the parameters alone do not fit, or not a single row does.
+    `room`: tokens that a prompt may have. UserError where not a single row fits, or not one slot.
     """
-    state, update = state_bytes(s, shape, device), update_bytes(s, shape, device)
-    if state + update > device.memory:
-        raise UserError(
-            f"config.model.preset={s.model.preset!r}: training its {num_params(shape):,} parameters needs "
-            f"{(state + update) / GIB:.1f} GiB a device (parameters, gradients, Adam's averages, KL reference, logits "
-            f"of {s.model.chunk} tokens), and there are {device.memory / GIB:.1f} GiB: use a smaller model or more "
-            "devices, or set config.optim.moments_dtype='bfloat16', config.grpo.loss.kl_coef=0 or a lower "
-            f"config.model.chunk{gpu_hint(device)}"
-        )
-    free = USED * device.memory - state - update
+    free = USED * device.memory - state_bytes(s, shape, device) - update_bytes(s, shape, device)
     said = []
     if s.model.remat == "auto":
-        remat = next((one for one in REMATS if holds_enough(s, shape, device, one, free, room)), "full")
-        s = replace(s, model=replace(s.model, remat="full" if device.platform == "cpu" else remat))
+        tried = () if device.platform == "cpu" else REMATS  # on a CPU "full" is the fastest: configs/common.py
+        remat = next((one for one in tried if holds_enough(s, shape, device, one, free, room)), "full")
+        s = replace(s, model=replace(s.model, remat=remat))
         said.append(f"model.remat={s.model.remat!r}")
     stages = []
     for stage in s.stages:

@@ -23,7 +23,7 @@ from e3jax.storage import place
 from e3jax.tasks.rows import file_rows, is_place
 from e3jax.tasks.stream import permutation
 from e3jax.train.logprobs import forward
-from e3jax.train.packing import enough_rows, micro_batch_shapes, pack_micro_batches
+from e3jax.train.packing import pack_step
 from e3jax.train.run import Run, Stage
 from e3jax.train.sft import fit
 
@@ -110,12 +110,8 @@ def make_batch(run: Run, pools: list[Pool], stage: OxaStage, step: int) -> list[
         token_bt[i, : lengths[i]] = prompt + response
         mask_bt[i, len(prompt) : lengths[i]] = 1
     weights = [w.astype(np.float32) for w in pool_weights(mask_bt, np.array(suppressed))]
-    groups = row_groups()
-    shapes = micro_batch_shapes(stage.row_length, enough_rows(stage.rows, len(lengths), groups=groups), groups=groups)
-    return [
-        [m.take(token_bt, pad), m.positions(), m.segments(), *(m.take(w) for w in weights)]
-        for m in pack_micro_batches(lengths, shapes)
-    ]
+    packed = pack_step(lengths, rows=stage.rows, width=stage.row_length, groups=row_groups())
+    return [[m.take(token_bt, pad), m.positions(), m.segments(), *(m.take(w) for w in weights)] for m in packed]
 
 
 def train(run: Run, params, stage: OxaStage):

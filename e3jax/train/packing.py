@@ -155,6 +155,12 @@ def pack_micro_batches(lengths: np.ndarray, shapes: Sequence[tuple[int, int]]) -
                 return packed
 
 
+def pack_step(lengths: np.ndarray, *, rows: int, width: int, groups: int) -> list[Packed]:
+    """Pack a step's sequences into micro-batches of at most `rows` rows of `width` tokens, a multiple of `groups`."""
+    rows = enough_rows(rows, len(lengths), groups=groups)
+    return pack_micro_batches(lengths, micro_batch_shapes(width, rows, groups=groups))
+
+
 def tokens(shapes: Sequence[tuple[int, int]]) -> int:
     """Tokens of micro-batches of these shapes, padding included."""
     return sum(rows * width for rows, width in shapes)

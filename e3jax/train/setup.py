@@ -19,7 +19,7 @@ from e3jax.tasks.table import TASKS
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.check import check, check_room
 from e3jax.train.closing import check_closing
-from e3jax.train.fit import fit, slots_that_fit, this_device
+from e3jax.train.fit import fit, need_room, slots_that_fit, this_device
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.run import Run, problem_source
 from e3jax.train.settings import Settings
@@ -43,6 +43,7 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
     check_thinking(s, tokenizer)
     room = room_for_prompts(s, tokenizer)
     device = from_main(this_device)
+    need_room(s, shape, device)
     s, chosen = fit(s, shape, device, room=room)
     model = Qwen3(shape, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat, kernel=s.model.attention)
     mesh = make_mesh(data=s.mesh.data, fsdp=s.mesh.fsdp, tensor=s.mesh.tensor)
