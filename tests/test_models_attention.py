@@ -20,6 +20,7 @@ from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sharding import make_mesh, spec
 from e3jax.train.check import check_attention
+from e3jax.train.settings import resolve
 
 splash = functools.partial(self_attention, kernel="splash_interpret")
 xla = functools.partial(self_attention, kernel="xla")
@@ -218,7 +219,7 @@ def test_float32_on_a_gpu_is_not_refused(monkeypatch):
     """Neither the config's check nor the model refuses it; with attention="cudnn" the sentence stays."""
     a_device(monkeypatch, "gpu", "9.0")
     config = importlib.import_module("configs.quickstart").get_config()
-    check_attention(config)
+    check_attention(resolve(config))
     token = jnp.ones((1, 33), jnp.int32)
     model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel=config.model.attention)
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
@@ -226,4 +227,4 @@ def test_float32_on_a_gpu_is_not_refused(monkeypatch):
     assert "dot_product_attention" not in str(jaxpr)
     config.model.attention = "cudnn"
     with pytest.raises(UserError, match=r"model\.dtype.*cuDNN, which wants 'bfloat16'"):
-        check_attention(config)
+        check_attention(resolve(config))
