@@ -2,16 +2,22 @@
 
 import importlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_hub
+import tiny_text
 from etils import epath
 
 from e3jax.errors import Stopped, UserError
 from e3jax.experiments import plan, read, results, run
+from e3jax.experiments.collect import collect
 
 ROOT = Path(__file__).parent.parent
+SLOW = ("E3JAX_SLOW" not in os.environ, "takes minutes: set E3JAX_SLOW=1")
+IN_TEXT = ("budgets", "coupled", "eq2", "mask", "verification", "wait")
 OTHERS = ("common", "pk", "__init__")  # pk: the didactic model's own command (tests/test_didactic.py)
 NAMES = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.py") if p.stem not in OTHERS)
 
@@ -20,12 +26,28 @@ def load(name, *size):
     return importlib.import_module(f"configs.experiments.{name}").get_config(*size)
 
 
-@pytest.mark.parametrize("size", ["cpu", "gpu"])
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Write a tiny random Qwen3 with a byte-level tokenizer as a Hugging Face directory."""
+    pytest.importorskip("transformers", reason="real tokenizers need pip install -e '.[hf]'")
+    path = tmp_path_factory.mktemp("model")
+    size = tiny_text.write_tokenizer(path, begin=False)
+    tiny_hub.write_tiny(path, "qwen3-tied", vocab_size=size, eos_token_id=None)
+    return path
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu", "lm", "lm-smoke"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_is_possible(name, size, monkeypatch):
+def test_every_experiment_is_possible(name, size, monkeypatch, request):
     """Every run's config passes its check, rules name arms and measures, figures name what exists, in 6 colours."""
     monkeypatch.setattr("jax.devices", lambda: [None])
     monkeypatch.setattr("e3jax.train.check.check_attention", lambda c: None)
+    if size.startswith("lm"):
+        if name not in IN_TEXT:
+            with pytest.raises(UserError, match="has :cpu and :gpu only"):
+                load(name, size)
+            return
+        size += f",model={request.getfixturevalue('model')}"
     c = load(name, size)
     plan.check_experiment(c)
     nodes = plan.plan(c, epath.Path("/w/x"))
@@ -288,3 +310,33 @@ def test_oxa_s_questions_by_hand():
     nothing = read.RunLines([], {}, {}, {})
     assert all(np.isnan(read.value(nothing, spec.read)) for spec in c.measures.values())
     assert not read.pass_at_k_figure({"x": {0: nothing}}, title="t", stage="", arms=("x",))["lines"]
+
+
+def test_sizes_and_models_of_the_argument():
+    """What stands behind the config's name, and budgets in text."""
+    common = importlib.import_module("configs.experiments.common")
+    assert common.parse_size("lm,model=a/b") == ("lm", "a/b") and common.parse_size("cpu")[0] == "cpu"
+    assert [common.at("lm", b) for b in (48, 96, 192, 384)] == [256, 512, 1024, 2048]
+    assert common.at("gpu", 96) == 96
+    for wrong in ("large", "cpu,model=x", "lm,x"):
+        with pytest.raises(UserError, match="write :cpu, :gpu, :lm or :lm,model=DIRECTORY"):
+            load("mask", wrong)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "wait" else pytest.param(n, marks=pytest.mark.skipif(*SLOW)) for n in IN_TEXT]
+)
+def test_an_experiment_with_a_language_model(name, model, tmp_path, monkeypatch):
+    """Size lm-smoke, end to end: bases, arms, forced evaluation, results; collected runs give the same results."""
+    c = load(name, f"lm-smoke,model={model}")
+    for base in c.bases.values():
+        base.stages.traces.rows = 8  # the tests' devices
+    monkeypatch.setattr("e3jax.train.grpo.compile_ahead", lambda *_, **__: None)
+    monkeypatch.setattr(plan.curriculum, "write_report", lambda where: where)
+    run.main(c, str(tmp_path / "one" / name))
+    found = results.read(tmp_path / "one" / name)
+    assert not found["failed"] and found["verdict"] == "not decided"  # one seed
+    for row in found["rule"]:
+        assert set(found["values"][row["measure"]]) >= {*row["plus"], *row["minus"]}, row
+    collect([str(tmp_path / "one")], tmp_path / "two", any_commit=True)
+    assert not list((tmp_path / "two").rglob("checkpoints"))

@@ -623,6 +623,45 @@ echo '{{}}' >> "$run/metrics.jsonl"
     assert bad.returncode == 2 and "--minutes=soon: use a whole number" in bad.stderr
 
 
+def test_experiments_of_a_gpu_go_on_where_they_stopped(tmp_path):
+    """In the order of the table; status 3 when the time is over, 1 when one failed, 0 when all are made."""
+    log, runs = tmp_path / "log", tmp_path / "runs"
+    write_program(
+        tmp_path / "python",
+        f"""
+echo "$*" >> {log}
+[[ $* != *coupled.py* || -e {tmp_path}/mended ]] || exit 2
+""",
+    )
+    hurried = f"[[ $* != *budgets.py* || -e {tmp_path}/time ]] || exit 124"  # as when the time is over
+    write_program(tmp_path / "timeout", f'{hurried}\nshift 2\nexec "$@"')
+    command = [LAUNCH / "experiments_gpu.sh", "--minutes=1", "--model=my model", f"--runs={runs}"]
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def call(*more):
+        return subprocess.run([*command, *more], env=os.environ | path, capture_output=True, text=True, timeout=120)
+
+    dry = call("--dry-run").stdout.splitlines()
+    names = [re.search(r"experiments/(\w+)\.py", line)[1] for line in dry]
+    assert names == ["mask", "coupled", "budgets", "verification", "eq2", "wait"] and not log.exists()
+    done = call("mask", "coupled", "eq2")
+    assert done.returncode == 1 and "not finished: coupled" in done.stderr
+    said = log.read_text().splitlines()
+    assert (
+        said[0]
+        == f"-m e3jax.experiments.run --config=configs/experiments/mask.py:lm,model=my model --workdir={runs}/mask"
+    )
+    assert len(said) == 3  # what came after the failed one, too
+    (tmp_path / "mended").touch()
+    done = call("budgets", "eq2")
+    assert done.returncode == 3 and "the same line goes on" in done.stderr and len(log.read_text().splitlines()) == 3
+    (tmp_path / "time").touch()
+    done = call(f"--out={tmp_path / 'out'}", "budgets")
+    assert done.returncode == 0 and "all done" in done.stderr
+    assert log.read_text().splitlines()[-1] == f"-m e3jax.experiments.collect {runs} --to={tmp_path}/out --any_commit"
+    assert call("--size=gpu").returncode == 2 and call("nothing").returncode == 2
+
+
 def write_program(path: Path, body: str) -> None:
     path.write_text(f"#!/bin/bash\n{body}\n")
     path.chmod(0o755)

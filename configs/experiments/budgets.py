@@ -11,25 +11,30 @@ opposite does:
     3 numbers at 384        20.2    25.8     62.0     66.3      59.6     53.3  %
     4 numbers at 384         6.1     4.3     19.8     18.5      21.6     21.5  %
 Values: 24 tokens hold two attempts at 3 numbers, which stands for the paper's "shorter than a typical response".
+Size lm (configs/experiments/common.py): not run, needs a GPU. 256, 512 and 2,048 tokens stand for 24, 96 and 384.
 """
 
 from configs.experiments.common import (
     EASY,
     HARD,
+    LM_SETTING,
     accuracy,
     arm,
+    at,
     countdown,
     curve,
     experiment,
+    in_text,
     over_budgets,
     rl,
+    shrunk,
     statement,
     training,
 )
 
 
 def get_config(size: str = "cpu"):
-    c = experiment("budgets", size)
+    c = experiment("budgets", size, text=True)
     c.paper = "Fig. 7 (§6)"
     c.claim = (
         "Training only at a short budget kills in-context exploration, at a long one it is hard to optimise: a middle "
@@ -41,31 +46,33 @@ def get_config(size: str = "cpu"):
         "384. The paper: mathematics at 4k, 8k, 16k, tested on AIME 25 at 32k; our hard problems are not out of the "
         "base model's distribution."
     )
+    short, middle, long = (at(size, b) for b in ((48, 96, 384) if in_text(size) else (24, 96, 384)))
+    if in_text(size):
+        c.setting = f"{LM_SETTING} 50 steps; problems and budgets as the arms say."
     c.bases.countdown = countdown(size)
-    for b in (24, 96, 384):
+    for b in (short, middle, long):
         c.arms[f"easy-{b}"] = arm(f"3 numbers, budget {b}", after="countdown", **rl(budget=b, steps=50))
-    c.arms["mixed-96"] = arm("3 and 4 numbers, budget 96", after="countdown", **rl(numbers=(3, 4), steps=50))
-    c.arms["hard-96"] = arm("4 numbers, budget 96", after="countdown", **rl(numbers=(4,), steps=50))
+    for name, words, numbers in (("mixed", "3 and 4 numbers", (3, 4)), ("hard", "4 numbers", (4,))):
+        change = rl(numbers=numbers, budget=middle, steps=50)
+        c.arms[f"{name}-{middle}"] = arm(f"{words}, budget {middle}", after="countdown", **change)
     c.measures.update(training("length", "rise", "reward"))
-    c.measures.update(accuracy(EASY, 24, 96, 384) | accuracy(HARD, 96, 384))
-    far = f"{EASY} at 384"
+    c.measures.update(accuracy(EASY, short, middle, long) | accuracy(HARD, middle, long))
+    few, some, many = (f"easy-{b}" for b in (short, middle, long))
+    mixed, hard, far = f"mixed-{middle}", f"hard-{middle}", f"{EASY} at {long}"
     c.rule = (
-        statement("the short budget is best at its own length", f"{EASY} at 24", plus=("easy-24",), minus=("easy-96",)),
-        statement("and worse than the middle one at 384", far, plus=("easy-96",), minus=("easy-24",)),
-        statement("the long budget is not better at its own length", far, plus=("easy-96",), minus=("easy-384",)),
-        statement("easy data extrapolate better than mixed", f"{HARD} at 384", plus=("easy-96",), minus=("mixed-96",)),
-        statement("hard data shorten responses", "rise", plus=("easy-96",), minus=("hard-96",)),
+        statement("the short budget is best at its own length", f"{EASY} at {short}", plus=(few,), minus=(some,)),
+        statement(f"and worse than the middle one at {long}", far, plus=(some,), minus=(few,)),
+        statement("the long budget is not better at its own length", far, plus=(some,), minus=(many,)),
+        statement("easy data extrapolate better than mixed", f"{HARD} at {long}", plus=(some,), minus=(mixed,)),
+        statement("hard data shorten responses", "rise", plus=(some,), minus=(hard,)),
     )
-    by_budget, by_data = (
-        ("countdown", "easy-24", "easy-96", "easy-384"),
-        ("countdown", "easy-96", "mixed-96", "hard-96"),
-    )
+    by_budget, by_data = ("countdown", few, some, many), ("countdown", some, mixed, hard)
     c.figures = (
         over_budgets(EASY, by_budget),
         over_budgets(HARD, by_budget),
-        over_budgets(HARD, by_data, mark=96),
+        over_budgets(HARD, by_data, mark=middle),
         curve("Length by budget", "length/mean", "tokens", by_budget[1:]),
-        curve("Length by data, budget 96", "length/mean", "tokens", by_data[1:]),
-        curve("Wrong and ended early: gave up", "explore/give_up", "", (*by_budget[1:], "mixed-96", "hard-96")),
+        curve(f"Length by data, budget {middle}", "length/mean", "tokens", by_data[1:]),
+        curve("Wrong and ended early: gave up", "explore/give_up", "", (*by_budget[1:], mixed, hard)),
     )
-    return c
+    return shrunk(c, size)

@@ -1,7 +1,10 @@
 """Define what the experiments share: two recipes of tiny base models, their evaluation, and the parts of an experiment.
 
 Sizes: the times in the configs are those of "cpu". "gpu" (`--config=configs/experiments/mask.py:gpu`) has ten seeds, a
-model with 25 times as many parameters, and more of everything; it was not run. A base is trained once per seed.
+model with 25 times as many parameters, and more of everything; it was not run. "lm" is a language model in text on one
+GPU, the recipe of configs/countdown_lm.py; `mask.py:lm,model=DIR` says which, and "lm-smoke" has steps that two CPU
+cores take. Its statements are in the repository before any run of theirs. It wants a directory of its own, such as
+runs/experiments-lm, since bases have the same names. A base is trained once per seed.
 Seeds may run beside each other, one per core: give the same command with --config.seeds="(0,)" under `taskset -c 0`,
 with "(1,)" on the next core, and so on. Then give it once without --config.seeds to collect; --workdir stays the same.
 Sources: values are those of the quickstart unless a comment says otherwise.
@@ -9,28 +12,61 @@ Sources: values are those of the quickstart unless a comment says otherwise.
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
-from configs.common import grpo_stage, sft_stage
+from configs import countdown_lm, quickstart
+from configs.common import grpo_stage, sft_stage, text_stage
 from e3jax.errors import UserError
 
-SEEDS = {"cpu": (0, 1, 2), "gpu": tuple(range(10))}
+SEEDS = {"cpu": (0, 1, 2), "gpu": tuple(range(10)), "lm": (0, 1, 2), "lm-smoke": (0,)}
+# Budgets of the tiny models' language, and what stands for them in text: 512 is the recipe's, and the others keep their
+# ratios to it, but for 64, since half of 512 holds 6 attempts in text and 64 words hold 5
+IN_TEXT = {
+    "lm": {24: 128, 48: 256, 64: 512, 96: 512, 192: 1024, 384: 2048},
+    "lm-smoke": {24: 8, 48: 12, 64: 16, 96: 16, 192: 24, 384: 32},
+}
 FIVE = tuple(range(5))  # seeds of ablations
 GRADIENTS = {"grpo": "all", "mask": "positive"}
 LAST = 10  # a number of training is the mean of so many last RL steps
 EASY, HARD = "3 numbers", "4 numbers"
 PRODUCT = "2x1 digits"
+DIGITS_IN_TEXT = (3, 2)  # ours, not run; the paper has 5 x 5 for a 3B model
+LM_SETTING = (
+    "SmolLM2-135M-Instruct, primed on search traces in text (configs/countdown_lm.py); RL of 64 prompts x 8, 4 "
+    "minibatches, means per sequence, temperature 1."
+)
 
 
-def experiment(name: str, size: str) -> ConfigDict:
-    """Return the fields of an experiment (e3jax/experiments/run.py), without bases, arms and rule."""
-    if size not in SEEDS:
-        raise UserError(f"size {size!r}: write :cpu or :gpu behind the config's name")
+def parse_size(size: str) -> tuple[str, str]:
+    """Return a size's name and its model: "lm,model=DIR" is ("lm", "DIR"), and without a model that is the recipe's."""
+    name, _, model = size.partition(",model=")
+    if name not in SEEDS or (model and name not in IN_TEXT):
+        raise UserError(f"size {size!r}: write :cpu, :gpu, :lm or :lm,model=DIRECTORY behind the config's name")
+    return name, model or countdown_lm.MODEL
+
+
+def in_text(size: str) -> bool:
+    """Return whether a size has a language model and problems in text."""
+    return parse_size(size)[0] in IN_TEXT
+
+
+def at(size: str, tokens: int) -> int:
+    """Return the budget that stands for `tokens` of the tiny models' language."""
+    return IN_TEXT[parse_size(size)[0]][tokens] if in_text(size) else tokens
+
+
+def experiment(name: str, size: str, *, text: bool = False) -> ConfigDict:
+    """Return the fields of an experiment (e3jax/experiments/run.py), without bases, arms and rule.
+
+    `text`: it can be made with a language model.
+    """
+    if in_text(size) and not text:
+        raise UserError(f"size {size!r}: experiment {name} has :cpu and :gpu only")
     c = ConfigDict()
     c.name = name
     c.paper = c.claim = c.setting = ""
-    c.seeds = SEEDS[size]
+    c.seeds = SEEDS[parse_size(size)[0]]
     c.level = 0.95  # of the intervals over seeds (ours)
-    c.minutes = ConfigDict({"base": 3.5, "sets": 1.0, "arm": 1.5})  # expected, until runs of this start are measured
+    # expected, until runs of this start are measured; in text: a feasibility run (docs/recipes/countdown.md)
+    c.minutes = ConfigDict({"base": 3.5, "sets": 1.0, "arm": 4.5 if in_text(size) else 1.5})
     c.bases = ConfigDict(sort_keys=False)  # name -> a config of train/curriculum.py
     c.sets = ConfigDict(sort_keys=False)  # name -> sets(…): training sets that are made with a base
     c.arms = ConfigDict(sort_keys=False)  # name -> arm(…)
@@ -65,6 +101,22 @@ def statement(says: str, of: str, *, plus: tuple, minus: tuple = (), kind: str =
     return {"says": says, "measure": of, "plus": plus, "minus": minus, "kind": kind, "margin": margin}
 
 
+def shrunk(c: ConfigDict, size: str) -> ConfigDict:
+    """Return an experiment of size "lm-smoke" with 2 steps a stage and an evaluation of 2 problems, others as it is."""
+    if parse_size(size)[0] != "lm-smoke":
+        return c
+    changes = [one.change.stages for one in c.arms.values() if "stages" in one.change]
+    for stage in [stage for stages in (*(b.stages for b in c.bases.values()), *changes) for stage in stages.values()]:
+        if "steps" in stage:
+            stage.steps = 2
+    if c.evaluation:
+        c.evaluation.sampler.slots = c.evaluation.sampler.prefill_rows = 2
+        for one in c.evaluation.sets.values():
+            one.problems = one.samples = 2
+        c.evaluation.pass_ks, c.evaluation.forcing.samples = (1, 2), 2
+    return c
+
+
 def rl(**fields) -> dict:
     """Return the change that runs stage "rl" alone, with these fields."""
     return {"order": ("rl",), "stages": {"rl": fields}}
@@ -76,7 +128,12 @@ def weights(**fields) -> dict:
 
 
 def countdown(size: str) -> ConfigDict:
-    """Return the quickstart's base model of calculator Countdown, with an RL stage on its easy problems."""
+    """Return the quickstart's base model of calculator Countdown, with an RL stage on its easy problems.
+
+    In text: the primed model of configs/countdown_lm.py.
+    """
+    if in_text(size):
+        return countdown_in_text(size)
     c = quickstart.get_config()
     c.stages = {"short": c.stages.short, "base": c.stages.base}
     c.order = ("short", "base")
@@ -84,8 +141,47 @@ def countdown(size: str) -> ConfigDict:
     return sized(c, {EASY: (3,), HARD: (4,)}, size)
 
 
+def countdown_in_text(size: str) -> ConfigDict:
+    """Return a language model primed for Countdown, with an RL stage on its easy problems."""
+    name, model = parse_size(size)
+    c = countdown_lm.get_config(f"model={model},size={'smoke' if name == 'lm-smoke' else 'full'}")
+    c.stages = {"traces": c.stages.traces, "rl": c.stages.easy}
+    c.order = ("traces",)
+    c.stages.rl.budget = at(size, 96)
+    return sized(c, {EASY: (3,), HARD: (4,)}, size)
+
+
+def products_in_text(size: str, *, verify: bool) -> ConfigDict:
+    """Return a language model primed on long multiplication, with checks (MULT-V) or without (MULT)."""
+    c = countdown_in_text(size)
+    c.task.form = "multiplication"
+    c.task.prompt = "multiply"  # for both: the prompt that asks for checks would tell the arms apart
+    like = c.stages.traces
+    habits = {
+        "checked": verify,
+        "solution_rate": 0.4,  # as the tiny form's
+        "most_attempts": 8,
+        "most_characters": like.traces.most_characters,
+    }
+    fields = {name: like[name] for name in ("steps", "lr", "warmup", "rows", "row_length")}
+    rl = {name: c.stages.rl[name] for name in ("budget", "steps", "lr")}
+    c.stages = {
+        "traces": text_stage(digits=DIGITS_IN_TEXT, traces=habits, evaluated=True, **fields),
+        "rl": grpo_stage(digits=DIGITS_IN_TEXT, **rl),
+    }
+    c.eval.sets = ConfigDict({product_set(size): DIGITS_IN_TEXT})
+    return c
+
+
+def product_set(size: str) -> str:
+    """Return the name of the set of products."""
+    return "{}x{} digits".format(*DIGITS_IN_TEXT) if in_text(size) else PRODUCT
+
+
 def products(size: str, *, verify: bool) -> ConfigDict:
     """Return MULT (no verdicts) or MULT-V (casting out nines): 2 digits x 1, same recipe, tasks/product_traces.py."""
+    if in_text(size):
+        return products_in_text(size, verify=verify)
     c = countdown(size)
     c.task.form = "products"
     one = dict(digits=(2, 1), lr=4e-3, warmup=100)
@@ -108,8 +204,11 @@ def sized(c: ConfigDict, sets: dict, size: str) -> ConfigDict:
     c.log.tensorboard = False
     c.checkpoint.every = 1000  # a run is short: an interrupted stage starts again
     c.eval.sets = ConfigDict(sets)
-    c.eval.problems, c.eval.budgets = 256, (24, 48, 96, 192, 384)
-    c.eval.pass_ks, c.eval.pass_problems, c.eval.pass_budget = (1, 4, 16), 64, 96
+    c.eval.budgets = tuple(at(size, b) for b in (24, 48, 96, 192, 384))
+    c.eval.pass_budget = at(size, 96)
+    if in_text(size):
+        return c
+    c.eval.problems, c.eval.pass_ks, c.eval.pass_problems = 256, (1, 4, 16), 64
     return enlarged(c) if size == "gpu" else c
 
 
@@ -137,6 +236,9 @@ def training(*names: str) -> dict:
         "entropy": measure("nats per token, last steps", "train", "entropy/mean", LAST),
         "reward": measure("reward, last steps", "train", "reward/mean", LAST, percent=True),
         "grad norm": measure("gradient norm before clipping, mean of all steps", "train", "optim/grad_norm", 10_000),
+        "gave up": measure(
+            f"share that ended wrong and early, last {LAST} steps", "train", "explore/give_up", LAST, percent=True
+        ),
         "rise": measure("tokens per response, last steps minus first steps", "rise", "length/mean", LAST),
     }
     return {name: known[name] for name in names}
@@ -147,10 +249,7 @@ def ablation(name: str, size: str) -> ConfigDict:
     c = experiment(name, size)
     c.seeds = FIVE if size == "cpu" else SEEDS[size]
     c.minutes.arm = 1.0
-    c.measures.update(training("length", "attempts", "entropy", "reward"))
-    c.measures["gave up"] = measure(
-        f"share that ended wrong and early, last {LAST} steps", "train", "explore/give_up", LAST, percent=True
-    )
+    c.measures.update(training("length", "attempts", "entropy", "reward", "gave up"))
     c.measures.update(accuracy(EASY, 96, 384))
     return c
 

@@ -9,18 +9,23 @@ seed 2), and none is above it. Accuracy on 4 numbers at 384, means of 3 seeds: b
 48 tokens 15.9, at 96 23.0, at 192 20.8 %.
 J is the accuracy of the stage-1 model on the hard set (pass@1; the paper's J(pi_1) is pass@128), and B0 is left out.
 The kappas are those that e3 App. H discusses.
+Size lm (configs/experiments/common.py): not run, needs a GPU. Stage 1 at 512 tokens, stage 2 at 256, 512 and 1,024.
 """
 
 from configs.common import grpo_stage
 from configs.experiments.common import (
     HARD,
+    LM_SETTING,
     accuracy,
     arm,
+    at,
     countdown,
     curve,
     experiment,
+    in_text,
     over_budgets,
     rl,
+    shrunk,
     statement,
     training,
 )
@@ -29,7 +34,7 @@ BUDGETS = (48, 96, 192)
 
 
 def get_config(size: str = "cpu"):
-    c = experiment("eq2", size)
+    c = experiment("eq2", size, text=True)
     c.paper = "Fig. 19 left (§6.1, App. H)"
     c.claim = (
         "The shortest budget at which doubling gains less than kappa = 1.2 trains stage 2 about as well as any longer "
@@ -40,29 +45,33 @@ def get_config(size: str = "cpu"):
         "each. The paper: 3 and 4 numbers at 256, then 7 numbers at 128 to 2048. Where the choice is the smallest or "
         "the largest budget, that seed has no neighbour on that side."
     )
+    budgets = tuple(at(size, b) for b in BUDGETS)
+    if in_text(size):
+        c.setting = f"{LM_SETTING} Stage 1: 3 numbers at {at(size, 64)} tokens; stage 2: 4 numbers at {budgets}."
     base = countdown(size)
-    base.stages.first = grpo_stage(numbers=(3,), budget=64, steps=40, lr=2e-4)
+    base.stages.first = grpo_stage(numbers=(3,), budget=at(size, 64), steps=40, lr=base.stages.rl.lr)
     c.bases.countdown = base
     c.arms["first"] = arm("stage 1 alone", after="countdown", order=("first",))
-    for b in BUDGETS:
+    for b in budgets:
         c.arms[f"second-{b}"] = arm(f"then budget {b}", after="first", **rl(numbers=(4,), budget=b, steps=40))
-    c.choice.judge, c.choice.of, c.choice.budgets = "first", HARD, BUDGETS
-    c.choice.arms = tuple((b, f"second-{b}") for b in BUDGETS)
+    c.choice.judge, c.choice.of, c.choice.budgets = "first", HARD, budgets
+    c.choice.arms = tuple((b, f"second-{b}") for b in budgets)
     c.choice.kappa, c.choice.kappas = 1.2, (1.02, 1.05, 1.1, 1.2, 1.3, 1.5)
     c.measures.update(training("reward", "length"))
-    c.measures.update(accuracy(HARD, 96, 192, 384))
-    far = f"{HARD} at 384"
+    c.measures.update(accuracy(HARD, *(at(size, b) for b in (96, 192, 384))))
+    longest = at(size, 384)
+    far = f"{HARD} at {longest}"
     c.rule = (
         statement("better than the budget below", far, plus=("chosen",), minus=("half",)),
         statement("as good as the one above", far, plus=("chosen",), minus=("double",), kind="within", margin=0.05),
     )
-    seconds = tuple(f"second-{b}" for b in BUDGETS)
-    points = {HARD: tuple((b, f"second-{b}") for b in BUDGETS)}
+    seconds = tuple(f"second-{b}" for b in budgets)
+    points = {HARD: tuple((b, f"second-{b}") for b in budgets)}
     c.figures = (
         over_budgets(HARD, ("countdown", "first", *seconds)),
         {
             "kind": "against",
-            "title": "Accuracy at 384 tokens by stage 2's budget",
+            "title": f"Accuracy at {longest} tokens by stage 2's budget",
             "measure": far,
             "percent": True,
             "xlabel": "training budget (tokens)",
@@ -71,4 +80,4 @@ def get_config(size: str = "cpu"):
         },
         curve("Reward in stage 2", "reward/mean", "", seconds, percent=True),
     )
-    return c
+    return shrunk(c, size)

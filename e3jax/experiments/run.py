@@ -144,13 +144,16 @@ def description(error: Exception) -> str:
 
 
 def force_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int, progress: Progress) -> list[dict]:
-    """Run config.evaluation (eval/run.py, budget forcing) on a seed's finished models; return its failure or []."""
+    """Run config.evaluation (eval/run.py, budget forcing) on a seed's finished models; return its failure or [].
+
+    Runs without checkpoints were made elsewhere, and evaluated there (experiments/collect.py).
+    """
     evaluation = copy.deepcopy(c.evaluation)
     evaluation.seed = seed
     finished = [n for n in nodes if n.seed == seed and n.done and n.kind != "sets"]
     evaluation.models = tuple((n.name, str(n.checkpoint)) for n in finished)
     try:
-        if finished:
+        if finished and all(n.checkpoint.exists() for n in finished):
             eval_run.main(evaluation, str(workdir / "eval" / f"seed{seed}"))
     except Stopped:
         raise
