@@ -358,6 +358,18 @@ def test_costs_are_what_the_command_says(page):
     assert found or page.endswith("countdown.md")
 
 
+def test_simulated_steps_are_what_the_command_says():
+    """Every row of `--simulate` stands in docs/memory.md with the same numbers."""
+    found = [words[3:] for words in commands("docs/memory.md") if "--simulate" in words]
+    for words in found:
+        values = flags.FlagValues()
+        cost.define(values)
+        values(["cost", *words])
+        for row in cost.simulated(values, values.config):
+            assert f" | {' | '.join(row[1:])} |" in text_of("docs/memory.md"), (words, row)
+    assert len(found) == 3
+
+
 def test_costs_rest_on_the_compiled_programs():
     """Traffic of a decode step and FLOPs of a gradient are those of benchmarks/aot's JSON, at full length."""
     compiled = json.loads((ROOT / "benchmarks/aot/qwen3-1.7b-stage2-v5e-8x16.json").read_text())
