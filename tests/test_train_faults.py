@@ -47,7 +47,7 @@ def test_a_disk_that_is_full(small_disk, tmp_path):  # noqa: F811
 
 def test_a_directory_that_cannot_be_written(small_disk):  # noqa: F811
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    (error,) = errors(Command(small_disk / "run", *EASY))
+    (error,) = errors(Command(small_disk / "run", *EASY, before=IMPATIENT))
     assert "Read-only file system" in error and str(small_disk) in error
 
 
