@@ -45,7 +45,8 @@ def base_config() -> ConfigDict:
 
     c.model = ConfigDict()
     # A hub id, a Hugging Face directory or a checkpoint of a run: sets model.preset, tokenizer and init.init_from,
-    # which stay as they are here. A name in models/presets.py sets model.preset alone. "": these fields say it
+    # which stay as they are here; only init.init_from may be another checkpoint of the same model. A name in
+    # models/presets.py sets model.preset alone. "": these fields say it
     c.model.name = ""
     c.model.preset = "tiny"  # a name in models/presets.py, or a directory or hub id with a config.json
     # Of matmuls and cache, not of masters (float32). "auto": "float32", and "bfloat16" on accelerators for a model.name

@@ -40,14 +40,14 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_possible(name, size, monkeypatch, request):
     """Every run's config passes its check, rules name arms and measures, figures name what exists, in 6 colours."""
-    monkeypatch.setattr("jax.devices", lambda: [None])
-    monkeypatch.setattr("e3jax.train.check.check_attention", lambda c: None)
     if size.startswith("lm"):
         if name not in IN_TEXT:
             with pytest.raises(UserError, match="has :cpu and :gpu only"):
                 load(name, size)
             return
         size += f",model={request.getfixturevalue('model')}"
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    monkeypatch.setattr("e3jax.train.check.check_attention", lambda c: None)
     c = load(name, size)
     plan.check_experiment(c)
     nodes = plan.plan(c, epath.Path("/w/x"))

@@ -161,7 +161,7 @@ def products_in_text(size: str, *, verify: bool) -> ConfigDict:
         "checked": verify,
         "solution_rate": 0.4,  # as the tiny form's
         "most_attempts": 8,
-        "most_characters": like.traces.most_characters,
+        "most_characters": max(like.traces.most_characters, 600),  # what a checked attempt takes
     }
     fields = {name: like[name] for name in ("steps", "lr", "warmup", "rows", "row_length")}
     rl = {name: c.stages.rl[name] for name in ("budget", "steps", "lr")}

@@ -22,14 +22,16 @@ AUTO = "auto"  # config.model.dtype
 def spelled_out(c: dict[str, Any]) -> dict[str, Any]:
     """Return a config, as nested dictionaries, with model.name and dtype "auto" replaced by what they stand for.
 
-    Refuses a name beside a field that says something else than the name. Number embeddings are those of the closed
-    words: off with another tokenizer.
+    init.init_from may say where the weights come from instead: a checkpoint that continues the named model. Refuses a
+    name beside another field that says something else than the name. Number embeddings are those of the closed words:
+    off with another tokenizer.
     """
     name = c["model"]["name"]
     c = c | {"model": c["model"] | {"dtype": dtype_of(name, c["model"]["dtype"])}}
     if not name:
         return c
     fields = named_fields(name)
+    fields["init.init_from"] = c["init"]["init_from"] or fields.get("init.init_from", "")
     for field, value in fields.items():
         given = value_at(c, field)
         advice = f"sets config.{field} too, which is {given!r} here: leave that at {SET[field]!r}, or set model.name=''"
