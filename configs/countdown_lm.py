@@ -13,8 +13,7 @@ Not run on a GPU as it stands. Measured in a feasibility run (one H200, seed 0, 
 same priming and stage "easy"; docs/recipes/countdown.md has the table): priming 119 s, 60 steps of RL 229 s, of a step
 of 3.8 s 2.0 rollouts and 1.6 update, 65 s of compiling; accuracy at 512, 1,024, 2,048 tokens: primed 20.1, 20.3, 20.3 %
 on 3 numbers, after "easy" 71.1, 80.1, 84.2; on 4 numbers, which RL never saw, 3.5, 3.5, 3.5, then 31.2, 51.0, 59.6.
-The smoke size with the real model: 4 min 42 s of processor time up to the last of its eight steps, on two cores that
-other work kept busy (10 minutes by the clock); not timed on a quiet machine.
+The smoke size with the real model, from nothing on two quiet CPU cores: 3 min 52 s (2026-11-30).
 On v5e:2x4 (compiled, not run; --config.task.prompt_room=160): SmolLM2-135M, stage "traces": 2.94 GiB a chip, the
 gradient. Stages of RL and Qwen3-0.6B were not compiled to their end; a run would take remat="matmuls" and 512 slots for
 SmolLM2, "attention" and 344 for Qwen3-0.6B.

@@ -330,7 +330,9 @@ def test_an_experiment_with_a_language_model(name, model, tmp_path, monkeypatch)
     """Size lm-smoke, end to end: bases, arms, forced evaluation, results; collected runs give the same results."""
     c = load(name, f"lm-smoke,model={model}")
     for base in c.bases.values():
-        base.stages.traces.rows = 8  # the tests' devices
+        base.stages.traces.rows = base.sampler.slots = base.sampler.prefill_rows = 8  # the tests' devices
+    if c.evaluation:
+        c.evaluation.sampler.slots = c.evaluation.sampler.prefill_rows = 8
     monkeypatch.setattr("e3jax.train.grpo.compile_ahead", lambda *_, **__: None)
     monkeypatch.setattr(plan.curriculum, "write_report", lambda where: where)
     run.main(c, str(tmp_path / "one" / name))

@@ -109,6 +109,8 @@ def shrunk(c: ConfigDict, size: str) -> ConfigDict:
     for stage in [stage for stages in (*(b.stages for b in c.bases.values()), *changes) for stage in stages.values()]:
         if "steps" in stage:
             stage.steps = 2
+        if "row_length" in stage:
+            stage.row_length = 1024  # where a tokenizer makes a token of every character
     if c.evaluation:
         c.evaluation.sampler.slots = c.evaluation.sampler.prefill_rows = 2
         for one in c.evaluation.sets.values():
