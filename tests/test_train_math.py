@@ -97,13 +97,14 @@ def test_stage_1_killed_equals_straight(tmp_path, qwen3_files):
     options = dict(config="configs/e3_math.py:stage=1,chips=1", env=env)
     straight, killed, flags = tmp_path / "a", tmp_path / "b", flags_for(model, **sets)
     run_to_end(straight, *flags, **options)
-    command = Command(killed, *flags, **options)
-    assert command.wait_for(lambda: command.logged("math", 2)), command.said[-2000:]
-    command.kill()
-    assert not (killed / "DONE").exists()
-    run_to_end(killed, *flags, **options)
-    assert not (found := difference(straight, killed)), found
-    assert (killed / "report.html").exists() and (killed / "DONE").exists()
+    if not env:  # once is enough: a resume knows nothing of the vocabulary, and a real one takes two minutes
+        command = Command(killed, *flags, **options)
+        assert command.wait_for(lambda: command.logged("math", 2)), command.said[-2000:]
+        command.kill()
+        assert not (killed / "DONE").exists()
+        run_to_end(killed, *flags, **options)
+        assert not (found := difference(straight, killed)), found
+    assert (straight / "report.html").exists() and (straight / "DONE").exists()
     said = records(straight)
     assert [line["step"] for line in said["metrics.jsonl"]] == [1, 2, 3]
     assert {line["set"] for line in said["eval.jsonl"]} == {"aime25", "hmmt25"}
