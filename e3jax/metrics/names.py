@@ -170,6 +170,7 @@ EVAL = {
     "pass_at_k.…": "Unbiased pass@k at pass_at_k_budget.",
     "pass_at_k_bootstrap.…": "The same, drawn with replacement as in e3's Table 1, which is lower (eval.run).",
     "pass_at_k_budget": "The budget of pass@k, tokens.",
+    "reward": "Mean of config.reward over responses, whatever its range; only with one (e3jax.eval.run).",
     "maj_at_k.…": "Accuracy of the majority of k answers, exact over all choices of k, with ties shared; intervals are "
     "over problems alone.",
     "distinct_attempts": "Distinct wrong attempts per problem solved at most half the time (Fig. 6, left).",
