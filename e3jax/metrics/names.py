@@ -15,6 +15,8 @@ OPTIM = {
     "optim/lr": "Learning rate of the last update.",
     "optim/skipped": "Share of the step's updates that were skipped because their gradient was not finite.",
     "time/step_s": "Seconds of a step by the clock; in supervised stages the mean since the line before.",
+    "memory/device_gib": "Most memory so far of process 0's fullest device, GiB; not on CPUs, which do not tell.",
+    "memory/host_gib": "Most memory so far of process 0 itself, GiB.",
 }
 
 GRPO = {
