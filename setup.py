@@ -28,7 +28,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["e3jax", "e3jax.*"]),
-    package_data={"e3jax.report": ["samples.html"]},
+    package_data={"e3jax.report": ["samples.html", "live.html"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

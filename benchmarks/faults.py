@@ -94,7 +94,8 @@ def run_to_end(workdir, *flags: str, **options) -> str:
 def without_times(value):
     """A JSON value without what differs from run to run."""
     if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in TIMES and not k.startswith("time/")}
+        changing = [k for k in value if k in TIMES or k.startswith(("time/", "memory/"))]
+        return {k: without_times(v) for k, v in value.items() if k not in changing}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
@@ -147,7 +148,7 @@ def records(workdir: Path) -> dict[str, list]:
     for name in RECORDS:
         text = (workdir / name).read_text() if (workdir / name).exists() else ""  # a run without Eq. 2 has no budgets
         lines = [json.loads(line) for line in text.splitlines()]
-        out[name] = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+        out[name] = [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines]
     return out
 
 

@@ -61,6 +61,7 @@ def get_config(argument: str = "Qwen3-1.7B=Qwen/Qwen3-1.7B"):
     c.thinking = True  # the chat template's thinking mode, as e3
     c.train_budget = 16_384  # e3's second stage: a line in the figures, beyond which is extrapolation; 0: none
 
+    c.reward = ""  # "FILE.py:FUNCTION", or several with weights, grades in the tasks' place (docs/your-own.md); "": off
     c.only = ""  # names of sets, separated by commas; this call leaves the others out. "": all
     c.sets = ConfigDict()
     c.sets.AIME25 = one_set("aime25", samples=128)  # e3 §6.2: 128 rollouts for pass@k up to 32

@@ -16,6 +16,7 @@ import functools
 import importlib.util
 import os
 import pickle
+import resource
 import socket
 import sys
 import threading
@@ -114,6 +115,18 @@ def on_cluster() -> bool:
 def has_tpu() -> bool:
     """Return whether the kernel shows a TPU's device files."""
     return any(any(Path("/dev").glob(pattern)) for pattern in ("accel*", "vfio/[0-9]*"))
+
+
+def memory_used() -> dict[str, float]:
+    """Return the most memory that this process has used so far, GiB, by metric: its fullest device's, and the host's.
+
+    Devices that do not tell, such as CPUs, are left out.
+    """
+    told = [d.memory_stats() or {} for d in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in told if "peak_bytes_in_use" in stats]
+    unit = 1 if sys.platform == "darwin" else 1 << 10  # of ru_maxrss, in bytes
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"memory/host_gib": host / 2**30} | ({"memory/device_gib": max(peaks) / 2**30} if peaks else {})
 
 
 def processes() -> int:

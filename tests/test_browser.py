@@ -1,4 +1,4 @@
-"""The rollout browser, driven in headless Chromium: filters, side by side, keys, hostile text, size, light and dark."""
+"""The pages, driven in headless Chromium: samples, the run as it goes; hostile text, light and dark, phone width."""
 
 import json
 import shutil
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from e3jax.report import browser, serve
+from e3jax.report import browser, live, serve
 from e3jax.report.browser import attempts, text_spans
+from e3jax.report.html import write_report
+from e3jax.tasks.prompts import last_question
 from e3jax.tokenizer import pieces
 
 CHROMIUM = "/usr/bin/chromium"
@@ -106,17 +108,20 @@ def chromium():
 
 
 class Opened:
-    """An open page, and a record of everything that it must not do."""
+    """An open page, and a record of everything that it must not do. `where`: a file, or the address of a server."""
 
-    def __init__(self, chromium, path, scheme="light"):
-        self.page = chromium.new_page(color_scheme=scheme, viewport={"width": 1400, "height": 900})
+    def __init__(self, chromium, where, scheme="light", width=1400):
+        self.page = chromium.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
         self.wrong = []
+        where = where if isinstance(where, str) else where.as_uri()
+        own = where.rpartition("/")[0] + "/" if where.startswith("http") else "file:"
         self.page.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("console", lambda message: self.wrong.append(message.text))
-        self.page.on("request", lambda r: self.wrong.append(r.url) if not r.url.startswith("file:") else None)
-        self.page.goto(path.as_uri())
-        self.page.wait_for_function("window.painted > 0")
+        self.page.on("request", lambda r: self.wrong.append(r.url) if not r.url.startswith(own) else None)
+        self.page.goto(where)
+        if self.page.locator("script").count():
+            self.page.wait_for_function("window.painted > 0")
 
     def count(self):
         """Return the number of samples that the list shows, once the filters have been applied."""
@@ -148,7 +153,7 @@ def test_filters(opened):
         (dict(stage="easy"), 12),
         (dict(step0="2", step1="3"), 8),
         (dict(length0="16"), 4),
-        (dict(attempts0="1"), 21),
+        (dict(attempts0="1"), 20),  # free text that begins once, and phases, have none
         (dict(attempts0="2"), 0),
         (dict(search="EVIL.example"), 1),
         ({"from": "3 numbers"}, 4),
@@ -248,22 +253,25 @@ def test_thousands_open_quickly(chromium, tmp_path):
     assert "page 2 of 100" in opened.page.inner_text("#page")
 
 
+CONTRAST = """selectors => selectors.map(selector => {
+    const dot = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true}), chain = [];
+    const node = document.querySelector(selector);
+    for (let at = node; at; at = at.parentElement) chain.unshift(getComputedStyle(at).backgroundColor);
+    const lightness = colour => {
+        dot.fillStyle = colour; dot.fillRect(0, 0, 1, 1);
+        return [...dot.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255)
+            .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+            .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    };
+    const [under, text] = [chain.map(lightness).at(-1), lightness(getComputedStyle(node).color)];
+    return (Math.max(under, text) + .05) / (Math.min(under, text) + .05);
+})"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(chromium, small, scheme):
     """Guards against illegible text in light or dark mode: WCAG's 4.5. The button overrides the system's mode."""
-    opened = Opened(chromium, small / "samples.html", scheme)
-    contrast = """selectors => selectors.map(selector => {
-        const dot = new OffscreenCanvas(1, 1).getContext("2d"), chain = [], node = document.querySelector(selector);
-        for (let at = node; at; at = at.parentElement) chain.unshift(getComputedStyle(at).backgroundColor);
-        const lightness = colour => {
-            dot.fillStyle = colour; dot.fillRect(0, 0, 1, 1);
-            return [...dot.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255)
-                .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-                .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-        };
-        const [under, text] = [chain.map(lightness).at(-1), lightness(getComputedStyle(node).color)];
-        return (Math.max(under, text) + .05) / (Math.min(under, text) + .05);
-    })"""
+    opened = Opened(chromium, browser.write_samples([small]), scheme)
     shown = [
         "body",
         "#count",
@@ -275,7 +283,7 @@ def test_contrast(chromium, small, scheme):
         ".legend .k-check",
         "#theme",
     ]
-    ratios = opened.page.evaluate(contrast, shown)
+    ratios = opened.page.evaluate(CONTRAST, shown)
     assert min(ratios) >= 4.5, dict(zip(shown, ratios))
     page_colour = "getComputedStyle(document.body).backgroundColor"
     before = opened.page.evaluate(page_colour)
@@ -302,7 +310,7 @@ def test_spans_are_what_the_metrics_count():
     free = text_spans("What is 3+4?", "3+4=8. Wait, no. It is \\boxed{\\frac{7}{1}}")
     assert [s.kind for s in free] == ["answer", "open", "open", "check"] and attempts(free) == 2
     odd = text_spans("7 5 2 ?24", "7  +\n5 no")  # not as the tokenizer writes: read as free text, not refused
-    assert attempts(odd) == 1
+    assert attempts(odd) == 0
 
 
 def test_responses_of_an_evaluation(tmp_path):
@@ -360,10 +368,143 @@ def test_served_to_this_machine_only(small, tmp_path):
         with (run / "eval_samples.jsonl").open("a") as file:
             file.write(json.dumps(evaluated("base", 3, "3 + 5 + 2 = 8 10 ?24 14 no")) + "\n")
         assert samples() == 23
-        assert status("/") == 200 and status("/report.html") == 200
+        assert status("/") == status("/run.html") == status("/run.json") == status("/report.html") == 200
         assert status("/samples.jsonl") == status("/../samples.jsonl") == status("/%2e%2e/x") == 404
         assert status("/", Host="evil.example") == 403
     finally:
         server.shutdown()
         server.server_close()
     assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in small.iterdir())  # nothing was written
+
+
+# ---- a chat model's samples
+
+CHAT = "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "question"),
+    [
+        (CHAT.format("What is 1+1?"), "What is 1+1?"),
+        (CHAT.format("1+1?").removesuffix("<|im_start|>assistant\n") + CHAT.format("And 2+2?"), "And 2+2?"),
+        ("<|start_header_id|>user<|end_header_id|>\n\n1+1?<|eot_id|><|start_header_id|>assistant", "1+1?"),
+        ("<bos><start_of_turn>user\n1+1?<end_of_turn>\n<start_of_turn>model\n", "1+1?"),
+        ("<s>[INST] 1+1? [/INST]", "1+1?"),
+        ("7 5 2 ?24", "7 5 2 ?24"),
+        (CHAT.format(""), CHAT.format("")),
+    ],
+)
+def test_the_question_in_a_chat_template(prompt, question):
+    """Every row of a chat model's samples began with the same words: those of its template."""
+    assert last_question(prompt) == question
+
+
+def test_a_chat_model_s_samples(chromium, tmp_path):
+    """Rows show the question; no attempts, no filter with one value, no heading without a value."""
+    plain = dict(answer="", reward=1.0, reason="own", truncated=False, tokens=[], entropy=[], logp=[], stage="rl")
+    rows = [
+        trained(step, step, 1, True, prompt=CHAT.format(f"What is {step}+1?"), response="It is so.", **plain)
+        for step in (1, 2)
+    ]
+    write(tmp_path / "samples.jsonl", rows)
+    opened = Opened(chromium, browser.write_samples([tmp_path]))
+    page = opened.page
+    shown = page.eval_on_selector_all("#list .prompt", "nodes => nodes.map(x => x.textContent)")
+    assert shown == ["What is 1+1?", "What is 2+1?"] and page.text_content(".question") == "What is 1+1?"
+    assert page.text_content("details .question") == rows[0]["prompt"]
+    assert "attempt" not in page.inner_text("body").lower() and "expected" not in page.inner_text("#detail")
+    hidden = "nodes => nodes.filter(x => !x.checkVisibility()).map(x => x.id)"
+    assert set(page.eval_on_selector_all("#filters select, #filters input", hidden)) == {
+        "run", "from", "stage", "correct", "reason", "truncated", "attempts0", "attempts1", "a", "b"
+    }  # fmt: skip
+    chips = page.eval_on_selector_all(".row button", "nodes => nodes.map(x => x.textContent)")
+    assert chips == ["parts", "advantage"] and not page.is_visible("#compare")
+    page.keyboard.press("e")
+    assert page.locator(".response .plus").count() > 0 and opened.wrong == []
+
+
+# ---- the run as it goes
+
+SPEED = {"time/step_s": 2.0, "time/rollout_s": 1.5, "time/rollout_tokens_per_s": 1000.0, "memory/host_gib": 1.25}
+
+
+def step(stage, n, **more):
+    return {"stage": stage, "kind": "grpo", "step": n, "global_step": n, "reward/mean": n / 8, **SPEED, **more}
+
+
+@pytest.fixture
+def going(tmp_path, monkeypatch):
+    """Write a run in the middle of its second stage, whose name is hostile, and serve it."""
+    stages = {"base": ("sft", 20), "<b>easy</b>": ("grpo", 2), "hard": ("grpo", 8), "unlike": ("oxa", 5)}
+    config = {"order": [*stages], "stages": {name: {"kind": k, "steps": n} for name, (k, n) in stages.items()}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"seed": 0}))
+    base = [
+        {"stage": "base", "kind": "sft", "step": n, "loss/total": 1.0, "time/step_s": 0.5, "time/tokens_per_s": 800.0}
+        for n in (10, 20)
+    ]
+    write(tmp_path / "metrics.jsonl", [*base, *(step("<b>easy</b>", n) for n in (1, 2)), step("hard", 1)])
+    monkeypatch.setattr(live, "EVERY_S", 0.2)
+    server = serve.make_server(tmp_path, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path, f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_seconds_left_by_hand(going):
+    """7 steps of hard are left at 2 s each; nothing tells how long a step of `unlike` takes."""
+    run, _ = going
+    config = json.loads((run / "config.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert live.seconds_left(rows, config) == (14.0, ["unlike"])
+    assert live.seconds_left(rows[:3], config) == (18.0, ["unlike"])  # hard at the pace of easy
+    assert live.seconds_left([], config) == (0.0, [*config["order"]])
+    assert live.time_left(rows[:2], {}) == live.time_left([], {"order": 3}) == ""
+    tokens = live.live_data(run)["kinds"][0]["x"]["tokens"]
+    assert tokens == [1500.0, 3000.0, 4500.0]
+    supervised = live.live_data(run)["kinds"][1]["x"]
+    assert supervised["tokens"] == [4000.0, 8000.0] and supervised["hours"][-1] == pytest.approx(10 / 3600, rel=1e-5)
+
+
+def test_a_run_as_it_goes(chromium, going):
+    """The page follows the run by itself, keeps what was chosen, and runs nothing that a name says."""
+    run, where = going
+    opened = Opened(chromium, where)
+    page = opened.page
+    cells = page.eval_on_selector_all("#status div", "nodes => nodes.map(x => [...x.children].map(y => y.innerText))")
+    assert dict(cells) == {
+        "stage": "hard", "step": "1 of 8", "seconds per step": "2", "tokens per second": "1,000",
+        "memory, most so far": "1.2 GiB host", "training time left": "about 14 s, without unlike",
+    }  # fmt: skip
+    assert page.eval_on_selector_all("h2", "nodes => nodes.map(x => x.textContent)") == [
+        "Training with RL", "Supervised training"
+    ]  # fmt: skip
+    reward = page.locator("figure", has_text="Reward").first
+    assert "mean0.125" in reward.locator("figcaption").text_content()  # the newest value
+    box = reward.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    assert "mean0.25" in reward.locator("figcaption").text_content()
+    assert page.text_content("#kinds section p") == "<b>easy</b>, step 2"
+    page.select_option("#x", "tokens")
+    assert page.locator("svg text", has_text="tokens").count() > 0
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(step("hard", 2)) + "\n")
+    page.locator("#status", has_text="2 of 8").wait_for()
+    assert page.input_value("#x") == "tokens" and "about 12 s" in page.inner_text("#status")
+    (run / "DONE").write_text("now\n")
+    page.locator("#now", has_text="finished").wait_for()
+    assert page.locator("#kinds b b, #kinds script").count() == 0 and opened.wrong == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_on_a_phone(chromium, going, small, scheme):
+    """Guards against pages wider than a phone, and text of too little contrast on the run's page: WCAG's 4.5."""
+    run, where = going
+    opened = Opened(chromium, where, scheme, width=390)
+    ratios = opened.page.evaluate(CONTRAST, ["body", "#now", "dt", "dd", "figcaption span", "label"])
+    assert min(ratios) >= 4.5, ratios
+    write_report(run)
+    files = run / "report.html", browser.write_samples([small])
+    for shown in (opened, *(Opened(chromium, file, scheme, width=390) for file in files)):
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= 390, shown.page.url
+        assert shown.wrong == []

@@ -23,7 +23,7 @@ from e3jax.log import flatten
 from e3jax.metrics.names import KINDS, REASONS, fits, undefined
 from e3jax.models.presets import flops_per_token, preset
 from e3jax.phases import FAULTS
-from e3jax.report.figures import PANELS
+from e3jax.report.panels import PANELS
 from e3jax.tools import cost, metrics_page
 
 ROOT = Path(__file__).parent.parent
@@ -292,7 +292,7 @@ def test_tables_have_as_many_cells_as_their_heads(page):
 
 
 def sources() -> str:
-    files = [p for p in (ROOT / "e3jax").rglob("*.py") if p.name not in ("names.py", "metrics_page.py", "figures.py")]
+    files = [p for p in (ROOT / "e3jax").rglob("*.py") if p.name not in ("names.py", "metrics_page.py", "panels.py")]
     return "".join(p.read_text() for p in files)
 
 

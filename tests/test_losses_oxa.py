@@ -1,6 +1,7 @@
 """OXA's loss against torch's numbers (committed), closed forms, SFT; a step's two pools, packed and sharded."""
 
 import dataclasses
+import json
 import math
 from types import SimpleNamespace
 
@@ -168,6 +169,22 @@ def test_micro_batches_and_devices_add_up(run):
     jax.tree.map(np.testing.assert_array_equal, off, plain[0])
     assert float(off_metrics["loss/total"]) == float(plain[1]["loss/total"]) and not undefined("sft", plain[1])
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(off)))  # a weight does something
+
+
+def test_without_a_suppressed_set_it_is_sft(run, monkeypatch, tmp_path):
+    """The baselines of a paper's arms were logged as OXA, under metrics that plain fine-tuning does not have."""
+    called = {}
+    monkeypatch.setattr(oxa, "fit", lambda run, params, stage, **how: called.update(how))
+    for name, pool in (("promote", PROMOTED), ("suppress", SUPPRESS)):
+        rows = [json.dumps({"prompt": prompt, "response": response}) + "\n" for prompt, response in pool.rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("promote", "suppress")}
+    oxa.train(run, None, oxa_stage(**files))
+    assert called["kind"] == "oxa" and {len(micro) for micro in called["batch_of"](0)} == {5}
+    oxa.train(run, None, oxa_stage(promote=files["promote"], suppress=""))
+    assert (called["kind"], called["gradient"], called["loss"]) == ("sft", sft_gradient, {})
+    batch = called["batch_of"](0)
+    assert {len(micro) for micro in batch} == {4} and sum(micro[3].sum() for micro in batch) == pytest.approx(1.0)
 
 
 def test_pools_are_shuffled_per_epoch():

@@ -13,6 +13,7 @@ import pytest
 
 from e3jax.report import compare, figures, html
 from e3jax.report import read_run as records
+from e3jax.tasks.prompts import qwen3_chat
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png onerror=alert(1)> $a_$ \u2028&"
 ACCURACY = {  # stage -> budget -> mean, low, high
@@ -89,7 +90,7 @@ def make_sample(i):
         "answer": HOSTILE,
         "attempts": attempts,
         "tail": HOSTILE,
-        "response": HOSTILE,
+        "response": f"all: {HOSTILE}",
     }
 
 
@@ -252,12 +253,29 @@ def test_any_file_alone_or_missing(run_dir, tmp_path_factory, name):
     (run_dir / name).unlink()
     for path, missing in ((run_dir, {name}), (alone, set(FILES) - {name})):
         text, _ = read(html.write_report(path))
-        assert text.count("<h2>") == 8
-        sentences = re.findall(r"<p class='none'>(.*?)</p>", text)
-        assert len(sentences) == sum(FILES[other] for other in missing)
+        (left_out,) = re.findall(r"<p class='none'>Nothing was recorded for: (.*?)\.</p>", text)
+        assert len(left_out.split(", ")) == sum(FILES[other] for other in missing) == 8 - text.count("<h2>")
 
 
-FILES = {  # file -> how many sections say so when it is missing
+def test_a_chat_model_s_report_has_no_attempts(tmp_path):
+    """Rows showed the chat template, "attempts" counted paragraphs of plain answers, and six sections said "none"."""
+    steps = [
+        grpo_row("rl", s, **{"reward/mean": 0.5, "explore/attempts": 1.0, "explore/verifications": 0.0}) for s in (1, 2)
+    ]
+    write_lines(tmp_path / "metrics.jsonl", steps)
+    prompt = qwen3_chat("What is 1+1?", [{"role": "system", "content": "You help."}])
+    answer = {"attempts": [], "answer": "", "tail": "It is two.", "response": "It is two."}
+    write_lines(tmp_path / "eval_samples.jsonl", [make_sample(1) | answer | {"prompt": prompt}])
+    text, page = read(html.write_report(tmp_path))
+    assert re.findall(r"<h2>(.*?)</h2>", text) == ["Training with RL", "Rollouts"]
+    assert "Attempts per response" not in page.text and "chip per attempt" not in page.text
+    assert "1. What is 1+1?" in page.text and "im_start" not in page.text and page.text.count("It is two.") == 1
+    assert "answer <b>" not in text
+    write_lines(tmp_path / "metrics.jsonl", [*steps[:1], steps[1] | {"explore/verifications": 0.25}])
+    assert "Attempts per response" in read(html.write_report(tmp_path))[1].text
+
+
+FILES = {  # file -> how many sections are left out when it is missing
     "config.json": 1,
     "metrics.jsonl": 2,
     "eval.jsonl": 3,
@@ -316,6 +334,8 @@ def test_interval_figure_draws_the_numbers():
     rise = (y[0] - y[1]) / (y[1] - y[2])  # in an SVG y points down
     assert rise == pytest.approx((0.4 - 0.22) / (0.513 - 0.4), rel=1e-3)
     np.testing.assert_allclose(across, x[1], atol=1e-3)
+    drawn = re.search(r'<path d="[^"]*"[^>]*stroke: var\(--s1\)[^>]*>', svg)[0]
+    assert "clip-path" not in drawn  # markers at 0 are whole
 
 
 def test_running_mean_by_hand():
@@ -362,6 +382,7 @@ def test_comparison_groups_seeds_and_its_tables_say_so(run_dir, tmp_path_factory
     text, page = read(path)
     assert [row[1:] for row in page.tables[0][1:]] == [["0, 1", "a, b"], ["0", "c"]]
     assert [row[0] for row in page.tables[0][1:]] == ["x=1", "x=2"]
+    assert page.tables[-1] == [["field", "x=1", "x=2"], ["x", "1", "2"]] and "Where the configs differ" in text
     rows = list(csv.DictReader((path.parent / "accuracy.csv").open()))
     first, last = rows[0], rows[-1]
     assert (first["set"], first["group"], first["stage"], first["at"], first["seeds"]) == (

@@ -11,10 +11,11 @@ from tiny_hub import QWEN3 as SHAPE
 from tiny_hub import like_of
 from tiny_text import QWEN3, write_qwen3_like
 
-from configs import my_grpo, my_sft
+from configs import my_eval, my_grpo, my_sft
 from configs.common import base_config, chats_stage
 from e3jax.errors import UserError
-from e3jax.metrics.names import undefined
+from e3jax.eval.run import main as evaluate
+from e3jax.metrics.names import undefined, undefined_fields
 from e3jax.train.chats import encode_all, make_batch, read_chats
 from e3jax.train.check import check
 from e3jax.train.curriculum import main
@@ -69,7 +70,7 @@ def lines(run, name):
 
 
 def without_times(line: dict) -> dict:
-    return {name: value for name, value in line.items() if not name.startswith("time/")}
+    return {name: value for name, value in line.items() if not name.startswith(("time/", "memory/"))}
 
 
 def test_fine_tuning_from_a_file(model, tuned):
@@ -105,6 +106,33 @@ def test_rl_with_an_own_reward(tuned, tmp_path, monkeypatch):
     sample = lines(tmp_path / "run", "samples.jsonl")[0]
     assert sample["prompt"].startswith("<|im_start|>user\nWhat is ") and sample["prompt"].endswith("assistant\n")
     assert "boxed" not in sample["prompt"] and sample["reason"] == "own"
+
+
+def test_an_evaluation_with_an_own_grader(model, tuned, tmp_path, monkeypatch):
+    """Before and after on questions without answers; with another grader the same responses are graded again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_rewards.py").write_text(REWARD)
+    (tmp_path / "questions.csv").write_text("question\nWhat is 1+1?\nWhat is 2+1?\n")
+    c = my_eval.get_config(f"before={model},after={tuned / 'run/checkpoints/sft/2'}")
+    c.sets.mine.source, c.reward = "questions.csv", "my_rewards.py:is_short"
+    c.budgets, c.sampler.slots = (8, 12), 8
+    evaluate(c, str(tmp_path / "run"))
+    rows = lines(tmp_path / "run", "eval.jsonl")
+    assert [(x["stage"], x["set"], x["problems"], x["samples"]) for x in rows] == [
+        ("before", "mine", 2, 4), ("after", "mine", 2, 4)
+    ]  # fmt: skip
+    assert not undefined_fields("eval.jsonl", rows[0])
+    kept = sorted((path, path.read_bytes()) for path in (tmp_path / "run/responses").rglob("*.jsonl"))
+    texts = [json.loads(line)["text"] for path, content in kept for line in content.decode().splitlines()]
+    assert len(texts) == 16 and np.mean([x["reward"][0] for x in rows]) == np.mean([len(x) < 20 for x in texts])
+    (tmp_path / "my_rewards.py").write_text(REWARD.replace("< 20", ">= 20"))
+    evaluate(c, str(tmp_path / "run"))
+    again = lines(tmp_path / "run", "eval.jsonl")
+    assert [x["reward"][0] + y["reward"][0] for x, y in zip(rows, again, strict=True)] == [1.0, 1.0]
+    assert kept == sorted((path, path.read_bytes()) for path in (tmp_path / "run/responses").rglob("*.jsonl"))
+    c.reward = "absent.py:is_short"
+    with pytest.raises(UserError, match=r"config\.reward='absent\.py:is_short': absent\.py does not exist in"):
+        evaluate(c, str(tmp_path / "other"))
 
 
 # ---- the data of a stage

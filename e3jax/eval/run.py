@@ -5,22 +5,23 @@
 
 Killed anywhere, the same command draws the responses that are missing and ends with the same numbers: a response's
 noise is a function of (seed, set, problem, sample) alone. So `problems` and `samples` of a set may change from call to
-call: responses on disk are kept, and the numbers are those of one call. Where a set was edited, changed answers are
-graded again and changed questions are refused. RUN then holds responses/MODEL/SET/ (every response), problems.jsonl,
-forced.jsonl, eval.jsonl (`stage` is the model's label: report/html.py reads it as a run's), table1.*, table3.*,
-extrapolation-SET.svg. A model may be added to `config.models` later, a set to `config.only`.
+call: responses on disk are kept, and the numbers are those of one call. Where a set was edited, or a file of
+config.reward, what was kept is graded again; changed questions are refused. RUN then holds responses/MODEL/SET/ (every
+response), problems.jsonl, forced.jsonl, eval.jsonl (`stage` is the model's label: report/html.py reads it as a run's),
+table1.*, table3.*, extrapolation-SET.svg. A model may be added to `config.models` later, a set to `config.only`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from e3jax.errors import all_errors, need, need_at_least_one, section
 from e3jax.eval import tables
 from e3jax.eval.forcing import Trace, continued, force, reopened, thought
-from e3jax.eval.scoring import by_problem, count, record, score_traces, summary
+from e3jax.eval.scoring import by_problem, count, mean_interval, record, score_traces, summary
 from e3jax.flags import run_command
 from e3jax.log import RunLog
 from e3jax.report.files import extrapolation_file
@@ -75,7 +76,7 @@ class Settings:
 @all_errors()
 def check(c: ConfigDict) -> Settings:
     """Return what the config says; refuse impossible values, naming the fields, before anything is loaded."""
-    benches = benches_of(c)
+    benches = benches_of(c, reward=c.reward)
     with section("forcing.{}".format):
         forcing = Forcing(**c.forcing)
     settings = Settings(benches, tuple(c.budgets), tuple(c.pass_ks), c.pass_at_k, c.train_budget, forcing)
@@ -195,6 +196,8 @@ def evaluate(bench: Bench, grader: GraderPool, settings: Settings) -> None:
     about = {"checkpoint": bench.checkpoint, "train_budget": None} | limits | {"scored": bench.scored}
     pass_ks = [k for k in settings.pass_ks if k <= bench.samples]
     line = summary(counts, budgets=budgets, pass_ks=pass_ks) | {"forcing": forcing_lines}
+    if settings.benches.reward:
+        line["reward"] = mean_interval(np.array([c.score_g.mean() for c in counts]))
     bench.log.append("eval.jsonl", bench.names | about | line)
     bench.log.flush()
 

@@ -38,6 +38,7 @@ class ProblemCounts(NamedTuple):
     length_g: np.ndarray  # tokens
     done_g: np.ndarray
     right_g: np.ndarray  # of the whole response, its answer finished
+    score_g: np.ndarray  # what the grader gave it
     right_cut_gb: np.ndarray  # of the first B tokens, for every budget
     reasons: list[str]
     answers: list[str | None]  # votes; None for a response without an answer, or that did not end
@@ -95,6 +96,7 @@ def count(
                     length_g=np.array([len(r.tokens) for _, r in flat[rows]]),
                     done_g=done,
                     right_g=np.array([g.score > 0 for g in whole[rows]]) & done,
+                    score_g=np.array([g.score for g in whole[rows]]),
                     right_cut_gb=right_cut[rows],
                     reasons=[g.reason for g in whole[rows]],
                     answers=[answer_of(problem, t) if d else None for t, d in zip(texts[rows], done)],

@@ -15,6 +15,8 @@ OPTIM = {
     "optim/lr": "Learning rate of the last update.",
     "optim/skipped": "Share of the step's updates that were skipped because their gradient was not finite.",
     "time/step_s": "Seconds of a step by the clock; in supervised stages the mean since the line before.",
+    "memory/device_gib": "Most memory so far of process 0's fullest device, GiB; not on CPUs, which do not tell.",
+    "memory/host_gib": "Most memory so far of process 0 itself, GiB.",
 }
 
 GRPO = {
@@ -170,6 +172,7 @@ EVAL = {
     "pass_at_k.…": "Unbiased pass@k at pass_at_k_budget.",
     "pass_at_k_bootstrap.…": "The same, drawn with replacement as in e3's Table 1, which is lower (eval.run).",
     "pass_at_k_budget": "The budget of pass@k, tokens.",
+    "reward": "Mean of config.reward over responses, whatever its range; only with one (e3jax.eval.run).",
     "maj_at_k.…": "Accuracy of the majority of k answers, exact over all choices of k, with ties shared; intervals are "
     "over problems alone.",
     "distinct_attempts": "Distinct wrong attempts per problem solved at most half the time (Fig. 6, left).",

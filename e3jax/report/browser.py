@@ -12,10 +12,6 @@ policy allows only its own script, by its hash.
 """
 
 import argparse
-import base64
-import hashlib
-import importlib.resources
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,11 +22,12 @@ from e3jax.errors import UserError
 from e3jax.metrics.exploration import attempt_spans, text_attempts, verification_starts
 from e3jax.phases import TAG, begins_plan, read_text
 from e3jax.printable import printable
-from e3jax.report.page import SAMPLES_PAGE, escaped
+from e3jax.report.page import SAMPLES_PAGE, filled
 from e3jax.report.read_run import RESPONSE, SAMPLES, read_record
 from e3jax.rewards.extract import CLOSE, OPEN
 from e3jax.storage import patiently, place
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.prompts import last_question
 from e3jax.tasks.written_arithmetic import read_equations
 
 MOST_BYTES = 48e6  # text in a page; of more, training steps are left out evenly
@@ -182,7 +179,10 @@ def text_spans(prompt: str, text: str) -> list[Span]:
         problem, close = Problem("", "countdown", prompt, target, "", meta), "<answer>"
     elif close in text or text.lstrip().startswith("<think>") or prompt.rstrip().endswith("<think>"):
         spans.append(Span(0, len(text.partition(close)[0]), "thinking"))
-    for a in attempt_spans(problem, text, close=close):
+    found = attempt_spans(problem, text, close=close)
+    if not problem.meta and len(found) == 1:
+        found = []  # free text that begins once has tried nothing else
+    for a in found:
         kind = "open" if a.verdict is None else "right" if a.verdict == a.truth else "wrong"
         spans.append(Span(a.start, a.end, kind))
         if a.chosen < a.end:
@@ -241,8 +241,17 @@ def attempts(spans: list[Span]) -> int:
     return sum(s.kind in ("right", "wrong", "open") for s in spans)
 
 
+def question_in(prompt: str) -> str:
+    """Return the question without its chat template, "" where that is the whole prompt."""
+    question = last_question(prompt)
+    return "" if question == prompt else question
+
+
 def page_data(run_dirs: Sequence[epath.Path]) -> dict:
-    """Return all that the page shows: samples by column, each problem's text once, per-token numbers in thousandths."""
+    """Return all that the page shows: samples by column, each problem once, per-token numbers in thousandths.
+
+    A problem is its prompt, its target, and its question ("": the prompt).
+    """
     rows, notes, problems = [], [], {}
     for number, run_dir in enumerate(run_dirs):
         samples, unreadable = run_samples(run_dir)
@@ -265,7 +274,7 @@ def page_data(run_dirs: Sequence[epath.Path]) -> dict:
     return {
         "runs": [run_dir.name for run_dir in run_dirs],
         "kinds": [[key, label, sign] for key, (label, sign) in KINDS.items()],
-        "problems": list(problems),
+        "problems": [[prompt, target, question_in(prompt)] for prompt, target in problems],
         "samples": {name: [row[name] for row in rows] for name in COLUMNS},
         "notes": notes,
     }
@@ -296,14 +305,7 @@ def _utf16(text: str) -> Callable[[int], int]:
 
 def page(run_dirs: Sequence[epath.Path]) -> str:
     """Return the whole page. Raises FileNotFoundError if a run has no sample."""
-    template = (importlib.resources.files("e3jax.report") / "samples.html").read_text(encoding="utf-8")
-    data = json.dumps(page_data(run_dirs), separators=(",", ":")).replace("<", "\\u003c")  # no tag can end the script
-    policy = "default-src 'none'; base-uri 'none'; form-action 'none'"
-    for tag in ("script", "style"):
-        source = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-        policy += f"; {tag}-src 'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
-    title = escaped(" · ".join(run_dir.name for run_dir in run_dirs))
-    return template.replace("{{policy}}", policy).replace("{{title}}", title).replace("{{data}}", data)
+    return filled("samples.html", title=" · ".join(run_dir.name for run_dir in run_dirs), data=page_data(run_dirs))
 
 
 def write_samples(run_dirs: Sequence[epath.PathLike], *, to: epath.PathLike | None = None) -> epath.Path:

@@ -22,6 +22,7 @@ from e3jax.printable import printable
 from e3jax.report import figures
 from e3jax.report.figures import Line, draw_bands, read_interval, read_number, seed_band
 from e3jax.report.page import escaped, figure_html, page, table_html
+from e3jax.report.panels import shown_panels
 from e3jax.report.read_run import RunRecords, load_run
 from e3jax.storage import patiently, place
 
@@ -194,8 +195,9 @@ def comparison(run_dirs: Sequence[epath.PathLike]) -> dict[str, str]:
             tables = "".join(_copied(f"{measure}-{end}", files[f"{measure}.{end}"], end) for end in ("csv", "tex"))
             drawn = _extrapolation(groups, cells, measure, colours)
             sections[title] = f"<p class='key'>{BAND}</p><div class='grid'>{drawn}</div>{_set_tables(cells)}{tables}"
-    for kind, title in (("grpo", "Training with RL"), ("sft", "Supervised training")):
+    for kind, title in (("grpo", "Training with RL"), ("sft", "Supervised training"), ("oxa", "OXA's fine-tuning")):
         sections[title] = _training(groups, kind, colours)
+    sections["Where the configs differ"] = _config_table(groups, colours)
     head = ["runs", "seeds", "directories"]
     listed = [
         [_key(g.label, colours), escaped(", ".join(_seed(run) for run in g.runs)), escaped(", ".join(g.names))]
@@ -234,6 +236,20 @@ def _hundred(fraction: float) -> str:
 def _key(label: str, colours: dict[str, int]) -> str:
     """Return a group's label behind a swatch of its colour."""
     return f"<i class='swatch' style='--c:var(--s{colours[label]})'></i>{escaped(label)}"
+
+
+def _config_table(groups: list[Group], colours: dict[str, int]) -> str:
+    """Return a table of the fields in which groups' configs differ, with every group's value; "" for none."""
+    configs = [group.runs[0].config for group in groups]
+    fields = [settings(config) if isinstance(config, dict) else {} for config in configs]
+    names = sorted(set().union(*fields))
+    differ = [name for name in names if len({of[name] if name in of else None for of in fields}) > 1]
+    rows = [
+        [escaped(name).replace(".", ".<wbr>"), *(escaped(of[name]) if name in of else "–" for of in fields)]
+        for name in differ
+    ]
+    head = ["field", *(_key(group.label, colours) for group in groups)]
+    return f"<div class='values'>{table_html(head, rows)}</div>" if rows else ""
 
 
 def _copied(name: str, text: str, end: str) -> str:
@@ -307,7 +323,7 @@ def _training(groups: list[Group], kind: str, colours: dict[str, int]) -> str:
     drawn_at["end"] = max(stages[-1].step[-1] for stages in curves) + 0.5
     window = 2 * int(max(sum(len(stage.step) for stage in stages) for stages in curves) // 50) + 1
     drawn = ""
-    for title, labels in figures.PANELS[kind].items():
+    for title, labels in shown_panels(kind, [stage.columns for stages in curves for stage in stages]).items():
         for i, (key, label) in enumerate(labels.items()):
             made = [seed_band(s, key, label=n, colour=colours[n], window=window) for n, s in seeds.items() if s]
             bands = [band for band in made if band]

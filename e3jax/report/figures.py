@@ -25,6 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from e3jax.printable import printable
 from e3jax.readers import is_a
+from e3jax.report.panels import LOG, PANELS, SETTINGS
 
 # (light, dark): grey, then the colour-blind safe set of Okabe and Ito, brightened for a dark page
 COLOURS = (
@@ -38,54 +39,6 @@ COLOURS = (
 MARKERS = "osD^vP"  # a second cue beside the colour
 # A line of more points has no markers, and raw points above MAX_POINTS are thinned: both keep the page small.
 MAX_MARKERS, MAX_POINTS = 12, 300
-# kind of stage -> title -> {key of metrics.jsonl: label}
-PANELS = {
-    "grpo": {
-        "Reward": {"reward/mean": "mean", "reward/all_zero": "groups all 0", "reward/all_one": "groups all 1"},
-        "Response length (tokens)": {
-            "length/mean": "mean",
-            "length/incorrect": "incorrect",
-            "length/correct": "correct",
-            "budget": "budget",
-        },
-        "Entropy (nats per token)": {
-            "entropy/mean": "mean",
-            "entropy/incorrect": "incorrect",
-            "entropy/correct": "correct",
-        },
-        "Entropy by sign of advantage (nats)": {"entropy/positive": "positive", "entropy/negative": "negative"},
-        "Entropy by phase (nats per token)": {"entropy/exploration": "exploration", "entropy/execution": "execution"},
-        "Length by phase (tokens)": {"length/exploration": "exploration", "length/execution": "execution"},
-        "Attempts per response": {
-            "explore/attempts": "all",
-            "explore/unique_attempts": "unique",
-            "explore/verifications": "verifications",
-        },
-        "Ways to end without an answer": {"explore/give_up": "gave up", "truncated": "cut by the budget"},
-        "Verdict accuracy": {"explore/verdict_accuracy": "verdicts that are right"},
-        "Gradient norm": {"optim/grad_norm": "before clipping"},
-        "Gradient mass of negative advantages": {"grad/negative_mass": "share"},
-        "Clipped tokens (fraction)": {"loss/clip_low": "low", "loss/clip_high": "high", "loss/clip_dual": "dual"},
-        "KL": {"loss/ppo_kl": "to the sampling policy", "loss/kl": "loss term"},
-        "Sampler against trainer, |Δ log p|": {"parity/logp_mean": "mean", "parity/logp_max": "max"},
-    },
-    "sft": {
-        "Loss": {"loss/total": "loss", "loss/held_out": "held out"},
-        "Entropy (nats per token)": {"loss/entropy": "of the targets' distributions"},
-        "Gradient norm": {"optim/grad_norm": "before clipping"},
-    },
-    "oxa": {
-        "Cross-entropy of the promoted (nats)": {"loss/ce": "per token"},
-        "Unlikelihood of the suppressed (nats)": {"loss/ul": "per token, before its weight"},
-        "Entropy (nats per token)": {"loss/entropy_promoted": "promoted", "loss/entropy_suppressed": "suppressed"},
-        "Probability of the targets": {"loss/p_promoted": "promoted", "loss/p_suppressed": "suppressed"},
-        "Gradient norm": {"optim/grad_norm": "before clipping"},
-    },
-}
-# keys that only E2C's runs log, or stages with data held out: other runs do not miss them
-OPTIONAL = ("entropy/ex", "length/ex", "loss/held_out")
-SETTINGS = {"budget"}  # chosen, not measured: drawn as dashed steps
-LOG = {"optim/grad_norm", "parity/logp_mean", "parity/logp_max"}  # get a logarithmic y once they span 100x
 INK = "#010203"  # stands for the page's text colour
 STYLE = {
     "svg.fonttype": "none",
@@ -213,7 +166,7 @@ def draw_training(stages: list[Stage], lines: dict[str, int], *, figure_id: str,
                     axes.step(x, y, where="mid", color=light, lw=1.2, ls=(0, (4, 2)))
                 else:
                     _dots(axes, x, y, light)
-                    axes.plot(x, running_mean(y, window=window), color=light, lw=1.6)
+                    axes.plot(x, running_mean(y, window=window), color=light, lw=1.6, clip_on=False)
         y = np.concatenate([stage.columns[key] for key in lines for stage in stages])
         y = y[np.isfinite(y)]
         if LOG.issuperset(lines) and y.min() > 0 and y.max() > 100 * y.min():
@@ -263,7 +216,7 @@ def draw_bands(bands: list[Line], *, figure_id: str, title: str, starts: dict[st
         for band in bands:
             light = COLOURS[band.colour][0]
             axes.fill_between(band.x, band.low, band.high, color=light, alpha=0.18, lw=0)
-            axes.plot(band.x, band.mean, color=light, lw=1.7)
+            axes.plot(band.x, band.mean, color=light, lw=1.7, clip_on=False)
         low, high = min(b.low.min() for b in bands), max(b.high.max() for b in bands)
         if low >= 0:
             axes.set_ylim(bottom=0, top=1.06 * high if high > 0 else 1)
@@ -319,12 +272,13 @@ def draw_intervals(
         for line in lines:
             light, marker = COLOURS[line.colour][0], MARKERS[line.colour] if len(line.x) <= MAX_MARKERS else ""
             ax.fill_between(line.x, line.low, line.high, color=light, alpha=0.16, lw=0)
-            ax.plot(line.x, line.mean, color=light, lw=1.8, marker=marker, ms=4)
+            ax.plot(line.x, line.mean, color=light, lw=1.8, marker=marker, ms=4, clip_on=False)
             at_budget = line.x == line.train_budget
-            ax.plot(line.x[at_budget], line.mean[at_budget], "o", ms=10, mfc="none", mec=light, mew=1.2)
+            ring = dict(ms=10, mfc="none", mec=light, mew=1.2, clip_on=False)
+            ax.plot(line.x[at_budget], line.mean[at_budget], "o", **ring)
         for line in dashed:
             light, marker = COLOURS[line.colour][0], MARKERS[line.colour]
-            ax.plot(line.x, line.mean, color=light, lw=1.4, ls=(0, (3, 2)), marker=marker, ms=3)
+            ax.plot(line.x, line.mean, color=light, lw=1.4, ls=(0, (3, 2)), marker=marker, ms=3, clip_on=False)
         _scale_x(ax, axes, ticks, left, right)
         ax.set_xlabel(printable(xlabel, lines=False))
         ax.set_ylabel(printable(axes.ylabel, lines=False))
@@ -371,7 +325,7 @@ def _dots(axes, x, y, colour: str) -> None:
     path = Path(vertices, np.tile([Path.MOVETO, Path.LINETO], len(keep)))
     path.should_simplify = False
     style = {"lw": 2.6, "alpha": 0.3, "fill": False, "capstyle": "round"}
-    axes.add_patch(PathPatch(path, edgecolor=colour, **style))
+    axes.add_patch(PathPatch(path, edgecolor=colour, clip_on=False, **style))
 
 
 def as_svg(figure: Figure, figure_id: str, title: str) -> str:

@@ -2,9 +2,9 @@
 
 It shows what a run claims (accuracy of every checkpoint at every test budget with 95 % intervals, pass@k, the table
 behind Eq. 2) beside what one needs to doubt it (training curves, coloured rollouts, the config). A run that is still
-going can be read: a sentence names what is missing, and lines that cannot be read, such as half-written ones, are
-skipped and counted (report/read_run.py). All text of a model or a config is escaped, and nothing is loaded from the
-network.
+going can be read: sections without a record are left out and named, and lines that cannot be read, such as half-written
+ones, are skipped and counted (report/read_run.py). All text of a model or a config is escaped, and nothing is loaded
+from the network.
 
     path = write_report("runs/countdown")      # the command: python -m e3jax.report runs/countdown
 """
@@ -20,8 +20,10 @@ from etils import epath
 from e3jax.report import figures
 from e3jax.report.figures import read_interval, read_number
 from e3jax.report.page import SAMPLES_PAGE, escaped, figure_html, page, table_html
+from e3jax.report.panels import OPTIONAL, SETTINGS, shown_panels
 from e3jax.report.read_run import load_run
 from e3jax.storage import place
+from e3jax.tasks.prompts import last_question
 
 SAMPLES = 10  # rollouts shown
 BEHAVIOUR = ("attempts", "length", "give_up", "verdict_accuracy", "truncated")  # keys of eval.jsonl's "explore"
@@ -34,6 +36,11 @@ CAPTION = {
 RULE = (
     "<p class='rule'>B<sub>tr</sub> = smallest B ≥ B<sub>0</sub> with J(2B) ≤ κ J(B)</p>"
     "<p class='key'>e3 paper, Eq. 2; J: accuracy in % of the model that enters the stage, on its problems.</p>"
+)
+CHIPS = (
+    ", one chip per attempt: <span class='chip right'>✓ the model's verdict on it is right</span> "
+    "<span class='chip wrong'>✗ its verdict is wrong</span> <span class='chip open'>· no verdict, or the truth is "
+    "unknown</span> ★ really a solution"
 )
 
 
@@ -55,7 +62,9 @@ def report_page(run_dir: epath.PathLike) -> str:
         "Rollouts": _rollouts(run.samples),
         "Config": _config(run.config),
     }
-    body = "".join(f"<section><h2>{key}</h2>{text}</section>" for key, text in sections.items())
+    body = "".join(f"<section><h2>{key}</h2>{text}</section>" for key, text in sections.items() if text)
+    empty = [key for key, text in sections.items() if not text]
+    body += f"<p class='none'>Nothing was recorded for: {', '.join(empty)}.</p>" if empty else ""
     notes = "".join(f"<p class='note'>{escaped(note)}</p>" for note in run.notes)
     link = ""
     if run.samples or (run_dir / "samples.jsonl").is_file():
@@ -130,8 +139,6 @@ def _stages(metrics: list[dict]) -> str:
 
 def _headline(sets: dict[str, list[dict]]) -> str:
     """Return the table of accuracy by checkpoint and test budget for every set, with a sentence on what it shows."""
-    if not sets:
-        return "<p class='none'>No evaluation yet: eval.jsonl is missing or empty.</p>"
     out = []
     for name, rows in sets.items():
         budgets = sorted({int(budget) for row in rows for budget in row["accuracy"]})
@@ -156,12 +163,13 @@ def _headline(sets: dict[str, list[dict]]) -> str:
 
 
 def _behaviour(rows: list[dict]) -> str:
-    """Return the folded table of the checkpoints' exploration metrics."""
-    cells = []
-    for row in (row for row in rows if "explore" in row):
-        values = (_format(read_number(row["explore"], key), "{:.3g}") for key in BEHAVIOUR)
-        cells.append([escaped(row["stage"]), *values])
-    table = table_html(["checkpoint", *BEHAVIOUR], cells)
+    """Return the folded table of the checkpoints' exploration metrics; "" where none was measured."""
+    values = {row["stage"]: [read_number(row["explore"], key) for key in BEHAVIOUR] for row in rows if "explore" in row}
+    known = [i for i in range(len(BEHAVIOUR)) if not all(math.isnan(of[i]) for of in values.values())]
+    if not known:
+        return ""
+    cells = [[escaped(stage), *(_format(of[i], "{:.3g}") for i in known)] for stage, of in values.items()]
+    table = table_html(["checkpoint", *(BEHAVIOUR[i] for i in known)], cells)
     return f"<details><summary>Exploration of the checkpoints</summary>{table}</details>"
 
 
@@ -178,7 +186,7 @@ def _interval_figures(sets: dict[str, list[dict]], table: str) -> str:
             name += _format(at, " at {:.0f} tokens") if not math.isnan(at) else ""
             drawn.append(figure_html(name, [(line.label, line.colour, False) for line in lines], svg))
     if not drawn:
-        return f"<p class='none'>Nothing to draw: eval.jsonl has no {table} yet.</p>"
+        return ""
     return f"<p class='key'>{CAPTION[table]}</p><div class='grid'>{''.join(drawn)}</div>"
 
 
@@ -186,18 +194,18 @@ def _training(metrics: list[dict], kind: str) -> str:
     """Return the training curves of all stages of one kind, a figure per panel that has a value."""
     rows = [row for row in metrics if row["kind"] == kind]
     if not rows:
-        return f"<p class='none'>metrics.jsonl has no {kind.upper()} step.</p>" if kind != "oxa" else ""
+        return ""
     stages = figures.collect_stages(rows)
     window = 2 * int(sum(len(stage.step) for stage in stages) // 50) + 1
     drawn, absent = [], []
-    for i, (title, labels) in enumerate(figures.PANELS[kind].items()):
+    for i, (title, labels) in enumerate(shown_panels(kind, [stage.columns for stage in stages]).items()):
         logged = {k for k in labels for stage in stages if np.isfinite(stage.columns[k]).any()}
-        absent += [key for key in labels if key not in logged and not key.startswith(figures.OPTIONAL)]
+        absent += [key for key in labels if key not in logged and not key.startswith(OPTIONAL)]
         colours = {key: 1 + n for n, key in enumerate(labels) if key in logged}
         if colours:
             ids = {"figure_id": f"{kind}{i}", "title": title}
             svg = figures.draw_training(stages, colours, window=window, **ids)
-            legend = [(labels[k], c, k in figures.SETTINGS) for k, c in colours.items()]
+            legend = [(labels[k], c, k in SETTINGS) for k, c in colours.items()]
             drawn.append(figure_html(title, legend, svg))
     text = f"Points are single steps, lines their running mean over {window} inside a stage."
     text += f" Not logged: {', '.join(absent)}." if absent else ""
@@ -205,10 +213,8 @@ def _training(metrics: list[dict], kind: str) -> str:
 
 
 def _budgets(choices: list[dict]) -> str:
-    """Return the table of Eq. 2 for every stage that chose its budget by it."""
-    if not choices:
-        return "<p class='none'>No stage chose its budget by Eq. 2: budget.jsonl has no line.</p>"
-    out = [RULE]
+    """Return the table of Eq. 2 for every stage that chose its budget by it; "" for none."""
+    out = [RULE] if choices else []
     for choice in choices:
         cells = []
         for row in choice["rows"]:
@@ -245,15 +251,11 @@ def _list(row: dict, key: str) -> list:
 def _rollouts(samples: list[dict]) -> str:
     """Return the first rollouts of the last stage."""
     if not samples:
-        return "<p class='none'>No rollouts yet: eval_samples.jsonl is missing or empty.</p>"
+        return ""
     stage = samples[-1]["stage"]
     shown = [sample for sample in samples if sample["stage"] == stage][:SAMPLES]
-    key = (
-        f"<p class='key'>The first {len(shown)} of {escaped(stage)}, one chip per attempt: <span "
-        "class='chip right'>✓ the model's verdict on it is right</span> <span class='chip wrong'>✗ "
-        "its verdict is wrong</span> <span class='chip open'>· no verdict, or the truth is unknown"
-        "</span> ★ really a solution.</p>"
-    )
+    chips = CHIPS if any(sample["attempts"] for sample in shown) else ""
+    key = f"<p class='key'>The first {len(shown)} of {escaped(stage)}{chips}.</p>"
     return key + "".join(_rollout(i, sample) for i, sample in enumerate(shown, 1))
 
 
@@ -269,20 +271,25 @@ def _rollout(number: int, sample: dict) -> str:
         chips += f"<li class='chip {style}'>{sign} {escaped(attempt['text'])}{star}</li>"
     facts = [escaped(sample["set"])]
     shown = ("target", "reward", "reason", "length", "answer")
-    facts += [f"{key} <b>{escaped(sample[key])}</b>" for key in shown if key in sample]
+    facts += [f"{key} <b>{escaped(sample[key])}</b>" for key in shown if key in sample and sample[key] != ""]
     facts += ["cut by the budget"] if "done" in sample and not sample["done"] else []
     style = "solved" if read_number(sample, "reward") > 0 else "failed"
-    tail = escaped(sample["tail"]) if "tail" in sample else ""
+    asked, tail, text = (escaped(x) for x in (last_question(sample["prompt"]), _tail(sample), sample["response"]))
+    whole = "" if tail == text else f"<details><summary>full text</summary><pre>{text}</pre></details>"
     return (
-        f"<article class='{style}'><h4>{number}. {escaped(sample['prompt'])}</h4><p class='facts'>"
-        f"{' · '.join(facts)}</p><ol class='chips'>{chips}</ol><pre>{tail}</pre><details><summary>"
-        f"full text</summary><pre>{escaped(sample['response'])}</pre></details></article>"
+        f"<article class='{style}'><h4>{number}. {asked}</h4><p class='facts'>{' · '.join(facts)}</p>"
+        f"<ol class='chips'>{chips}</ol><pre>{tail}</pre>{whole}</article>"
     )
+
+
+def _tail(sample: dict) -> Any:
+    """Return what of a rollout is no attempt."""
+    return sample["tail"] if "tail" in sample else ""
 
 
 def _config(config: Any) -> str:
     if config is None:
-        return "<p class='none'>There is no readable config.json.</p>"
+        return ""
     text = json.dumps(config, indent=2, ensure_ascii=False)
     return f"<details><summary>config.json</summary><pre>{escaped(text)}</pre></details>"
 

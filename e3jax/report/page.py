@@ -3,6 +3,10 @@
 text = page("a run", "<h1>a run</h1>", "<section>…</section>")
 """
 
+import base64
+import hashlib
+import importlib.resources
+import json
 from collections.abc import Collection
 from html import escape
 from typing import Any
@@ -30,6 +34,8 @@ h4{font:600 .9rem/1.4 var(--code);margin:0;overflow-wrap:anywhere} .rule{font-si
 th,td{padding:.5rem .8rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;
 font-weight:400} tr>:first-child{text-align:left} tbody th{font-weight:600}
 thead th{font-size:.86rem;color:var(--soft);vertical-align:bottom} tbody tr:last-child>*{border:0}
+.values td,.values th{white-space:normal;text-align:left;overflow-wrap:anywhere;min-width:6.5em;
+font:.8rem/1.4 var(--code)}
 th small,td small{display:block;font-size:.76rem;font-weight:400}
 tr.mark>*{background:var(--mark);font-weight:600} sup{font-size:.8em;line-height:0;color:var(--s1)}
 @media(max-width:600px){body{padding:1.2rem .8rem 3rem} th,td{padding:.4rem .45rem}
@@ -68,6 +74,21 @@ def page(title: str, header: str, body: str, script: str = "") -> str:
         f"<title>{escaped(title)}</title><style>{figures.palette_css()}{CSS}</style></head><body><header>"
         f"{header}</header><main>{body}</main>{script}</body></html>\n"
     )
+
+
+def filled(name: str, *, title: str, data: Any, connect: str = "'none'") -> str:
+    """Return the template `name` beside this file with its title, the shared style, and `data` as JSON.
+
+    The page's policy allows its own script and style alone, by their hashes, and to ask `connect` for more data.
+    """
+    template = (importlib.resources.files("e3jax.report") / name).read_text(encoding="utf-8")
+    template = template.replace("{{style}}", figures.palette_css() + CSS)
+    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; connect-src {connect}"
+    for tag in ("script", "style"):
+        source = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        policy += f"; {tag}-src 'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no tag can end the script
+    return template.replace("{{policy}}", policy).replace("{{title}}", escaped(title)).replace("{{data}}", text)
 
 
 def table_html(head: list[str], rows: list[list[str]], marked: Collection[int] = ()) -> str:

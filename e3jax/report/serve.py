@@ -1,7 +1,8 @@
-"""Serve a run's report and samples to a browser while it trains, for this machine only (127.0.0.1).
+"""Serve a run's pages to a browser while it trains, for this machine only (127.0.0.1).
 
-The run may be in a bucket. A page is made at a request if the records have changed since the last one; nothing is
-written into the run's directory. A client that stays silent, or does not read its answer, is dropped after TIMEOUT_S.
+The first page is the run as it goes, which refreshes itself (report/live.py); report and samples are linked there. The
+run may be in a bucket. A page is made at a request if the records have changed since the last one; nothing is written
+into the run's directory. A client that stays silent, or does not read its answer, is dropped after TIMEOUT_S.
 
     python -m e3jax.report.serve runs/quickstart
     python -m e3jax.report.serve gs://my-bucket/runs/first --port=8001
@@ -16,13 +17,18 @@ from etils import epath
 
 from e3jax.errors import UserError, first_line
 from e3jax.printable import printable
-from e3jax.report import browser
+from e3jax.report import browser, live
 from e3jax.report.html import report_page
 from e3jax.report.page import SAMPLES_PAGE
 from e3jax.report.read_run import FILES
 from e3jax.storage import place
 
-PAGES = {"report.html": report_page, SAMPLES_PAGE: lambda run_dir: browser.page([run_dir])}
+PAGES = {
+    "run.html": live.page,
+    "report.html": report_page,
+    SAMPLES_PAGE: lambda run_dir: browser.page([run_dir]),
+    "run.json": live.live_json,
+}
 HOSTS = ("127.0.0.1", "localhost")
 TIMEOUT_S = 10.0  # between two reads or writes of a connection
 
@@ -35,9 +41,14 @@ class Pages:
 
     def records(self) -> tuple:
         """Return the sizes and times of the records, which change when one grows."""
-        files = [self.run_dir / name for name in FILES]
+        files = [self.run_dir / name for name in (*FILES, "DONE")]
         stats = [(file.name, file.stat()) for file in files if file.exists()]
         return tuple((name, stat.length, str(stat.mtime)) for name, stat in stats)
+
+    def first(self) -> str:
+        """Return the name of the first page: the report where nothing is trained, as in an evaluation's directory."""
+        evaluated = (self.run_dir / "eval.jsonl").exists() and not (self.run_dir / "metrics.jsonl").exists()
+        return "report.html" if evaluated else "run.html"
 
     def read(self, name: str) -> bytes:
         """Return a page of PAGES. Raises FileNotFoundError if the run has nothing to show yet."""
@@ -57,14 +68,14 @@ class Server(ThreadingHTTPServer):
 
 
 def make_server(run_dir: epath.PathLike, port: int) -> ThreadingHTTPServer:
-    """Return a server on 127.0.0.1 (port 0: any free port) that answers GET of PAGES, and of / with the report."""
+    """Return a server on 127.0.0.1 (port 0: any free port) that answers GET of PAGES, and of / with the first page."""
     pages = Pages(run_dir)
 
     class Handler(BaseHTTPRequestHandler):
         timeout = TIMEOUT_S
 
         def do_GET(self):
-            name = self.path.partition("?")[0].strip("/") or "report.html"
+            name = self.path.partition("?")[0].strip("/") or pages.first()
             if (self.headers["Host"] or "").partition(":")[0] not in HOSTS:  # another site's name for this machine
                 return self.answer(403, b"this server answers to the name localhost only")
             if name not in PAGES:
@@ -76,7 +87,7 @@ def make_server(run_dir: epath.PathLike, port: int) -> ThreadingHTTPServer:
             except Exception as error:  # a bug in one page: the server and the other page stay
                 message = f"{name} could not be made: {type(error).__name__}: {first_line(error)}"
                 return self.answer(500, printable(message, lines=False).encode())
-            self.answer(200, text, "text/html")
+            self.answer(200, text, "text/html" if name.endswith(".html") else "application/json")
 
         def answer(self, status: int, text: bytes, kind: str = "text/plain"):
             self.send_response(status)
@@ -105,7 +116,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         server = make_server(given.run_dir, given.port)
-        print(f"http://127.0.0.1:{server.server_address[1]}/ and …/{SAMPLES_PAGE}; end it with Ctrl-C", flush=True)
+        print(f"http://127.0.0.1:{server.server_address[1]}/; end it with Ctrl-C", flush=True)
         server.serve_forever()
     except OSError as error:
         parser.exit(2, f"port {given.port}: {error.strerror}: choose another --port\n")

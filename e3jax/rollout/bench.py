@@ -32,6 +32,7 @@ from e3jax.runtime import barrier, stop_asked
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
+from e3jax.tasks.own_reward import GRADE_OWN, load_reward, marked, needs_of
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import last_words, no_chat, qwen3_chat
 from e3jax.tasks.sets import chosen_sets
@@ -75,12 +76,20 @@ class Benches:
     chat: Chat
     sampling: Sampling
     grader: Graders
+    reward: str = ""  # of the user's own (tasks/own_reward.py); "": the tasks' graders
 
 
 @all_errors()
-def benches_of(c: ConfigDict) -> Benches:
-    """Return what a config says of models and sets; refuse impossible values, naming the fields."""
+def benches_of(c: ConfigDict, *, reward: str = "") -> Benches:
+    """Return what a config says of models and sets; refuse impossible values, naming the fields.
+
+    `reward`: config.reward of the commands that have it.
+    """
     check_models_and_sets(c)
+    try:
+        load_reward(reward)
+    except UserError as error:
+        need(False, "reward", reward, str(error))
     return Benches(
         models=dict(c.models),
         sets={name: ProblemSet(**one) for name, one in chosen_sets(c.sets, c.only).items()},
@@ -89,6 +98,7 @@ def benches_of(c: ConfigDict) -> Benches:
         chat=Chat(c.thinking, c.chat),
         sampling=sampling_of(c),
         grader=graders_of(c),
+        reward=reward,
     )
 
 
@@ -152,11 +162,11 @@ def dtype_name(dtype: str) -> str:
 # ---- problems
 
 
-def load_problems(questions: ProblemSet, *, seed: int, split: str = "test") -> list[Problem]:
-    """Return a set's problems without a chat template, which is the model's."""
-    wording = Wording(questions.prompt, chat=last_words, where=questions.where)
+def load_problems(questions: ProblemSet, *, seed: int, split: str = "test", reward: str = "") -> list[Problem]:
+    """Return a set's problems without a chat template, which is the model's, as `reward` needs them."""
+    wording = Wording(questions.prompt, chat=last_words, where=questions.where, needs=needs_of(reward))
     draw = TASKS[questions.form].open(questions.source, seed=seed, split=split, wording=wording)
-    return draw(0, questions.problems or sys.maxsize)
+    return marked(draw(0, questions.problems or sys.maxsize), reward)
 
 
 def in_chat(problem: Problem, tokenizer, chat: Chat) -> Problem:
@@ -371,9 +381,11 @@ def evaluation_command(
     `measure(bench, grader)` ends with its line in `record`; a response has `longest` tokens at most, forced ones too.
     `show(log, problems)` gets all sets' problems by name.
     """
-    problems = {name: load_problems(one, seed=benches.seed) for name, one in benches.sets.items()}
+    seed, reward = benches.seed, benches.reward
+    problems = {name: load_problems(one, seed=seed, reward=reward) for name, one in benches.sets.items()}
+    how = {"function": GRADE_OWN, "argument": reward} if reward else {}
     with run_directory(config, workdir) as log:
-        with benches.grader.start() as grader:
+        with benches.grader.start(**how) as grader:
             for bench in each_bench(benches, problems, log, record=record, longest=longest):
                 measure(bench, grader)
         show(log, problems)

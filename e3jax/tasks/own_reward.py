@@ -10,6 +10,7 @@ row's prompt is a list of messages. The reward is Σ weight · number. Functions
 that names its file and line.
 """
 
+import hashlib
 import importlib.util
 import inspect
 import math
@@ -17,6 +18,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from e3jax.tasks.sets import Needs
 
 TASK = "task"  # the name of the task's own grader
 REASON = "own"  # of a number without one
+GRADE_OWN = "e3jax.tasks.own_reward:grader"  # for GraderPool, with the reward as its argument
 SIGNATURE = "(problem, response, done), or TRL's (completions, **columns)"
 PART = re.compile(r"(?:(?P<file>[^,*]+\.py):(?P<name>[A-Za-z_]\w*)|task)\s*(?:\*\s*(?P<weight>-?[\d.]+(?:e-?\d+)?))?")
 CODE = re.compile(r"[\w.-]{1,40}")  # of a reason: it is part of a metric's name
@@ -136,6 +139,19 @@ def grade_own(problem: Problem, text: str, done: bool, parts: list[Part]) -> tup
     score = sum(part.weight * grade.score for part, grade in grades)
     reasons = [grade.reason for part, grade in grades if part.function is None or len(grades) == 1]
     return Grade(score, reasons[0] if reasons else REASON), {part.name: grade.score for part, grade in grades}
+
+
+def marked(problems: list[Problem], reward: str) -> list[Problem]:
+    """Return the problems with a digest of the reward's files: when these change, so does what grades a response."""
+    files = [Path(part.file).read_bytes() for part in parse_reward(reward) if part.file]
+    mark = {"reward": hashlib.sha256(b"\0".join(files)).hexdigest()[:16]} if files else {}
+    return [replace(problem, meta=problem.meta | mark) for problem in problems] if files else problems
+
+
+def grader(reward: str) -> Callable[[Problem, str, bool], Grade]:
+    """Return what grades a response by a reward alone, whose functions are loaded once."""
+    parts = load_reward(reward)
+    return lambda problem, text, done: grade_own(problem, text, done, parts)[0]
 
 
 def call(part: Part, problem: Problem, text: str, done: bool) -> Grade:

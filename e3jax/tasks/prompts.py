@@ -87,6 +87,27 @@ def qwen3_turn(message: dict[str, str]) -> str:
     return f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n"
 
 
+TURNS = (  # where chat templates begin and end what a user says: ChatML (Qwen, SmolLM2), Llama 3, Gemma, Mistral
+    ("<|im_start|>user\n", "<|im_end|>"),
+    ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+    ("<start_of_turn>user\n", "<end_of_turn>"),
+    ("[INST]", "[/INST]"),
+)
+
+
+def last_question(prompt: str) -> str:
+    """Return what the user says last in a whole prompt, without its chat template; the prompt itself without one.
+
+    >>> last_question(qwen3_chat("1+1?")), last_question("7 5 2 ?24")
+    ('1+1?', '7 5 2 ?24')
+    """
+    for begin, end in TURNS:
+        _, found, turn = prompt.rpartition(begin)
+        if found:
+            return turn.partition(end)[0].strip() or prompt
+    return prompt
+
+
 def no_chat(words: str, before: Sequence[dict[str, str]] = ()) -> str:
     r"""Return the words for a model without a chat template; the messages before them stand in paragraphs.
 

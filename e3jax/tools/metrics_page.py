@@ -34,8 +34,8 @@ TITLES = {
     "pool.jsonl": "OXA's pools: pool.jsonl",
 }
 BEFORE = {
-    "grpo": "Means are over the responses of a step unless the line says otherwise. Only values under `time/` differ\n"
-    "between a run and its resumed twin.\n\n",
+    "grpo": "Means are over the responses of a step unless the line says otherwise. Only values under `time/` and\n"
+    "`memory/` differ between a run and its resumed twin.\n\n",
     "eval.jsonl": "A measured number is [mean, low, high], with a 95 % bootstrap interval over problems, in\n"
     "`e3jax.eval.run` over problems and samples. `explore.NAME` is `explore/NAME` above, over all responses; phases,\n"
     "reasons and `format/well_formed` are there too.\n\n",

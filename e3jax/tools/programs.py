@@ -179,8 +179,8 @@ def under(mesh: Mesh, lower: Callable[[], Any]) -> Callable[[], Any]:
 def supervised_programs(s: Settings, name: str, devices, *, names=NAMES) -> list[Program]:
     """Return a supervised stage's programs that are in `names`: gradient, apply, add of micro-batches; full width."""
     stage = s.stage(name)
-    oxa = isinstance(stage, OxaStage)  # two weights a token
-    several = oxa or isinstance(stage, ChatStage)  # micro-batches, of rows that may be shorter
+    several = isinstance(stage, OxaStage | ChatStage)  # micro-batches, of rows that may be shorter
+    oxa = isinstance(stage, OxaStage) and bool(stage.suppress)  # two weights a token; without, it is SFT
     width = row_widths(stage.row_length)[0] if several else stage.row_length
     t = Training(s, stage, devices, stage.rows, width)
     shards = t.mesh.shape["data"] * t.mesh.shape["fsdp"]

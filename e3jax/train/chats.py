@@ -24,7 +24,7 @@ from e3jax.tasks.prompts import qwen3_turn
 from e3jax.tasks.sets import need_set, read_all, tell_bad
 from e3jax.tasks.stream import at
 from e3jax.train.logprobs import forward
-from e3jax.train.packing import pack_step
+from e3jax.train.packing import pack_examples
 from e3jax.train.run import Run, Stage
 from e3jax.train.sft import fit, sft_gradient
 
@@ -154,14 +154,14 @@ def encode(run: Run, stage: ChatStage, chat: Chat, style: ChatStyle | None) -> I
 
 def make_batch(run: Run, stage: ChatStage, examples: list[Example]) -> list[list[np.ndarray]]:
     """Return packed micro-batches: tokens, positions, segments and weights over all of them, [rows, width]."""
-    lengths, pad = np.array([len(x.tokens) for x in examples]), run.tokenizer.pad
-    token_bt = np.full((len(examples), lengths.max()), pad, np.int32)
-    mask_bt = np.zeros(token_bt.shape, np.float32)
-    for row, (tokens, trained) in enumerate(examples):
-        token_bt[row, : len(tokens)], mask_bt[row, : len(tokens)] = tokens, trained
-    weight_bt = sft_weights(mask_bt, aggregation=stage.aggregation).astype(np.float32)
-    packed = pack_step(lengths, rows=stage.rows, width=stage.row_length, groups=row_groups())
-    return [[m.take(token_bt, pad), m.positions(), m.segments(), m.take(weight_bt)] for m in packed]
+    return pack_examples(
+        examples,
+        lambda mask_bt: [sft_weights(mask_bt, aggregation=stage.aggregation)],
+        rows=stage.rows,
+        width=stage.row_length,
+        pad=run.tokenizer.pad,
+        groups=row_groups(),
+    )
 
 
 @partial(jax.jit, static_argnames=("model", "chunk"))

@@ -3,7 +3,7 @@
 Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/oxa.py. The sets are files written by
 curation/oxa_sets.py. A step takes the next `per_step` rows of either set, each in its own order: a permutation per
 epoch, a function of (seed, epoch), the rest that does not fill a step left out (docs/algorithms.md, OXA). Without a
-suppressed set it is plain cross-entropy by sequence means: arms differ in their data alone.
+suppressed set it is SFT by sequence means, with SFT's loss and metrics: arms differ in their data alone.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,13 @@ from e3jax.models.qwen3 import Qwen3
 from e3jax.rollout.likelihood import row_groups
 from e3jax.sharding import constrain_params
 from e3jax.storage import place
+from e3jax.tasks.chat_tokens import encode_pair
 from e3jax.tasks.rows import file_rows, is_place
 from e3jax.tasks.stream import permutation
 from e3jax.train.logprobs import forward
-from e3jax.train.packing import pack_step
+from e3jax.train.packing import pack_examples
 from e3jax.train.run import Run, Stage
-from e3jax.train.sft import fit
+from e3jax.train.sft import fit, sft_gradient
 
 FIELDS = ("prompt", "response")  # of a row: texts as the model reads and writes them
 
@@ -90,39 +91,33 @@ class OxaStage(Stage):
 
 
 def make_batch(run: Run, pools: list[Pool], stage: OxaStage, step: int) -> list[list[np.ndarray]]:
-    """Return the step's packed micro-batches: tokens, positions, segments and both pools' weights, [rows, width]."""
-    encode, eos, pad = run.tokenizer.encode, run.tokenizer.eos, run.tokenizer.pad
-    read, said, suppressed = [], [], []
+    """Return the step's packed micro-batches: tokens, positions, segments and each pool's weights, [rows, width]."""
+    tokenizer, examples, suppressed = run.tokenizer, [], []
     for index, pool in enumerate(pools):
         for prompt, response in pool.at(step, per_step=stage.per_step, seed=run.seed + index):
-            read.append(encode(prompt))
-            said.append([*encode(response), eos])
-            suppressed.append(index > 0)
-            if len(read[-1]) + len(said[-1]) > stage.row_length:
+            one = encode_pair(prompt, response, encode=tokenizer.encode, end=tokenizer.eos, everything=False)
+            if len(one.tokens) > stage.row_length:
                 raise UserError(
-                    f"{pool.name}: {len(read[-1]) + len(said[-1])} tokens of {response[:40]!r}… do not fit the stage's "
+                    f"{pool.name}: {len(one.tokens)} tokens of {response[:40]!r}… do not fit the stage's "
                     f"row_length={stage.row_length}: raise it, or select with fewer (config.most_tokens)"
                 )
-    lengths = np.array([len(p) + len(r) for p, r in zip(read, said)])
-    token_bt = np.full((len(read), lengths.max()), pad, np.int32)
-    mask_bt = np.zeros(token_bt.shape, np.float32)
-    for i, (prompt, response) in enumerate(zip(read, said)):
-        token_bt[i, : lengths[i]] = prompt + response
-        mask_bt[i, len(prompt) : lengths[i]] = 1
-    weights = [w.astype(np.float32) for w in pool_weights(mask_bt, np.array(suppressed))]
-    packed = pack_step(lengths, rows=stage.rows, width=stage.row_length, groups=row_groups())
-    return [[m.take(token_bt, pad), m.positions(), m.segments(), *(m.take(w) for w in weights)] for m in packed]
+            examples.append(one)
+            suppressed.append(index > 0)
+    return pack_examples(
+        examples,
+        lambda mask_bt: pool_weights(mask_bt, np.array(suppressed))[: len(pools)],
+        rows=stage.rows,
+        width=stage.row_length,
+        pad=tokenizer.pad,
+        groups=row_groups(),
+    )
 
 
 def train(run: Run, params, stage: OxaStage):
-    """Fine-tune `params`; return the final parameters."""
+    """Fine-tune `params`; return the final parameters. Without a suppressed set it is SFT, and is logged as that."""
     pools = [read_pool(path, per_step=stage.per_step) for path in (stage.promote, stage.suppress) if path]
-    return fit(
-        run,
-        params,
-        stage,
-        kind="oxa",
-        batch_of=partial(make_batch, run, pools, stage),
-        gradient=oxa_gradient,
-        loss={"ul_weight": stage.ul_weight},
-    )
+    batch_of = partial(make_batch, run, pools, stage)
+    if not stage.suppress:
+        return fit(run, params, stage, kind="sft", batch_of=batch_of, gradient=sft_gradient, loss={})
+    loss = {"ul_weight": stage.ul_weight}
+    return fit(run, params, stage, kind="oxa", batch_of=batch_of, gradient=oxa_gradient, loss=loss)

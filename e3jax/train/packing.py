@@ -7,12 +7,13 @@ for packed in pack_micro_batches(lengths, micro_batch_shapes(104, 32, groups=1))
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from e3jax.errors import UserError
+from e3jax.tasks.chat_tokens import Example
 
 
 def pack_rows(examples: Iterator | list, *, rows: int, length: int, pad: int):
@@ -159,6 +160,23 @@ def pack_step(lengths: np.ndarray, *, rows: int, width: int, groups: int) -> lis
     """Pack a step's sequences into micro-batches of at most `rows` rows of `width` tokens, a multiple of `groups`."""
     rows = enough_rows(rows, len(lengths), groups=groups)
     return pack_micro_batches(lengths, micro_batch_shapes(width, rows, groups=groups))
+
+
+def pack_examples(
+    examples: Sequence[Example], weigh: Callable, *, rows: int, width: int, pad: int, groups: int
+) -> list[list[np.ndarray]]:
+    """Return a step's examples in micro-batches: tokens, positions, segments and weights, each [rows, width].
+
+    `weigh(mask_bt)` makes the weights, one array [B, T] or several, of the trained tokens of ALL examples, a row each.
+    """
+    lengths = np.array([len(x.tokens) for x in examples])
+    token_bt = np.full((len(examples), lengths.max()), pad, np.int32)
+    mask_bt = np.zeros(token_bt.shape, np.float32)
+    for row, (tokens, trained) in enumerate(examples):
+        token_bt[row, : len(tokens)], mask_bt[row, : len(tokens)] = tokens, trained
+    weights = [w.astype(np.float32) for w in weigh(mask_bt)]
+    packed = pack_step(lengths, rows=rows, width=width, groups=groups)
+    return [[m.take(token_bt, pad), m.positions(), m.segments(), *map(m.take, weights)] for m in packed]
 
 
 def tokens(shapes: Sequence[tuple[int, int]]) -> int:

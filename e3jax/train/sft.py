@@ -17,7 +17,7 @@ from e3jax.errors import need_at_least_one, need_choice
 from e3jax.losses.sft import sft_loss, sft_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rollout.likelihood import row_groups
-from e3jax.runtime import put
+from e3jax.runtime import memory_used, put
 from e3jax.sharding import constrain_params
 from e3jax.train.examples import SetData, open_examples
 from e3jax.train.faults import Skips, save_or_stop
@@ -129,7 +129,7 @@ def fit(
                     "time/step_s": seconds / since,
                     "time/tokens_per_s": tokens / seconds,
                 }
-                values |= measure(state.params) if measure else {}
+                values |= (measure(state.params) if measure else {}) | memory_used()
                 run.log.metrics(name, kind, step=step + 1, global_step=stage.first_step + step + 1, values=values)
                 phase.advance(since, f"loss {values['loss/total']:.3f}")
                 since, tokens = 0, 0

@@ -7,6 +7,7 @@ import numpy as np
 from e3jax.losses.grpo import TokenWeights
 from e3jax.metrics.training import phase_metrics, rollout_metrics
 from e3jax.rollout.rollouts import Graded, feature_means
+from e3jax.runtime import memory_used
 from e3jax.tasks.grade import nothing_read
 from e3jax.tokenizer import pieces
 from e3jax.train.run import Run
@@ -44,7 +45,7 @@ def reward_means(rewards_b: list[dict[str, float] | None]) -> dict[str, float]:
 
 
 def timings(graded: Graded, *, start: float, sampled_at: float, end: float) -> dict[str, float]:
-    """Return how long a step took, its parts, and how busy the sampler was."""
+    """Return how long a step took, its parts, how busy the sampler was, and the memory so far."""
     return {
         "time/step_s": end - start,
         "time/rollout_s": sampled_at - start,
@@ -54,7 +55,7 @@ def timings(graded: Graded, *, start: float, sampled_at: float, end: float) -> d
         "sampler/shared_pages": graded.stats["shared_pages"],
         "time/update_s": end - sampled_at,
         "time/rollout_tokens_per_s": graded.rollouts.sampled.sum() / (sampled_at - start),
-    }
+    } | memory_used()
 
 
 def describe(values: dict[str, float]) -> str:
