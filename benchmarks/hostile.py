@@ -29,6 +29,7 @@ from e3jax.phases import TAGS, read_tokens, write_text
 from e3jax.printable import printable
 from e3jax.report.browser import text_spans
 from e3jax.rewards import plan
+from e3jax.rewards.repetition import most_repeats
 from e3jax.scaling import choosing, react
 from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
@@ -270,6 +271,7 @@ IN_WORKERS = {
         for how in ("sound", "original")
         for name in ("number", "plans")
     },
+    "repeats": most_repeats,
     "plan share untagged": lambda text: plan.plan_share(PROBLEMS["number"], text, "original", plan.followed),
 }
 IN_COMMANDS = {

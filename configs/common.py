@@ -86,6 +86,8 @@ def base_config() -> ConfigDict:
     # "FILE.py:FUNCTION", or several with weights, "task, my_rewards.py:is_short*0.2", where "task" is the task's own
     # grader: the reward of RL, and what a run's evaluations count (docs/your-own.md). "": the task's grader alone
     c.task.reward = ""
+    # LCPO: a prompt ends with "Think for N tokens.", N drawn between these two; L1 has (100, 4000). (): off
+    c.task.lengths = ()
 
     c.sampler = ConfigDict()
     c.sampler.slots = 128  # responses that decode together; 0: as many as memory holds (train/fit.py)
@@ -106,6 +108,10 @@ def base_config() -> ConfigDict:
     c.grpo.group_size = 8  # responses per prompt
     # DAPO's dynamic sampling: a step draws `prompts` again, at most so often, until so many groups have spread; 1: off
     c.grpo.rounds = 1
+    # POLARIS leaves out what was solved more often than .9 in the RL stages before; of a set alone. 1: nothing
+    c.grpo.drop_above = 1.0
+    # FastCuRL's split: prompts of fewer or more tokens than these two are left out; of a set alone. (): none
+    c.grpo.prompt_tokens = ()
     # e3 has 1.0 for multiplication, .6 for Countdown (Table 5) and mathematics. Ours: this repository's numbers were
     # measured at 1.0
     c.grpo.temperature = 1.0
@@ -122,8 +128,8 @@ def base_config() -> ConfigDict:
     c.grpo.advantage.normalize_std = True  # e3's code (docs/algorithms.md, Group advantages)
     c.grpo.advantage.ddof = 1  # e3's code
     c.grpo.advantage.epsilon = 1e-6  # e3's code
-    # "group", e3's; "batch_std", "rloo", "maxrl", "opo", "w_reinforce", "pass_at_k", "best_minus_second" or
-    # "reinforce_pp" (losses/advantages.py; docs/algorithms.md, Advantages)
+    # "group", e3's; "batch_std", "rloo", "maxrl", "opo", "w_reinforce", "pass_at_k", "best_minus_second",
+    # "reinforce_pp" or "brpo" (losses/advantages.py; docs/algorithms.md, Advantages)
     c.grpo.advantage.kind = "group"
     c.grpo.advantage.k = 4  # of "pass_at_k"; 2508.10751
     c.grpo.advantage.positive = 1.0  # factor of A > 0: "w_reinforce" with .1 is 2506.01347's, with 0 its NSR
@@ -131,6 +137,8 @@ def base_config() -> ConfigDict:
     c.grpo.advantage.truncated = "train"  # "mask": responses that the budget cut are in no baseline, and have A = 0
     c.grpo.advantage.keep = 0  # GFPO (2508.09726): so many of a group count, the others have A = 0; 0: all
     c.grpo.advantage.keep_by = "shortest"  # or "reward_per_token", GFPO's token efficiency
+    c.grpo.advantage.pieces = 4  # of "brpo": budgets that a response is graded at; AnytimeReasoner's script
+    c.grpo.advantage.prior = "linear"  # of "brpo", what they are worth; "uniform" or "last", also AnytimeReasoner's
     c.grpo.weights = ConfigDict()
     c.grpo.weights.aggregation = "sequence_mean"  # e3 has "token_mean"; 1/|o| lengthened the prototype's responses
     c.grpo.weights.gradients = "all"  # "positive": GRPOMask; "negative"; "no-eos" (losses/grpo.py token_weights)
@@ -155,6 +163,10 @@ def base_config() -> ConfigDict:
     c.grpo.reward.lie_alpha = 0.0  # a wrong response pays so much a token that it is too short; LIE has 3.33e-5; 0: off
     c.grpo.reward.lie_length = 0  # … of so many tokens
     c.grpo.reward.lie_cap = 0.3  # … and at most this; LIE
+    # … and any response this, right ones too, if the same ten words come ten times; LIE's code has .6; 0: off
+    c.grpo.reward.lie_repetition = 0.0
+    c.grpo.reward.lcpo = "off"  # with task.lengths; "exact", "max": LCPO's rewards (L1, 2503.04697)
+    c.grpo.reward.lcpo_alpha = 3e-4  # L1's, for a token of difference
     c.grpo.loss = ConfigDict()
     # "ppo", e3's; "gspo", "gmpo", "cispo", "sapo", "dppo_tv", "pg", "clip_cov", "kl_cov" (losses/surrogates.py;
     # docs/algorithms.md, Surrogates, has their papers' clips), or a function of your own as "module:function"

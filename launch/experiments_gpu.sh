@@ -12,7 +12,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-ALL=(mask coupled budgets verification eq2 wait)
+ALL=(mask coupled budgets verification rivals eq2 wait)
 minutes=9 model="" size=lm runs=runs/experiments-lm out=""
 options 'minutes= model= size= runs= out=' "$@"
 [[ $minutes =~ ^[0-9]+$ ]] || bad "--minutes=$minutes: use a whole number, 0 for no end"

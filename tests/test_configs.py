@@ -14,7 +14,9 @@ from e3jax.train.settings import resolve
 
 ROOT = Path(__file__).parent.parent
 # those with arguments: below, tests/test_curation_….py, tests/test_eval_….py …
-WITH_ARGUMENTS = "countdown_lm", "difficulty", "e2c", "e2c_data", "e3_math", "oxa", "oxa_data", "probes"
+WITH_ARGUMENTS = (
+    "countdown_lm", "difficulty", "e2c", "e2c_data", "e3_math", "fastcurl", "oxa", "oxa_data", "polaris", "probes",
+)  # fmt: skip
 CONFIGS = sorted(
     p.stem
     for p in (ROOT / "configs").glob("*.py")
@@ -57,6 +59,38 @@ def test_e3_math_is_possible(argument, monkeypatch):
     config = importlib.import_module("configs.e3_math").get_config(argument)
     monkeypatch.setattr("jax.devices", lambda: [None] * config.sampler.prefill_rows)
     check(config)
+
+
+@pytest.mark.parametrize("argument", ["fastcurl:", "fastcurl:split=80,chips=64", "polaris:", "polaris:chips=64"])
+def test_other_curricula_are_possible(argument, monkeypatch):
+    """FastCuRL and POLARIS pass their check; only a set's problems can be left out."""
+    name, _, given = argument.partition(":")
+    config = importlib.import_module(f"configs.{name}").get_config(given)
+    monkeypatch.setattr("jax.devices", lambda: [None] * config.grpo.rows)
+    settings = check(config)
+    assert any(stage.selects for stage in settings.stages) and not settings.stages[0].reads_drawn
+    with pytest.raises(UserError, match="split='short': use a number of tokens"):
+        importlib.import_module("configs.fastcurl").get_config("split=short")
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    config = load("quickstart")
+    config.stages.hard.drop_above = 0.9
+    with pytest.raises(UserError, match=r"stages.hard.drop_above, prompt_tokens=.* makes new problems without end"):
+        check(config)
+
+
+def test_a_length_is_asked_for_in_a_user_s_turn(monkeypatch):
+    """LCPO wants a length in the prompt, which the closed words of tiny models have no room for."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    config = load("quickstart")
+    config.grpo.reward.lcpo = "exact"
+    with pytest.raises(UserError, match=r"stages.easy.reward.lcpo='exact': pays for the length .*: set task.lengths"):
+        check(config)
+    config.task.lengths = (10, 50)
+    with pytest.raises(UserError, match=r"task.lengths=\(10, 50\): the length is asked for in a user's turn"):
+        check(config)
+    config.task.lengths = (50, 10)
+    with pytest.raises(UserError, match=r"task.lengths=\(50, 10\): use two whole numbers, the fewest and the most"):
+        check(config)
 
 
 @pytest.mark.parametrize(

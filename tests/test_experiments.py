@@ -12,12 +12,13 @@ import tiny_text
 from etils import epath
 
 from e3jax.errors import Stopped, UserError
-from e3jax.experiments import plan, read, results, run
+from e3jax.experiments import ceiling, plan, read, results, run
 from e3jax.experiments.collect import collect
+from e3jax.metrics.sigmoid import Curve
 
 ROOT = Path(__file__).parent.parent
 SLOW = ("E3JAX_SLOW" not in os.environ, "takes minutes: set E3JAX_SLOW=1")
-IN_TEXT = ("budgets", "coupled", "eq2", "mask", "verification", "wait")
+IN_TEXT = ("budgets", "coupled", "eq2", "mask", "rivals", "verification", "wait")
 OTHERS = ("common", "pk", "__init__")  # pk: the didactic model's own command (tests/test_didactic.py)
 NAMES = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.py") if p.stem not in OTHERS)
 
@@ -232,6 +233,88 @@ def test_figures_by_hand():
     assert (line["x"], line["mean"]) == ([24], [pytest.approx(0.3)])
     line = read.forced_figure(two, title="t", of="s", arms=("a",))["lines"][0]
     assert (line["x"], line["mean"]) == ([80.0, 100.0, 300.0], [0.5, 0.4, 0.6])
+
+
+def spent(reward, tokens, **more):
+    """Return an RL step that sampled so many tokens, as its rate and its seconds say."""
+    return {"reward/mean": reward, "time/rollout_tokens_per_s": tokens / 7, "time/rollout_s": 7.0} | more
+
+
+def test_tokens_and_ceilings_by_hand():
+    """Dynamic sampling counts what it drew; the first step is before training; a broken block is left out."""
+    steps = [spent(0.2, 100), spent(0.4, 50), spent(0.9, 70, **{"drawn/tokens": 200, "drawn/reward": 0.5}), spent(1, 9)]
+    r = read.RunLines(steps, {}, {}, {})
+    assert [read.tokens_of(x) for x in steps] == [100, 50, 200, 9] and read.value(r, ("spent",)) == 359
+    assert np.isnan(read.value(read.RunLines([], {}, {}, {}), ("spent",)))
+    start, compute, reward = ceiling.points(steps, block=2)
+    assert (start, compute.tolist(), reward.tolist()) == (0.2, [125.0], [pytest.approx(0.45)])
+    true = Curve(0.7, 1.5, 800.0)
+    runs = {}
+    for seed in (0, 1):
+        curve = [float(true.at([c], start=0.2)[0]) for c in range(100, 2500, 100)]
+        lines = [spent(0.2, 100), *(spent(x, 100) for x in curve)]
+        runs[seed] = read.RunLines(lines, {}, {}, {})
+    records = {"good": runs, "short": {0: r}, "base": {0: read.RunLines([], {}, {}, {})}}
+    found = ceiling.table(records, arms=("good", "short", "base", "absent"), block=2, level=0.95)
+    rows = {(row[0], row[1]): row for row in found["rows"]}
+    assert list(rows) == [("good", "0"), ("good", "1"), ("good", "all"), ("short", "0"), ("base", "0")]
+    assert float(rows["good", "all"][3]) == pytest.approx(70, abs=2) and rows["good", "0"][2] == "12"
+    assert rows["short", "0"][3:5] == ["–", "1 points, 8 are needed"] and rows["base", "0"][4] == "no RL steps"
+    assert all(len(row) == len(found["header"]) for row in found["rows"])
+    line = ceiling.tokens_figure(records, title="t", block=2, arms=("good", "base"))["lines"]
+    assert len(line) == 1 and line[0]["x"][0] == 150 and len(line[0]["x"]) == 12
+
+
+def test_a_pareto_picture_by_hand():
+    """A mark per arm at its mean tokens, from the least to the greatest accuracy; arms without either are left out."""
+    values = {"tokens": {"a": {0: 100.0, 1: 300.0}, "b": {0: 50.0}, "c": {}}, "far": {"a": {0: 0.5, 1: 0.7}, "c": {}}}
+    how = dict(title="t", x="tokens", y="far", xlabel="", ylabel="", percent=True)
+    (line,) = read.pareto_figure(values, **how, arms=("a", "b", "c"))["lines"]
+    assert (line["label"], line["x"], line["mean"]) == ("a", [200.0] * 3, [0.5, pytest.approx(0.6), 0.7])
+
+
+def test_rivals_at_smoke_size(tmp_path, monkeypatch):
+    """Arms of three kinds run; tokens, pictures and fits of them are in the results."""
+    monkeypatch.setattr("e3jax.train.grpo.compile_ahead", lambda *_, **__: None)
+    monkeypatch.setattr(plan.curriculum, "write_report", lambda where: where)
+    c = load("rivals", "smoke")
+    base, c.seeds = c.bases.countdown, (0,)
+    base.sampler.slots, base.stages.base.rows, base.grader.workers = 16, 8, 1
+    run.main(c, str(tmp_path / "rivals"))
+    found = results.read(tmp_path / "rivals")
+    assert not found["failed"] and set(found["arms"]) == {"countdown", "grpo", "dapo", "brpo"}
+    tokens = found["values"]["tokens"]
+    assert all(tokens[arm]["0"] > 0 for arm in ("grpo", "dapo", "brpo")) and tokens["countdown"]["0"] is None
+    drawn = (tmp_path / "rivals/dapo/seed0/drawn.jsonl").read_text().splitlines()
+    steps = [json.loads(x) for x in (tmp_path / "rivals/dapo/seed0/metrics.jsonl").read_text().splitlines()]
+    assert tokens["dapo"]["0"] == sum(x["drawn/tokens"] for x in steps) and len(drawn) == 6  # nothing is ever right
+    assert [row["measure"] for row in found["rule"]] == ["3 numbers at 24"] * 2 and found["verdict"] == "not decided"
+    (table,) = found["tables"]
+    assert table["rows"][0] == ["grpo", "0", "1", "–", "1 points, 8 are needed", "–", "–"]
+    titles = [figure["title"] for figure in found["figures"]]
+    of = "responses and rewards"
+    assert titles == [f"Beyond the budget: {of}", f"Right once in 2: {of}", f"Accuracy: {of}", f"Reward: {of}"]
+    assert len(list((tmp_path / "rivals").glob("figure*.svg"))) == 4
+
+
+@pytest.mark.parametrize(("size", "arms"), [("lm", 25), ("gpu", 25), ("cpu", 16), ("smoke", 3)])
+def test_rivals_of_every_size(size, arms, monkeypatch, request):
+    """Every arm passes its check; arms of a language model start from its checkpoint, not from its first weights."""
+    size += f",model={request.getfixturevalue('model')}" if size == "lm" else ""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    monkeypatch.setattr("e3jax.train.check.check_attention", lambda c: None)
+    c = load("rivals", size)
+    plan.check_experiment(c)
+    nodes = plan.plan(c, epath.Path("/w/x"))
+    assert len(nodes) == len(c.seeds) * (arms + 1) and len(c.rule) == arms - 1
+    one = next(node for node in nodes if node.name == "grpo")
+    budget = one.config.stages.rl.budget
+    assert one.config.eval.budgets == tuple(n * budget for n in (1, 2, 4, 8))
+    assert one.config.init.init_from == str(nodes[0].checkpoint)
+    responses = {n.name: n.config.grpo.prompts * n.config.grpo.group_size for n in nodes if n.kind == "arm"}
+    assert len(set(responses.values())) == 1, responses
+    with pytest.raises(UserError, match="size 'huge': write :cpu, :gpu, :lm or"):
+        load("rivals", "huge")
 
 
 def test_last_line_of_a_file_that_is_being_written(tmp_path):

@@ -643,7 +643,7 @@ echo "$*" >> {log}
 
     dry = call("--dry-run").stdout.splitlines()
     names = [re.search(r"experiments/(\w+)\.py", line)[1] for line in dry]
-    assert names == ["mask", "coupled", "budgets", "verification", "eq2", "wait"] and not log.exists()
+    assert names == ["mask", "coupled", "budgets", "verification", "rivals", "eq2", "wait"] and not log.exists()
     done = call("mask", "coupled", "eq2")
     assert done.returncode == 1 and "not finished: coupled" in done.stderr
     said = log.read_text().splitlines()

@@ -23,6 +23,7 @@ from e3jax.losses.advantages import (
     w_reinforce,
     whitened,
 )
+from e3jax.losses.brpo import PRIORS, at_tokens, piece_advantages, piece_ends, prior
 from e3jax.losses.grpo import group_advantages
 from tests.stages import grpo_stage
 
@@ -160,6 +161,45 @@ def test_gfpo():
     assert advantages(reward, length, cut, keep=4, truncated="mask")[0].astype(bool).tolist() == [0, 1, 0, 1, 1, 1]
 
 
+def test_brpo_by_hand():
+    """Right, wrong, right at three budgets of equal worth, beside a response that is always wrong.
+
+    R = (2/3, 1/3, 1/3); the group's means (1/3, 1/6, 1/6); its own earlier scores 1 · 2/3 and (1 + 2·0)/3 · 1/3.
+    """
+    score_pgs = np.array([[[1.0, 0, 1], [0, 0, 0]]])
+    got = piece_advantages(score_pgs, prior((8, 16, 24), "uniform"))
+    want = [[1 / 3, 1 / 3 - (2 / 3 + 2 / 6) / 3, 1 / 3 - (2 / 9 + 1 / 6) / 3], [-1 / 3, -1 / 9, -1 / 18]]
+    np.testing.assert_allclose(got[0], want, atol=1e-12)
+    np.testing.assert_allclose(prior((8, 16, 24), "linear"), [1 / 6, 1 / 3, 1 / 2])
+    assert prior((8, 16, 24), "last").tolist() == [0, 0, 1]
+    got = at_tokens(got[0], np.array([2, 0]), (2, 4, 6), width=9)
+    np.testing.assert_allclose(got[0], [0, 0, *np.repeat(want[0], 2), want[0][2]])
+    np.testing.assert_allclose(got[1], [*np.repeat(want[1], 2), *[want[1][2]] * 3])
+    with pytest.raises(ValueError, match="a group of one has no baseline"):
+        piece_advantages(np.ones((2, 1, 3)), np.ones(3) / 3)
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_brpo_by_its_definition(kind):
+    """Sums written out; and its limits: one piece is R − m, and so is the first one of any."""
+    rng = np.random.default_rng(4)
+    score_pgs, ends = rng.uniform(size=(3, 5, 4)), piece_ends(97, 4)
+    w = prior(ends, kind)
+    got = piece_advantages(score_pgs, w)
+    for p, g, s in np.ndindex(score_pgs.shape):
+        still = [sum(w[j] * r[j] for j in range(s, 4)) for r in score_pgs[p]]
+        late = sum(2.0**j for j in range(s))
+        own = sum(w[s:]) * sum(2.0**j * score_pgs[p, g, j] for j in range(s)) / late if s else 0.0
+        want = still[g] - (s * own + (4 - s) * np.mean(still)) / 4
+        assert got[p, g, s] == pytest.approx(want, abs=1e-12), (p, g, s)
+    whole = (score_pgs * w).sum(-1)
+    centred = group_advantages(whole, normalize_std=False, ddof=0, epsilon=0.0)
+    np.testing.assert_allclose(got[..., 0], centred, atol=1e-12)
+    one = piece_advantages(score_pgs[..., -1:], prior((97,), kind))
+    last = group_advantages(score_pgs[..., -1], normalize_std=False, ddof=0, epsilon=0.0)
+    np.testing.assert_allclose(one[..., 0], last, atol=1e-12)
+
+
 def test_which_responses_the_loss_counts():
     advantage_b, done_b = np.array([1.0, -1, 0, 0, 2, -1]), np.array([1, 1, 1, 0, 0, 1], bool)
     rule = dict(group_size=2)
@@ -190,6 +230,15 @@ def test_what_cannot_be_is_refused():
         "advantage.kind='maxrl': reads right and wrong": dict(
             advantage=dict(kind="maxrl"), reward=dict(overlong_buffer=4)
         ),
+        "kind='brpo': 'brpo' compares whole groups": dict(advantage=dict(kind="brpo", keep=4)),
+        "advantage.kind='brpo': has an advantage a token": dict(
+            advantage=dict(kind="brpo"), weights=dict(gradients="positive")
+        ),
+        "advantage.kind='brpo': reads right and wrong": dict(
+            advantage=dict(kind="brpo"), reward=dict(lie_repetition=0.6)
+        ),
+        "advantage.pieces=21: at most the budget, 20 tokens": dict(advantage=dict(kind="brpo", pieces=21)),
+        "prior='exponential': use one of 'linear'": dict(advantage=dict(prior="exponential")),
         "kind='grpo': use one of 'group'": dict(advantage=dict(kind="grpo")),
         "keep=1: use 0": dict(advantage=dict(keep=1)),
         "keep=3: pass@4 needs groups of 4": dict(advantage=dict(kind="pass_at_k", k=4, keep=3)),

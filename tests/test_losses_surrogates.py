@@ -55,7 +55,7 @@ def example(loss: GrpoLoss, *, aggregation="token_mean"):
     mask = (at >= 2) & (at < length[:, None])
     logp = -np.abs(rng.normal(0.9, 0.7, mask.shape))
     old, ref, sampler = (logp - rng.normal(0, 0.4, logp.shape) for _ in range(3))
-    advantage = np.broadcast_to(rng.choice([-1.5, -0.5, 0.0, 0.7, 1.2], (rows, 1)), mask.shape)
+    advantage = rng.choice([-1.5, -0.5, 0.0, 0.7, 1.2], (rows, 1)) * (1 + at % 3) / 2  # λ and BRPO: one a token
     weight = token_weights(mask, aggregation=aggregation, max_length=9, gradients="all", denominator="shrunken")
     chosen = np.zeros(mask.shape, bool)
     if loss.surrogate in ("clip_cov", "kl_cov"):
@@ -255,6 +255,28 @@ def test_micro_batches_in_the_update(setting, surrogate):  # noqa: F811
     assert step > 1e-3
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6 * max(1, step)), out[0][0], out[1][0])
     assert out[0][1]["loss/pg"] == pytest.approx(out[1][1]["loss/pg"], abs=1e-6)
+
+
+def test_an_advantage_for_every_token(setting):  # noqa: F811
+    """As BRPO has it: where a response's tokens have one, the update is that of one a response, bit for bit.
+
+    In micro-batches, packed and over a mesh: every variant of test_every_layout_gives_the_same has one a token.
+    """
+    run, params = setting
+    tx, out = optax.sgd(0.05), []
+    with jax.enable_x64(False):
+        g = graded(run.model, params, MIXED)
+        advantage_b = np.where(MIXED > 0, 1.0, -1.0)
+        advantage_bt = np.broadcast_to(advantage_b[:, None], g.rollouts.tokens.shape)
+        pieces_bt = advantage_bt * (1 + np.arange(advantage_bt.shape[1]) // 4 % 2)
+        loss = BASE | dict(kl_coef=0.0, entropy_coef=0.0)
+        stage = grpo_stage(minibatches=1, rows=16, prompts=4, group_size=4, loss=loss)
+        for advantage in (advantage_b, advantage_bt, pieces_bt):
+            state = new_state(tx, jax.tree.map(jnp.copy, params))
+            out.append(grpo.update(run, tx, state, g, advantage, params, stage)[0].params)
+    jax.tree.map(np.testing.assert_array_equal, out[0], out[1])
+    moved = [float(abs(x - y).max()) for x, y in zip(jax.tree.leaves(out[1]), jax.tree.leaves(out[2]))]
+    assert max(moved) > 1e-4
 
 
 def test_what_the_loss_leaves_out(setting):  # noqa: F811

@@ -5,12 +5,15 @@ import pytest
 
 from e3jax.errors import UserError
 from e3jax.metrics.names import undefined
+from e3jax.metrics.reading import read
 from e3jax.phases import write_text
 from e3jax.rewards import countdown_plans
 from e3jax.rewards.plan import UNSOUND, common, followed, followed_original, plan_share, steps
+from e3jax.rewards.repetition import most_repeats
 from e3jax.rewards.shaping import RewardSettings, overlong, shaped
 from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.prompts import asked_length, asking_for_length, qwen3_chat
 
 PLAN = "1. Add the numbers.\n2. Halve the sum.\n"
 WORK = "1. **Add** the numbers: 10\n2. Halve the sum\nso \\boxed{5}"
@@ -93,7 +96,45 @@ def test_the_shaped_reward():
     assert values["reward/too_short"] == pytest.approx(-0.0875) and not undefined("grpo", values)
     with pytest.raises(UserError, match=r"lie_alpha=0\.1: set lie_length"):
         RewardSettings("wrong", "off", 0, 1.0, lie_alpha=0.1)
+    again = RewardSettings("wrong", "off", 0, 1.0, lie_repetition=0.6)
+    repeats_b = np.array([10, 9, 11, 0])
+    reward, values = shaped(share, right_b, length_b, again, budget=100, repeats_b=repeats_b)  # right ones pay too
+    assert reward.tolist() == [0.4, 1.0, -0.6, 0.0] and values["reward/repetition"] == pytest.approx(-0.3)
+    assert not undefined("grpo", values) and again.options == {"following": "off", "repeats": True}
+    for kind, want in (("exact", [0.8, 1.0, -0.4, -0.2]), ("max", [0.7, 0.5, 0.0, 0.0])):
+        asked = RewardSettings("wrong", "off", 0, 1.0, lcpo=kind, lcpo_alpha=0.01)
+        reward, values = shaped(share, right_b, length_b, asked, budget=100, asked_b=np.array([80, 60, 40, 80]))
+        np.testing.assert_allclose(reward, want, atol=1e-12)
+        assert values["reward/length_error"] == 20 and not undefined("grpo", values) and not asked.binary
+    with pytest.raises(UserError, match="lcpo='least': use one of 'off', 'exact', 'max'"):
+        RewardSettings("wrong", "off", 0, 1.0, lcpo="least")
+    assert RewardSettings("wrong", "off", 0, 1.0).binary
     assert overlong([8191, 4096, 0], budget=8192, buffer=4096, factor=1.0).tolist() == [-4095 / 4096, 0, 0]
+
+
+def test_repetition_by_hand():
+    """LIE's rule: ten words, ten times; overlapping windows count, and underscores end words."""
+    ten = "one two three four five six seven eight nine ten "
+    assert most_repeats(10 * ten) == 10 and most_repeats(9 * ten) == 9 and most_repeats(ten) == 0
+    assert most_repeats("no " * 19) == 10 and most_repeats("no_" * 19) == 10
+    problem = Problem("p", "multiplication", "6 * 7 = ?", "42", "", {"where": "anywhere"})
+    assert read(problem, 10 * ten, True, repeats=True).features["repeats"] == 10
+    assert "repeats" not in read(problem, 10 * ten, True).features
+
+
+def test_the_length_that_a_prompt_asks_for():
+    """The same for the same words and seed, within its bounds, at the end of the user's turn."""
+    chat = asking_for_length(qwen3_chat, seed=1, fewest=100, most=4000)
+    questions = [chat(f"{i} + 1?") for i in range(200)]
+    lengths = [asked_length(q) for q in questions]
+    assert questions == [chat(f"{i} + 1?") for i in range(200)] and 100 <= min(lengths) < max(lengths) <= 4000
+    assert len(set(lengths)) > 150 and 1800 < np.mean(lengths) < 2300
+    assert f"0 + 1? Think for {lengths[0]} tokens.<|im_end|>\n<|im_start|>assistant" in questions[0]
+    assert asked_length(asking_for_length(qwen3_chat, seed=2, fewest=100, most=4000)("0 + 1?")) != lengths[0]
+    before = [{"role": "system", "content": "Be short."}]
+    assert chat("0 + 1?", before).startswith("<|im_start|>system\nBe short.")
+    with pytest.raises(ValueError, match="asks for no length"):
+        asked_length("What is 1+1?")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def graded(problems, *, samples, scores, width):
 def drawn(monkeypatch):
     """Return (step, successes of the groups of each round) -> what draw_groups gives, the keys, the logged lines."""
 
-    def call(rounds, step, successes, **changes):
+    def call(rounds, step, successes, later=(), **changes):
         keys, lines, asked = [], [], []
         stage = grpo_stage(prompts=3, group_size=4, minibatches=1, rounds=rounds, first_problem=100, **changes)
 
@@ -64,6 +64,7 @@ def drawn(monkeypatch):
             key=lambda stage, step: jax.random.fold_in(jax.random.key(stage), step),
             tokenizer=SimpleNamespace(pad=0),
             log=SimpleNamespace(append=lambda name, line: lines.append((name, line))),
+            settings=SimpleNamespace(stages=[stage, *later]),
         )
         how = dict(draw=draw, sampling=None, read=None, on_finished=None)
         return SimpleNamespace(out=draw_groups(run, None, stage, step, **how), keys=keys, lines=lines, asked=asked)
@@ -81,6 +82,16 @@ def test_one_round_is_as_it_was(drawn):
     g, values = got.out
     assert values == {} and got.lines == [] and got.asked == [115, 116, 117] == numbers(g)
     assert got.keys == [jax.random.key_data(jax.random.fold_in(jax.random.key(0), 5)).tolist()]
+
+
+def test_what_a_later_stage_wants_to_know_is_recorded(drawn):
+    """Without dynamic sampling too, all problems of the step, and nothing else changes."""
+    later = grpo_stage(name="later", index=1, drop_above=0.9)
+    got, plain = (drawn(1, 5, [[0, 1, 4]], later=x) for x in ((later,), ()))
+    assert numbers(got.out[0]) == numbers(plain.out[0]) and got.keys == plain.keys and got.out[1] == {}
+    ((name, line),) = got.lines
+    assert name == "drawn.jsonl" and line["scores"] == [0, 0.25, 1] and line["kept"] == [0, 1, 2] and not plain.lines
+    assert line["problems"] == ["p115", "p116", "p117"] and line["step"] == 6
 
 
 def test_further_rounds_until_enough_groups_have_spread(drawn):

@@ -74,6 +74,7 @@ def experiment(name: str, size: str, *, text: bool = False) -> ConfigDict:
     c.rule = ()  # statement(…), …: written before the runs
     c.figures = ()
     c.choice = ConfigDict()  # the budget that Eq. 2 takes from a saved evaluation, and its neighbours, as arms
+    c.fit = ConfigDict()  # arms, and steps of a block: ScaleRL's fit to their rewards (experiments/ceiling.py)
     c.evaluation = ConfigDict()  # a config of eval/run.py for all models of a seed (budget forcing)
     return c
 
@@ -289,6 +290,17 @@ def accuracy(of: str, *budgets: int) -> dict:
 def curve(title: str, key: str, ylabel: str, arms: tuple, *, percent: bool = False) -> dict:
     """Return a figure: a metric over RL steps."""
     return {"kind": "curve", "title": title, "key": key, "ylabel": ylabel, "percent": percent, "arms": arms}
+
+
+def pareto(title: str, x: str, y: str, arms: tuple, *, xlabel: str, ylabel: str) -> dict:
+    """Return a figure: one measure against another, which is a share; a mark per arm, with the range of seeds."""
+    named = {"title": title, "x": x, "y": y, "xlabel": xlabel, "ylabel": ylabel}
+    return {"kind": "pareto", **named, "percent": True, "arms": arms}
+
+
+def over_tokens(title: str, arms: tuple, *, block: int) -> dict:
+    """Return a figure: reward over training tokens, means of blocks of steps."""
+    return {"kind": "tokens", "title": title, "block": block, "arms": arms}
 
 
 def over_budgets(of: str, arms: tuple, *, mark: int | None = None) -> dict:

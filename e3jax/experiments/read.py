@@ -10,6 +10,7 @@ A measure says where its number stands, in one of these forms:
     ("gain", set, few, many)       accuracy at `many` tokens minus accuracy at `few`, after the last stage
     ("wait", set, how)             accuracy after forcing (eval/run.py; "wait-2") minus accuracy without it
     ("best", set)                  the highest accuracy of a model, alone or forced in any way
+    ("spent",)                     tokens that all RL steps sampled, those too that were not trained on
 
     value(lines, ("train", "length/mean", 10))        # NaN where the run has no such number
 """
@@ -28,7 +29,7 @@ from e3jax.report.figures import read_number, running_mean
 from e3jax.report.read_run import MAYBE, RECORDS
 from e3jax.train.eq2 import choose_budget
 
-FORMS = ("start", "train", "rise", "eval", "sets", "gain", "wait", "best")
+FORMS = ("start", "train", "rise", "eval", "sets", "gain", "wait", "best", "spent")
 FORCED = {"explore": {"length": float}, "forcing": {str: {"length": float, "accuracy": [MAYBE, MAYBE, MAYBE]}}}
 WINDOW = 5  # RL steps of the running mean of a curve
 
@@ -88,6 +89,14 @@ def mean_of(steps: list[dict], key: str) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+def tokens_of(step: dict) -> float:
+    """Return how many tokens an RL step sampled; NaN where it does not say."""
+    drawn = read_number(step, "drawn/tokens")  # with dynamic sampling, of all rounds
+    rate = read_number(step, "time/rollout_tokens_per_s")
+    tokens = drawn if math.isfinite(drawn) else rate * read_number(step, "time/rollout_s")
+    return float(np.round(tokens))  # a rate times its time is a whole number, but for rounding
+
+
 def mean_over_sets(r: RunLines, stage: str, keys) -> float:
     """Return the mean over all sets of a number of eval.jsonl after `stage` ("": the last); NaN if a set lacks it."""
     lines = r.evals if not stage else r.stages[stage] if stage in r.stages else {}
@@ -101,6 +110,8 @@ def value(r: RunLines, read) -> float:
         key, n = rest
         first, last = mean_of(r.steps[:n], key), mean_of(r.steps[-n:], key)
         return first if kind == "start" else last if kind == "train" else last - first
+    if kind == "spent":
+        return sum(map(tokens_of, r.steps)) if r.steps else math.nan
     if kind == "eval":
         return inside(r.evals, rest)
     if kind == "sets":
@@ -171,6 +182,19 @@ def against_figure(values: dict, *, title: str, measure: str, percent: bool, xla
             of = {k: [float(f(v)) for _, v in known] for k, f in (("mean", np.mean), ("low", np.min), ("high", np.max))}
             drawn.append({"label": label, "x": [x for x, _ in known], **of})
     return figure(title, drawn, xlabel=xlabel, ylabel=ylabel, log2=True, percent=percent)
+
+
+def pareto_figure(values: dict, *, title: str, x: str, y: str, xlabel: str, ylabel: str, percent: bool, arms) -> dict:
+    """Return one measure against another: an upright line per arm at its mean x, from its least to its greatest y."""
+    drawn = []
+    for arm in arms:
+        pairs = [(values[x][arm][seed], of) for seed, of in values[y].get(arm, {}).items() if seed in values[x][arm]]
+        pairs = np.array([pair for pair in pairs if np.isfinite(pair).all()])
+        if len(pairs):
+            at, (low, high) = float(pairs[:, 0].mean()), (pairs[:, 1].min(), pairs[:, 1].max())
+            ends = [float(low), float(pairs[:, 1].mean()), float(high)]
+            drawn.append({"label": arm, "x": [at] * 3, "mean": ends, "low": [None] * 3, "high": [None] * 3})
+    return figure(title, drawn, xlabel=xlabel, ylabel=ylabel, percent=percent)
 
 
 def forced_figure(records: dict, *, title: str, of: str, arms) -> dict:

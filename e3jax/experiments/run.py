@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from e3jax.errors import Stopped, UserError, first_line
 from e3jax.eval import run as eval_run
-from e3jax.experiments import paper, read, results
+from e3jax.experiments import ceiling, paper, read, results
 from e3jax.experiments.plan import Node, check_experiment, plan
 from e3jax.flags import run_command
 from e3jax.lock import hold
@@ -178,17 +178,19 @@ def collect(c: ConfigDict, nodes: list[Node], workdir: epath.Path) -> dict:
 
 def draw(c: ConfigDict, records: dict, values: dict) -> list[dict]:
     """Return the figures of the config as data, without those that no run has numbers for yet."""
+    of_values = {"against": read.against_figure, "pareto": read.pareto_figure}
     makers = {
         "curve": read.curve_figure,
         "budget": read.budget_figure,
         "pass_at_k": read.pass_at_k_figure,
         "forced": read.forced_figure,
+        "tokens": ceiling.tokens_figure,
     }
     out = []
     for spec in c.figures:
         spec = dict(spec)
         kind = spec.pop("kind")
-        figure = read.against_figure(values, **spec) if kind == "against" else makers[kind](records, **spec)
+        figure = of_values[kind](values, **spec) if kind in of_values else makers[kind](records, **spec)
         out += [figure] if figure["lines"] else []
     return out
 
@@ -210,6 +212,8 @@ def conclude(c: ConfigDict, nodes: list[Node], workdir: epath.Path, *, failed: l
             "half": "the budget below",
             "double": "the one above",
         }
+    if c.fit:
+        tables.append(ceiling.table(records, **c.fit.to_dict(), level=c.level))
     rule = [judge(dict(s), values, seeds=c.seeds, level=c.level) for s in c.rule]
     enough = any(len(row["values"]) > 1 for row in rule)
     times = read_lines(workdir / "times.jsonl", TIMES)

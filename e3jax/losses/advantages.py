@@ -11,8 +11,9 @@ With R the rewards of a group of G responses, m their mean, s their standard dev
     "pass_at_k"          `pass_at_k`                         2508.10751
     "best_minus_second"  best − second best, of the best     2503.19595; verl's grpo_passk
     "reinforce_pp"       R − m, whitened over all tokens     verl's reinforce_plus_plus_baseline
+    "brpo"               one a piece of a response           2505.13438, losses/brpo.py
 
-Where a group's rewards are all equal, all of these but the last and "w_reinforce" are exactly 0.
+Where a group's rewards are all equal, all of these but the last two and "w_reinforce" are exactly 0.
 
     advantage_pg = response_advantages(reward_pg, length_pg, done_pg, settings)
 """
@@ -23,11 +24,13 @@ from math import comb
 import numpy as np
 
 from e3jax.errors import need, need_choice
+from e3jax.losses.brpo import PRIORS
 from e3jax.losses.grpo import TRUNCATED, group_advantages
 
 RIGHT = 0.5  # a reward above it is a right response, where only right and wrong are read
 KEEP_BY = ("shortest", "reward_per_token")  # GFPO's two metrics
-BINARY = ("maxrl", "w_reinforce", "pass_at_k")  # kinds for rewards of 0 and 1
+BINARY = ("maxrl", "w_reinforce", "pass_at_k", "brpo")  # kinds for rewards of 0 and 1
+BRPO = "brpo"  # the kind that reads scores of beginnings, and gives an advantage a token: train/credit.py
 WHITENING = 1e-8  # verl's masked_whiten adds it to the variance
 
 
@@ -38,16 +41,22 @@ class Advantage:
     normalize_std: bool  # "group" and "best_minus_second": divide by the group's standard deviation
     ddof: int  # of every standard deviation
     epsilon: float
-    kind: str  # a name of KINDS
+    kind: str  # a name of KINDS, or BRPO
     k: int  # of "pass_at_k"
     positive: float  # factor of A > 0
     negative: float  # factor of A < 0
     truncated: str  # "mask": responses that the budget cut are in no baseline
     keep: int  # GFPO: responses of a group that count; 0: all
     keep_by: str
+    pieces: int = 4  # of "brpo": how many budgets a response is graded at
+    prior: str = "linear"  # of "brpo": what they are worth, losses/brpo.py
 
     def __post_init__(self):
-        need_choice(self, "kind", tuple(KINDS))
+        need_choice(self, "kind", (*KINDS, BRPO))
+        need_choice(self, "prior", PRIORS)
+        need(self.pieces >= 1, "pieces", self.pieces, "use 1 or more")
+        whole = "'brpo' compares whole groups: use 'train' and keep=0"
+        need(self.kind != BRPO or (self.truncated == "train" and not self.keep), "kind", self.kind, whole)
         need_choice(self, "truncated", TRUNCATED)
         need_choice(self, "keep_by", KEEP_BY)
         need(self.k >= 1, "k", self.k, "use 1 or more")
@@ -214,7 +223,12 @@ def response_advantages(reward_pg, length_pg, done_pg, settings: Advantage) -> n
         advantage_pg = advantage_pg / (reward_pg[counted_pg].std(ddof=settings.ddof) + settings.epsilon)
     if settings.kind == "reinforce_pp" and counted_pg.any():
         advantage_pg[counted_pg] = whitened(advantage_pg[counted_pg], length_pg[counted_pg])
-    return np.where(advantage_pg > 0, settings.positive * advantage_pg, settings.negative * advantage_pg)
+    return by_sign(advantage_pg, settings)
+
+
+def by_sign(advantage: np.ndarray, settings: Advantage) -> np.ndarray:
+    """Return advantages times `positive` or `negative`, by their sign."""
+    return np.where(advantage > 0, settings.positive * advantage, settings.negative * advantage)
 
 
 def counted_responses(advantage_b, done_b, *, group_size: int, truncated: str, no_spread: str) -> np.ndarray | None:

@@ -29,6 +29,8 @@ GRPO = {
     "reward/overlong": "Mean soft penalty of responses that come near the budget; 0 or less (E2C, DAPO).",
     "reward/own/…": "Mean of one part of config.task.reward, before its weight; reasons are its functions' own.",
     "reward/too_short": "Mean penalty of wrong responses that end early; 0 or less (LIE).",
+    "reward/repetition": "Mean penalty of responses that say the same ten words ten times; 0 or less (LIE).",
+    "reward/length_error": "Mean distance of a response from the length that its prompt asks for, tokens (LCPO).",
     "reward/shaped": "Mean reward that RL used, where it is not the score: with plan-following and length penalties.",
     "drawn/problems": "Problems drawn in the step, with dynamic sampling (grpo.rounds). The other numbers are of "
     "those that it trains on.",

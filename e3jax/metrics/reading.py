@@ -15,6 +15,7 @@ from typing import NamedTuple
 from e3jax.metrics.exploration import explore
 from e3jax.rewards.extract import Grade, last_boxed
 from e3jax.rewards.plan import plan_share
+from e3jax.rewards.repetition import most_repeats
 from e3jax.tasks.countdown_traces import Attempt
 from e3jax.tasks.grade import grade_one
 from e3jax.tasks.own_reward import Part, grade_own, load_reward
@@ -57,10 +58,12 @@ def read(
     *,
     following: str = "off",
     apart: bool = False,
+    repeats: bool = False,
     reward: list[Part] | None = None,
 ) -> Reading:
     """Read a response: grade and features, and where they are wanted the plan's share (`following`), parts (`apart`).
 
+    With `repeats`, the features hold how often it says the same ten words.
     With a `reward` of the user's own, the grade is its sum (tasks/own_reward.py), and above 0 counts as right.
 
     >>> problem = Problem("p", "multiplication", "6 * 7 = ?", "42", "", {"where": "anywhere"})
@@ -70,6 +73,8 @@ def read(
     """
     grade, rewards = grade_own(problem, text, done, reward) if reward else (grade_one(problem, text, done), None)
     features = explore(problem, text, done=done, correct=grade.score > 0)
+    if repeats:
+        features["repeats"] = most_repeats(text)
     share = 0.0
     if following != "off" and grade.score > 0:
         share = plan_share(problem, text, following, task_of(problem).followed)

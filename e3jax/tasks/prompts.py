@@ -4,6 +4,7 @@ words = PROMPTS["e3"].replace("{problem}", "What is 1+1?")
 qwen3_chat(words)          # the whole text that a model reads
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 from e3jax.errors import UserError
@@ -36,6 +37,7 @@ PROMPTS = {
 }
 
 Chat = Callable[..., str]  # the user's words, and the messages before them where there are any -> the whole prompt
+LENGTH, TOKENS = " Think for ", " tokens."  # what L1 puts behind a problem, around a number
 BARE, BOXED, LETTER = "bare", "qwen", "mcq"  # what a set gets whose prompt is not named
 
 
@@ -120,3 +122,29 @@ def no_chat(words: str, before: Sequence[dict[str, str]] = ()) -> str:
 def last_words(words: str, before: Sequence[dict[str, str]] = ()) -> str:
     """Return the words alone, for a caller that puts them into a model's template itself."""
     return words
+
+
+def asking_for_length(chat: Chat, *, seed: int, fewest: int, most: int) -> Chat:
+    """Return a chat form that asks for a length behind the user's words, as L1 does (LCPO, 2503.04697).
+
+    The length is uniform from `fewest` to `most` tokens, a function of (seed, words).
+    """
+    return lambda words, *before: chat(words + LENGTH + str(drawn_length(words, seed, fewest, most)) + TOKENS, *before)
+
+
+def drawn_length(words: str, seed: int, fewest: int, most: int) -> int:
+    """Return the length that a problem of these words asks for."""
+    draw = int.from_bytes(hashlib.sha256(f"{seed} {words}".encode()).digest()[:8], "big")
+    return fewest + draw % (most - fewest + 1)
+
+
+def asked_length(question: str) -> int:
+    """Return the length that a prompt asks for; ValueError where it asks for none.
+
+    >>> asked_length(asking_for_length(no_chat, seed=0, fewest=7, most=7)("1+1?"))
+    7
+    """
+    number = question.rpartition(LENGTH)[2].partition(TOKENS)[0]
+    if not (LENGTH in question and number.isdecimal()):
+        raise ValueError(f"the prompt {question[-80:]!r} asks for no length")
+    return int(number)

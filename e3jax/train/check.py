@@ -36,6 +36,8 @@ def check(config: ConfigDict) -> Settings:
     check_mesh(s, config)
     check_sampler(s)
     check_restricted(s)
+    check_asked(s)
+    check_selection(s)
     check_traces(s)
     check_chats(s)
     check_reward(s)
@@ -148,6 +150,29 @@ def check_restricted(s: Settings) -> None:
         reads = stage.loss.tis_cap is not None or stage.loss.surrogate == "dppo_tv" or stage.old_logp == "sampler"
         allowed = "nothing reads the corrected log-prob: set loss.tis_cap, old_logp='sampler' or surrogate='dppo_tv'"
         need(reads or not corrected, f"stages.{stage.name}.restricted_sampling", stage.restricted_sampling, allowed)
+
+
+@all_errors()
+def check_asked(s: Settings) -> None:
+    """Refuse a length in the prompt of a task that has no user's turn, and LCPO's reward without one."""
+    turns = [name for name in forms() if TASKS[name].chat]
+    allowed = f"the length is asked for in a user's turn, which task.form {', '.join(turns)} alone have: use ()"
+    need(not s.task.lengths or TASKS[s.task.form].chat, "task.lengths", s.task.lengths, allowed)
+    for stage in s.stages:
+        if isinstance(stage, GrpoStage):
+            asks = "pays for the length that the prompt asks for: set task.lengths, L1 has (100, 4000)"
+            field = f"stages.{stage.name}.reward.lcpo"
+            need(stage.reward.lcpo == "off" or len(s.task.lengths) > 0, field, stage.reward.lcpo, asks)
+
+
+@all_errors()
+def check_selection(s: Settings) -> None:
+    """Refuse to leave out problems of a task that makes new ones without end."""
+    for stage in s.stages:
+        if isinstance(stage, GrpoStage) and stage.selects:
+            said = (stage.drop_above, stage.prompt_tokens)
+            allowed = f"task.form={s.task.form!r} makes new problems without end: only those of a set are left out"
+            need(not TASKS[s.task.form].endless, f"stages.{stage.name}.drop_above, prompt_tokens", said, allowed)
 
 
 @all_errors()

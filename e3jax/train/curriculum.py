@@ -35,6 +35,7 @@ from e3jax.train.chats import ChatStage
 from e3jax.train.eq2 import choose_budget, remarks
 from e3jax.train.grpo import GrpoStage
 from e3jax.train.run import Run, Stage
+from e3jax.train.selection import problems_of
 from e3jax.train.setup import make_run
 from e3jax.train.sft import SftStage
 
@@ -68,7 +69,7 @@ def automatic_budget(run: Run, params, stage: GrpoStage, *, incoming_budget: int
             return line["chosen"]
     rule = run.settings.budget_rule
     grid = sorted({multiple * b for b in rule.budgets for multiple in (1, 2)})  # B and 2B
-    problems = run.draw_from(stage.source, split="train")(stage.first_problem, rule.problems)
+    problems = problems_of(run, stage)(stage.first_problem, rule.problems)
     with run.log.phase(f"{stage.name}: budget by Eq. 2", total=rule.problems * rule.samples) as phase:
         line, graded = evaluate(
             run.pretrained(params),

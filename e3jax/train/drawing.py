@@ -3,7 +3,8 @@
 Dynamic sampling is DAPO's (docs/algorithms.md): groups whose responses all score alike have no advantage, so a step
 draws its number of problems again, in at most `stage.rounds` rounds, until as many groups as it trains on have spread.
 A step owns the problems that it may draw, whether or not it needs them: which these are, and their noise, is a function
-of (seed, stage, step, round), so that a resumed run draws the same. All that were drawn are in drawn.jsonl.
+of (seed, stage, step, round), so that a resumed run draws the same. All that were drawn are in drawn.jsonl, and without
+dynamic sampling too where a later stage wants to know (train/selection.py).
 """
 
 from collections.abc import Callable
@@ -56,6 +57,8 @@ def draw_groups(
         rounds.append(graded)
         enough += int(spread(graded, stage.group_size).sum())
     if stage.rounds == 1:
+        if any(other.reads_drawn and other.index > stage.index for other in run.settings.stages):
+            log_drawn(run, stage, step, rounds, np.arange(stage.prompts))
         return rounds[0], {}
     kept = chosen_groups(np.concatenate([spread(graded, stage.group_size) for graded in rounds]), stage.prompts)
     log_drawn(run, stage, step, rounds, kept)

@@ -7,7 +7,6 @@ The algorithm alone, on one page: examples/minimal_grpo.py.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,29 +16,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.errors import are_counts, dotted_path, need, need_at_least_one, need_choice
-from e3jax.losses.advantages import BINARY, Advantage, response_advantages
+from e3jax.losses.advantages import BINARY, BRPO, Advantage
 from e3jax.losses.e2c import PlanWeights, exploration_weights
 from e3jax.losses.grpo import GrpoLoss, TokenWeights, grpo_loss, negative_mass
 from e3jax.losses.surrogates import COVARIANCE
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
-from e3jax.rewards.shaping import RewardSettings, shaped
+from e3jax.rewards.shaping import RewardSettings
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded
-from e3jax.runtime import processes, put
+from e3jax.runtime import put
 from e3jax.sharding import constrain_params
-from e3jax.train.credit import choose_tokens, token_advantages, weigh
+from e3jax.train.compiling import compile_all
+from e3jax.train.credit import choose_tokens, compared, rewarded, token_advantages, weigh
 from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
 from e3jax.train.logprobs import forward, score
 from e3jax.train.packing import MiniBatch, Packed, enough_rows, micro_batch_shapes, pack_micro_batches, padding
 from e3jax.train.run import Run, Stage
+from e3jax.train.selection import problems_of
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 from e3jax.train.step_records import alarms, describe, log_samples, step_metrics, timings
 from e3jax.types import Batch, Rollouts, TrainState
 
 OLD_LOGP = ("trainer", "sampler")
-COMPILERS = 4  # programs that are compiled side by side; one of them keeps a core or two busy
 RESTRICTED = ("refuse", "renormalise")  # top-p and top-k in training: train/check.py
 
 
@@ -57,6 +57,8 @@ class GrpoStage(Stage):
     rows: int  # packed rows of a micro-batch
     old_logp: str  # log-probs before the update: recomputed by the "trainer", or kept from the "sampler"
     restricted_sampling: str  # what RL does when top-p or top-k restricts its samples
+    drop_above: float  # leaves out problems whose mean score in the stages before was higher; 1: none
+    prompt_tokens: tuple  # leaves out problems whose prompts have fewer or more tokens than these two; (): none
     parity_alarm: float  # warn above this mean |sampler's - trainer's log-prob|, nats
     samples_logged: int  # responses a step in samples.jsonl
     advantage: Advantage
@@ -70,6 +72,10 @@ class GrpoStage(Stage):
         need_at_least_one(self, "prompts", "rounds", "minibatches")
         need(self.rows >= 0, "rows", self.rows, "use 0 (as many as memory holds) or more")
         need(self.group_size >= 2, "group_size", self.group_size, "a group of one has no baseline, use 2 or more")
+        need(0 < self.drop_above <= 1, "drop_above", self.drop_above, "use a rate above 0, or 1 for off")
+        p = self.prompt_tokens
+        two = not p or (len(p) == 2 and are_counts(p) and p[0] <= p[1])
+        need(two, "prompt_tokens", self.prompt_tokens, "use the fewest and the most tokens of a prompt, or () for off")
         need(self.temperature > 0, "temperature", self.temperature, "must be above 0: greedy samples have no log-prob")
         need(self.parity_alarm > 0, "parity_alarm", self.parity_alarm, "must be above 0")
         need(self.samples_logged >= 0, "samples_logged", self.samples_logged, "use 0 (none) or more")
@@ -92,9 +98,24 @@ class GrpoStage(Stage):
         a, most = self.advantage, f"at most group_size={self.group_size}"
         need(a.kind != "pass_at_k" or a.k <= self.group_size, "advantage.k", a.k, most)
         need(a.keep <= self.group_size, "advantage.keep", a.keep, most)
-        plain = self.reward.following == "off" and not self.reward.overlong_buffer and not self.reward.lie_alpha
-        allowed = "reads right and wrong: switch off following, overlong_buffer and lie_alpha of config.grpo.reward"
-        need(plain or a.kind not in BINARY, "advantage.kind", a.kind, allowed)
+        allowed = "reads right and wrong: switch off all other terms of config.grpo.reward"
+        need(self.reward.binary or a.kind not in BINARY, "advantage.kind", a.kind, allowed)
+        w = self.weights
+        signless = w.gradients == "all" and w.no_spread == "keep"
+        allowed = "has an advantage a token: use gradients='all' and no_spread='keep' of config.grpo.weights"
+        need(a.kind != BRPO or signless, "advantage.kind", a.kind, allowed)
+        fits = a.kind != BRPO or not are_counts([self.budget]) or a.pieces <= self.budget
+        need(fits, "advantage.pieces", a.pieces, f"at most the budget, {self.budget} tokens")
+
+    @property
+    def selects(self) -> bool:
+        """Return whether it leaves out problems of its set (train/selection.py)."""
+        return self.reads_drawn or len(self.prompt_tokens) > 0
+
+    @property
+    def reads_drawn(self) -> bool:
+        """Return whether it wants to know what the stages before it drew."""
+        return self.drop_above < 1
 
     @property
     def responses(self) -> int:
@@ -149,7 +170,7 @@ def update(
     tx,
     state: TrainState,
     graded: Graded,
-    advantage_b: np.ndarray,
+    advantage: np.ndarray,
     reference,
     stage: GrpoStage,
     *,
@@ -158,7 +179,8 @@ def update(
     """Make all optimiser updates of one RL step.
 
     The prompts are split into `stage.minibatches`; each is computed in micro-batches whose gradients add up exactly.
-    `lambda_bt` [B, T] multiplies the advantages of tokens (losses/e2c.py); None: 1 everywhere.
+    `advantage`: one a response [B], or one a token [B, T]. `lambda_bt` [B, T] multiplies the advantages of tokens
+    (losses/e2c.py); None: 1 everywhere.
 
     Returns the state, metrics (parity/… compares sampler and trainer before the first update), and a function that
     rebuilds the first minibatch's batches, for a replay dump.
@@ -166,8 +188,8 @@ def update(
     r = graded.rollouts
     minibatches = split(run, r, stage)
     terms = Terms(
-        weight_bt=weigh(run, r, minibatches, advantage_b, stage),
-        advantage_bt=token_advantages(advantage_b, lambda_bt, shape=r.tokens.shape),
+        weight_bt=weigh(run, r, minibatches, advantage, stage),
+        advantage_bt=token_advantages(advantage, lambda_bt, shape=r.tokens.shape),
         old_logp=old_log_probs(run, state.params, r, minibatches, stage),
         ref_logp=[],
         chosen_bt=np.zeros(r.tokens.shape, bool) if stage.loss.surrogate in COVARIANCE else None,
@@ -280,7 +302,7 @@ def train(run: Run, params, stage: GrpoStage):
     tagged = stage.e2c.coefficient != 1 or stage.reward.following != "off"
     need(tags or not tagged, f"stages.{name}", [asdict(stage.e2c), asdict(stage.reward)], NO_TAGS)
     stage = replace(stage, rows=enough_rows(stage.rows, stage.responses // stage.minibatches, groups=row_groups()))
-    draw = run.draw_from(stage.source, split="train")
+    draw = problems_of(run, stage)
     tx = make_optimizer(run.optim, lr=stage.lr, warmup=stage.warmup, decay_steps=0)
     reference = params
     store = run.store(name)
@@ -309,20 +331,18 @@ def train(run: Run, params, stage: GrpoStage):
                 step,
                 draw=draw,
                 sampling=sampling,
-                read=partial(run.grader.submit, following=stage.reward.following),
+                read=partial(run.grader.submit, **stage.reward.options),
                 on_finished=show_progress,
             )
             sampled_at = time.monotonic()
             r = graded.rollouts
-            parts = graded.share_b, graded.score_b, graded.response_len_b
-            reward_b, reward_metrics = shaped(*parts, stage.reward, budget=stage.budget)
-            reward_pg = reward_b.reshape(stage.prompts, stage.group_size)
-            grouped = (x.reshape(reward_pg.shape) for x in (graded.response_len_b, r.done))
-            advantage_b = response_advantages(reward_pg, *grouped, stage.advantage).reshape(-1)
+            reward_b, reward_metrics = rewarded(graded, stage)
+            how = dict(read=run.grader.submit, decode=run.tokenizer.decode)
+            advantage_b, advantage = compared(graded, reward_b, stage, **how)
             lambda_bt = None
             if tags:
                 lambda_bt = exploration_weights(r.tokens, r.prompt_len, r.length, tags=tags, **asdict(stage.e2c))
-            state, values, rebuild = update(run, tx, state, graded, advantage_b, reference, stage, lambda_bt=lambda_bt)
+            state, values, rebuild = update(run, tx, state, graded, advantage, reference, stage, lambda_bt=lambda_bt)
             updated_at = time.monotonic()
             values |= step_metrics(graded, advantage_b, tags, group_size=stage.group_size) | reward_metrics
             # a renormalised log-prob is not the trainer's, by as much as top-p and top-k leave out
@@ -367,22 +387,3 @@ def compile_ahead(run: Run, tx, state: TrainState, stage: GrpoStage) -> None:
         second = {"sum of gradients": add.lower(made, made), "AdamW": apply_gradients.lower(tx, state, made[0])}
         compile_all(second, phase)
         phase.advance(0, "")
-
-
-def compile_all(lowered: dict[str, jax.stages.Lowered], phase) -> list:
-    """Compile programs side by side, {what: lowered}; return the shapes and layouts of their results, in order.
-
-    A later call with the same shapes uses what is compiled here. Several processes compile one after the other, because
-    some backends let them wait for each other's programs.
-    """
-    ready = []
-    with ThreadPoolExecutor(1 if processes() > 1 else COMPILERS) as pool:
-        for what, compiling in [(what, pool.submit(one.compile)) for what, one in lowered.items()]:
-            phase.advance(0, what)
-            ready.append(compiling.result())
-            phase.advance(1)
-
-    def laid_out(x, where):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-    return [jax.tree.map(laid_out, one.out_info, done.output_shardings) for one, done in zip(lowered.values(), ready)]

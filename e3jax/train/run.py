@@ -11,7 +11,7 @@ from etils import epath
 
 from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.checkpoint.store import Store
-from e3jax.errors import UserError, need, need_at_least_one, need_choice
+from e3jax.errors import UserError, are_counts, need, need_at_least_one, need_choice
 from e3jax.log import RunLog
 from e3jax.models.attention import KERNELS
 from e3jax.models.qwen3 import Qwen3
@@ -20,7 +20,7 @@ from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.own_reward import needs_of, parse_reward
-from e3jax.tasks.prompts import no_chat, qwen3_chat
+from e3jax.tasks.prompts import asking_for_length, no_chat, qwen3_chat
 from e3jax.tasks.stream import Stream, Wording
 from e3jax.tasks.table import TASKS, need_form
 from e3jax.train.state import Optimizer
@@ -76,6 +76,7 @@ class TaskSettings:
     opening: str
     prompt_room: int
     reward: str  # of the user's own (tasks/own_reward.py); "": the task's grader alone
+    lengths: tuple  # the fewest and most tokens that a prompt asks a response to have (LCPO); (): it asks for none
 
     def __post_init__(self):
         need_form("form", self.form)
@@ -83,6 +84,9 @@ class TaskSettings:
             parse_reward(self.reward)
         except UserError as error:
             need(False, "reward", self.reward, str(error))
+        right = not self.lengths or (len(self.lengths) == 2 and are_counts(self.lengths))
+        allowed = "use two whole numbers, the fewest and the most tokens, or () for off"
+        need(right and list(self.lengths) == sorted(self.lengths), "lengths", self.lengths, allowed)
         need_choice(self, "where", WHERE)
         need_choice(self, "chat", ("template", "plain"))
         allowed = "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none"
@@ -138,6 +142,11 @@ class Stage:
         need(self.steps >= 1, "steps", self.steps, "use 1 or more")
         need(self.lr > 0, "lr", self.lr, "must be above 0")
         need(self.warmup >= 0, "warmup", self.warmup, "use 0 (none) or more")
+
+    @property
+    def reads_drawn(self) -> bool:
+        """Return whether it wants to know which problems the stages before it drew (train/selection.py)."""
+        return False
 
 
 class Run(NamedTuple):
@@ -207,7 +216,7 @@ def problem_source(task: TaskSettings, tokenizer, *, seed: int, prompt_room: int
     A prompt is in the tokenizer's chat template, if it has one; `task.chat` "plain" is Qwen's form of one user turn
     without a system prompt, whatever the template says. Behind it comes `task.opening`, which a response is forced to
     start with. Of sets, problems of more than `prompt_room` tokens are left out; a token has at least one byte, so that
-    most are known to fit without being encoded.
+    most are known to fit without being encoded. With `task.lengths` the user's turn ends with the length it asks for.
     """
 
     def fits(text: str) -> bool:
@@ -223,6 +232,8 @@ def problem_source(task: TaskSettings, tokenizer, *, seed: int, prompt_room: int
     row = TASKS[task.form]
     templated = partial(tokenizer.chat_text, thinking=task.thinking) if row.chat and tokenizer.has_chat else no_chat
     chat = qwen3_chat if row.chat and task.chat == "plain" else templated
+    if task.lengths:
+        chat = asking_for_length(chat, seed=seed, fewest=task.lengths[0], most=task.lengths[1])
     wording = Wording(task.prompt, chat, task.where, fits, tokens, needs_of(task.reward))
     stream = partial(row.open, seed=seed, wording=wording)
     return opened if task.opening else stream
