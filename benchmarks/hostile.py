@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 if __name__ == "__main__":
@@ -30,6 +31,7 @@ from e3jax.printable import printable
 from e3jax.report.browser import text_spans
 from e3jax.rewards import plan
 from e3jax.rewards.repetition import most_repeats
+from e3jax.rollout.turns import shown_pieces, turn_end
 from e3jax.scaling import choosing, react
 from e3jax.tasks.grade import grade_one
 from e3jax.tasks.problem import Problem
@@ -245,6 +247,10 @@ def followed(name: str, how: str) -> Callable[[str], object]:
 
 IN_TRAINER = {
     "pieces": lambda text: pieces(characters, tokens(text[:2048])),  # of the responses that are logged
+    "shown in turns": lambda text: shown_pieces(characters, tokens(text[:2048]), [[9, 99], [999, 1111]]),
+    "end of a turn": lambda text: turn_end(
+        SimpleNamespace(decode=characters, stop=(0,)), tokens(text) or [0], ("</calc>", "7"), []
+    ),
     "phases of tokens": lambda text: read_tokens(tokens(text[::4]), tokens("<>/1"), begun=False),  # 4 characters each
 }
 IN_WORKERS = {

@@ -68,6 +68,7 @@ def base_config() -> ConfigDict:
     # problems in E2C's two phases, for tiny models. A stage of these names its `numbers`.
     # "math": any set of questions, multiple choice too. A stage names its `set`.
     # "multiplication"; "products", for tiny models. A stage names its `digits`.
+    # "own": what task.file stands for.
     c.task.form = "calculator"
     # For "math" and "multiplication", a name in tasks/prompts.py; Countdown has its own. "" with a set: a boxed answer
     # is asked for where the grader wants one and the question does not ask for it (default_prompt there)
@@ -88,6 +89,15 @@ def base_config() -> ConfigDict:
     c.task.reward = ""
     # LCPO: a prompt ends with "Think for N tokens.", N drawn between these two; L1 has (100, 4000). (): off
     c.task.lengths = ()
+    # "FILE.py" or "FILE.py:NAME": problems, prompt and grader of your own (docs/your-own.md), instead of `form`. Stages
+    # that name no `file` of theirs, as an easier part of it, take their problems from it
+    c.task.file = ""
+
+    c.environment = ConfigDict()
+    # "FILE.py" or "FILE.py:NAME": what is said to the model between its turns (docs/your-own.md). "": one turn
+    c.environment.file = ""
+    c.environment.turns = 8  # of the model, at most (ours)
+    c.environment.turn_tokens = 0  # most tokens of one turn; 0: what the budget of the episode leaves
 
     c.sampler = ConfigDict()
     c.sampler.slots = 128  # responses that decode together; 0: as many as memory holds (train/fit.py)
@@ -318,7 +328,7 @@ def explorations_stage(*, evaluated: bool, data: dict, **fields) -> ConfigDict:
 def grpo_stage(*, budget, **fields) -> ConfigDict:
     """Return an RL stage without warm-up, as e3's. `budget` is in tokens; 'auto' is Eq. 2.
 
-    `fields`: numbers, set or digits; steps, lr. A stage may override any field of config.grpo, subsections too.
+    `fields`: numbers, set, digits or file; steps, lr. A stage may override any field of config.grpo, subsections too.
     """
     stage = ConfigDict({"kind": "grpo", "evaluated": True, "warmup": 0, **fields})
     stage.budget = config_dict.placeholder(object)  # so that the command line may give either type

@@ -83,6 +83,12 @@ def get_config(argument: str = "Qwen3-1.7B=Qwen/Qwen3-1.7B"):
     c.sampler.block = 32
     c.sampler.cache = "compute"
 
+    c.environment = ConfigDict()
+    # what is said to the model between its turns, as in configs/common.py; here a reply may begin a new context
+    c.environment.file = ""
+    c.environment.turns = 8  # of the model, at most (ours)
+    c.environment.turn_tokens = 0  # most tokens of one turn; 0: what the longest of budgets leaves
+
     c.forcing = ConfigDict()
     c.forcing.early_stop = ()  # thinking budgets in tokens; () is off
     c.forcing.sentence = EARLY_STOP

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from e3jax.errors import UserError, first_line
@@ -41,6 +42,13 @@ class WordTokenizer:
         if unknown:
             raise ValueError(f"{unknown[0]!r} of {text[:80]!r} is not one of the {self.vocab_size} words")
         return [self.index[word] for word in text.split()]
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the words' tokens; UserError for words outside the vocabulary, and for padding and EOS."""
+        unknown = [word for word in text.split() if word not in self.index or word in (PAD, EOS)]
+        if unknown:
+            raise UserError(f"{unknown[0]!r} of {text[:80]!r} is not one of the model's words: leave it out")
+        return self.encode(text)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the tokens' words; padding and EOS leave no trace in the text."""
@@ -110,6 +118,15 @@ class HubTokenizer:
         e3's Countdown prompts are raw, without it.
         """
         return self.hub.encode(text, add_special_tokens=begin)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the tokens of a text in which special and added tokens are text: "<|im_end|>" is several tokens."""
+        added = set(self.hub.get_added_vocab().values())
+        tokens = [token for part in cut_apart(text, list(self.hub.get_added_vocab())) for token in self.encode(part)]
+        if not added.intersection(tokens):
+            return tokens
+        tokens = [token for character in text for token in self.encode(character)]  # found in a spelling of its own
+        return [token for token in tokens if token not in added]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the tokens' text, special tokens left out ("<think>" stays), blanks as the model wrote them."""
@@ -270,6 +287,30 @@ def additions(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> Iter
         yield now[len(before) :], half
         if not half:
             start, read = read, i + 1
+
+
+def cut_apart(text: str, names: Sequence[str]) -> list[str]:
+    """Return a text in parts that hold none of `names`, which are cut behind their first character.
+
+    >>> cut_apart("a <eos> b <eos>", ["<eos>", "<pad>"])
+    ['a <', 'eos> b <', 'eos>']
+    """
+    places, parts = {at + 1 for name in names if len(name) > 1 for at in places_of(text, name)}, []
+    for start, end in pairwise([0, *sorted(places), len(text)]):
+        parts += [text[start:end]] if start < end else []
+    return parts
+
+
+def places_of(text: str, name: str) -> Iterator[int]:
+    """Yield where a name stands in a text.
+
+    >>> list(places_of("aaa", "aa"))
+    [0, 1]
+    """
+    at = text.find(name)
+    while at >= 0:
+        yield at
+        at = text.find(name, at + 1)
 
 
 def begins_thought(message: dict[str, str]) -> bool:

@@ -173,7 +173,7 @@ def test_what_cannot_be_loaded_is_a_sentence(here):
 def test_in_the_pool(here):
     """What hangs or nests too deep costs its reward; what raises ends the run with the user's line."""
     with GraderPool(
-        workers=1, timeout_s=2.0, function=READ_OWN, argument="my_rewards.py:moody,task*0.5", lost=LOST
+        workers=1, timeout_s=2.0, function=READ_OWN, arguments=("my_rewards.py:moody,task*0.5", "", ""), lost=LOST
     ) as pool:
         texts = ["1234", "hang", r"\boxed{2}", "deep"]
         first, hung, right, deep = pool.submit([problem()] * 4, texts, [True] * 4).result()

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_hub import QWEN3 as SHAPE
-from tiny_hub import like_of
-from tiny_text import QWEN3, write_qwen3_like
+from tiny_hub import like_of, write_chat_model
+from tiny_text import QWEN3
 
 from configs import my_eval, my_grpo, my_sft
 from configs.common import base_config, chats_stage
@@ -34,17 +33,7 @@ REWARD = "def is_short(completions, **columns):\n    return [len(c) < 20 for c i
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Write a tiny random Qwen3 with a tokenizer and chat template of its kind."""
-    import jax
-
-    from e3jax.checkpoint.hf import save_hf
-    from e3jax.models.qwen3 import init_params
-    from e3jax.tokenizer import HubTokenizer
-
-    directory = write_qwen3_like(tmp_path_factory.mktemp("model"), template=QWEN3)
-    size = -(-HubTokenizer(str(directory)).vocab_size // 64) * 64
-    (directory / "config.json").write_text(json.dumps(SHAPE | {"vocab_size": size}))
-    save_hf(init_params(like_of(directory)[0], jax.random.key(0)), directory)
-    return directory
+    return write_chat_model(tmp_path_factory.mktemp("model"), template=QWEN3)
 
 
 def sft_config(model, data):

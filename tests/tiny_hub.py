@@ -96,6 +96,20 @@ def tiny_params(directory: Path, dtype: str = "float32"):
     return jax.tree.map(jnp.asarray, whole | {"layers": stacked["layers"]})
 
 
+def write_chat_model(directory: Path, *, template: str) -> Path:
+    """Write a tiny random Qwen3 with a tokenizer of its kind and a chat template."""
+    from tiny_text import write_qwen3_like
+
+    from e3jax.models.qwen3 import init_params
+    from e3jax.tokenizer import HubTokenizer
+
+    write_qwen3_like(directory, template=template)
+    size = -(-HubTokenizer(str(directory)).vocab_size // 64) * 64
+    (directory / "config.json").write_text(json.dumps(QWEN3 | {"vocab_size": size}))
+    save_hf(init_params(like_of(directory)[0], jax.random.key(0)), directory)
+    return directory
+
+
 def transformers_model(directory: Path):
     """Return transformers' model with the same weights, from config.json and the files' tensors."""
     import torch

@@ -18,9 +18,10 @@ from e3jax.metrics.exploration import cumulative_unique
 from e3jax.metrics.extrapolation import accuracy_at_budgets
 from e3jax.metrics.pass_at_k import pass_at_k
 from e3jax.metrics.reading import Parts
-from e3jax.metrics.training import phase_metrics
+from e3jax.metrics.training import phase_metrics, turn_metrics
 from e3jax.phases import tag_ids
 from e3jax.rollout.rollouts import Graded, Grader, feature_means, rollout
+from e3jax.rollout.turns import forced_spans, shown
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import chosen_sets
@@ -83,7 +84,7 @@ def evaluate(
 
     score_pg, length_pg = per_problem(graded.score_b), per_problem(graded.response_len_b)
     done_pg = per_problem(graded.rollouts.done)
-    accuracy = accuracy_at_budgets(score_pg, length_pg, done_pg, budgets)
+    accuracy = accuracy_at_budgets(score_pg, length_pg, done_pg, budgets, turns=sampling.environment is not None)
     explored = {name.removeprefix("explore/"): value for name, value in feature_means(graded.features).items()}
     line = {
         "problems": len(problems),
@@ -94,6 +95,7 @@ def evaluate(
         "explore": explored
         | {"length": float(length_pg.mean()), "truncated": float(1 - done_pg.mean())}
         | phase_metrics(graded.rollouts, tag_ids(pretrained.tokenizer))
+        | (turn_metrics(graded.rollouts) if sampling.environment is not None else {})
         | {f"reason/{r}": graded.reasons.count(r) / len(graded.reasons) for r in sorted(set(graded.reasons))},
     }
     return line, graded
@@ -119,9 +121,14 @@ def pass_at_ks(graded: Graded, samples: int, ks: Sequence[int]) -> dict[str, lis
     return {str(k): mean_interval(pass_at_k(np.full_like(correct_p, samples), correct_p, k)) for k in ks}
 
 
-def sample_line(graded: Graded, i: int) -> dict:
-    """Response i as a line of eval_samples.jsonl, attempts taken apart."""
-    problem, text = graded.problems[i], graded.texts[i]
+def sample_line(graded: Graded, i: int, decode: Callable) -> dict:
+    """Response i as a line of eval_samples.jsonl, attempts taken apart.
+
+    "forced": the characters of the response that an environment put there.
+    """
+    problem, text, r = graded.problems[i], graded.texts[i], graded.rollouts
+    forced = forced_spans(r, i)
+    whole, marks = shown(decode, r.tokens[i, r.prompt_len[i] : r.length[i]].tolist(), forced) if forced else (text, [])
     attempts, rest, answer = graded.parts[i] or Parts([], text, "")
     verdict = {True: "yes", False: "no", None: None}
     return {
@@ -134,5 +141,5 @@ def sample_line(graded: Graded, i: int) -> dict:
         "answer": answer,
         "attempts": [{"text": a.text, "verdict": verdict[a.verdict], "truth": a.truth} for a in attempts],
         "tail": rest,
-        "response": text,
-    }
+        "response": whole,
+    } | ({"forced": marks} if forced else {})

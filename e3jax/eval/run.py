@@ -14,6 +14,7 @@ table1.*, table3.*, extrapolation-SET.svg. A model may be added to `config.model
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,12 +22,13 @@ from ml_collections import ConfigDict
 from e3jax.errors import all_errors, need, need_at_least_one, section
 from e3jax.eval import tables
 from e3jax.eval.forcing import Trace, continued, force, reopened, thought
-from e3jax.eval.scoring import by_problem, count, mean_interval, record, score_traces, summary
+from e3jax.eval.scoring import by_problem, count, mean_interval, record, score_traces, summary, turn_means
 from e3jax.flags import run_command
 from e3jax.log import RunLog
 from e3jax.report.files import extrapolation_file
 from e3jax.rewards.workers import GraderPool
 from e3jax.rollout.bench import Bench, Benches, benches_of, evaluation_command, need_rising, sample_all
+from e3jax.rollout.episodes import Turns
 from e3jax.rollout.responses import Request
 from e3jax.runtime import unless_stopped
 from e3jax.tasks.grade import nothing_read
@@ -65,6 +67,7 @@ class Settings:
     pass_at_k: str  # which estimate the tables have: a name of tables.PASS_AT_K
     train_budget: int  # drawn in the figures; 0: none
     forcing: Forcing
+    turns: Turns  # config.environment
 
     def __post_init__(self):
         need_rising(self.budgets, "budgets")
@@ -79,7 +82,12 @@ def check(c: ConfigDict) -> Settings:
     benches = benches_of(c, reward=c.reward)
     with section("forcing.{}".format):
         forcing = Forcing(**c.forcing)
-    settings = Settings(benches, tuple(c.budgets), tuple(c.pass_ks), c.pass_at_k, c.train_budget, forcing)
+    with section("environment.{}".format):
+        turns = Turns(**c.environment)
+        forced = bool(forcing.early_stop or forcing.wait)
+        allowed = "has no thinking that could be forced: set forcing.early_stop and forcing.wait to ()"
+        need(not turns.file or not forced, "file", turns.file, allowed)
+    settings = Settings(benches, tuple(c.budgets), tuple(c.pass_ks), c.pass_at_k, c.train_budget, forcing, turns)
     fewest, samples = min(c.pass_ks, default=1), {name: one.samples for name, one in benches.sets.items()}
     for name, n in samples.items():
         need(n >= fewest, f"sets[{name!r}].samples", n, f"{fewest} or more")
@@ -170,16 +178,17 @@ def evaluate(bench: Bench, grader: GraderPool, settings: Settings) -> None:
     """Sample, grade, and write this model's and set's lines."""
     budgets, longest = settings.budgets, max(settings.budgets)
     sample_all(bench, longest=longest)
-    decode, known = bench.pretrained.tokenizer.decode, bench.responses.known
-    where = f"{bench.label}, {bench.name}"
+    decode, where = bench.pretrained.tokenizer.decode, f"{bench.label}, {bench.name}"
+    responses = by_problem(bench.responses.known, "response", len(bench.problems), range(bench.samples))
     with bench.log.phase(f"{where}: grading", total=len(bench.problems) * bench.samples) as phase:
         counts = count(
             bench.problems,
-            by_problem(known, "response", len(bench.problems), range(bench.samples)),
+            responses,
             decode=decode,
             grade=grader.submit,
             budgets=budgets,
             on_graded=unless_stopped(phase.advance, f"{where}, grading"),
+            turns=bench.sampling.environment is not None,
         )
     fields = {f"{field}_field": f"config.sets.{bench.name}.{field}" for field in ("where", "prompt")}
     if unread := nothing_read([reason for c in counts for reason in c.reasons], bench.problems, **fields):
@@ -198,6 +207,8 @@ def evaluate(bench: Bench, grader: GraderPool, settings: Settings) -> None:
     line = summary(counts, budgets=budgets, pass_ks=pass_ks) | {"forcing": forcing_lines}
     if settings.benches.reward:
         line["reward"] = mean_interval(np.array([c.score_g.mean() for c in counts]))
+    if bench.sampling.environment is not None:
+        line["explore"] |= turn_means(list(chain(*responses)))
     bench.log.append("eval.jsonl", bench.names | about | line)
     bench.log.flush()
 
@@ -243,6 +254,7 @@ def main(config: ConfigDict, workdir: str) -> None:
         longest=max(settings.budgets),
         measure=partial(evaluate, settings=settings),
         show=lambda log, problems: show(log, settings),
+        turns=settings.turns,
     )
 
 

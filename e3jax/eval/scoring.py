@@ -25,6 +25,7 @@ from e3jax.metrics.majority import majority_at_k
 from e3jax.metrics.pass_at_k import bootstrap_interval, bootstrap_pass_at_k, pass_at_k, two_level_interval
 from e3jax.rollout.responses import Response
 from e3jax.rollout.rollouts import Grader
+from e3jax.rollout.turns import model_text, parts
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.table import task_of
 
@@ -43,6 +44,7 @@ class ProblemCounts(NamedTuple):
     reasons: list[str]
     answers: list[str | None]  # votes; None for a response without an answer, or that did not end
     verifications: tuple[float, float]  # per response, as the paper counts them and as its code does
+    turns: bool = False  # responses are episodes of several turns
 
 
 def answer_of(problem: Problem, text: str) -> str | None:
@@ -63,24 +65,28 @@ def count(
     grade: Grader,
     budgets: Sequence[int],
     on_graded: Callable[[int], None],
+    turns: bool = False,
 ) -> list[ProblemCounts]:
-    """Grade responses [P][n], whole and cut to every budget; `on_graded(responses)` hears of progress."""
+    """Grade responses [P][n], whole and cut to every budget; `on_graded(responses)` hears of progress.
+
+    `turns`: responses are episodes, which may be cut before the longest budget.
+    """
     out, n = [], len(responses[0])
     step = max(TOGETHER // n, 1)
     for first in range(0, len(problems), step):
         block = problems[first : first + step]
         flat = [(p, r) for p, rs in zip(block, responses[first : first + step]) for r in rs]
-        texts = [decode(r.tokens) for _, r in flat]
+        texts = [model_text(decode, r.tokens, r.forced) for _, r in flat]
         whole = grade([p for p, _ in flat], texts, [r.done for _, r in flat])
         shorter = [
             (i, b)
             for i, (_, r) in enumerate(flat)
             for b, most in enumerate(budgets)
-            if len(r.tokens) > most or (len(r.tokens) == most and not r.done)
+            if len(r.tokens) > most or not r.done
         ]
         cut = grade(
             [anywhere(flat[i][0]) for i, _ in shorter],
-            [decode(flat[i][1].tokens[: budgets[b]]) for i, b in shorter],
+            [model_text(decode, flat[i][1].tokens[: budgets[b]], flat[i][1].forced) for i, b in shorter],
             [True] * len(shorter),
         )
         whole = whole.result()
@@ -103,6 +109,7 @@ def count(
                     verifications=tuple(
                         float(np.mean([f(t) for t in texts[rows]])) for f in (verifications_paper, verifications_code)
                     ),
+                    turns=turns,
                 )
             )
         on_graded(len(flat))
@@ -112,7 +119,10 @@ def count(
 def finished_gb(c: ProblemCounts, budgets: Sequence[int]) -> np.ndarray:
     """Return which responses [G, B] count in the column "finished" at which budget."""
     right_g1, length_g1, done_g1 = (x[:, None] for x in (c.right_g.astype(float), c.length_g, c.done_g))
-    return accuracy_at_budgets(right_g1, length_g1, done_g1, budgets) > 0  # each response as a problem with one sample
+    how = dict(turns=c.turns)
+    return (
+        accuracy_at_budgets(right_g1, length_g1, done_g1, budgets, **how) > 0
+    )  # each response as a problem with one sample
 
 
 def pass_interval(num_samples: int, correct_p: np.ndarray, k: int, estimator: Callable = pass_at_k) -> list[float]:
@@ -170,6 +180,19 @@ def summary(counts: Sequence[ProblemCounts], *, budgets: Sequence[int], pass_ks:
         }
         | {f"reason/{r}": reasons[r] / reasons.total() for r in sorted(reasons)},
     }
+
+
+def turn_means(responses: Sequence[Response]) -> dict[str, float]:
+    """Return means over episodes, as metrics/training.py turn_metrics: turns, tokens sampled, tokens put there.
+
+    >>> turn_means([Response((5, 6, 7, 8, 1), True, ((1, 3),)), Response((5, 6, 1), True)])
+    {'turns/mean': 1.5, 'turns/sampled': 3.0, 'turns/forced': 1.0}
+    """
+    turns = [sum(not put for *_, put in parts(len(r.tokens), r.forced)) for r in responses]
+    forced = [sum(last - first for first, last in r.forced) for r in responses]
+    sampled = [len(r.tokens) - n for r, n in zip(responses, forced)]
+    values = {"turns/mean": turns, "turns/sampled": sampled, "turns/forced": forced}
+    return {name: float(np.mean(value)) for name, value in values.items()}
 
 
 def record(c: ProblemCounts, budgets: Sequence[int]) -> dict[str, Any]:

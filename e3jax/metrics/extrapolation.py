@@ -21,14 +21,15 @@ Usage: `accuracy_at_budgets(score, length, done, [1024, 2048, 4096]).mean(axis=0
 import numpy as np
 
 
-def accuracy_at_budgets(score_pg, length_pg, done_pg, budgets):
+def accuracy_at_budgets(score_pg, length_pg, done_pg, budgets, *, turns=False):
     """Return the mean over samples of score · done · (length <= B): float64 [P, num_budgets].
 
     `score_pg` [P, G] in [0, 1]; `length_pg` [P, G] response tokens with EOS; `done_pg` [P, G] bool,
     False where the budget ended the response.
 
     Raises ValueError when a response was cut before one of the budgets: what it would have done with the rest is
-    unknown, so the result would be too low.
+    unknown, so the result would be too low. Not with `turns`: what cuts an episode early, its number of turns or a
+    reply that does not fit, cuts it at every budget up to the generation's.
 
     >>> accuracy_at_budgets(
     ...     np.array([[1.0, 1.0]]), np.array([[3, 7]]), np.array([[True, True]]), [2, 3, 8]
@@ -42,7 +43,7 @@ def accuracy_at_budgets(score_pg, length_pg, done_pg, budgets):
         raise ValueError(f"done must be boolean, got {done.dtype}")
     budgets = np.asarray(budgets)
     cut = length[~done]
-    if cut.size and cut.min() < budgets.max():
+    if cut.size and cut.min() < budgets.max() and not turns:
         raise ValueError(
             f"a response was cut at {cut.min()} tokens: budget {budgets.max()} needs a generation at least as long"
         )

@@ -48,6 +48,9 @@ GRPO = {
     "length/max": "Tokens of the longest response.",
     "length/exploration": "Mean tokens of a response between the tags of the plan, without the tags (E2C).",
     "length/execution": "Mean tokens of a response between the tags of the execution, without the tags (E2C).",
+    "turns/mean": "Turns of the model in an episode; only with a config.environment, as the next two.",
+    "turns/sampled": "Mean tokens of an episode that the model sampled. length/… and budget count all of its tokens.",
+    "turns/forced": "Mean tokens of an episode that its environment put there.",
     "truncated": "Share of responses that the budget ended. They score 0, and are trained on unless "
     "grpo.weights.truncated says otherwise.",
     "budget": "Most tokens that a response may have in this stage. Chosen, by hand or by Eq. 2, not measured.",
@@ -126,7 +129,7 @@ KINDS = {"grpo": GRPO, "sft": SFT, "oxa": OXA, "pk": PK}  # kinds of lines of me
 
 REASONS = {
     "correct": "The answer is right.",
-    "own": "Scored by functions of config.task.reward that give no reason.",
+    "own": "Scored by functions of config.task.reward, or a task of the user's own, that give no reason.",
     "truncated": "The budget ended the response, which is not graded.",
     "timeout": "The grader failed twice: too slow, out of memory, or dead. Means of `explore/…` leave these out.",
     "no_answer": "There is no answer where the grader looks for one.",

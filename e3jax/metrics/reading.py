@@ -5,20 +5,22 @@ process of a run, which then counts as dead.
 
     pool = GraderPool(workers=2, timeout_s=10.0, function=READ, lost=LOST)
     one, *_ = pool.submit(problems, texts, done, following="sound").result()     # a Reading each
-    GraderPool(workers=2, timeout_s=10.0, function=READ_OWN, argument="my_rewards.py:is_short", lost=LOST)
+    GraderPool(workers=2, timeout_s=10.0, function=READ_OWN, arguments=("my_rewards.py:is_short", "", ""), lost=LOST)
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from e3jax.metrics.exploration import explore
 from e3jax.rewards.extract import Grade, last_boxed
 from e3jax.rewards.plan import plan_share
 from e3jax.rewards.repetition import most_repeats
 from e3jax.tasks.countdown_traces import Attempt
+from e3jax.tasks.environment import answering
 from e3jax.tasks.grade import grade_one
 from e3jax.tasks.own_reward import Part, grade_own, load_reward
+from e3jax.tasks.own_task import load_task
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.table import task_of
 
@@ -46,9 +48,14 @@ class Reading(NamedTuple):
 LOST = Reading(Grade(0.0, "timeout"), None)
 
 
-def reader(reward: str) -> Callable[..., Reading]:
-    """Return `read` with the functions of config.task.reward, which are loaded once."""
-    return partial(read, reward=load_reward(reward))
+def reader(reward: str, task: str, environment: str) -> Callable[..., Any]:
+    """Return `read` with the functions of config.task.reward, and a function's replies for config.environment.file.
+
+    The user's files ("": none) are loaded here, before the first response: `task` is config.task.file.
+    """
+    if task:
+        load_task(task)
+    return answering(partial(read, reward=load_reward(reward)), environment)
 
 
 def read(

@@ -55,6 +55,20 @@ def rollout_metrics(
     return values
 
 
+def turn_metrics(r: Rollouts) -> dict[str, float]:
+    """Return means over episodes: turns of the model, tokens that it sampled, tokens that the environment put there.
+
+    >>> sampled = np.array([[False, True, False, False, True], [False, True, True, False, False]])
+    >>> turn_metrics(Rollouts(None, np.array([1, 1]), np.array([5, 3]), None, None, sampled, None))
+    {'turns/mean': 1.5, 'turns/sampled': 2.0, 'turns/forced': 1.0}
+    """
+    begins_bt = r.sampled & ~np.pad(r.sampled, ((0, 0), (1, 0)))[:, :-1]
+    sampled_b = r.sampled.sum(1)
+    values = {"turns/mean": begins_bt.sum(1), "turns/sampled": sampled_b}
+    values |= {"turns/forced": r.length - r.prompt_len - sampled_b}
+    return {name: float(value_b.mean()) for name, value_b in values.items()}
+
+
 def phase_metrics(r: Rollouts, tags) -> dict[str, float]:
     """Return each phase's entropy per sampled token (nats) and tokens per response, and the share well formed.
 

@@ -47,6 +47,7 @@ KINDS = {
     "solution": ("really a solution", "★"),
     "check": ("verification", ""),
     "false": ("equation that is false", "≠"),
+    "forced": ("said to the model, not sampled", ""),
 }
 # a prompt of e3's Countdown (tasks/countdown.py PROMPT), and one of multiplication (tasks/prompts.py), in any chat
 COUNTDOWN = re.compile(
@@ -106,6 +107,7 @@ def _sample(row: dict, *, source: str, step: int, target: Any, truncated: bool) 
         "length": row["length"],
         "truncated": bool(truncated),
         "advantage": row["advantage"] if "advantage" in row else None,
+        "forced": row["forced"] if "forced" in row else [],
         "tokens": [],
         "entropy": [],
         "logp": [],
@@ -136,6 +138,7 @@ def _responses(run_dir: epath.Path, problems: list[dict], notes: list[str]) -> I
                     "answer": "",
                     "reward": problem["right_of"][g],
                     "reason": problem["reason_of"][g],
+                    "forced": line["forced_text"] if "forced_text" in line else [],
                 }
                 yield _sample(
                     row | {"length": line["length"]},
@@ -193,6 +196,26 @@ def text_spans(prompt: str, text: str) -> list[Span]:
         spans += [Span(one.start, one.end, "false") for one in read_equations(text) if not one.true]
     starts = [] if problem.meta else verification_starts(text)
     return spans + [Span(start, SENTENCE.match(text, start).end(), "check") for start in starts]
+
+
+def spans_of_turns(prompt: str, text: str, forced: list[list[int]]) -> list[Span]:
+    """Return the spans of a response of which some characters were put there: those are read as no part of it.
+
+    >>> text = "1 + 2 = 3 what? ?3 0 yes"
+    >>> [(text[s.start : s.end], s.kind) for s in spans_of_turns("1 2 ?3", text, [[10, 16]])][::3]
+    [('1 + 2 = 3 what? ?3 0 yes', 'right'), ('what? ', 'forced')]
+    """
+    if not forced:
+        return text_spans(prompt, text)
+    own, end, marks = [], 0, []  # characters that the model wrote
+    for start, last in sorted(forced):
+        start, last = min(max(start, end), len(text)), min(max(last, end), len(text))
+        own += range(end, start)
+        marks += [Span(start, last, "forced")] if start < last else []
+        end = last
+    own += range(end, len(text))
+    spans = text_spans(prompt, "".join(text[i] for i in own))
+    return [Span(own[s.start], own[s.end - 1] + 1, s.kind) for s in spans if s.start < s.end] + marks
 
 
 def written_problem(prompt: str, text: str) -> Problem:
@@ -264,7 +287,7 @@ def page_data(run_dirs: Sequence[epath.Path]) -> dict:
     prompts = [prompt for prompt, _ in problems]
     kinds = list(KINDS)
     for row in rows:
-        spans = text_spans(prompts[row["problem"]], row["text"])
+        spans = spans_of_turns(prompts[row["problem"]], row["text"], row.pop("forced"))
         row["attempts"] = attempts(spans)
         utf16 = _utf16(row["text"])
         row["spans"] = [x for s in spans for x in (utf16(s.start), utf16(s.end), kinds.index(s.kind))]

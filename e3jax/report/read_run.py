@@ -38,19 +38,22 @@ RECORDS = {  # what a report reads: file -> shape of its lines (e3jax/readers.py
     },
     "eval_samples.jsonl": {"stage": name, "set": name, "prompt": str, "response": str, "attempts": [ATTEMPT]},
 }  # fmt: skip
+MARKS = [[int, int]]  # characters of a response that an environment put there
 GRADED = {"prompt": str, "response": str, "reward": float, "reason": object, "answer": object, "length": count}
 SAMPLES = {  # what the page of samples reads
     "samples.jsonl": {
         "stage": name, "step": count, **GRADED, "truncated": object, "advantage?": MAYBE, "tokens?": [str],
-        "entropy?": [MAYBE], "logp?": [MAYBE],
+        "entropy?": [MAYBE], "logp?": [MAYBE], "forced?": MARKS,
     },
-    "eval_samples.jsonl": {"stage": name, "set": name, **GRADED, "target": object, "done": object},
+    "eval_samples.jsonl": {"stage": name, "set": name, **GRADED, "target": object, "done": object, "forced?": MARKS},
     "problems.jsonl": {
         "stage": name, "set": name, "problem": str, "question": str, "answer": object, "reason_of": [object],
         "right_of": [(float, bool)],
     },
 }  # fmt: skip
-RESPONSE = {"part": str, "id": str, "sample": count, "done": object, "length": count, "text": str}
+RESPONSE = {
+    "part": str, "id": str, "sample": count, "done": object, "length": count, "text": str, "forced_text?": MARKS,
+}  # fmt: skip
 FILES = ("config.json", *dict.fromkeys([*RECORDS, *SAMPLES]))
 
 

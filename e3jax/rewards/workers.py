@@ -4,8 +4,8 @@
         grades = pool.grade_all(problems, texts, done)     # as tasks/grade.py, which the workers call
         later = pool.submit(problems, texts, done)         # at once; later.result() is the list of grades
 
-A worker is `python -m e3jax.rewards.workers MODULE:FUNCTION [ARGUMENT]`; with an argument, FUNCTION(ARGUMENT) makes the
-grader. It knows nothing of jax, and ends with its parent. It may grow by MEMORY bytes. What a text does to it (too
+A worker is `python -m e3jax.rewards.workers MODULE:FUNCTION [ARGUMENT …]`; with arguments, FUNCTION(ARGUMENT, …) makes
+the grader. It knows nothing of jax, and ends with its parent. It may grow by MEMORY bytes. What a text does to it (too
 slow, stopped, out of memory, too deep, dead) costs that text's grade and nothing else; a UserError is for the user, and
 an exception of another kind is a bug of the grader: both end the run.
 """
@@ -60,12 +60,14 @@ class GraderPool:
     """`workers` processes, each fed by a thread that waits `timeout_s` for one grade at most.
 
     `function` may return something else than a Grade: `lost` is what then stands for the answer of one that failed.
-    With an `argument`, function(argument) makes the grader, before the first response.
+    With `arguments`, function(*arguments) makes the grader, before the first response.
     """
 
-    def __init__(self, *, workers: int, timeout_s: float, function: str = GRADE, argument: str = "", lost: Any = LOST):
+    def __init__(
+        self, *, workers: int, timeout_s: float, function: str = GRADE, arguments: Sequence[str] = (), lost: Any = LOST
+    ):
         self.timeout_s, self.lost, self.mine = timeout_s, lost, threading.local()
-        self.command = [function, argument] if argument else [function]
+        self.command = [function, *arguments]
         self.threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
         self.started: list[Worker] = []
 

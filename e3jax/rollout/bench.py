@@ -27,12 +27,14 @@ from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool, Graders
 from e3jax.rollout.digests import is_scored, what_was_scored
+from e3jax.rollout.episodes import NO_TURNS, Turns, open_environment
 from e3jax.rollout.responses import Request, Responses, fill
 from e3jax.runtime import barrier, stop_asked
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
-from e3jax.tasks.own_reward import GRADE_OWN, load_reward, marked, needs_of
+from e3jax.tasks.environment import JUDGE
+from e3jax.tasks.own_reward import load_reward, marked, needs_of
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import last_words, no_chat, qwen3_chat
 from e3jax.tasks.sets import chosen_sets
@@ -296,7 +298,7 @@ def make_bench(
     prompts = [pretrained.tokenizer.encode(p.question) for p in problems]
     most = max(range(len(prompts)), key=lambda p: len(prompts[p]))
     room = pretrained.model.config.max_length - len(prompts[most])
-    if longest > room:
+    if longest > room and benches.sampling.environment is None:  # an episode ends where its context is full
         raise UserError(
             f"{label}, {name}: problem {problems[most].id} has a prompt of {len(prompts[most])} tokens, which leaves "
             f"{room} of the model's length: {longest} are wanted, by config.budgets or config.budget with an answer"
@@ -314,11 +316,17 @@ def make_bench(
         prompts=prompts,
         pretrained=pretrained,
         chat=benches.chat,
-        sampling=benches.sampling,
+        sampling=sampling_on(benches.sampling, problems),
         key=jax.random.fold_in(jax.random.key(benches.seed), zlib.crc32(name.encode())),
         responses=responses,
         log=log,
     )
+
+
+def sampling_on(sampling: Sampling, problems: list[Problem]) -> Sampling:
+    """Return how responses to a set's problems are sampled: an environment is told which problem it replies to."""
+    environment = sampling.environment
+    return sampling if environment is None else replace(sampling, environment=environment._replace(problems=problems))
 
 
 def each_bench(
@@ -355,6 +363,13 @@ def each_bench(
 # ---- commands
 
 
+def judging(problems: dict[str, list[Problem]], turns: Turns, reward: str) -> dict[str, Any]:
+    """Return the graders' function where files of the user's own are to be loaded before the first response."""
+    files = sorted({p.meta["file"] for one in problems.values() for p in one if task_of(p).own})
+    own = ",".join(files), turns.file, reward
+    return {"function": JUDGE, "arguments": own} if any(own) else {}
+
+
 @contextmanager
 def run_directory(config: ConfigDict, workdir: str) -> Iterator[RunLog]:
     """Open a command's run directory for a block; at the block's end the directory is marked as done and closed."""
@@ -375,17 +390,20 @@ def evaluation_command(
     longest: int,
     measure: Callable[[Bench, GraderPool], None],
     show: Callable[[RunLog, dict[str, list[Problem]]], None],
+    turns: Turns = NO_TURNS,
 ) -> None:
     """Measure every model on every set that `record` has no line of, then show everything.
 
     `measure(bench, grader)` ends with its line in `record`; a response has `longest` tokens at most, forced ones too.
-    `show(log, problems)` gets all sets' problems by name.
+    `show(log, problems)` gets all sets' problems by name. `turns`: what happens between the turns of a response.
     """
     seed, reward = benches.seed, benches.reward
     problems = {name: load_problems(one, seed=seed, reward=reward) for name, one in benches.sets.items()}
-    how = {"function": GRADE_OWN, "argument": reward} if reward else {}
     with run_directory(config, workdir) as log:
-        with benches.grader.start(**how) as grader:
+        with benches.grader.start(**judging(problems, turns, reward)) as grader:
+            how = dict(style=benches.chat.style, thinking=benches.chat.thinking, restarts=True)
+            environment = open_environment(turns, grader, **how)
+            benches = replace(benches, sampling=replace(benches.sampling, environment=environment))
             for bench in each_bench(benches, problems, log, record=record, longest=longest):
                 measure(bench, grader)
         show(log, problems)

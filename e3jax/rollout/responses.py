@@ -28,16 +28,21 @@ from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.errors import UserError
 from e3jax.readers import fault, parse_json, read_bytes
 from e3jax.rollout.digests import digest
+from e3jax.rollout.episodes import sample_episodes
+from e3jax.rollout.turns import forced_spans, shown
 from e3jax.runtime import is_main, out_of_memory
-from e3jax.sampler.plan import Sampling, rows_within
+from e3jax.sampler.plan import PREFILL, Sampling, rows_within
 from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.storage import append, is_bucket, patiently
+from e3jax.types import Rollouts
 
 FLUSH_EVERY_S = 30.0  # in a bucket
 AT_ONCE = 4096  # responses of one call: the sampler keeps 13 bytes for each of their tokens until all are drawn
 MOST_BYTES = 1 << 26  # of one response's tokens, 4 each: beyond it a line is damaged or a bomb
-PREFILL = 2048  # tokens: the longest prompt of which config.sampler.prefill_rows are prefilled together
-LINE = {"part": str, "problem": int, "sample": int, "id": str, "done": bool, "tokens": str, "question?": str}
+LINE = {
+    "part": str, "problem": int, "sample": int, "id": str, "done": bool, "tokens": str, "question?": str,
+    "forced?": [[int, int]],
+}  # fmt: skip
 SPACE = "Nothing that was drawn before is lost: make room, then give the same command again"
 
 
@@ -46,6 +51,7 @@ class Response(NamedTuple):
 
     tokens: tuple[int, ...]  # the ending one included
     done: bool  # False: the budget ended it
+    forced: tuple[tuple[int, int], ...] = ()  # tokens that an environment put there: [first, behind the last)
 
 
 class Request(NamedTuple):
@@ -100,7 +106,8 @@ class Responses:
                 raise ValueError(wrong)
             key = line["part"], line["problem"], line["sample"]
             tokens = np.frombuffer(unpacked(base64.b64decode(line["tokens"])), "<i4").tolist()
-            self.known[key] = Response(tuple(tokens), line["done"])
+            forced = tuple(map(tuple, line["forced"])) if "forced" in line else ()
+            self.known[key] = Response(tuple(tokens), line["done"], forced)
             self.ids[line["problem"]] = line["id"]
             if "question" in line:
                 self.questions[line["problem"]] = line["question"]
@@ -129,12 +136,17 @@ class Responses:
                 )
         return len([index for index in self.ids if index < len(prompts) and index not in self.questions])
 
-    def add(self, new: dict[Key, Response], ids: Sequence[str], texts: Sequence[str]) -> None:
-        """Keep finished responses, with their problems' ids and their texts (for people: texts are not read back)."""
+    def add(
+        self, new: dict[Key, Response], ids: Sequence[str], texts: Sequence[str], marks: Sequence[list] = ()
+    ) -> None:
+        """Keep finished responses, with their problems' ids and their texts (for people: texts are not read back).
+
+        `marks`: of each text, the characters that an environment put there.
+        """
         self.known |= new
         if not is_main():
             return
-        for ((part, problem, number), r), id_, text in zip(new.items(), ids, texts):
+        for ((part, problem, number), r), id_, text, mark in zip(new.items(), ids, texts, marks or [[]] * len(new)):
             packed = base64.b64encode(zlib.compress(np.asarray(r.tokens, "<i4").tobytes())).decode()
             line = {
                 "part": part,
@@ -146,6 +158,8 @@ class Responses:
                 "text": text,
                 "tokens": packed,
             }
+            if r.forced:
+                line |= {"forced": r.forced, "forced_text": mark}
             if len(self.prompts):
                 line["question"] = digest(self.prompts[problem])
             self.waiting += json.dumps(line) + "\n"
@@ -201,28 +215,30 @@ def fill(
         row = [(r.problem, g) for r in now for g in r.samples]
 
         def finished(rows, r, row=row):
-            new = {
-                (part, *row[i]): Response(tuple(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()), bool(r.done[i]))
-                for i in map(int, rows)
-            }
-            texts = [tokenizer.decode(x.tokens) for x in new.values()]
-            responses.add(new, [responses.ids_now[problem] for _, problem, _ in new], texts)
+            new = {(part, *row[i]): response_of(r, i, turns=sampling.environment is not None) for i in map(int, rows)}
+            ids = [responses.ids_now[problem] for _, problem, _ in new]
+            texts, marks = zip(*(shown(tokenizer.decode, x.tokens, x.forced) for x in new.values()))
+            responses.add(new, ids, texts, marks)
             on_finished(len(new), sum(len(x.tokens) for x in new.values()))
 
-        longest = max(len(r.prompt) for r in now)
+        longest, events = max(len(r.prompt) for r in now), Events(on_finished=finished)
         rows = min(sampling.prefill_rows, rows_within(sampling.prefill_rows * PREFILL, longest))
         budgets = np.repeat([r.budget for r in now], [len(r.samples) for r in now])
+        numbers = [r.problem for r in now]
+        wanted = Requests([r.prompt for r in now], numbers, [r.samples for r in now], budgets)
+        how = replace(sampling, prefill_rows=rows)
         try:
             with out_of_memory(sampling.less_memory):
-                sample(
-                    model,
-                    params,
-                    Requests([r.prompt for r in now], [r.problem for r in now], [r.samples for r in now], budgets),
-                    replace(sampling, prefill_rows=rows),
-                    key=key,
-                    stop=stop,
-                    pad=tokenizer.pad,
-                    events=Events(on_finished=finished),
-                )
+                if sampling.environment is None:
+                    sample(model, params, wanted, how, key=key, stop=stop, pad=tokenizer.pad, events=events)
+                else:
+                    problems = [sampling.environment.problems[p] for p in numbers]
+                    sample_episodes(pretrained, problems, wanted, how, key=key, events=events)
         finally:
             responses.flush()
+
+
+def response_of(r: Rollouts, i: int, *, turns: bool) -> Response:
+    """Return response i of rollouts; `turns`: an environment may have put tokens into it."""
+    tokens = tuple(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist())
+    return Response(tokens, bool(r.done[i]), tuple(map(tuple, forced_spans(r, i))) if turns else ())

@@ -13,6 +13,8 @@ import numpy as np
 from e3jax.checkpoint.pretrained import Pretrained
 from e3jax.metrics.reading import Parts
 from e3jax.rewards.workers import Later
+from e3jax.rollout.episodes import sample_episodes
+from e3jax.rollout.turns import forced_spans, model_text
 from e3jax.runtime import gather, out_of_memory
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
@@ -28,7 +30,7 @@ class Graded(NamedTuple):
 
     problems: list[Problem]  # [B], each repeated G times
     rollouts: Rollouts
-    texts: list[str]  # [B] responses
+    texts: list[str]  # [B] responses as graders read them: without what an environment put there
     score_b: np.ndarray  # [B] float64 in [0, 1]
     reasons: list[str]  # [B]
     response_len_b: np.ndarray  # [B], EOS included
@@ -54,7 +56,8 @@ def rollout(
     """Sample and grade `samples` responses to each problem; problem p's noise is that of (key, p).
 
     `read` is the `submit` of a GraderPool (rewards/workers.py) with metrics/reading.py's function. It gets responses
-    while others are still being sampled, and reads them in other processes.
+    while others are still being sampled, and reads them in other processes. With `sampling.environment` a response is
+    an episode of turns.
     """
     model, params, tokenizer = pretrained
     requests = Requests([tokenizer.encode(p.question) for p in problems], range(len(problems)), samples, budget)
@@ -65,7 +68,7 @@ def rollout(
 
     def finished(rows: np.ndarray, r: Rollouts) -> None:
         rows_here = [int(i) for i in rows if i % n == me]
-        texts = [tokenizer.decode(r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()) for i in rows_here]
+        texts = [text_of(tokenizer.decode, r, i, turns=sampling.environment is not None) for i in rows_here]
         done = [bool(r.done[i]) for i in rows_here]
         readings = read([repeated[i] for i in rows_here], texts, done)  # while the others are sampled
         read_here.update({i: (text, readings, k) for k, (i, text) in enumerate(zip(rows_here, texts))})
@@ -74,16 +77,11 @@ def rollout(
 
     layout = sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype)
     with out_of_memory(sampling.less_memory), layout as params:
-        rollouts = sample(
-            model,
-            params,
-            requests,
-            sampling,
-            key=jax.random.wrap_key_data(bits),
-            stop=tokenizer.stop,
-            pad=tokenizer.pad,
-            events=Events(on_finished=finished, stats=stats),
-        )
+        how = dict(key=jax.random.wrap_key_data(bits), events=Events(on_finished=finished, stats=stats))
+        if sampling.environment is None:
+            rollouts = sample(model, params, requests, sampling, stop=tokenizer.stop, pad=tokenizer.pad, **how)
+        else:
+            rollouts = sample_episodes(Pretrained(model, params, tokenizer), problems, requests, sampling, **how)
     mine = []
     for i in range(me, total, n):
         text, readings, k = read_here[i]
@@ -103,6 +101,12 @@ def rollout(
         rewards=[x.rewards for x in readings],
         stats=stats,
     )
+
+
+def text_of(decode: Callable, r: Rollouts, i: int, *, turns: bool) -> str:
+    """Return what a grader reads of response i; `turns`: an environment may have put tokens into it."""
+    tokens = r.tokens[i, r.prompt_len[i] : r.length[i]].tolist()
+    return model_text(decode, tokens, forced_spans(r, i) if turns else ())
 
 
 def quotient(part: float, whole: float) -> float:

@@ -6,7 +6,7 @@ sizes.slots, sizes.prompt_rows, sizes.empty_table(), sizes.empty_shared()
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,7 @@ from e3jax.sampler.page_table import PageTable, pages_of
 from e3jax.sampler.shared_pages import SharedPages, shared_pages_of
 
 CACHES = ("compute", "int8")
+PREFILL = 2048  # tokens: the longest prompt of which config.sampler.prefill_rows are prefilled together
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Sampling:
     cache: str = "compute"  # keys and values in the model's dtype; "int8": in 8 bits
     tensor: int = 1  # devices that share one copy of the weights
     renormalised: bool = False  # log-probs are those of what top_k and top_p leave; RL sets it, no config does
+    environment: Any = None  # what replies between turns (rollout/episodes.py); commands set it, no config does
 
     def __post_init__(self):
         need(self.temperature >= 0, "temperature", self.temperature, "0 (the likeliest token) or more")
@@ -108,6 +110,15 @@ def rows_within(tokens: int, longest: int) -> int:
     (4, 1)
     """
     return max(tokens // longest, 1)
+
+
+def at_most(most: int, count: int) -> int:
+    """Return `most`, or where there is less than that to do a power of two: few numbers, so few programs.
+
+    >>> at_most(128, 300), at_most(128, 57), at_most(128, 1)
+    (128, 32, 1)
+    """
+    return most if count >= most else 1 << (count.bit_length() - 1)
 
 
 def prompt_width(longest: int, most: int) -> int:

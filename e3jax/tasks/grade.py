@@ -19,12 +19,15 @@ def grade_one(problem: Problem, text: str, done: bool) -> Grade:
     there is graded like any other text, as e3's reward does (config.grpo.reward.unfinished).
 
     Tasks whose answer is boxed read `problem.meta["where"]`: where it is looked for (extract.boxed_answer,
-    plan.grade_text). In the problem it reaches the grader's processes too.
+    plan.grade_text). In the problem it reaches the grader's processes too. A task of the user's own says itself what a
+    cut response is worth.
     ValueError for a task that has no row; UserError without "where".
     """
     task = task_of(problem)
     if task.boxed and "where" not in problem.meta:
         raise UserError(f'{problem.id}: meta["where"] must say where its answer is looked for: {", ".join(WHERE)}')
+    if task.own:
+        return task.grade(problem, text, done)
     if not done and ("unfinished" not in problem.meta or problem.meta["unfinished"] != "graded"):
         return Grade(0.0, "truncated")
     if not task.boxed:

@@ -11,30 +11,25 @@ that names its file and line.
 """
 
 import hashlib
-import importlib.util
 import inspect
 import math
 import re
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from e3jax.errors import UserError, first_line
+from e3jax.errors import UserError
 from e3jax.rewards.extract import Grade
 from e3jax.tasks.chats import structured
 from e3jax.tasks.grade import grade_one
+from e3jax.tasks.own_file import REASON, as_grade, call, defined, load_file
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.sets import Needs
 
 TASK = "task"  # the name of the task's own grader
-REASON = "own"  # of a number without one
-GRADE_OWN = "e3jax.tasks.own_reward:grader"  # for GraderPool, with the reward as its argument
 SIGNATURE = "(problem, response, done), or TRL's (completions, **columns)"
 PART = re.compile(r"(?:(?P<file>[^,*]+\.py):(?P<name>[A-Za-z_]\w*)|task)\s*(?:\*\s*(?P<weight>-?[\d.]+(?:e-?\d+)?))?")
-CODE = re.compile(r"[\w.-]{1,40}")  # of a reason: it is part of a metric's name
 SPOKEN = ("prompt", "completion", "messages")  # columns that TRL gives otherwise
 
 
@@ -90,20 +85,6 @@ def load_reward(reward: str) -> list[Part]:
     return loaded
 
 
-def load_file(path: Path) -> Any:
-    """Return a Python file as a module."""
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(f"own_reward_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{at_line(error, path)}: {said(error)}: mend it") from error
-    return module
-
-
 def find_function(module: Any, part: Part) -> Callable[..., Any]:
     """Return a part's function; UserError where there is none, or its parameters are of no known form."""
     function = vars(module)[part.name] if part.name in vars(module) else None
@@ -114,9 +95,7 @@ def find_function(module: Any, part: Part) -> Callable[..., Any]:
         try:
             inspect.signature(function).bind(None, "", True)
         except TypeError as error:
-            where = (
-                f"{part.file} line {function.__code__.co_firstlineno}" if inspect.isfunction(function) else part.file
-            )
+            where = defined(function, part.name, part.file)[0]
             shown = f"{part.name}{inspect.signature(function)}"
             raise UserError(f"{where}: {shown} cannot be called: a reward takes {SIGNATURE}") from error
     return function
@@ -133,7 +112,7 @@ def grade_own(problem: Problem, text: str, done: bool, parts: list[Part]) -> tup
     The reason is the task's grader's where that takes part, else a single function's own.
     """
     grades = [
-        (part, grade_one(problem, text, done) if part.function is None else call(part, problem, text, done))
+        (part, grade_one(problem, text, done) if part.function is None else grade_part(part, problem, text, done))
         for part in parts
     ]
     score = sum(part.weight * grade.score for part, grade in grades)
@@ -154,35 +133,12 @@ def grader(reward: str) -> Callable[[Problem, str, bool], Grade]:
     return lambda problem, text, done: grade_own(problem, text, done, parts)[0]
 
 
-def call(part: Part, problem: Problem, text: str, done: bool) -> Grade:
-    """Return what a function of the user's own makes of a response; UserError names its file and line.
-
-    MemoryError and RecursionError pass: the text's doing, as for every grader.
-    """
-    function, path = part.function, Path(part.file).resolve()
-    try:
-        value = batched(part, problem, text) if is_batched(function) else function(problem, text, done)
-    except (MemoryError, RecursionError, UserError):
-        raise
-    except Exception as error:
-        response = f"the response {text[:60]!r} to {problem.id}"
-        raise UserError(f"{at_line(error, path)}, in {part.name} at {response}: {said(error)}: mend it") from error
-    if isinstance(value, Grade):
-        if not isinstance(value.reason, str) or not CODE.fullmatch(value.reason):
-            raise UserError(f"{defined(part)} gave the reason {value.reason!r}: use letters, digits, _, . or -")
-        return Grade(number(part, value.score), value.reason)
-    return Grade(number(part, value), REASON)
-
-
-def number(part: Part, value: Any) -> float:
-    """Return a function's value as a finite float; UserError."""
-    try:
-        score = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not math.isfinite(score):
-        raise UserError(f"{defined(part)} gave {str(value)[:60]!r}, not a finite number: return a number or a Grade")
-    return score
+def grade_part(part: Part, problem: Problem, text: str, done: bool) -> Grade:
+    """Return what a function of the user's own makes of a response; UserError names its file and line."""
+    arguments = (part, problem, text) if is_batched(part.function) else (problem, text, done)
+    function = batched if is_batched(part.function) else part.function
+    response = f"the response {text[:60]!r} to {problem.id}"
+    return as_grade(call(function, *arguments, name=part.name, spec=part.file, at=response), stands(part))
 
 
 def batched(part: Part, problem: Problem, text: str) -> Any:
@@ -203,31 +159,13 @@ def batched(part: Part, problem: Problem, text: str) -> Any:
         n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     ]
     if missing := [name for name in named if name not in given]:
-        raise UserError(
-            f"{defined(part)} asks for {missing[0]!r}: the columns of {problem.id} are {', '.join(columns)}"
-        )
+        raise UserError(f"{stands(part)} asks for {missing[0]!r}: the columns of {problem.id} are {', '.join(columns)}")
     values = part.function(**given)
     if not hasattr(values, "__len__") or len(values) != 1:
-        raise UserError(f"{defined(part)} gave {str(values)[:60]!r} for one completion: return a list of one number")
+        raise UserError(f"{stands(part)} gave {str(values)[:60]!r} for one completion: return a list of one number")
     return 0.0 if values[0] is None else values[0]
 
 
-def defined(part: Part) -> str:
+def stands(part: Part) -> str:
     """Say where a function stands."""
-    function = inspect.unwrap(part.function)
-    line = f" line {function.__code__.co_firstlineno}" if inspect.isfunction(function) else ""
-    return f"{part.file}{line}: {part.name}"
-
-
-def at_line(error: Exception, path: Path) -> str:
-    """Return the file, and the line in it at which an error came up."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    line = frames[-1].lineno if frames else None
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        line = error.lineno
-    return f"{path} line {line}" if line else str(path)
-
-
-def said(error: Exception) -> str:
-    """Return the kind of an error and what it says."""
-    return f"{type(error).__name__}: {first_line(error)}"
+    return defined(part.function, part.name, part.file)[1]

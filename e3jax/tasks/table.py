@@ -18,7 +18,7 @@ from e3jax.rewards import countdown_plans as plans_grader
 from e3jax.rewards import math, mcq, multiplication, plan
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.votes import boxed_vote, execution_vote, tagged_vote
-from e3jax.tasks import countdown_plans, countdown_text, countdown_traces, multiplication_text, product_traces
+from e3jax.tasks import countdown_plans, countdown_text, countdown_traces, multiplication_text, own_task, product_traces
 from e3jax.tasks.countdown import calculator_problem, need_numbers, open_countdown, paper_problem
 from e3jax.tasks.multiplication import need_digits, open_multiplication, open_products
 from e3jax.tasks.problem import Problem
@@ -46,6 +46,7 @@ class Task:
                            None: traces have one length
     Responses:
       grade                (problem, text) -> Grade, for boxed tasks (problem, text, *, where)
+      own                  the user's file: its grade takes (problem, text, done), and may be any number
       boxed                the answer is in a \\boxed{}, looked for in problem.meta["where"]; else in <answer> tags
       vote                 (problem, text) -> what a response votes for in maj@k, or None
       followed             (plan, execution) -> the share of the plan that the execution follows (E2C)
@@ -67,6 +68,7 @@ class Task:
     habits: type | None = None
     least_trace_tokens: Callable[[Any], int] | None = None
     grade: Callable[..., Grade]
+    own: bool = False
     boxed: bool = False
     vote: Callable[[Problem, str], str | None]
     followed: Callable[[str, str], float] = plan.followed
@@ -159,6 +161,18 @@ ROWS = (
         grade=multiplication.grade_words,
         vote=tagged_vote,
         parse=product_traces.parse,
+    ),
+    Task(
+        name="own",  # a file of the user's (config.task.file)
+        problem_task=own_task.TASK,
+        field="file",
+        open=own_task.open_own,
+        check_source=own_task.need_own,
+        chat=True,
+        grade=own_task.grade,
+        own=True,
+        vote=own_task.vote,
+        parse=own_task.parse,
     ),
     Task(name="mcq", problem_task="mcq", chat=True, grade=mcq.grade_text, boxed=True, vote=boxed_vote),  # rows of sets
 )

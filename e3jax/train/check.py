@@ -19,16 +19,15 @@ from e3jax.tasks.rows import is_place
 from e3jax.tasks.table import TASKS, forms
 from e3jax.train.chats import ChatStage
 from e3jax.train.grpo import GrpoStage
-from e3jax.train.named_model import spelled_out
 from e3jax.train.oxa import OxaStage
-from e3jax.train.settings import Settings, resolve
+from e3jax.train.settings import Settings, plain_values, resolve
 from e3jax.train.sft import SftStage
 
 
 @all_errors()
 def check(config: ConfigDict) -> Settings:
     """Return the config's settings; refuse impossible values and combinations, all of them in one UserError."""
-    check_tokenizer(spelled_out(config.to_dict()))  # first: with another form a stage has other fields
+    check_tokenizer(plain_values(config))  # first: with another form a stage has other fields
     s = resolve(config)
     check_attention(s)
     check_prompt(s)
@@ -249,14 +248,14 @@ def check_chats(s: Settings) -> None:
 
 @all_errors()
 def check_reward(s: Settings) -> None:
-    """Refuse a reward of the user's own that cannot be loaded, and a budget by Eq. 2 beside it."""
-    if not s.task.reward:
-        return
+    """Refuse a reward of the user's own that cannot be loaded, and a budget by Eq. 2 beside it or an own task."""
     try:
         load_reward(s.task.reward)
     except UserError as error:
         need(False, "task.reward", s.task.reward, str(error))
+    if not s.task.reward and not TASKS[s.task.form].own:
+        return
     for stage in s.stages:
         if isinstance(stage, GrpoStage):
-            advice = "Eq. 2 compares accuracies, and task.reward may be anything: give a number of tokens"
+            advice = "Eq. 2 compares accuracies, and a reward of yours may be anything: give a number of tokens"
             need(stage.budget != "auto", f"stages.{stage.name}.budget", "auto", advice)

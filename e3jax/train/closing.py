@@ -23,11 +23,12 @@ def closing_mask(tokenizer, r: Rollouts, *, closing: str, match: str) -> np.ndar
         return np.logical_or.accumulate((r.tokens == tokenizer.encode(closing)[0]) & r.sampled, axis=1)
     mask_bt = np.zeros(r.tokens.shape, bool)
     for b, (first, end) in enumerate(zip(r.prompt_len, r.length)):
-        tokens = r.tokens[b, first:end].tolist()
+        places = first + np.flatnonzero(r.sampled[b, first:end])  # what an environment says closes nothing
+        tokens = r.tokens[b, places].tolist()
         at = tokenizer.decode(tokens).find(closing)
         if at >= 0:  # the shortest prefix that shows the character `at` ends with the token that holds it
             shown = bisect_left(range(len(tokens)), True, key=lambda n, t=tokens: len(tokenizer.decode(t[:n])) > at)
-            mask_bt[b, first + shown - 1 :] = True
+            mask_bt[b, places[shown - 1] :] = True
     return mask_bt
 
 

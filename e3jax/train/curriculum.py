@@ -85,7 +85,8 @@ def automatic_budget(run: Run, params, stage: GrpoStage, *, incoming_budget: int
     score_pg, length_pg, done_pg = (
         x.reshape(-1, rule.samples) for x in (graded.score_b, graded.response_len_b, graded.rollouts.done)
     )
-    draws = resampled(accuracy_at_budgets(score_pg, length_pg, done_pg, grid)) / len(score_pg)
+    turns = bool(run.settings.environment.file)
+    draws = resampled(accuracy_at_budgets(score_pg, length_pg, done_pg, grid, turns=turns)) / len(score_pg)
     # B0 (e3 §6.1): mean response length of the incoming model on these problems, capped at the budget it was
     # trained at; else a model that never stops would make B0 as long as the limit of this measurement
     minimum = float(np.minimum(graded.response_len_b, incoming_budget or max(rule.budgets)).mean())
@@ -147,7 +148,8 @@ def evaluate_set(run: Run, params, stage: Stage, name: str, source: Any, *, inde
     line["pass_at_k"] = pass_at_ks(pass_graded, pass_samples, e.pass_ks)
     line["pass_at_k_budget"] = e.pass_budget
     line["distinct_attempts"] = distinct(pass_graded, pass_samples)
-    return line, [sample_line(graded, i * e.samples) for i in range(min(e.shown, len(problems)))]
+    decode, number = run.tokenizer.decode, min(e.shown, len(problems))
+    return line, [sample_line(graded, i * e.samples, decode) for i in range(number)]
 
 
 def train_stage(run: Run, params, stage: Stage):

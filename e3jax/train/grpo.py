@@ -344,7 +344,8 @@ def train(run: Run, params, stage: GrpoStage):
                 lambda_bt = exploration_weights(r.tokens, r.prompt_len, r.length, tags=tags, **asdict(stage.e2c))
             state, values, rebuild = update(run, tx, state, graded, advantage, reference, stage, lambda_bt=lambda_bt)
             updated_at = time.monotonic()
-            values |= step_metrics(graded, advantage_b, tags, group_size=stage.group_size) | reward_metrics
+            how = dict(group_size=stage.group_size, turns=sampling.environment is not None)
+            values |= step_metrics(graded, advantage_b, tags, **how) | reward_metrics
             # a renormalised log-prob is not the trainer's, by as much as top-p and top-k leave out
             other = sampling.restricted and sampling.renormalised
             limits = dict(weights=stage.weights, parity_alarm=math.inf if other else stage.parity_alarm)

@@ -18,8 +18,10 @@ from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import begins_plan
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool
+from e3jax.rollout.episodes import Environment, open_environment
 from e3jax.sampler.plan import Sampling
 from e3jax.tasks.own_reward import needs_of, parse_reward
+from e3jax.tasks.own_task import need_own
 from e3jax.tasks.prompts import asking_for_length, no_chat, qwen3_chat
 from e3jax.tasks.stream import Stream, Wording
 from e3jax.tasks.table import TASKS, need_form
@@ -77,6 +79,7 @@ class TaskSettings:
     prompt_room: int
     reward: str  # of the user's own (tasks/own_reward.py); "": the task's grader alone
     lengths: tuple  # the fewest and most tokens that a prompt asks a response to have (LCPO); (): it asks for none
+    file: str  # of the user's own task (tasks/own_task.py); "": the task is `form`
 
     def __post_init__(self):
         need_form("form", self.form)
@@ -87,6 +90,8 @@ class TaskSettings:
         right = not self.lengths or (len(self.lengths) == 2 and are_counts(self.lengths))
         allowed = "use two whole numbers, the fewest and the most tokens, or () for off"
         need(right and list(self.lengths) == sorted(self.lengths), "lengths", self.lengths, allowed)
+        if self.file:
+            need_own("file", self.file)
         need_choice(self, "where", WHERE)
         need_choice(self, "chat", ("template", "plain"))
         allowed = "use '<EXPLORATION>', after a blank with tokenizer='words', or '' for none"
@@ -180,7 +185,14 @@ class Run(NamedTuple):
 
     def sampling(self, temperature: float, *, budget: int) -> Sampling:
         """Return how responses of at most `budget` tokens are drawn at a stage's temperature."""
-        return replace(self.settings.sampling, temperature=temperature, slots=self.slots_for(budget))
+        how = dict(temperature=temperature, slots=self.slots_for(budget), environment=self.environment())
+        return replace(self.settings.sampling, **how)
+
+    def environment(self) -> Environment | None:
+        """Return what replies between turns, None where a response is one turn."""
+        task = self.settings.task
+        how = dict(style=task.chat, thinking=task.thinking, restarts=False)
+        return open_environment(self.settings.environment, self.grader, **how)
 
     def pretrained(self, params) -> Pretrained:
         """Return the model with these parameters, as it can be asked something."""

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from e3jax.errors import all_errors, need, need_seed, section
 from e3jax.eval.in_training import Evaluation
 from e3jax.rewards.workers import Graders
+from e3jax.rollout.episodes import Turns
 from e3jax.sampler.plan import Sampling
 from e3jax.sections import build, merged
 from e3jax.tasks.table import TASKS, forms
@@ -30,6 +31,7 @@ from e3jax.train.sft import SftStage
 from e3jax.train.state import Optimizer
 
 STAGE_KINDS = {"sft": SftStage, "oxa": OxaStage, "grpo": GrpoStage}  # "sft" with the name of its data: ChatStage
+OWN = "own"  # the form of config.task.file
 BASES = {"sft": "sft", "grpo": "grpo"}  # kind of stage -> the section that it is laid over; OXA has none
 
 
@@ -43,6 +45,7 @@ class Settings:
     model: ModelSettings
     mesh: MeshShape
     task: TaskSettings
+    environment: Turns
     sampling: Sampling  # its temperature is a placeholder: each stage sets its own
     optim: Optimizer
     budget_rule: BudgetRule
@@ -61,13 +64,14 @@ class Settings:
 def resolve(config: ConfigDict) -> Settings:
     """Return the settings of a config, or raise one UserError that lists every error within a section or stage."""
     with all_errors():
-        c = spelled_out(config.to_dict())
+        c = plain_values(config)
         need_seed(c["seed"])
         section_types = dict(
             init=Init,
             model=ModelSettings,
             mesh=MeshShape,
             task=TaskSettings,
+            environment=Turns,
             optim=Optimizer,
             budget_rule=BudgetRule,
             eval=Evaluation,
@@ -83,6 +87,20 @@ def resolve(config: ConfigDict) -> Settings:
         need(len(order) > 0 and len(set(order)) == len(order), "order", order, "name each stage once")
         need(set(order) <= set(stages), "order", order, f"stages are {sorted(stages)}")
         return Settings(seed=c["seed"], tokenizer=c["tokenizer"], stages=resolve_stages(c, order), **parts)
+
+
+def plain_values(config: ConfigDict) -> dict[str, Any]:
+    """Return a config as nested dictionaries, with what model.name and task.file stand for in its place."""
+    c = spelled_out(config.to_dict())
+    file = c["task"]["file"]
+    if not file:
+        return c
+    field = TASKS[OWN].field
+    with_file = {
+        name: stage if stage["kind"] != "grpo" or field in stage else stage | {field: file}
+        for name, stage in c["stages"].items()
+    }
+    return c | {"task": c["task"] | {"form": OWN}, "stages": with_file}
 
 
 def build_section(path: Callable[[str], str], kind: type, values: Mapping[str, Any]):

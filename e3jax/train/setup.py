@@ -1,5 +1,7 @@
 """Set a run up: check its config, claim its directory, build model, tokenizer, mesh and graders; compile nothing."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -61,14 +63,15 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
         settings=s,
         draw_from=problem_source(s.task, tokenizer, seed=s.seed, prompt_room=room),
         prompt_room=room,
-        grader=s.grader.start(lost=LOST, **reading(s.task.reward)),
+        grader=s.grader.start(lost=LOST, **reading(s)),
         slots_for=lambda budget: s.sampling.slots or slots_that_fit(s, shape, device, room=room, budget=budget),
     )
 
 
-def reading(reward: str) -> dict[str, str]:
-    """Return the graders' function, with the user's own reward as its argument where there is one."""
-    return {"function": READ_OWN, "argument": reward} if reward else {"function": READ}
+def reading(s: Settings) -> dict[str, Any]:
+    """Return the graders' function, with the user's own files as its arguments where there are any."""
+    files = s.task.reward, s.task.file, s.environment.file
+    return {"function": READ_OWN, "arguments": files} if any(files) else {"function": READ}
 
 
 def check_thinking(s: Settings, tokenizer) -> None:

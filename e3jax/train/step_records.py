@@ -5,19 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from e3jax.losses.grpo import TokenWeights
-from e3jax.metrics.training import phase_metrics, rollout_metrics
+from e3jax.metrics.training import phase_metrics, rollout_metrics, turn_metrics
 from e3jax.rollout.rollouts import Graded, feature_means
+from e3jax.rollout.turns import forced_spans, shown, shown_pieces
 from e3jax.runtime import memory_used
 from e3jax.tasks.grade import nothing_read
-from e3jax.tokenizer import pieces
 from e3jax.train.run import Run
 
 # Tokens of a response in samples.jsonl, about 25 bytes each: in a bucket the whole file is written again every 30 s
 TOKENS_LOGGED = 2048
 
 
-def step_metrics(graded: Graded, advantage_b: np.ndarray, tags, *, group_size: int) -> dict[str, float]:
-    """Return what is logged of a step's responses: rewards, lengths, exploration, phases."""
+def step_metrics(graded: Graded, advantage_b: np.ndarray, tags, *, group_size: int, turns: bool) -> dict[str, float]:
+    """Return what is logged of a step's responses: rewards, lengths, exploration, phases, and turns where there are."""
     r = graded.rollouts
     values = rollout_metrics(
         score_b=graded.score_b,
@@ -29,6 +29,7 @@ def step_metrics(graded: Graded, advantage_b: np.ndarray, tags, *, group_size: i
         advantage_b=advantage_b,
         group_size=group_size,
     )
+    values |= turn_metrics(r) if turns else {}
     return values | feature_means(graded.features) | phase_metrics(r, tags) | reward_means(graded.rewards)
 
 
@@ -87,14 +88,22 @@ def alarms(
         )
 
 
+def per_token(value_t: np.ndarray, sampled_t: np.ndarray) -> list[float | None]:
+    """Return values of tokens for a record, rounded; None where a token was not sampled."""
+    return [round(x, 3) if sampled else None for x, sampled in zip(value_t.tolist(), sampled_t)]
+
+
 def log_samples(run: Run, stage: str, step: int, graded: Graded, advantage_b: np.ndarray, count: int) -> None:
     """Append the step's first `count` responses to samples.jsonl; "reward" there is the score of correctness.
 
-    For the first TOKENS_LOGGED tokens also each token's text, entropy and log-prob (nats).
+    For the first TOKENS_LOGGED tokens also each token's text, entropy and log-prob (nats). "forced": the characters
+    that an environment put there.
     """
     r = graded.rollouts
     for i in range(min(count, len(graded.texts))):
         first = slice(r.prompt_len[i], min(r.length[i], r.prompt_len[i] + TOKENS_LOGGED))
+        tokens, forced = r.tokens[i, r.prompt_len[i] : r.length[i]].tolist(), forced_spans(r, i)
+        text, marks = shown(run.tokenizer.decode, tokens, forced) if forced else (graded.texts[i], [])
         run.log.append(
             "samples.jsonl",
             {
@@ -102,15 +111,16 @@ def log_samples(run: Run, stage: str, step: int, graded: Graded, advantage_b: np
                 "step": step,
                 "problem": graded.problems[i].id,
                 "prompt": graded.problems[i].question,
-                "response": graded.texts[i],
+                "response": text,
                 "answer": graded.problems[i].answer,
                 "reward": float(graded.score_b[i]),
                 "reason": graded.reasons[i],
                 "length": int(graded.response_len_b[i]),
                 "truncated": not bool(r.done[i]),
                 "advantage": float(advantage_b[i]),
-                "tokens": pieces(run.tokenizer.decode, r.tokens[i, first].tolist()),
-                "entropy": [round(x, 3) for x in r.entropy[i, first].tolist()],
-                "logp": [round(x, 3) for x in r.logp[i, first].tolist()],
-            },
+                "tokens": shown_pieces(run.tokenizer.decode, tokens[:TOKENS_LOGGED], forced),
+                "entropy": per_token(r.entropy[i, first], r.sampled[i, first]),
+                "logp": per_token(r.logp[i, first], r.sampled[i, first]),
+            }
+            | ({"forced": marks} if forced else {}),
         )
