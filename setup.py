@@ -55,7 +55,8 @@ setup(
         "scaling": SCALING,
         "wandb": ["wandb"],
         "test": TEST,
-        "parity": [*HF, "torch", "accelerate"],  # transformers' models as the reference; accelerate for its GGUF
+        # transformers' models as the reference; accelerate for its GGUF, peft for its adapters
+        "parity": [*HF, "torch", "accelerate", "peft>=0.17"],
         "aot": ["libtpu"],  # compile for TPUs without one
     },
 )

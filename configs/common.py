@@ -57,6 +57,12 @@ def base_config() -> ConfigDict:
     # the fewest operations that fit into memory (train/fit.py)
     c.model.remat = "full"
     c.model.chunk = 8192  # at most so many tokens have their logits in memory at once
+    # Low-rank adapters beside frozen matrices (docs/algorithms.md, LoRA): only they are trained. Wants a trained model
+    c.model.lora = ConfigDict()
+    c.model.lora.rank = 0  # r; 0: off, all parameters are trained. LoRA's paper has 1 to 64 (Table 6), PEFT 8
+    c.model.lora.alpha = 32.0  # α; adapters count α / r. "LoRA Without Regret" (Schulman et al. 2025); PEFT has 8
+    # PEFT's names, with blanks between. All, as "LoRA Without Regret" advises; LoRA's paper has "q_proj v_proj"
+    c.model.lora.matrices = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
 
     c.mesh = ConfigDict()
     c.mesh.data = 1

@@ -52,5 +52,5 @@ class TrainState:
     """Everything that a step changes. It holds nothing random: keys are fold_in(seed, stage, step, index)."""
 
     step: jax.Array  # [] int32: optimiser updates done in this stage
-    params: Any
+    params: Any  # what is trained of them (models/lora.py)
     opt_state: Any

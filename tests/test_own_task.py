@@ -16,8 +16,8 @@ from e3jax.metrics.exploration import attempt_keys, explore
 from e3jax.metrics.reading import LOST, READ_OWN, read
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.workers import GraderPool
-from e3jax.rollout.bench import ProblemSet, judging, load_problems
-from e3jax.rollout.episodes import NO_TURNS
+from e3jax.rollout.bench import ProblemSet, load_problems
+from e3jax.tasks.environment import judging
 from e3jax.tasks.own_task import grade, load_task, make_problem, open_own, parse, seed_of
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.stream import DEFAULT_WORDING, Wording
@@ -202,7 +202,7 @@ def test_in_the_pool(here):
         assert good.grade == Grade(0.5, "half") and hung == LOST and cut.grade == Grade(0.0, "own")
         with pytest.raises(UserError, match=rf"line {LINE['grade'] + 5}, in grade at the response 'key'"):
             pool.submit([one], ["key"], [True]).result()
-    with GraderPool(workers=1, timeout_s=2.0, **judging({"set": [one]}, NO_TURNS)) as pool:
+    with GraderPool(workers=1, timeout_s=2.0, **judging([[one]], "", "")) as pool:
         assert pool.grade_all([one], ["good"], [True]) == [Grade(0.5, "half")]
 
 

@@ -58,6 +58,19 @@ def test_everything_fits_into_the_memory(name, gib):
         assert words in line
 
 
+def test_adapters_by_hand():
+    """Rank 16 on SmolLM2-135M: 2 bytes a frozen parameter, 16 an adapter's; 1.7B then has room on a 24 GiB GPU."""
+    s, shape = settings("smollm2-135m", model__lora__rank=16)
+    # in + out of q, k, v, o, gate, up, down, by 30 layers
+    adapters = 30 * 16 * (1152 + 768 + 768 + 1152 + 3 * 2112)
+    assert state_bytes(s, shape, gpu(24)) == 134_515_008 * 2 + adapters * 16
+    s, shape = settings("qwen3-1.7b", model__lora__rank=16)
+    need_room(s, shape, gpu(24))
+    full = settings("qwen3-1.7b")[0]
+    assert state_bytes(s, shape, gpu(24)) < state_bytes(full, shape, gpu(24)) / 6
+    assert fit(s, shape, gpu(24), room=ROOM)[0].stage("easy").rows >= 1
+
+
 def test_more_memory_keeps_more():
     """More memory: never fewer rows or slots, never more recomputing; set values stay."""
     order = ("full", "attention", "matmuls")

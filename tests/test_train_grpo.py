@@ -354,7 +354,7 @@ def test_twenty_steps_compile_the_stages_shapes_and_no_more(setting, compiled):
         state = new_state(tx, jax.tree.map(jnp.copy, params))  # its buffers are donated
         run.log = Quiet()
         two = stage(name="hard", rows=2, minibatches=2)
-        grpo.compile_ahead(run, tx, state, two)
+        grpo.compile_ahead(run, tx, state, params, two)
         own = {"score", "grpo_gradient", "add", "apply_gradients"}
         assert own <= {name.removeprefix("jit_").removeprefix("jit(").rstrip(")") for name in compiled}, compiled
         assert run.log.done == run.log.total == 6 and run.log.lines == [{"stage": "hard", "shapes": shapes}]

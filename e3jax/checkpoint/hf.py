@@ -274,14 +274,34 @@ def save_hf(params, directory: epath.PathLike, *, dtype: str | None = None, most
         [SINGLE] if len(files) == 1 else [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
     )
     for name, members in zip(names, files):
-        save_file({t.name: layer_of(params, t, dtype) for t in members}, directory / name, metadata={"format": "pt"})
-        os.chmod(directory / name, 0o644)  # safetensors writes for the owner alone; vLLM often runs as another user
+        write_tensors({t.name: layer_of(params, t, dtype) for t in members}, directory / name)
     if len(files) > 1:
         index = {
             "metadata": {"total_size": sum(size(t) for members in files for t in members)},
             "weight_map": {t.name: name for name, members in zip(names, files) for t in members},
         }
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def read_tensors(file: epath.PathLike) -> dict[str, np.ndarray]:
+    """Return all tensors of one small safetensors file; UserError where it is missing, damaged or holds no floats."""
+    if not epath.Path(file).exists():
+        raise UserError(f"{file} is missing: name a directory that has it")
+    try:
+        with safe_open(file, "np") as opened:
+            held = {name: opened.get_tensor(name) for name in opened.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is truncated or damaged ({first_line(error)}): download it again") from None
+    for name, x in held.items():
+        if x.dtype.name not in ("float32", "float16", "bfloat16"):
+            raise UserError(f"{file}: {name} is {x.dtype.name}, and not float32, float16 or bfloat16: convert it")
+    return held
+
+
+def write_tensors(held: dict[str, np.ndarray], file: epath.PathLike) -> None:
+    """Write one safetensors file, for every user to read."""
+    save_file(held, file, metadata={"format": "pt"})
+    os.chmod(file, 0o644)  # safetensors writes for the owner alone; vLLM often runs as another user
 
 
 def leaf_at(params, t: Tensor):

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from e3jax.checkpoint import store
+from e3jax.checkpoint import adapters, store
 from e3jax.checkpoint.hf import INDEX, SINGLE, load_hf
 from e3jax.checkpoint.hf_config import read_config, to_hub
 from e3jax.errors import UserError, first_line
+from e3jax.models.lora import beside, merged
 from e3jax.models.presets import ModelConfig, preset, presets
-from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.models.qwen3 import Qwen3, abstract_params, in_dtype
 from e3jax.readers import fault, read_bytes, read_json
 from e3jax.storage import is_bucket, place
 from e3jax.tokenizer import FILES, HubTokenizer
@@ -82,8 +83,10 @@ def has_mark(path: epath.Path) -> bool:
 
 
 def load_params(name: epath.PathLike, like):
-    """Load the parameters of a model by name, laid out as `like` (shapes, dtypes, shardings)."""
+    """Load the parameters of a model by name, laid out as `like` (shapes, dtypes, shardings); adapters are merged."""
     directory = local_directory(name)
+    if (kept := adapters.adapter_at(directory)) is not None:
+        return load_merged(directory, kept, like)
     if (directory / "default").exists():
         return store.load_params(directory, like)
     if (directory / SINGLE).exists() or (directory / INDEX).exists() or (directory / "config.json").exists():
@@ -91,6 +94,38 @@ def load_params(name: epath.PathLike, like):
     raise UserError(
         f"{directory} is no model: name a Hugging Face directory, or a checkpoint like RUN/checkpoints/STAGE/STEP"
     )
+
+
+def load_merged(directory: epath.PathLike, kept: adapters.Kept, like):
+    """Load what adapters belong to, in the dtype that it had in training, and merge them in float32.
+
+    UserError where that is not the model that they were trained beside.
+    """
+    try:
+        base = load_params(kept.base, in_dtype(like, kept.dtype) if kept.dtype else like)
+    except UserError as error:
+        raise UserError(f"{directory} holds adapters of {kept.base}, which cannot be read: {error}") from error
+    adapters.need_base(kept, digest_at(kept.base, base), where=directory)
+    params = beside(base, adapters.read_adapters(directory, kept, like))
+    matrix = like["layers"]["wq_dnh"].dtype
+
+    def whole(params):
+        return jax.tree.map(lambda x, y: x.astype(y.dtype), merged(params, kept.lora, dtype=matrix), like)
+
+    return jax.jit(whole, out_shardings=jax.tree.map(lambda x: x.sharding, like))(params)
+
+
+def digest_at(name: epath.PathLike, params) -> str:
+    """Return a checksum of a model by name, whose `params` were read.
+
+    Of a model with adapters it is that of these and of what they belong to, because merging may round its last bits
+    otherwise on another machine.
+    """
+    directory = local_directory(name)
+    kept = adapters.adapter_at(directory)
+    if kept is None:
+        return adapters.digest_of(params)
+    return adapters.digest_of(adapters.read_adapters(directory, kept, params)) + kept.digest
 
 
 def model_config(name: str) -> ModelConfig:
@@ -134,6 +169,11 @@ def local_directory(name: epath.PathLike, *, weights: bool = True) -> epath.Path
     return epath.Path(snapshot) / (folder or "")
 
 
+def absolute(name: str) -> str:
+    """Return a model's name as it may be written down: that of a directory made absolute, a hub id as it is."""
+    return str(place(name)) if epath.Path(name).is_dir() else name
+
+
 def same_model(name: epath.PathLike, config: ModelConfig) -> None:
     """Raise UserError when weights come from a model that computes otherwise; RoPE's θ, say, shows in no shape."""
     try:
@@ -155,6 +195,8 @@ def description_of(weights: epath.Path) -> epath.Path:
     for directory in (weights, run / "hf"):
         if (directory / "config.json").exists():
             return directory
+    if (weights / adapters.CONFIG).exists():  # PEFT's
+        return description_of(local_directory(adapters.peft_base(weights), weights=False))
     raise UserError(
         f"{weights} has no config.json, nor has {run / 'hf'}: name a Hugging Face directory, or a checkpoint like "
         "RUN/checkpoints/STAGE/STEP"

@@ -12,6 +12,8 @@ Parameters and norms are float32; matmuls run in `dtype` (bfloat16 on accelerato
     params = init_params(model, jax.random.key(0))
     hidden, _ = model.apply({"params": params}, tokens_bt, positions_bt)             # training: causal over T
     hidden, cache = model.apply({"params": params}, tokens_bt, positions_bt, cache=cache, window=64)
+
+With adapters among the parameters (models/lora.py) a matrix's product is x·W + (α / r) · (x·A)·B.
 """
 
 import math
@@ -23,6 +25,7 @@ import jax.numpy as jnp
 
 from e3jax.models.attention import SAVED, attend, cache_mask, self_attention
 from e3jax.models.cache import read, write
+from e3jax.models.lora import Lora, beside, fresh_adapters, pair
 from e3jax.models.pages import Pages, attend_pages
 from e3jax.models.presets import ModelConfig
 from e3jax.models.rope import rope, rope_angles
@@ -52,15 +55,24 @@ class Block(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     kernel: str
+    lora: Lora | None
 
     @nn.compact
     def __call__(self, carry, position_bt, segment_bt, angles, window):
         c, (x, cache, layer) = self.config, carry
 
-        def weight(name, *shape, axis_in=0):
-            init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=axis_in, out_axis=-1)
+        def pinned(name, w):
             # Pinned after the cast: gathered in `dtype` where it is used, and its gradient summed straight into shards.
-            return constrain(self.param(name, init, shape).astype(self.dtype), name.rsplit("_", 1)[-1])
+            return constrain(w.astype(self.dtype), name.rsplit("_", 1)[-1])
+
+        def linear(x, name, *shape, axes_in=1):
+            fan_in = tuple(range(axes_in))
+            init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=fan_in, out_axis=-1)
+            y = project(x, pinned(name, self.param(name, init, shape)), axes_in)
+            if not self.has_variable("params", pair(name)[0]):
+                return y
+            a, b = (pinned(part, self.get_variable("params", part)) for part in pair(name))
+            return y + project(project(x, a) * self.lora.scale, b).reshape(y.shape)
 
         def scale(name, size):
             return self.param(name, nn.initializers.ones, (size,))
@@ -69,9 +81,9 @@ class Block(nn.Module):
             return self.param(name, nn.initializers.zeros, shape).astype(self.dtype)[None, None]
 
         y = rms_norm(x, scale("attn_norm_d", c.width), c.norm_epsilon)
-        q = project(y, weight("wq_dnh", c.width, c.heads, c.head_width))
-        k = project(y, weight("wk_dkh", c.width, c.kv_heads, c.head_width))
-        v = project(y, weight("wv_dkh", c.width, c.kv_heads, c.head_width))
+        q = linear(y, "wq_dnh", c.width, c.heads, c.head_width)
+        k = linear(y, "wk_dkh", c.width, c.kv_heads, c.head_width)
+        v = linear(y, "wv_dkh", c.width, c.kv_heads, c.head_width)
         if c.qkv_bias:
             q += bias("bq_nh", c.heads, c.head_width)
             k += bias("bk_kh", c.kv_heads, c.head_width)
@@ -92,14 +104,13 @@ class Block(nn.Module):
             cache = write(cache, layer, row_bt, position_bt, k, v)
             keys = read(cache, layer, window)
             y = attend(q, keys.k, keys.v, cache_mask(position_bt, window), keys.k_scale, keys.v_scale)
-        wo = weight("wo_nhd", c.heads, c.head_width, c.width, axis_in=(0, 1))
-        x = constrain(x + project(y, wo, axes_in=2), "BTD")
+        x = constrain(x + linear(y, "wo_nhd", c.heads, c.head_width, c.width, axes_in=2), "BTD")
 
         y = rms_norm(x, scale("mlp_norm_d", c.width), c.norm_epsilon)
-        gate = project(y, weight("w_gate_df", c.width, c.mlp_width))
-        up = project(y, weight("w_up_df", c.width, c.mlp_width))
+        gate = linear(y, "w_gate_df", c.width, c.mlp_width)
+        up = linear(y, "w_up_df", c.width, c.mlp_width)
         y = constrain(nn.silu(gate) * up, "BTF")
-        x = constrain(x + project(y, weight("w_down_fd", c.mlp_width, c.width)), "BTD")
+        x = constrain(x + linear(y, "w_down_fd", c.mlp_width, c.width), "BTD")
         return (x, cache, layer + 1), None
 
 
@@ -120,6 +131,7 @@ class Qwen3(nn.Module):
     # Attention without a cache: "auto" | "xla" | "splash" | "cudnn" (models/attention.py). In decoding all but "xla"
     # leave the choice to models/pages.py.
     kernel: str
+    lora: Lora | None = None  # what α is of the adapters that are among the parameters
 
     @nn.compact
     def __call__(self, token_bt, position_bt, *, segment_bt=None, cache=None, window=None, angles=None):
@@ -149,7 +161,7 @@ class Qwen3(nn.Module):
         angles = angles or angles_of(c, position_bt)
         if self.has_variable("params", "layers_0"):
             for i in range(c.layers):
-                layer = Block(c, self.dtype, self.kernel, name=f"layers_{i}")
+                layer = Block(c, self.dtype, self.kernel, self.lora, name=f"layers_{i}")
                 (x, cache, _), _ = layer((x, cache, i), position_bt, segment_bt, angles, window)
         else:
             layers = nn.scan(
@@ -158,7 +170,7 @@ class Qwen3(nn.Module):
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast,) * 4,
                 length=c.layers,
-            )(c, self.dtype, self.kernel, name="layers")
+            )(c, self.dtype, self.kernel, self.lora, name="layers")
             (x, cache, _), _ = layers((x, cache, 0), position_bt, segment_bt, angles, window)
         scale_d = self.param("final_norm_d", nn.initializers.ones, (c.width,))
         return rms_norm(x, scale_d, c.norm_epsilon), cache
@@ -177,7 +189,33 @@ def init_params(model: Qwen3, key: jax.Array):
 
 def abstract_params(model: Qwen3, mesh: jax.sharding.Mesh, *, dtype="float32"):
     """Return shapes, dtypes (matrices `dtype`, norm scales float32) and shardings of parameters, computing nothing."""
-    shapes = jax.eval_shape(lambda: cast_matrices(init_params(model, jax.random.key(0)), dtype))
+    return placed(jax.eval_shape(lambda: cast_matrices(init_params(model, jax.random.key(0)), dtype)), mesh)
+
+
+def abstract_policy(model: Qwen3, mesh: jax.sharding.Mesh):
+    """Return shapes, dtypes and shardings of what a run trains: float32 parameters.
+
+    With LoRA, frozen ones in `model.dtype` and float32 adapters beside them.
+    """
+    if model.lora is None:
+        return abstract_params(model, mesh)
+    base = abstract_params(model, mesh, dtype=model.dtype)
+    return beside(base, abstract_adapters(base, model.lora, mesh))
+
+
+def abstract_adapters(params, lora: Lora, mesh: jax.sharding.Mesh):
+    """Return shapes, dtypes and shardings of the adapters of `params`."""
+    return placed(jax.eval_shape(lambda: fresh_adapters(params, lora, jax.random.key(0))), mesh)
+
+
+def in_dtype(like, dtype):
+    """Return shapes of parameters with matrices in `dtype` and norm scales in float32, as training has them."""
+    cast = jax.eval_shape(lambda tree: cast_matrices(jax.tree.map(lambda x: x.astype(jnp.float32), tree), dtype), like)
+    return jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=y.sharding), cast, like)
+
+
+def placed(shapes, mesh: jax.sharding.Mesh):
+    """Return shapes of parameters with their shardings."""
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,

@@ -27,13 +27,13 @@ from e3jax.models.qwen3 import Qwen3
 from e3jax.rewards.extract import WHERE
 from e3jax.rewards.workers import GraderPool, Graders
 from e3jax.rollout.digests import is_scored, what_was_scored
-from e3jax.rollout.episodes import NO_TURNS, Turns, open_environment
+from e3jax.rollout.episodes import NO_TURNS, Turns, open_environment, sampling_on
 from e3jax.rollout.responses import Request, Responses, fill
 from e3jax.runtime import barrier, stop_asked
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
 from e3jax.sharding import make_mesh
-from e3jax.tasks.environment import JUDGE
+from e3jax.tasks.environment import judging
 from e3jax.tasks.own_reward import load_reward, marked, needs_of
 from e3jax.tasks.problem import Problem
 from e3jax.tasks.prompts import last_words, no_chat, qwen3_chat
@@ -323,12 +323,6 @@ def make_bench(
     )
 
 
-def sampling_on(sampling: Sampling, problems: list[Problem]) -> Sampling:
-    """Return how responses to a set's problems are sampled: an environment is told which problem it replies to."""
-    environment = sampling.environment
-    return sampling if environment is None else replace(sampling, environment=environment._replace(problems=problems))
-
-
 def each_bench(
     benches: Benches, problems: dict[str, list[Problem]], log: RunLog, *, record: str, longest: int
 ) -> Iterator[Bench]:
@@ -363,13 +357,6 @@ def each_bench(
 # ---- commands
 
 
-def judging(problems: dict[str, list[Problem]], turns: Turns, reward: str) -> dict[str, Any]:
-    """Return the graders' function where files of the user's own are to be loaded before the first response."""
-    files = sorted({p.meta["file"] for one in problems.values() for p in one if task_of(p).own})
-    own = ",".join(files), turns.file, reward
-    return {"function": JUDGE, "arguments": own} if any(own) else {}
-
-
 @contextmanager
 def run_directory(config: ConfigDict, workdir: str) -> Iterator[RunLog]:
     """Open a command's run directory for a block; at the block's end the directory is marked as done and closed."""
@@ -400,7 +387,7 @@ def evaluation_command(
     seed, reward = benches.seed, benches.reward
     problems = {name: load_problems(one, seed=seed, reward=reward) for name, one in benches.sets.items()}
     with run_directory(config, workdir) as log:
-        with benches.grader.start(**judging(problems, turns, reward)) as grader:
+        with benches.grader.start(**judging(problems.values(), turns.file, reward)) as grader:
             how = dict(style=benches.chat.style, thinking=benches.chat.thinking, restarts=True)
             environment = open_environment(turns, grader, **how)
             benches = replace(benches, sampling=replace(benches.sampling, environment=environment))

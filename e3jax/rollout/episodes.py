@@ -86,6 +86,12 @@ def open_environment(
     return Environment(ask, turns.turns, turns.turn_tokens, stops, style, thinking, restarts)
 
 
+def sampling_on(sampling: Sampling, problems: Sequence[Problem]) -> Sampling:
+    """Return how responses to a set's problems are sampled: an environment is told which problem it replies to."""
+    environment = sampling.environment
+    return sampling if environment is None else replace(sampling, environment=environment._replace(problems=problems))
+
+
 def sample_episodes(
     pretrained: Pretrained,
     problems: Sequence[Problem],

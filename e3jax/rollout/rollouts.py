@@ -75,7 +75,7 @@ def rollout(
         if on_finished:
             on_finished(len(rows))
 
-    layout = sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype)
+    layout = sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype, lora=model.lora)
     with out_of_memory(sampling.less_memory), layout as params:
         how = dict(key=jax.random.wrap_key_data(bits), events=Events(on_finished=finished, stats=stats))
         if sampling.environment is None:

@@ -12,7 +12,7 @@ graders' processes (rewards/workers.py), with their limits of time and memory: a
 the episode, which then counts as cut. How replies become tokens: rollout/turns.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from e3jax.errors import UserError
@@ -21,6 +21,7 @@ from e3jax.tasks.own_file import call, defined, load_named, member
 from e3jax.tasks.own_reward import grader
 from e3jax.tasks.own_task import load_task
 from e3jax.tasks.problem import Problem
+from e3jax.tasks.table import task_of
 
 STOPS = "STOPS"  # the environment's name for the texts that end a turn
 JUDGE = "e3jax.tasks.environment:judge_of"
@@ -93,3 +94,10 @@ def judge_of(task: str, environment: str, reward: str = "") -> Callable[..., Any
     for spec in filter(None, task.split(",")):
         load_task(spec)
     return answering(grader(reward) if reward else grade_one, environment)
+
+
+def judging(sets: Iterable[Sequence[Problem]], environment: str, reward: str) -> dict[str, Any]:
+    """Return what GraderPool is started with where files of the user's own are loaded before the first response."""
+    files = sorted({p.meta["file"] for problems in sets for p in problems if task_of(p).own})
+    own = ",".join(files), environment, reward
+    return {"function": JUDGE, "arguments": own} if any(own) else {}

@@ -23,8 +23,9 @@ from jax.sharding import Mesh, NamedSharding
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError
 from e3jax.losses.surrogates import COVARIANCE
+from e3jax.models.lora import trained
 from e3jax.models.presets import flops_per_token, num_params
-from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.models.qwen3 import Qwen3, abstract_policy
 from e3jax.sharding import make_mesh, param_axes, spec
 from e3jax.train.chats import ChatStage
 from e3jax.train.grpo import GrpoStage, add, grpo_gradient
@@ -113,11 +114,17 @@ class Training:
     def model(self) -> Qwen3:
         m = self.settings.model
         kernel = "splash" if m.attention == "auto" else m.attention
-        return Qwen3(model_config(m.preset), dtype=jnp.dtype(m.dtype), remat=m.remat, kernel=kernel)
+        lora = m.lora if m.lora.rank else None
+        return Qwen3(model_config(m.preset), dtype=jnp.dtype(m.dtype), remat=m.remat, kernel=kernel, lora=lora)
 
     @cached_property
     def params(self):
-        return abstract_params(self.model, self.mesh)
+        return abstract_policy(self.model, self.mesh)
+
+    @cached_property
+    def trained(self):
+        """What a gradient and the optimiser have: of all parameters, or of adapters."""
+        return trained(self.params)
 
     @cached_property
     def tx(self):
@@ -127,12 +134,17 @@ class Training:
 
     @cached_property
     def state(self) -> TrainState:
-        return train_state(self.tx, self.params, self.mesh)
+        return train_state(self.tx, self.trained, self.mesh)
+
+    @cached_property
+    def frozen(self) -> int:
+        """Bytes of the parameters that are not trained."""
+        return chip_bytes(self.params) - self.masters
 
     @cached_property
     def masters(self) -> int:
-        """Bytes of the parameters in float32."""
-        return chip_bytes(self.params)
+        """Bytes of the trained parameters in float32, and of their gradient."""
+        return chip_bytes(self.trained)
 
     @cached_property
     def moments(self) -> int:
@@ -159,9 +171,9 @@ class Training:
         return Program(
             "apply",
             f"AdamW, {self.settings.optim.moments_dtype} moments",
-            self.lowered(apply_gradients, self.tx, self.state, self.params),
-            (self.state, self.params),
-            resident,
+            self.lowered(apply_gradients, self.tx, self.state, self.trained),
+            (self.state, self.trained),
+            resident + self.frozen,
             memory_traffic=3 * self.masters + 2 * self.moments,
         )
 
@@ -201,13 +213,13 @@ def supervised_programs(s: Settings, name: str, devices, *, names=NAMES) -> list
     }
     if several:
         metrics = SUMS if oxa else ("total", "entropy")
-        sums = (t.params, {f"loss/{metric}": array(t.mesh, "", (), jnp.float32) for metric in metrics})
+        sums = (t.trained, {f"loss/{metric}": array(t.mesh, "", (), jnp.float32) for metric in metrics})
         made["add"] = Program(
             "add",
             "gradients of two micro-batches",
             t.lowered(add_sums, sums, sums),
-            (t.params, t.params),
-            t.masters + t.moments,
+            (t.trained, t.trained),
+            t.masters + t.moments + t.frozen,
             memory_traffic=3 * t.masters,
         )
     return [made[name] for name in names if name in made]
@@ -217,7 +229,7 @@ def supervised_programs(s: Settings, name: str, devices, *, names=NAMES) -> list
 
 
 def reference(t: Training) -> int:
-    """Return the bytes of the KL reference."""
+    """Return the bytes of the KL reference beside what is frozen."""
     return t.masters if t.stage.loss.kl_coef else 0
 
 
@@ -252,14 +264,14 @@ def rl_add(t: Training) -> Program:
         metrics = jax.eval_shape(
             lambda p, b: grpo_gradient(t.model, p, b, **fixed(t), loss=t.stage.loss)[1], t.params, batch
         )
-        return t.params, jax.tree.map(lambda x: array(t.mesh, "", x.shape, x.dtype), metrics)
+        return t.trained, jax.tree.map(lambda x: array(t.mesh, "", x.shape, x.dtype), metrics)
 
     return Program(
         "add",
         "gradients of two micro-batches",
         under(t.mesh, lambda: add.lower(gradients(), gradients())),
-        (t.params, t.params),
-        t.masters + t.moments + reference(t),
+        (t.trained, t.trained),
+        t.masters + t.moments + reference(t) + t.frozen,
         memory_traffic=3 * t.masters,
     )
 

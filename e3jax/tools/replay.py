@@ -25,7 +25,8 @@ from e3jax.checkpoint.store import by_name, load_params
 from e3jax.errors import UserError, first_line
 from e3jax.flags import run_tool
 from e3jax.losses.grpo import GrpoLoss
-from e3jax.models.qwen3 import Qwen3, abstract_params
+from e3jax.models.lora import Lora, trained
+from e3jax.models.qwen3 import Qwen3, abstract_policy
 from e3jax.readers import read_json
 from e3jax.sharding import make_mesh
 from e3jax.storage import place
@@ -39,7 +40,8 @@ from e3jax.types import Batch
 SHOWN = 10  # lines of a table
 MOST_BYTES = 1 << 32  # of one micro-batch's arrays: more is no batch
 CALL = {"kind": str, "chunk": int, "temperature": float, "loss": dict}
-MODEL = {"name?": str, "preset": str, "dtype": str, "remat": str}
+LORA = {"rank": int, "alpha": float, "matrices": str}
+MODEL = {"name?": str, "preset": str, "dtype": str, "remat": str, "lora?": LORA}  # "?": earlier versions lack it
 # kind of stage -> how many arrays a micro-batch may have; `chosen` is the last of Batch, and of some losses only
 BATCHES = {"sft": (4,), "oxa": (5,), "grpo": (len(fields(Batch)) - 1, len(fields(Batch)))}
 
@@ -58,10 +60,11 @@ def read(dump: epath.Path) -> tuple[dict, list[list[np.ndarray]], dict]:
         batches.append(read_arrays(path, BATCHES[call["kind"]]))
     run = read_json(dump.parent.parent / "config.json", {"model": MODEL}, advice="name a dump inside its run")
     model = run["model"]
-    name = model["name"] if "name" in model else ""  # which runs of earlier versions lack
+    name = model["name"] if "name" in model else ""
     remat = "full" if model["remat"] == "auto" else model["remat"]  # which follows from the machine
     dtype = dtype_of(name, model["dtype"])
-    return call, batches, model | {"preset": name or model["preset"], "dtype": dtype, "remat": remat}
+    lora = Lora(**{key: model["lora"][key] for key in LORA}) if "lora" in model and model["lora"]["rank"] else None
+    return call, batches, model | {"preset": name or model["preset"], "dtype": dtype, "remat": remat, "lora": lora}
 
 
 def read_arrays(path: epath.Path, numbers: tuple[int, ...]) -> list[np.ndarray]:
@@ -136,8 +139,9 @@ def main() -> None:
     f, out = flags.FLAGS, Console(width=None if os.isatty(1) else 120)
     call, batches, c = read(place(f.dump))
     mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
-    model = Qwen3(model_config(c["preset"]), dtype=jnp.dtype(f.dtype or c["dtype"]), remat=c["remat"], kernel="auto")
-    params = load_params(f.dump, abstract_params(model, mesh))
+    how = dict(dtype=jnp.dtype(f.dtype or c["dtype"]), remat=c["remat"], kernel="auto", lora=c["lora"])
+    model = Qwen3(model_config(c["preset"]), **how)
+    params = load_params(f.dump, abstract_policy(model, mesh))
     total, terms = None, Table(title="terms of the loss, by micro-batch")
     terms.add_column("term")
     columns = []
@@ -153,7 +157,7 @@ def main() -> None:
     for name in columns[0]:
         terms.add_row(name.removeprefix("loss/"), *(f"{float(m[name]):.4g}" for m in columns))
     out.print(terms)
-    out.print(parameter_table(params, total))
+    out.print(parameter_table(trained(params), total))
     finite = all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(total))
     out.print(f"in {model.dtype}: the gradient is {'finite' if finite else 'not finite'}")
     if not finite:

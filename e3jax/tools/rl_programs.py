@@ -110,7 +110,7 @@ class Decoding:
     def resident(self) -> int:
         """Bytes of the training state, which stays where it is."""
         t = self.training
-        return t.masters + t.moments + reference(t)
+        return t.masters + t.moments + reference(t) + t.frozen
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -183,10 +183,10 @@ class Decoding:
         return Program(
             "to_sampling",
             f"{dtype}, tensor={self.sampling.tensor}",
-            under(t.mesh, lambda: mover(t.params, self.mesh).lower(t.params, dtype)),
+            under(t.mesh, lambda: mover(t.params, self.mesh).lower(t.params, dtype, t.model.lora)),
             t.params,
             t.moments + reference(t),
-            memory_traffic=t.masters + chip_bytes(self.moved),
+            memory_traffic=t.masters + t.frozen + chip_bytes(self.moved),
         )
 
     def prefill(self) -> Program:

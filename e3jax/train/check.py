@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from e3jax.checkpoint.pretrained import model_config
 from e3jax.errors import UserError, all_errors, are_counts, need
 from e3jax.models.attention import resolve_kernel
+from e3jax.models.lora import sides
 from e3jax.storage import place
 from e3jax.tasks.own_reward import load_reward
 from e3jax.tasks.prompts import need_prompt
@@ -30,6 +31,7 @@ def check(config: ConfigDict) -> Settings:
     check_tokenizer(plain_values(config))  # first: with another form a stage has other fields
     s = resolve(config)
     check_attention(s)
+    check_lora(s)
     check_prompt(s)
     check_sources(s)
     check_mesh(s, config)
@@ -63,6 +65,18 @@ def check_attention(s: Settings) -> None:
         return
     cudnn = f"attention={s.model.attention!r} is cuDNN, which wants 'bfloat16'; else set attention='auto'"
     need(kernel != "cudnn" or s.model.dtype == "bfloat16", "model.dtype", s.model.dtype, cudnn)
+
+
+@all_errors()
+def check_lora(s: Settings) -> None:
+    """Refuse adapters of a random model, which would stay random, and of a rank that no matrix has."""
+    rank, shape = s.model.lora.rank, model_config(s.model.preset)
+    if not rank:
+        return
+    frozen = "adapters lie beside a trained model: set model.name or init.init_from, or rank=0 to train all parameters"
+    need(bool(s.init.init_from), "model.lora.rank", rank, frozen)
+    least = min((side for name in s.model.lora.names for side in sides(shape)[name]), default=rank)
+    need(rank <= least, "model.lora.rank", rank, f"the smallest matrix has {least} rows or columns: use that or less")
 
 
 @all_errors()

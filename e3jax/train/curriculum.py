@@ -17,17 +17,19 @@ from ml_collections import ConfigDict
 from rich.table import Table
 from rich.text import Text
 
-from e3jax.checkpoint.pretrained import load_params, same_model
+from e3jax.checkpoint.adapters import Kept, keep_base
+from e3jax.checkpoint.pretrained import absolute, digest_at, load_params, same_model
 from e3jax.eval.in_training import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.metrics.bootstrap import resampled
 from e3jax.metrics.extrapolation import accuracy_at_budgets
+from e3jax.models.lora import beside, fresh_adapters
 from e3jax.models.number_features import number_features
-from e3jax.models.qwen3 import abstract_params, init_params
+from e3jax.models.qwen3 import abstract_adapters, abstract_params, init_params
 from e3jax.printable import printable
 from e3jax.report.browser import write_samples
 from e3jax.report.html import write_report
-from e3jax.runtime import barrier, is_main, out_of_memory, unless_stopped
+from e3jax.runtime import barrier, from_main, is_main, out_of_memory, unless_stopped
 from e3jax.sharding import assert_sharded
 from e3jax.tasks.sets import chosen_sets
 from e3jax.train import chats, grpo, oxa, sft
@@ -39,17 +41,22 @@ from e3jax.train.selection import problems_of
 from e3jax.train.setup import make_run
 from e3jax.train.sft import SftStage
 
-# Step numbers beyond any real step: PRNG keys of the budget rule, of evaluation, of pass@k. Those of an evaluation
-# depend on the set, not on the stage.
-BUDGET_KEY, EVAL_KEY, PASS_KEY = 1_000_001, 1_000_002, 1_000_003
+# Step numbers beyond any real step: PRNG keys of the budget rule, of evaluation, of pass@k, of fresh adapters. Those of
+# an evaluation depend on the set, not on the stage.
+BUDGET_KEY, EVAL_KEY, PASS_KEY, ADAPTERS_KEY = 1_000_001, 1_000_002, 1_000_003, 1_000_004
 
 
 def initial_params(run: Run):
-    """Return random parameters, or those of a checkpoint or a Hugging Face model; float32, placed on the mesh."""
-    init, like = run.settings.init, abstract_params(run.model, run.mesh)
+    """Return random parameters, or those of a checkpoint or a Hugging Face model; float32, placed on the mesh.
+
+    With LoRA: these in model.dtype, with fresh adapters beside them.
+    """
+    init, lora = run.settings.init, run.model.lora
+    like = abstract_params(run.model, run.mesh, dtype="float32" if lora is None else run.model.dtype)
     if init.init_from:
         same_model(init.init_from, run.model.config)
         params = load_params(init.init_from, like)
+        params = params if lora is None else with_adapters(run, params)
     else:
         shardings = jax.tree.map(lambda x: x.sharding, like)
         params = jax.jit(lambda: init_params(run.model, jax.random.key(run.seed)), out_shardings=shardings)()
@@ -57,6 +64,17 @@ def initial_params(run: Run):
             params["embed_vd"] = number_features(params["embed_vd"], run.tokenizer.words)
     assert_sharded(params)
     return params
+
+
+def with_adapters(run: Run, params):
+    """Return frozen parameters with fresh adapters beside them; RUN/hf/adapter.json says what these belong to."""
+    lora, base, dtype = run.model.lora, absolute(run.settings.init.init_from), str(run.model.dtype)
+    kept = Kept(lora, base, dtype, digest_at(base, params))
+    from_main(lambda: keep_base(run.workdir, kept))
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_adapters(params, lora, run.mesh))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    draw = jax.jit(lambda: fresh_adapters(shapes, lora, run.key(0, ADAPTERS_KEY)), out_shardings=shardings)
+    return beside(params, draw())
 
 
 def automatic_budget(run: Run, params, stage: GrpoStage, *, incoming_budget: int | None) -> int:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from e3jax.errors import UserError
+from e3jax.models.lora import num_adapter_params, sides
 from e3jax.models.pages import MERGED, PAGE
 from e3jax.models.presets import ModelConfig, num_params
 from e3jax.sampler.plan import prompt_width
@@ -81,11 +82,20 @@ class Shares(NamedTuple):
         return cls(max(device.count // s.mesh.data, 1), rows, max(device.count // s.sampling.tensor, 1))
 
 
+def trained_params(s: Settings, shape: ModelConfig) -> int:
+    """Return how many parameters are trained: all, or with LoRA those of the adapters."""
+    return num_adapter_params(shape, s.model.lora) if s.model.lora.rank else num_params(shape)
+
+
 def state_bytes(s: Settings, shape: ModelConfig, device: Device) -> int:
-    """Return what lies there throughout: float32 parameters, Adam's two averages, the reference of RL's KL."""
+    """Return what lies there throughout: float32 parameters, Adam's two averages, the reference of RL's KL.
+
+    With LoRA these are of the adapters, and the frozen parameters lie beside them in model.dtype.
+    """
     averages = 2 * jnp.dtype(s.optim.moments_dtype).itemsize
     reference = 4 * any(isinstance(stage, GrpoStage) and stage.loss.kl_coef for stage in s.stages)
-    return num_params(shape) * (4 + averages + reference) // Shares.of(s, device).params
+    frozen = num_params(shape) * jnp.dtype(s.model.dtype).itemsize if s.model.lora.rank else 0
+    return (trained_params(s, shape) * (4 + averages + reference) + frozen) // Shares.of(s, device).params
 
 
 def update_bytes(s: Settings, shape: ModelConfig, device: Device) -> int:
@@ -93,7 +103,7 @@ def update_bytes(s: Settings, shape: ModelConfig, device: Device) -> int:
     width = jnp.dtype(s.model.dtype).itemsize
     chunk = s.model.chunk // Shares.of(s, device).rows
     logits = chunk * shape.vocab_size * (2 * 4 + width)  # float32 logits, their gradient, and that in model.dtype
-    return num_params(shape) * (4 + 4 + width) // Shares.of(s, device).params + logits
+    return trained_params(s, shape) * (4 + 4 + width) // Shares.of(s, device).params + logits
 
 
 def token_bytes(s: Settings, shape: ModelConfig, remat: str) -> int:
@@ -103,11 +113,17 @@ def token_bytes(s: Settings, shape: ModelConfig, remat: str) -> int:
     kept = {
         "full": c.width,
         "attention": c.width + heads,
-        "matmuls": 3 * c.width + 2 * heads + 2 * keys + 2 * c.mlp_width,
+        "matmuls": 3 * c.width + 2 * heads + 2 * keys + 2 * c.mlp_width + adapted(s, c),
     }[remat]
     inside = 6 * c.width + 4 * heads + 4 * keys + 5 * c.mlp_width
     # float32 in norms and in the gradients of some products: half as much again
     return int(width * (c.layers * kept + 1.5 * inside) / s.mesh.tensor)
+
+
+def adapted(s: Settings, c: ModelConfig) -> int:
+    """Return the values of a token's products with a layer's adapters."""
+    lora = s.model.lora
+    return sum(lora.rank + sides(c)[name][1] for name in lora.names) if lora.rank else 0
 
 
 def row_bytes(s: Settings, shape: ModelConfig, remat: str, width: int, device: Device) -> int:
@@ -127,12 +143,13 @@ def slot_bytes(s: Settings, shape: ModelConfig, longest: int) -> int:
 
 def need_room(s: Settings, shape: ModelConfig, device: Device) -> None:
     """Refuse an accelerator that cannot hold the training state and one gradient, whatever the sizes."""
-    needed = state_bytes(s, shape, device) + 4 * num_params(shape) // Shares.of(s, device).params
+    needed = state_bytes(s, shape, device) + 4 * trained_params(s, shape) // Shares.of(s, device).params
+    adapters = "" if s.model.lora.rank else "config.model.lora.rank=16, "
     if device.platform != "cpu" and needed > device.memory:
         raise UserError(
             f"config.model.preset={s.model.preset!r}: training its {num_params(shape):,} parameters needs "
             f"{needed / GIB:.1f} GiB a device (parameters, a gradient, Adam's averages, KL reference), and there are "
-            f"{device.memory / GIB:.1f} GiB: use a smaller model or more devices, or set "
+            f"{device.memory / GIB:.1f} GiB: use a smaller model or more devices, or set {adapters}"
             f"config.optim.moments_dtype='bfloat16' or config.grpo.loss.kl_coef=0{gpu_hint(device)}"
         )
 

@@ -20,18 +20,18 @@ from e3jax.losses.advantages import BINARY, BRPO, Advantage
 from e3jax.losses.e2c import PlanWeights, exploration_weights
 from e3jax.losses.grpo import GrpoLoss, TokenWeights, grpo_loss, negative_mass
 from e3jax.losses.surrogates import COVARIANCE
+from e3jax.models.lora import trained, with_trained
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import NO_TAGS, tag_ids
 from e3jax.rewards.shaping import RewardSettings
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded
 from e3jax.runtime import put
-from e3jax.sharding import constrain_params
 from e3jax.train.compiling import compile_all
 from e3jax.train.credit import choose_tokens, compared, rewarded, token_advantages, weigh
 from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
-from e3jax.train.logprobs import forward, score
+from e3jax.train.logprobs import forward, gradient_of, score
 from e3jax.train.packing import MiniBatch, Packed, enough_rows, micro_batch_shapes, pack_micro_batches, padding
 from e3jax.train.run import Run, Stage
 from e3jax.train.selection import problems_of
@@ -144,8 +144,7 @@ def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chu
         gap = jnp.where(batch.weight != 0, jnp.abs(logp - batch.rollout_logp), 0.0)
         return value, {"total": value, **metrics, "gap_sum": gap.sum(), "gap_max": gap.max()}
 
-    grads, metrics = jax.grad(loss_of, has_aux=True)(params)
-    return constrain_params(grads), metrics
+    return gradient_of(loss_of, params)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -185,12 +184,12 @@ def update(
     Returns the state, metrics (parity/… compares sampler and trainer before the first update), and a function that
     rebuilds the first minibatch's batches, for a replay dump.
     """
-    r = graded.rollouts
+    r, policy = graded.rollouts, with_trained(reference, state.params)
     minibatches = split(run, r, stage)
     terms = Terms(
         weight_bt=weigh(run, r, minibatches, advantage, stage),
         advantage_bt=token_advantages(advantage, lambda_bt, shape=r.tokens.shape),
-        old_logp=old_log_probs(run, state.params, r, minibatches, stage),
+        old_logp=old_log_probs(run, policy, r, minibatches, stage),
         ref_logp=[],
         chosen_bt=np.zeros(r.tokens.shape, bool) if stage.loss.surrogate in COVARIANCE else None,
     )
@@ -200,11 +199,13 @@ def update(
     values = []
     for i, minibatch in enumerate(minibatches):
         if terms.chosen_bt is not None:
-            terms.chosen_bt[minibatch.index] = chosen(run, state, r, minibatch, terms, i, stage)
-        grads, sums = sum_gradients(run, state.params, batches(run, r, minibatch, terms, i), stage)
-        trained = (terms.weight_bt[minibatch.index] != 0).sum()
-        parity = {"parity/logp_max": sums.pop("gap_max"), "parity/logp_mean": sums.pop("gap_sum") / max(trained, 1)}
+            whole = state.replace(params=policy)
+            terms.chosen_bt[minibatch.index] = chosen(run, whole, r, minibatch, terms, i, stage)
+        grads, sums = sum_gradients(run, policy, batches(run, r, minibatch, terms, i), stage)
+        count = (terms.weight_bt[minibatch.index] != 0).sum()
+        parity = {"parity/logp_max": sums.pop("gap_max"), "parity/logp_mean": sums.pop("gap_sum") / max(count, 1)}
         state, optim = apply_gradients(tx, state, grads)
+        policy = with_trained(reference, state.params)
         mass = negative_mass(terms.weight_bt[minibatch.index], terms.advantage_bt[minibatch.index])
         losses = {f"loss/{k}": v for k, v in sums.items() if has_kl or k != "kl"}
         values.append((parity, losses | {f"optim/{k}": v for k, v in optim.items()} | {"grad/negative_mass": mass}))
@@ -296,6 +297,7 @@ def sum_gradients(run: Run, params, micro: Iterator[Batch], stage: GrpoStage):
 def train(run: Run, params, stage: GrpoStage):
     """Train `params` for the stage's steps; the KL reference is the stage's start. Return the final parameters.
 
+    With LoRA the reference shares the frozen matrices: beside the policy's adapters there are those of the start.
     Resumes from the newest checkpoint and gives the same numbers: problems and noise are functions of (seed, step).
     """
     name, steps, tags = stage.name, stage.steps, tag_ids(run.tokenizer)
@@ -306,11 +308,11 @@ def train(run: Run, params, stage: GrpoStage):
     tx = make_optimizer(run.optim, lr=stage.lr, warmup=stage.warmup, decay_steps=0)
     reference = params
     store = run.store(name)
-    done, state = store.newest(new_state(tx, jax.tree.map(jnp.copy, params)))
+    done, state = store.newest(new_state(tx, jax.tree.map(jnp.copy, trained(params))))
     run.log.rewind(name, done)
     skips = Skips(run, name, kind="grpo", temperature=stage.temperature, loss=asdict(stage.loss))
     if done < steps:
-        compile_ahead(run, tx, state, stage)
+        compile_ahead(run, tx, state, params, stage)
     sampling = run.sampling(stage.temperature, budget=stage.budget)
     sampling = replace(sampling, renormalised=stage.restricted_sampling == "renormalise")
     rolled, summary = 0, ""
@@ -326,7 +328,7 @@ def train(run: Run, params, stage: GrpoStage):
             start, rolled = time.monotonic(), 0
             graded, drawn = draw_groups(
                 run,
-                state.params,
+                with_trained(params, state.params),
                 stage,
                 step,
                 draw=draw,
@@ -357,13 +359,13 @@ def train(run: Run, params, stage: GrpoStage):
             log_samples(run, name, step + 1, graded, advantage_b, stage.samples_logged)
             summary = describe(values)
             phase.advance(1, summary)
-            skips.heed(step + 1, values["optim/skipped"] == 1, state.params, rebuild)
+            skips.heed(step + 1, values["optim/skipped"] == 1, with_trained(params, state.params), rebuild)
             save_or_stop(run, store, name, step + 1, steps, state, rank=run.rank(values))
     store.close(steps, state)
-    return state.params
+    return with_trained(params, state.params)
 
 
-def compile_ahead(run: Run, tx, state: TrainState, stage: GrpoStage) -> None:
+def compile_ahead(run: Run, tx, state: TrainState, params, stage: GrpoStage) -> None:
     """Compile the programs of this stage's update, with a progress line, so that no step waits for compilation.
 
     The shapes are in shapes.jsonl too. The sampler's programs depend on its requests: they are compiled when needed.
@@ -379,11 +381,11 @@ def compile_ahead(run: Run, tx, state: TrainState, stage: GrpoStage) -> None:
             i, f = (put(np.zeros((rows, width), dtype), "BT") for dtype in (np.int32, np.float32))
             size = f"{rows} x {width} tokens"
             if scored:
-                first[f"log-probs of {size}"] = score.lower(run.model, state.params, i, i, i, **fixed)
+                first[f"log-probs of {size}"] = score.lower(run.model, params, i, i, i, **fixed)
             batch = Batch(i, i, i, f, f, f, f, f)
             if stage.loss.surrogate in COVARIANCE:
                 batch = batch.replace(chosen=put(np.zeros((rows, width), bool), "BT"))
-            first[f"gradient of {size}"] = grpo_gradient.lower(run.model, state.params, batch, **fixed, loss=stage.loss)
+            first[f"gradient of {size}"] = grpo_gradient.lower(run.model, params, batch, **fixed, loss=stage.loss)
         *_, made = compile_all(first, phase)
         second = {"sum of gradients": add.lower(made, made), "AdamW": apply_gradients.lower(tx, state, made[0])}
         compile_all(second, phase)

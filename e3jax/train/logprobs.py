@@ -1,12 +1,15 @@
 """What every trainer shares of the compiled program: tokens -> log-probs, with and without gradients."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from e3jax.losses.tokens import next_token_logp_and_entropy
+from e3jax.models.lora import trained, with_trained
 from e3jax.models.qwen3 import Qwen3, unembedding
+from e3jax.sharding import constrain_params
 
 
 def forward(model: Qwen3, params, token_bt, *, temperature, chunk, position_bt=None, segment_bt=None):
@@ -15,6 +18,13 @@ def forward(model: Qwen3, params, token_bt, *, temperature, chunk, position_bt=N
         position_bt = jnp.broadcast_to(jnp.arange(token_bt.shape[1]), token_bt.shape)
     hidden, _ = model.apply({"params": params}, token_bt, position_bt, segment_bt=segment_bt)
     return next_token_logp_and_entropy(hidden, unembedding(params), token_bt, temperature=temperature, chunk=chunk)
+
+
+def gradient_of(loss_of: Callable, params):
+    """Return gradients and metrics of `loss_of(params)` -> (loss, metrics), by what is trained of the parameters."""
+    by_trained = jax.grad(lambda part: loss_of(with_trained(params, part)), has_aux=True)
+    grads, metrics = by_trained(trained(params))
+    return constrain_params(grads), metrics
 
 
 @partial(jax.jit, static_argnames=("model", "temperature", "chunk"))

@@ -18,12 +18,11 @@ from e3jax.errors import UserError, need, need_at_least_one
 from e3jax.losses.oxa import oxa_loss, pool_weights
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rollout.likelihood import row_groups
-from e3jax.sharding import constrain_params
 from e3jax.storage import place
 from e3jax.tasks.chat_tokens import encode_pair
 from e3jax.tasks.rows import file_rows, is_place
 from e3jax.tasks.stream import permutation
-from e3jax.train.logprobs import forward
+from e3jax.train.logprobs import forward, gradient_of
 from e3jax.train.packing import pack_examples
 from e3jax.train.run import Run, Stage
 from e3jax.train.sft import fit, sft_gradient
@@ -55,8 +54,7 @@ def oxa_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, *weigh
         loss, metrics = oxa_loss(logp, entropy, *weights_bt, ul_weight=ul_weight)
         return loss, {"loss/total": loss, **{f"loss/{name}": value for name, value in metrics.items()}}
 
-    grads, metrics = jax.grad(loss_of, has_aux=True)(params)
-    return constrain_params(grads), metrics
+    return gradient_of(loss_of, params)
 
 
 def read_pool(path: epath.PathLike, *, per_step: int) -> Pool:

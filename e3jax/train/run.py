@@ -14,6 +14,7 @@ from e3jax.checkpoint.store import Store
 from e3jax.errors import UserError, are_counts, need, need_at_least_one, need_choice
 from e3jax.log import RunLog
 from e3jax.models.attention import KERNELS
+from e3jax.models.lora import Lora
 from e3jax.models.qwen3 import Qwen3
 from e3jax.phases import begins_plan
 from e3jax.rewards.extract import WHERE
@@ -46,6 +47,7 @@ class ModelSettings:
     attention: str
     remat: str
     chunk: int  # tokens whose logits exist at once
+    lora: Lora
 
     def __post_init__(self):
         need_choice(self, "dtype", ("float32", "bfloat16"))

@@ -47,7 +47,8 @@ def make_run(config: ConfigDict, workdir: str) -> Run:
     device = from_main(this_device)
     need_room(s, shape, device)
     s, chosen = fit(s, shape, device, room=room)
-    model = Qwen3(shape, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat, kernel=s.model.attention)
+    lora = s.model.lora if s.model.lora.rank else None
+    model = Qwen3(shape, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat, kernel=s.model.attention, lora=lora)
     mesh = make_mesh(data=s.mesh.data, fsdp=s.mesh.fsdp, tensor=s.mesh.tensor)
     keep_programs()
     log = RunLog(workdir, config.to_dict(), tensorboard=s.log.tensorboard, wandb=s.log.wandb)

@@ -15,13 +15,13 @@ import numpy as np
 
 from e3jax.errors import need_at_least_one, need_choice
 from e3jax.losses.sft import sft_loss, sft_weights
+from e3jax.models.lora import trained, with_trained
 from e3jax.models.qwen3 import Qwen3
 from e3jax.rollout.likelihood import row_groups
 from e3jax.runtime import memory_used, put
-from e3jax.sharding import constrain_params
 from e3jax.train.examples import SetData, open_examples
 from e3jax.train.faults import Skips, save_or_stop
-from e3jax.train.logprobs import forward
+from e3jax.train.logprobs import forward, gradient_of
 from e3jax.train.packing import enough_rows, pack_rows
 from e3jax.train.run import Run, Stage
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
@@ -39,8 +39,7 @@ def sft_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, weight
         share = weight_bt / jnp.maximum(weight_bt.sum(), 1e-9)
         return loss, {"loss/total": loss, "loss/entropy": (share * entropy).sum()}
 
-    grads, metrics = jax.grad(loss_of, has_aux=True)(params)
-    return constrain_params(grads), metrics
+    return gradient_of(loss_of, params)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def fit(
     name, steps = stage.name, stage.steps
     tx = make_optimizer(run.optim, lr=stage.lr, warmup=stage.warmup, decay_steps=steps)
     store = run.store(name)
-    done, state = store.newest(new_state(tx, params))
+    done, state = store.newest(new_state(tx, trained(params)))
     run.log.rewind(name, done)
     skips = Skips(run, name, kind=kind, temperature=1.0, loss=loss)
     with run.log.phase(f"{name}: {kind.upper()}", total=steps) as phase:
@@ -113,12 +112,13 @@ def fit(
             total = None
             for micro in batch:
                 placed = [put(x, "BT") for x in micro]
-                more = gradient(run.model, state.params, *placed, chunk=run.chunk, **loss)
+                more = gradient(run.model, with_trained(params, state.params), *placed, chunk=run.chunk, **loss)
                 total = more if total is None else add(total, more)
             grads, metrics = total
             state, update = apply_gradients(tx, state, grads)
             this, batch = batch, batch_of(step + 1) if step + 1 < steps else None  # while the device works
-            skips.heed(step + 1, update["skipped"] == 1, state.params, lambda this=this: this)
+            policy = with_trained(params, state.params)
+            skips.heed(step + 1, update["skipped"] == 1, policy, lambda this=this: this)
             since, tokens = since + 1, tokens + sum(int((micro[2] > 0).sum()) for micro in this)
             if (step + 1) % 10 == 0 or step + 1 == steps:
                 values = {key: float(value) for key, value in metrics.items()}
@@ -129,10 +129,10 @@ def fit(
                     "time/step_s": seconds / since,
                     "time/tokens_per_s": tokens / seconds,
                 }
-                values |= (measure(state.params) if measure else {}) | memory_used()
+                values |= (measure(policy) if measure else {}) | memory_used()
                 run.log.metrics(name, kind, step=step + 1, global_step=stage.first_step + step + 1, values=values)
                 phase.advance(since, f"loss {values['loss/total']:.3f}")
                 since, tokens = 0, 0
             save_or_stop(run, store, name, step + 1, steps, state)
     store.close(steps, state)
-    return state.params
+    return with_trained(params, state.params)
