@@ -31,7 +31,7 @@ from e3jax.sharding import constrain_params
 from e3jax.train.credit import choose_tokens, token_advantages, weigh
 from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
-from e3jax.train.logprobs import forward, score
+from e3jax.train.logprobs import forward, score, update_jit
 from e3jax.train.packing import MiniBatch, Packed, enough_rows, micro_batch_shapes, pack_micro_batches, padding
 from e3jax.train.run import Run, Stage
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
@@ -102,7 +102,7 @@ class GrpoStage(Stage):
         return self.prompts * self.group_size
 
 
-@partial(jax.jit, static_argnames=("model", "temperature", "chunk", "loss"))
+@partial(update_jit, static_argnames=("model", "temperature", "chunk", "loss"))
 def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chunk: int, loss: GrpoLoss):
     """Return gradients and metrics of `grpo_loss` on one micro-batch; summed, they are those of the minibatch.
 
