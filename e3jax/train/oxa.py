@@ -22,7 +22,7 @@ from e3jax.sharding import constrain_params
 from e3jax.storage import place
 from e3jax.tasks.rows import file_rows, is_place
 from e3jax.tasks.stream import permutation
-from e3jax.train.logprobs import forward
+from e3jax.train.logprobs import forward, update_jit
 from e3jax.train.packing import pack_step
 from e3jax.train.run import Run, Stage
 from e3jax.train.sft import fit
@@ -43,7 +43,7 @@ class Pool(NamedTuple):
         return [self.rows[i] for i in order[first : first + per_step]]
 
 
-@partial(jax.jit, static_argnames=("model", "chunk"))
+@partial(update_jit, static_argnames=("model", "chunk"))
 def oxa_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, *weights_bt, chunk: int, ul_weight: float):
     """Return gradients and metrics of `oxa_loss` on packed rows; sums over micro-batches are the batch's."""
 
@@ -91,12 +91,13 @@ class OxaStage(Stage):
 
 def make_batch(run: Run, pools: list[Pool], stage: OxaStage, step: int) -> list[list[np.ndarray]]:
     """Return the step's packed micro-batches: tokens, positions, segments and both pools' weights, [rows, width]."""
-    encode, eos, pad = run.tokenizer.encode, run.tokenizer.eos, run.tokenizer.pad
+    encode_all, eos, pad = run.tokenizer.encode_all, run.tokenizer.eos, run.tokenizer.pad
     read, said, suppressed = [], [], []
     for index, pool in enumerate(pools):
-        for prompt, response in pool.at(step, per_step=stage.per_step, seed=run.seed + index):
-            read.append(encode(prompt))
-            said.append([*encode(response), eos])
+        prompts, responses = zip(*pool.at(step, per_step=stage.per_step, seed=run.seed + index))
+        for prompt, tokens, response in zip(encode_all(prompts), encode_all(responses), responses):
+            read.append(prompt)
+            said.append([*tokens, eos])
             suppressed.append(index > 0)
             if len(read[-1]) + len(said[-1]) > stage.row_length:
                 raise UserError(
