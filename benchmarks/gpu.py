@@ -13,7 +13,9 @@ transformers' generate, the update beside the peak of the matrix units, and wher
     lm_…          an RL step of a small language model, only where --parts names them: gpu_lm.py
 
 OUT/PART.json is what a part found; OUT/decode_kernels.json and OUT/update_kernels.json how long every kernel ran
-(benchmarks/gpu_picture.py draws them). Lengths are enforced as rollout.py does.
+(benchmarks/gpu_picture.py draws them). Lengths are enforced as rollout.py does. XLA's flags are those that the programs
+set themselves; --xla_flags tries others, such as --xla_flags=--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL, which
+puts the loop of a block of decode steps into one graph of the device.
 """
 
 import argparse
@@ -28,15 +30,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from gpu_lm import LM_RUN
+from gpu_lm import LM_RUN, counted
 from lengths import workload
 
 PARTS = ("limits", "transformers", "rollout", "decode", "update")
-# products read a layer's weights where they lie among all layers', instead of a copy …
-SLICES = "--xla_gpu_enable_dynamic_slice_fusion=true"
-# … which those of a decode step do only by cuBLAS, and if XLA does not join q, k, v or gate, up to one matrix before
-DECODING = f"{SLICES} --xla_gpu_enable_triton_gemm=false --xla_gpu_dot_merger_threshold_mb=0"
-FLAGS = {"rollout": DECODING, "decode": DECODING, "update": SLICES, "lm_rollout": DECODING, "lm_update": SLICES}
 
 
 def preset_of(name: str):
@@ -217,11 +214,12 @@ def decode(asked) -> dict:
     from e3jax.models.presets import num_params
     from e3jax.sampler.choose import Choice
     from e3jax.sampler.decode import Slots, decode_block
+    from e3jax.sampler.layout import of_prefill_and_decoding
     from e3jax.sampler.page_table import PageTable, pages_of
     from e3jax.sampler.plan import size_bucket
 
     side = random_model(asked.model, remat="none", params_dtype="bfloat16")
-    c, j = side.model.config, asked.slots
+    model, c, j = side.model, side.model.config, asked.slots
     steps, rounds, weights = asked.block, asked.rounds, num_params(c) * 2
     each = c.layers * 2 * c.kv_heads * c.head_width * 2  # bytes of a position
 
@@ -232,6 +230,8 @@ def decode(asked) -> dict:
     make = jax.jit(random, static_argnums=(1, 2, 3, 4, 5))
     found = {}
     with jax.set_mesh(side.mesh):
+        params = of_prefill_and_decoding(side.params, model.dtype, platform=jax.default_backend())[1]
+        side, pools_n = None, 1 if "layers" in params else c.layers
         for name in asked.contexts:
             least, _, most = name.partition("-")  # the largest pool comes first: freed memory is in pieces
             context_j = np.linspace(int(least), int(most or least), j).astype(int)
@@ -239,9 +239,11 @@ def decode(asked) -> dict:
             longest = pages_of(int(reserved.max()), PAGE)
             columns = size_bucket(-(-longest // MERGED) * MERGED)
             book = PageTable.empty(1, j, page=PAGE, columns=columns, longest=longest)
-            shape = c.layers, sum(book.reserve(reserved)), c.kv_heads
-            k = make(jax.random.key(1), *shape, c.head_width, PAGE)
-            pools = ((Piece(k, make(jax.random.key(2), *shape, PAGE, c.head_width)),),)
+            shape = c.layers // pools_n, sum(book.reserve(reserved)), c.kv_heads
+            pools = tuple(
+                (Piece(make(key, *shape, c.head_width, PAGE), make(key, *shape, PAGE, c.head_width)),)
+                for key in jax.random.split(jax.random.key(1), pools_n)
+            )
 
             def int32(x):
                 return jnp.asarray(np.broadcast_to(x, j), jnp.int32)
@@ -256,16 +258,16 @@ def decode(asked) -> dict:
                 jnp.zeros(j, bool),
                 jax.random.split(jax.random.key(3), j),
             )
-            times, context = [], context_j.astype(float)
+            times, kernels, context = [], {}, context_j.astype(float)
 
             def block(pools, state, book=book):
                 no_owners = np.full((0, 1), -1, np.int32)
                 owned = (jnp.asarray(x) for x in (book.table_jn, *book.owners(), no_owners))
-                cache = Pages(pools, ((),), *owned)  # donated
+                cache = Pages(pools, ((),) * pools_n, *owned)  # donated
                 start = time.perf_counter()
                 cache, state, drawn = decode_block(
-                    side.model,
-                    side.params,
+                    model,
+                    params,
                     cache,
                     state,
                     jnp.int32(j + 1),
@@ -284,6 +286,7 @@ def decode(asked) -> dict:
             if asked.out and most:
                 with traced(asked.out / "decode_kernels.json", steps):
                     pools, state, *_ = block(pools, state)
+                kernels = counted(asked.out / "decode_kernels.json", c.layers)
             live = float((context + steps * (1 + rounds / 2)).sum())
             ms = statistics.median(times)
             found[name] = {
@@ -297,8 +300,9 @@ def decode(asked) -> dict:
                 "bytes_per_s": (weights + live * each) / ms * 1000,
                 "finite": bool(np.isfinite(np.asarray(drawn.logp_ij)).all()),
                 "tokens_per_s": j / ms * 1000,
+                **kernels,
             }
-            k = pools = None  # before the next pool is made
+            pools = None  # before the next pool is made
             print(f"  {name}: {ms:.2f} ms a step, {found[name]['bytes_per_s'] / 1e12:.2f} TB/s", flush=True)
     sizes = {"page": PAGE, "warps": WARPS, "rounds": rounds, "weights_bytes": weights, "position_bytes": each}
     return {"slots": j, "steps": steps, **sizes, "contexts": found}
@@ -382,7 +386,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="qwen3-1.7b", help="a preset")
     parser.add_argument("--out", type=Path, help="a folder")
     parser.add_argument("--dir", type=Path, default=Path("/tmp/e3jax-gpu"), help="where the checkpoint is kept")
-    parser.add_argument("--xla_flags", help="instead of FLAGS, in which every part has its own")
+    parser.add_argument("--xla_flags", default="", help="beside those that the programs set")
     parser.add_argument("--limit_s", type=float, default=240, help="of one part")
     parser.add_argument("--quick", action="store_true", help="smaller everything")
     parser.add_argument("--repeats", type=int, default=3)
@@ -419,9 +423,8 @@ def main() -> None:
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
     if asked.part:
-        flags = FLAGS.get(asked.part, "") if asked.xla_flags is None else asked.xla_flags
         # before JAX is imported; by default it takes three quarters of the memory, too little for 128 slots of 8k
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {asked.xla_flags}".strip()
         share = os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95")
         if not Path("/dev/nvidiactl").exists():
             os.environ["JAX_PLATFORMS"] = "cpu"  # where libtpu is installed without a TPU, its profiler crashes

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,13 @@ from lengths import workload
 
 HERE = Path(__file__).parent
 # preset, prompts, samples, tokens of a prompt (0: as recorded), budget, slots
-WORK = {"tiny": ("tiny", 8, 8, 0, 384, 64), "tiny, prompts of 512": ("tiny", 8, 16, 512, 256, 32)}
+WORK = {
+    "tiny": ("tiny", 8, 8, 0, 384, 64),
+    "tiny, prompts of 512": ("tiny", 8, 16, 512, 256, 32),
+    "17m": ("17m", 2, 8, 0, 256, 16),
+}
+# as in peers.py
+SHAPE_17M = dict(vocab_size=8192, width=384, layers=8, heads=6, kv_heads=2, head_width=64, mlp_width=1152)
 
 
 def responses(vocabulary: int, prompts: int, samples: int, tokens: int, budget: int):
@@ -49,7 +56,8 @@ def side(name: str, repeats: int) -> None:
     from e3jax.sampler.plan import Sampling
 
     model_name, prompts, samples, tokens, budget, at_once = WORK[name]
-    model = Qwen3(preset(model_name), dtype=jnp.float32, remat="none", kernel="auto")
+    shape = replace(preset("small"), **SHAPE_17M) if model_name == "17m" else preset(model_name)
+    model = Qwen3(shape, dtype=jnp.float32, remat="none", kernel="auto")
     params = init_params(model, jax.random.key(0))
     texts, length_pg = responses(model.config.vocab_size, prompts, samples, tokens, budget)
     requests = slots.Requests(texts, range(len(texts)), samples, length_pg.reshape(-1).tolist())

@@ -61,6 +61,7 @@ def get_config(argument: str = ""):
     c.grpo.loss.clip_high = 0.5  # study; Table 5 has .2
 
     c.sampler.slots = 0
+    c.sampler.block = 64  # ours: the device waits for the host once a block; where slots can be refilled it ends early
     c.sampler.prefill_rows = 64
 
     c.budget_rule.budgets = (512, 1024, 2048)  # stage "easy"'s, and the doubling of the paper's 4k, 8k, 16k

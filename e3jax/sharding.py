@@ -21,7 +21,7 @@ from e3jax.errors import UserError
 
 # letter -> mesh axis (None: replicated). Lower case: parameters. Capitals: activations, batch and cache.
 AXES = {
-    "l": None, "d": "fsdp", "n": "tensor", "k": "tensor", "h": None, "f": "tensor", "v": "tensor",
+    "l": None, "d": "fsdp", "n": "tensor", "k": "tensor", "h": None, "f": "tensor", "v": "tensor", "g": None, "e": None,
     "i": ("fsdp", "tensor"), "o": ("fsdp", "tensor"), "r": None,  # of adapters (models/lora.py)
     "B": ("data", "fsdp"), "J": ("data", "fsdp"), "X": ("data", "fsdp"), "P": None, "T": None, "S": None, "L": None,
     "D": None, "N": "tensor", "K": "tensor", "H": None, "F": "tensor", "V": "tensor",

@@ -20,7 +20,6 @@ for word in ${ARGS[@]+"${ARGS[@]}"}; do
 done
 cd "$ROOT" || exit
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-.92} # of the GPU's memory; JAX itself takes .75
-export XLA_FLAGS=${XLA_FLAGS:---xla_gpu_enable_dynamic_slice_fusion=true}    # docs/running.md
 started=$SECONDS
 
 # left: the seconds that this call may still work; a run gets 30 of them for its last checkpoint.

@@ -1,5 +1,6 @@
 """Countdown's traces in text: they are true, the parser reads them back, and metrics and pages count what it reads."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from benchmarks.text_traces import HABITS, survey
 from e3jax.errors import UserError
 from e3jax.metrics.exploration import attempt_keys, attempt_spans, detect, equations, explore
 from e3jax.metrics.reading import read
+from e3jax.phases import OPEN
 from e3jax.report.browser import text_spans
 from e3jax.rewards.countdown import evaluate, grade_text
 from e3jax.tasks.countdown import paper_problem, prompt
@@ -19,7 +21,7 @@ from e3jax.tasks.table import TASKS
 from e3jax.tasks.written_arithmetic import false_equations, read_equations
 from e3jax.tokenizer import HubTokenizer
 from e3jax.train.check import check_lengths, check_traces
-from e3jax.train.examples import trace_examples
+from e3jax.train.examples import PROBLEMS_PER_STEP, trace_examples
 from e3jax.train.packing import pack_rows
 from tests.stages import sft_stage
 
@@ -180,6 +182,17 @@ def test_a_stage_learns_from_them(qwen3_files):
     check_lengths(settings, 598, 1000)
     with pytest.raises(UserError, match="most_characters=600: prompt and trace must fit row_length=1200"):
         check_lengths(settings, 599, 1000)
+
+
+def test_examples_are_those_of_one_at_a_time(qwen3_files):
+    """Prompts and traces of a block are encoded together: draws, order and tokens are as if one followed the other."""
+    run, stage = stage_on(qwen3_files, "paper", (3, 4), habits(most_characters=600), row_length=1200)
+    stage = replace(stage, position_gap=9, gap_rate=0.5)
+    rng, start = np.random.default_rng([run.seed, 1, 2]), 3 * PROBLEMS_PER_STEP
+    for example, problem in zip(trace_examples(run, stage)(1, 2, 3), run.draw_from((3, 4), split="train")(start, 40)):
+        response = [*run.tokenizer.encode(TASKS["paper"].trace(problem, rng, stage.traces)), run.tokenizer.eos]
+        gap = int(rng.integers(10)) if rng.random() < 0.5 else 0
+        assert example == (run.tokenizer.encode(problem.question.removesuffix(OPEN)), response, gap)
 
 
 def stage_on(files, form, source, its_habits, *, row_length):

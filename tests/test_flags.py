@@ -10,10 +10,35 @@ import jax
 import pytest
 
 from e3jax import flags
+from e3jax.compiling import Compiled, GpuJit, gpu_options
 from e3jax.runtime import has_tpu
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.py"))
+
+
+def test_options_of_the_compiler_are_for_gpus_and_known_ones(monkeypatch):
+    """An option that a later XLA drops must not end every run; on a CPU nothing is asked and nothing is set."""
+    options = {"xla_gpu_enable_dynamic_slice_fusion": True, "xla_gpu_no_such_option": 1}
+    assert gpu_options(options) is None
+    double = GpuJit(lambda x, n: x * n, options=options, static_argnames="n")
+    assert double(3, n=2) == 6 and "multiply" in double.lower(3, n=2).as_text() and double._cache_size() == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert gpu_options(options) == {"xla_gpu_enable_dynamic_slice_fusion": True}
+
+
+def test_what_was_compiled_is_told_once():
+    """A start on a GPU says how long its user waits for the compiler, and what an earlier start saved."""
+    compiled = Compiled()
+    assert compiled.told() == ""
+    compiled._heard("/jax/core/compile/backend_compile_duration", 2.6, fun_name="step")
+    compiled._heard("/jax/core/compile/jaxpr_trace_duration", 9.0)
+    compiled._heard("/jax/core/compile/backend_compile_duration", 0.1)
+    compiled._heard("/jax/compilation_cache/cache_hits")
+    assert compiled.told() == "2 programs compiled in 3 s, 1 of them kept from an earlier start"
+    assert compiled.told() == ""
+    jax.jit(lambda x: x - 17)(2.0)
+    assert compiled.programs >= 1
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 RANKS = {
     "errors": -2, "printable": -2, "sections": -1, "storage": -1,
     "readers": 0, "types": 0, "phases": 0, "sharding": 0, "sigterm": 0,
-    "lock": 0.5, "runtime": 1,
+    "compiling": 0, "lock": 0.5, "runtime": 1,
     "rewards": 1, "tasks": 1.5, "tokenizer": 1,
     "losses": 2, "metrics": 2, "records": 2,
     "models": 3,

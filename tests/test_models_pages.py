@@ -1,5 +1,7 @@
 """Attention over pages: the GPU's kernels, interpreted on this CPU, against the loops in plain XLA."""
 
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from e3jax.models.pages import Pages, Piece, attend_pages, axes_of
 from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.runtime import put
+from e3jax.sampler.layout import few_kernels
 from e3jax.sampler.page_table import PageTable
 from e3jax.sampler.shared_pages import SharedPages, shared_pages_of
 from e3jax.sharding import make_mesh
@@ -136,10 +139,11 @@ def test_kernels_equal_the_loops_on_a_mesh():
 
 
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="JAX 0.11 lowers Triton kernels only beside a GPU")
+@pytest.mark.parametrize("cache", ["compute", "int8"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_kernels_lower_for_a_gpu(dtype):
+def test_kernels_lower_for_a_gpu(dtype, cache):
     """Triton accepts shapes and types: the program for a GPU's compiler is made without a GPU."""
-    arguments = a_cache(dtype, heads=6, kv_heads=2, head_width=64, prompt_j=(40, 40, 40, 90, 90, 33))
+    arguments = a_cache(dtype, heads=6, kv_heads=2, head_width=64, cache=cache, prompt_j=(40, 40, 40, 90, 90, 33))
     traced = jax.jit(attend_pages, static_argnames="kernel").trace(*arguments, kernel="triton")
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.custom_call @__gpu$xla.gpu.triton") == 2
@@ -161,6 +165,45 @@ def test_what_the_kernels_can_read():
     assert not at_128(pool(2048, jnp.int8))
     assert all(at_128(pool(1 << n, jnp.bfloat16)) for n in range(16))
     assert [pages_triton.rows_of(r) for r in (1, 2, 3, 6, 8)] == [1, 2, 4, 8, 8]
+
+
+def test_a_layer_of_a_decode_step_has_few_operations(monkeypatch):
+    """Count what XLA cannot fuse with its neighbours in one layer of the program for a GPU: what three layers have more
+    than two. It was 24 (with 9 slices of stacked weights and 2 scatters a piece of the pool; 27 kernels on an H200,
+    2026-11-29): products, norms, attention's two kernels, and nothing else are left.
+    """
+    monkeypatch.setattr(pages_triton, "nvidia_capability", lambda: 9.0)
+    more = operations(3) - operations(2)
+    # sums of two norms and of QK-norm; the gather is of every slot's position, which XLA makes once for all layers
+    assert more == Counter(dot_general=4, pallas_call=2, reduce_sum=3, gather=1)
+
+
+def operations(layers: int) -> Counter:
+    """Count the operations of one step of a model of so many layers, in the layout that GPUs decode with."""
+    config = replace(preset("tiny"), layers=layers)
+    model = Qwen3(config, dtype=jnp.bfloat16, remat="none", kernel="auto")
+    params = jax.eval_shape(lambda: few_kernels(init_params(model, jax.random.key(0)), "bfloat16"))
+    *_, cache, _, position = a_cache(jnp.bfloat16, heads=2, kv_heads=1)
+    one = [tuple(jax.tree.map(lambda x: x[:1], piece) for piece in pools[0]) for pools in cache[:2]]
+    cache = cache._replace(pools=(one[0],) * layers, shared=(one[1],) * layers)
+
+    def decode(params):
+        return model.apply({"params": params}, position[:, None] * 0, position[:, None], cache=cache)
+
+    return Counter(anchors(jax.make_jaxpr(decode)(params).jaxpr))
+
+
+def anchors(jaxpr):
+    """Yield the operations that become a kernel each, those of inner programs too; others are fused into these."""
+    kernels = ("dot_general", "pallas_call", "reduce_", "scatter", "gather", "dynamic_", "sort", "pad", "while", "scan")
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name.startswith(kernels):
+            yield name
+        inner = [x for x in equation.params.values() if hasattr(x, "eqns") or hasattr(x, "jaxpr")]
+        if name != "pallas_call":
+            for one in inner:
+                yield from anchors(getattr(one, "jaxpr", one))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

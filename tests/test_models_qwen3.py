@@ -1,5 +1,7 @@
 """The model: one forward for training, prefill and decode (equality with transformers: test_checkpoint_hf.py)."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from e3jax.models.attention import cache_mask
 from e3jax.models.cache import empty_cache
 from e3jax.models.pages import NONE, Copies, Pages, copy_prompts, empty_piece, gather_pages
 from e3jax.models.presets import preset
-from e3jax.models.qwen3 import Qwen3, unstack
+from e3jax.models.qwen3 import Qwen3, init_params, join_products, unstack
 
 
 def positions(b, t):
@@ -21,7 +23,7 @@ def test_cache_mask_written_out():
     assert cache_mask(jnp.array([[2]]), 4)[0].astype(int).tolist() == [[1, 1, 1, 0]]
 
 
-@pytest.mark.parametrize("pools", ["of all layers", "one a layer"])
+@pytest.mark.parametrize("pools", ["of all layers", "one a layer", "one a layer, products joined"])
 @pytest.mark.parametrize("sizes", [(8,), (2, 2, 4)])
 def test_prefill_and_decode_equal_one_forward(tiny, sizes, pools):
     """Ragged rows: prompts into a cache, from there into pages of 4 that lie anywhere in one piece or in several.
@@ -41,7 +43,8 @@ def test_prefill_and_decode_equal_one_forward(tiny, sizes, pools):
     table[:, :5] = np.random.default_rng(0).permutation(24)[:15].reshape(3, 5)
     owner, order = np.full(24, -1, np.int32), np.zeros(24, np.int32)
     owner[table[:, :5]], order[table[:, :5]] = np.arange(3)[:, None], np.arange(5)
-    layers, own = model.config.layers, pools == "one a layer"
+    layers, own = model.config.layers, pools != "of all layers"
+    decode_params = join_products(params) if "joined" in pools else params
     copies = Copies(
         jnp.array([(0, 1, table[0, 1]), (0, 0, NONE), (2, 1, table[2, 1])]),
         jnp.array([(0, 0, 5), (1, 0, 2), (1, 1, 7), (0, 0, NONE)]),
@@ -56,13 +59,33 @@ def test_prefill_and_decode_equal_one_forward(tiny, sizes, pools):
 
     pools = copy_prompts(empty(3), empty(1), prompts, copies)
     cache = Pages(*pools, *map(jnp.asarray, (table, owner, order, owners)))
-    params = unstack(params) if own else params
-    decode = jax.jit(lambda token, at, cache: model.apply({"params": params}, token, at, cache=cache))
+    decode_params = unstack(decode_params) if own else decode_params
+    decode = jax.jit(lambda token, at, cache: model.apply({"params": decode_params}, token, at, cache=cache))
     for i in range(11):
         at = (start + i)[:, None]
         one, cache = decode(jnp.take_along_axis(token, at, 1), at, cache)
         want = jnp.take_along_axis(full, at[:, :, None], 1)
         np.testing.assert_allclose(one, want, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "family", [dict(qk_norm=True), dict(qk_norm=False), dict(qk_norm=False, qkv_bias=True), dict(heads=6, kv_heads=2)]
+)
+def test_joined_products_equal_those_apart(family):
+    """One, two and three query heads a key head; norms, neither, biases: a wrong row of the joint matrix shows.
+
+    Float32; the tolerance is what other sums of the same products differ by.
+    """
+    config = replace(preset("tiny"), heads=4, kv_heads=2) if "heads" not in family else preset("tiny")
+    model = Qwen3(replace(config, **family), dtype=jnp.float32, remat="none", kernel="xla")
+    noise = iter(jax.random.split(jax.random.key(1), 100))
+    params = init_params(model, jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(noise), x.shape), params)  # scales and biases too
+    token = jax.random.randint(jax.random.key(2), (3, 20), 0, 210)
+    want, _ = model.apply({"params": params}, token, positions(3, 20))
+    for layout in (join_products(params), unstack(join_products(params))):
+        got, _ = model.apply({"params": layout}, token, positions(3, 20))
+        np.testing.assert_allclose(got, want, atol=5e-5)
 
 
 def test_gather_pages_closes_up():

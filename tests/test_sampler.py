@@ -1,6 +1,7 @@
 """The sampler tells the truth about its log-probs, and its schedule changes nothing."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.sampler import decode
 from e3jax.sampler import slots as slots_module
 from e3jax.sampler.choose import choose, inverse_cdf, truncate
-from e3jax.sampler.layout import to_sampling
+from e3jax.sampler.layout import few_weights, mover, of_prefill_and_decoding, to_sampling
 from e3jax.sampler.plan import Sampling
 from e3jax.sampler.slots import Events, Requests, sample
 from e3jax.sharding import make_mesh, param_shardings, sampling_mesh
@@ -263,6 +264,24 @@ def test_sampling_layout_draws_the_same(two_heads):
     np.testing.assert_allclose(one.logp, many.logp, atol=1e-4)
     with pytest.raises(UserError, match=r"sampler\.tensor=3"):
         sampling_mesh(mesh, tensor=3)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_the_layout_of_gpus_draws_the_same(two_heads, monkeypatch, tensor):
+    """Layers apart, q, k and v in one product, gate and up in one: for prefills too, whole and over two devices."""
+    model, params, prompts, one = two_heads
+    mesh = make_mesh(data=1, fsdp=8 // tensor, tensor=tensor)
+    layout = sampling_mesh(mesh, tensor=tensor)
+    placed = jax.device_put(params, param_shardings(params, mesh))
+    moved = mover(placed, layout, few_weights)(placed, jnp.float32, None)
+    shape = moved["layers_0"]["wqkv_dkgh"].sharding.shard_shape((64, 2, 3, 32))
+    assert shape == (64, 2 // tensor, 3, 32)
+    on_gpu = partial(of_prefill_and_decoding, platform="gpu")
+    monkeypatch.setattr(slots_module, "of_prefill_and_decoding", lambda *args, platform: on_gpu(*args))
+    with jax.set_mesh(layout):
+        many = draw(model, moved, prompts)
+    np.testing.assert_array_equal(one.tokens, many.tokens)
+    np.testing.assert_allclose(one.logp, many.logp, atol=1e-4)
 
 
 def test_lengths_masks_and_eos(sharp):

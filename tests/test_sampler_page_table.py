@@ -38,6 +38,28 @@ def test_pages_through_a_random_life(shards):
     assert have == 8 * 8
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_slots_get_the_lowest_pages_in_their_order(shards):
+    """Slot by slot on its device, each page the lowest that is free: as a loop over slots hands them out."""
+    rng = np.random.default_rng(1)
+    table = PageTable.empty(shards, 8, page=4, columns=8, longest=8)
+    table.reserve(np.full(8, 32))
+    table.release(np.arange(8))
+    for _ in range(50):
+        table.shared_j[table.free()] = rng.integers(0, 3, table.free().sum())
+        table.request_j[:] = 1
+        want, owners = table.table_jn.copy(), table.owner_dx.copy()
+        tokens = np.minimum((want != NONE).sum(1) * 4 + rng.integers(0, 9, 8) + table.shared_j * 4, 32)
+        for j in range(8):
+            for n in range(table.shared_j[j] + (want[j] != NONE).sum(), -(-tokens[j] // 4)):
+                want[j, n] = np.argmax(owners[j // (8 // shards)] < 0)
+                owners[j // (8 // shards), want[j, n]] = j % (8 // shards)
+        table.reserve(tokens)
+        np.testing.assert_array_equal(table.table_jn, want)
+        np.testing.assert_array_equal(table.owner_dx, owners)
+        table.release(np.flatnonzero(rng.random(8) < 0.4))
+
+
 def test_the_pool_doubles_when_it_is_too_small():
     """It has 8 pages at first, then 8 more, then 16; never more than all slots need at their longest."""
     table = PageTable.empty(1, 4, page=4, columns=16, longest=10)
@@ -45,6 +67,20 @@ def test_the_pool_doubles_when_it_is_too_small():
     assert table.reserve(np.array([12, 20, 0, 0])) == []
     assert table.reserve(np.array([12, 20, 1, 0])) == [8]
     assert table.reserve(np.array([40, 40, 40, 40])) == [16, 8]
+
+
+def test_a_small_models_pool_on_a_gpu_has_one_size():
+    """Every size is a program: the first piece holds all slots at their longest, and all that are left after them."""
+    table = PageTable.empty(1, 16, page=4, columns=16, longest=10, least=200)
+    table.request_j[:3] = 1
+    assert table.reserve(np.where(table.free(), 0, 12)) == [160] and table.reserve(np.where(table.free(), 0, 40)) == []
+    sizes = []
+    while left := table.fewer(2):
+        _, page_x, table = left
+        check(table)
+        sizes.append(len(page_x))
+        assert table.reserve(np.where(table.free(), 0, 40)) == []
+    assert sizes == [80, 40]
 
 
 def test_fewer_slots_keep_their_requests_and_pages():

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from e3jax.errors import UserError
 from e3jax.losses.sft import sft_weights
 from e3jax.sharding import assert_sharded, constrain, make_mesh, param_shardings, spec
-from e3jax.train.sft import sft_gradient
+from e3jax.train.sft import ahead, sft_gradient
 
 
 def test_spec_by_hand():
@@ -55,6 +55,25 @@ def test_replication_raises(tiny):
     assert_sharded(jax.device_put(tiny[1], param_shardings(tiny[1], mesh)))
     data_parallel = make_mesh(data=8, fsdp=1, tensor=1)  # replication was asked for
     assert_sharded(jax.device_put(tiny[1], param_shardings(tiny[1], data_parallel)))
+
+
+def test_batches_are_made_ahead_in_order_on_the_callers_mesh():
+    """A thread begins without the mesh, and would cut rows for one device; what fails is told at its own step."""
+    mesh, made = make_mesh(data=2, fsdp=4, tensor=1), []
+
+    def make(n):
+        made.append(n)
+        if n == 5:
+            raise UserError("five")
+        return jax.sharding.get_mesh()
+
+    with jax.set_mesh(mesh):
+        batches = ahead(make, range(2, 9))
+        assert [next(batches) for _ in range(3)] == [(2, mesh), (3, mesh), (4, mesh)]
+        with pytest.raises(UserError, match="five"):
+            next(batches)
+    assert made[:4] == [2, 3, 4, 5] and 8 not in made  # two ahead, no more
+    assert list(ahead(lambda n: n * n, [3])) == [(3, 9)] and list(ahead(make, [])) == []
 
 
 def test_constrain_reaches_the_compiler():

@@ -50,6 +50,15 @@ def test_qwen3_tokenizer(qwen3, qwen3_files):
             qwen3.id(name)
 
 
+def test_many_texts_at_once_are_encoded_as_one_by_one(qwen3):
+    """Empty texts, special tokens, broken characters: SFT's batches are made of what a call for all gives."""
+    texts = ["", "<|im_start|>user\n7 * 8?<|im_end|>\n", "  7\n\n8 ", "é\u0301\ud83d".encode(errors="replace").decode()]
+    texts += ["<think>\n" + " 72 * 40 + 11" * n for n in (1, 100)]
+    assert qwen3.encode_all(texts) == [qwen3.encode(text) for text in texts] and qwen3.encode_all([]) == []
+    words = WordTokenizer(WORDS)
+    assert words.encode_all(iter(["7 + 5", ""])) == [words.encode("7 + 5"), []]
+
+
 def test_words_saved_are_the_same_tokenizer_in_transformers(tmp_path):
     """An export with other ids, or " ?24" cleaned up to "?24", would be another model in vLLM."""
     transformers = pytest.importorskip("transformers", reason="real tokenizers need pip install -e '.[hf]'")

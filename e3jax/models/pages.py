@@ -11,8 +11,9 @@ Such a page is read once, with the queries of all slots that own it.
 A pool is a tuple of pieces along the pages. A larger pool is the same pieces and one more, so growing copies nothing.
 One pool serves all layers, which the model loops over. On a CPU every layer has its own pool, because XLA copies there
 what it slices, and multiplies a whole array where it lies: a piece is read whole if some slot owns a page of it. On a
-mesh every device has its own slots, pages and page numbers. On a GPU both steps of the softmax below are kernels
-(models/pages_triton.py).
+mesh every device has its own slots, pages and page numbers. On a GPU both steps of the softmax below are kernels, the
+first of which writes the new keys and values too (models/pages_triton.py). Layers have pools of their own there too: a
+slice of a stack would be a kernel.
 
     softmax of a page x             m = max_s z    l = Σ_s e^(z-m)    o = Σ_s e^(z-m) v_s
     merged over a slot's pages      M = max_x m    out = Σ_x e^(m-M) o / Σ_x e^(m-M) l        (flash decoding)
@@ -136,34 +137,39 @@ def _attend(q_jnh, k_jkh, v_jkh, cache: Pages, layer, position_j, *, kernel: str
     q_jkrh = q_jnh.reshape(j, k, n // k, h) * h**-0.5
     size = pieces[0].k.shape[4]
     live_j = position_j < table_jn.shape[1] * size
+    owners = owner_x, jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1), owner_yw  # last positions
+    until_j = jnp.where(live_j, position_j, 0)
+    if kernel == "xla" or not pages_triton.fits(h, q_jnh.dtype, [*pieces, *shared]):
+        written = _write_each(pieces, layer, table_jn, live_j, position_j, k_jkh, v_jkh)
+        softmaxes = _softmaxes_of_one_layer if written[0].k.shape[0] == 1 else partial(_softmaxes, layer)
+        parts = softmaxes(q_jkrh, written, owner_x[:, None], owners[1])
+        if shared:
+            more = softmaxes(q_jkrh, shared, owner_yw, jnp.full(len(owner_yw), size - 1))
+            parts = tuple(map(jnp.concatenate, zip(parts, more)))
+        out = _together(*parts, table_jn, until_j, size=size)
+    else:
+        how = dict(queries=n // k, interpret=kernel == "triton_interpret")
+        heads_jkgh = jnp.concatenate([q_jkrh, k_jkh[:, :, None], v_jkh[:, :, None]], axis=2)
+        scaled = ()
+        if pieces[0].k_scale is not None:
+            (k8_jkh, k_scale_jk), (v8_jkh, v_scale_jk) = quantize(k_jkh), quantize(v_jkh)
+            scaled = k8_jkh, v8_jkh, k_scale_jk, v_scale_jk
+        parts, written = pages_triton.softmaxes(heads_jkgh, scaled, pieces, shared, layer, owners, **how)
+        out = pages_triton.together(parts, table_jn, until_j, dtype=q_jnh.dtype, size=size, merged=MERGED, **how)
+    return out.astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
+
+
+def _write_each(pieces, layer, table_jn, live_j, position_j, k_jkh, v_jkh) -> list[Piece]:
+    """Return the pieces with every live slot's new key and value at its position, wherever its page lies."""
+    size, start, written = pieces[0].k.shape[4], 0, []
     at_j = jnp.take_along_axis(table_jn, jnp.where(live_j, position_j, 0)[:, None] // size, axis=1)[:, 0]
     at_j = jnp.where(live_j, at_j, NONE)
-
-    written, start = [], 0
     for piece in pieces:
         pages = piece.k.shape[1]
         local = jnp.where((at_j >= start) & (at_j < start + pages), at_j - start, pages)  # `write` drops page `pages`
         written.append(write(piece, layer, local, position_j % size, k_jkh, v_jkh))
         start += pages
-
-    last_x = jnp.where(owner_x >= 0, position_j[owner_x] - order_x * size, -1)  # the last visible position
-    until_j = jnp.where(live_j, position_j, 0)
-    if kernel == "xla" or not pages_triton.fits(h, q_jnh.dtype, [*written, *shared]):
-        softmaxes = _softmaxes_of_one_layer if written[0].k.shape[0] == 1 else partial(_softmaxes, layer)
-        parts = softmaxes(q_jkrh, written, owner_x[:, None], last_x)
-        if shared:
-            whole_y = jnp.full(len(owner_yw), size - 1)
-            more = softmaxes(q_jkrh, shared, owner_yw, whole_y)
-            parts = tuple(map(jnp.concatenate, zip(parts, more)))
-        out = _together(*parts, table_jn, until_j, size=size)
-    else:
-        interpret, r = kernel == "triton_interpret", n // k
-        q_jkrh = jnp.pad(q_jkrh, ((0, 0), (0, 0), (0, pages_triton.rows_of(r) - r), (0, 0)))
-        owners = owner_x, last_x, owner_yw
-        parts = pages_triton.softmaxes(q_jkrh, written, shared, layer, owners, interpret=interpret)
-        out = pages_triton.together(*parts, table_jn, until_j, size=size, merged=MERGED, interpret=interpret)
-        out = out[:, :, :r]
-    return out.astype(q_jnh.dtype).reshape(j, n, h), tuple(written)
+    return written
 
 
 def _softmaxes(layer, q_jkrh, pieces, owner_xw, last_x):

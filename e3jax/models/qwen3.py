@@ -6,6 +6,8 @@ Block (Qwen3 technical report §2; transformers `modeling_qwen3.py`):
 Qwen2.5 has biases on q, k, v and no QK-norm (`modeling_qwen2.py`), Llama neither (`modeling_llama.py`): switches of
 ModelConfig.
 
+On a GPU sampling has the products of one input joined (`join_products`): fewer kernels.
+
 Parameters and norms are float32; matmuls run in `dtype` (bfloat16 on accelerators, float32 on CPU).
 
     model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel="xla")
@@ -33,9 +35,9 @@ from e3jax.sharding import constrain, param_axes, param_shardings
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
-    """Return x / √(mean x² + ε) · scale over the last axis, computed in float32."""
+    """Return x / √(mean x² + ε) · scale over the last axis (`scale` has the last axes), computed in float32."""
     x32 = x.astype(jnp.float32)
-    scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
+    scale = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape)
     return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + epsilon) * scale).astype(x.dtype)
 
 
@@ -47,6 +49,36 @@ def project(x: jax.Array, w: jax.Array, axes_in: int = 1) -> jax.Array:
     out = w.shape[axes_in:]
     flat = x.reshape(x.shape[0] * x.shape[1], -1) @ w.reshape(-1, math.prod(out))
     return flat.reshape(*x.shape[:2], *out)
+
+
+def heads_apart(c: ModelConfig, y, linear, scale, bias):
+    """Return q [B, T, N, H], k and v [B, T, K, H], before RoPE, each by a product of its own."""
+    q = linear(y, "wq_dnh", c.width, c.heads, c.head_width)
+    k = linear(y, "wk_dkh", c.width, c.kv_heads, c.head_width)
+    v = linear(y, "wv_dkh", c.width, c.kv_heads, c.head_width)
+    if c.qkv_bias:
+        q += bias("bq_nh", c.heads, c.head_width)
+        k += bias("bk_kh", c.kv_heads, c.head_width)
+        v += bias("bv_kh", c.kv_heads, c.head_width)
+    if c.qk_norm:
+        q = rms_norm(q, scale("q_norm_h", c.head_width), c.norm_epsilon)
+        k = rms_norm(k, scale("k_norm_h", c.head_width), c.norm_epsilon)
+    return q, k, v
+
+
+def heads_together(c: ModelConfig, y, linear, scale, bias):
+    """Return what `heads_apart` does, by one product with the matrix of `join_products` and one norm."""
+    r, h = c.heads // c.kv_heads, c.head_width
+    y = linear(y, "wqkv_dkgh", c.width, c.kv_heads, r + 2, h)
+    if c.qkv_bias:
+        q = bias("bq_nh", c.heads, h).reshape(1, 1, c.kv_heads, r, h)
+        k, v = (bias(name, c.kv_heads, h)[:, :, :, None] for name in ("bk_kh", "bv_kh"))
+        y += jnp.concatenate([q, k, v], axis=3)
+    qk, v = y[:, :, :, : r + 1], y[:, :, :, r + 1]
+    if c.qk_norm:
+        q_scale, k_scale = (scale(name, h)[None] for name in ("q_norm_h", "k_norm_h"))
+        qk = rms_norm(qk, jnp.concatenate([jnp.broadcast_to(q_scale, (r, h)), k_scale]), c.norm_epsilon)
+    return qk[:, :, :, :r].reshape(*y.shape[:2], c.heads, h), qk[:, :, :, r], v
 
 
 class Block(nn.Module):
@@ -81,16 +113,8 @@ class Block(nn.Module):
             return self.param(name, nn.initializers.zeros, shape).astype(self.dtype)[None, None]
 
         y = rms_norm(x, scale("attn_norm_d", c.width), c.norm_epsilon)
-        q = linear(y, "wq_dnh", c.width, c.heads, c.head_width)
-        k = linear(y, "wk_dkh", c.width, c.kv_heads, c.head_width)
-        v = linear(y, "wv_dkh", c.width, c.kv_heads, c.head_width)
-        if c.qkv_bias:
-            q += bias("bq_nh", c.heads, c.head_width)
-            k += bias("bk_kh", c.kv_heads, c.head_width)
-            v += bias("bv_kh", c.kv_heads, c.head_width)
-        if c.qk_norm:
-            q = rms_norm(q, scale("q_norm_h", c.head_width), c.norm_epsilon)
-            k = rms_norm(k, scale("k_norm_h", c.head_width), c.norm_epsilon)
+        heads = heads_together if self.has_variable("params", "wqkv_dkgh") else heads_apart
+        q, k, v = heads(c, y, linear, scale, bias)
         q, k = rope(q, angles), rope(k, angles)
         q, k, v = constrain(q, "BTNH"), constrain(k, "BTKH"), constrain(v, "BTKH")
         if cache is None:
@@ -107,8 +131,12 @@ class Block(nn.Module):
         x = constrain(x + linear(y, "wo_nhd", c.heads, c.head_width, c.width, axes_in=2), "BTD")
 
         y = rms_norm(x, scale("mlp_norm_d", c.width), c.norm_epsilon)
-        gate = linear(y, "w_gate_df", c.width, c.mlp_width)
-        up = linear(y, "w_up_df", c.width, c.mlp_width)
+        if self.has_variable("params", "w_gate_up_dfe"):
+            both = linear(y, "w_gate_up_dfe", c.width, c.mlp_width, 2)
+            gate, up = both[..., 0], both[..., 1]
+        else:
+            gate = linear(y, "w_gate_df", c.width, c.mlp_width)
+            up = linear(y, "w_up_df", c.width, c.mlp_width)
         y = constrain(nn.silu(gate) * up, "BTF")
         x = constrain(x + linear(y, "w_down_fd", c.mlp_width, c.width), "BTD")
         return (x, cache, layer + 1), None
@@ -142,6 +170,7 @@ class Qwen3(nn.Module):
         With Pages there is one token a row, which attends to all of its row up to its position.
         `angles` are `angles_of` the positions, for a caller that has them already.
         Layers are a loop over stacked parameters; with those of `unstack` they run one after another, without remat.
+        Parameters may be those of `join_products`.
         """
         c = self.config
         embed_vd = self.param("embed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
@@ -234,10 +263,28 @@ def cast_matrices(params, dtype):
 
 @jax.jit
 def unstack(params):
-    """Return a copy with separate arrays for every layer, "layers_0", …: a CPU copies what it slices of a stack."""
+    """Return a copy with arrays of its own for every layer, "layers_0", …: CPUs and GPUs copy what they slice."""
     stack = params["layers"]
     layers = {f"layers_{i}": jax.tree.map(lambda w, i=i: w[i], stack) for i in range(len(stack["attn_norm_d"]))}
     return {name: w for name, w in params.items() if name != "layers"} | layers
+
+
+def join_products(params):
+    """Return a copy in which q, k, v of a layer are one matrix, and gate and up are one: two products instead of five.
+
+    wqkv_dkgh has, for each key head, its R query heads, its key and its value; w_gate_up_dfe a column of each in turn.
+    So an axis that is split over devices is split as before.
+    """
+    parts = ("wq_dnh", "wk_dkh", "wv_dkh", "w_gate_df", "w_up_df")
+
+    def joined(layer):
+        q, k, v, gate, up = (layer[name] for name in parts)
+        q = q.reshape(*k.shape[:-1], -1, k.shape[-1])
+        wqkv = jnp.concatenate([q, k[..., None, :], v[..., None, :]], axis=-2)
+        rest = {name: w for name, w in layer.items() if name not in parts}
+        return rest | {"wqkv_dkgh": wqkv, "w_gate_up_dfe": jnp.stack([gate, up], axis=-1)}
+
+    return {name: joined(w) if name.startswith("layers") else w for name, w in params.items()}
 
 
 def unembedding(params) -> jax.Array:

@@ -45,7 +45,7 @@ class Begin(NamedTuple):
     token_j: jax.Array  # last token of its prompt
     length_j: jax.Array  # tokens of its prompt
     limit_j: jax.Array
-    key_j: jax.Array
+    bits_j: jax.Array  # [J, 2] uint32: its key, as `jax.random.key_data` has it
 
 
 class Drawn(NamedTuple):
@@ -98,7 +98,8 @@ def admit(
     pools: tuple[Pool, ...], shared: tuple[Pool, ...], slots: Slots, prompts: KVCache, copies: Copies, begin: Begin
 ) -> tuple[tuple[Pool, ...], tuple[Pool, ...], Slots]:
     """Start a sample in every slot that `begin` names, and copy what it needs of its prompt (`copy_prompts`)."""
-    new_j, token_j, length_j, limit_j, key_j = begin
+    new_j, token_j, length_j, limit_j, bits_j = begin
+    key_j = jax.random.wrap_key_data(bits_j, impl=jax.random.key_impl(slots.key_j))
     last_ji = jnp.where(new_j[:, None], jnp.zeros_like(slots.last_ji).at[:, -1].set(token_j), slots.last_ji)
     rest = Slots(
         last_ji,

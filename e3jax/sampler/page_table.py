@@ -15,7 +15,7 @@ import numpy as np
 
 from e3jax.models.pages import NONE
 
-LEAST = 8  # pages per device in the first piece; each later one doubles the pool
+LEAST = 8  # pages per device in the first piece, if a table names no other number; each later one doubles the pool
 
 
 def pages_of(tokens, page: int):
@@ -23,17 +23,25 @@ def pages_of(tokens, page: int):
     return -(-tokens // page)
 
 
-def grow(have: int, short: int, most: int) -> list[int]:
+def grow(have: int, short: int, most: int, least: int = LEAST) -> list[int]:
     """Return the new pieces of a device's pool of `have` pages that is `short` of some: it doubles, up to `most` pages.
 
-    >>> grow(0, 3, 100), grow(8, 20, 100), grow(64, 1, 100)
-    ([8], [8, 16], [40])
+    >>> grow(0, 3, 100), grow(8, 20, 100), grow(64, 1, 100), grow(0, 3, 100, least=256)
+    ([8], [8, 16], [40], [104])
     """
     most, grown = pages_of(most, LEAST) * LEAST, []
     while short > sum(grown):
         now = have + sum(grown)
-        grown.append(min(now or max(LEAST, 1 << (short - 1).bit_length()), most - now))
+        grown.append(min(now or max(least, 1 << (short - 1).bit_length()), most - now))
     return grown
+
+
+def owned_by(slots: np.ndarray, owner_d: np.ndarray, each: int) -> np.ndarray:
+    """Return where owner_d [shards, …], slots counted on their device, or -1, names one of `slots`, `each` a device."""
+    ended_dj = np.zeros((len(owner_d), each), bool)
+    ended_dj.reshape(-1)[slots] = True
+    device = np.arange(len(owner_d)).reshape(-1, *(1,) * (owner_d.ndim - 1))
+    return (owner_d >= 0) & ended_dj[device, np.maximum(owner_d, 0)]
 
 
 @dataclass
@@ -48,9 +56,12 @@ class PageTable:
     order_dx: np.ndarray  # [shards, X]: which of its owner's pages it is
     page: int  # positions per page
     longest: int  # most pages that are one sample's alone
+    least: int  # pages per device in the first piece
 
     @classmethod
-    def empty(cls, shards: int, slots: int, *, page: int, columns: int, longest: int) -> "PageTable":
+    def empty(
+        cls, shards: int, slots: int, *, page: int, columns: int, longest: int, least: int = LEAST
+    ) -> "PageTable":
         return cls(
             np.full(slots, -1),
             np.zeros(slots, np.int32),
@@ -60,6 +71,7 @@ class PageTable:
             np.zeros((shards, 0), np.int32),
             page,
             longest,
+            least,
         )
 
     def free(self) -> np.ndarray:
@@ -82,16 +94,20 @@ class PageTable:
         shards = len(self.owner_dx)
         wanted = pages_of(tokens_j, self.page) - self.shared_j
         held = (self.table_jn != NONE).sum(1)
-        missing_d = np.maximum(wanted - held, 0).reshape(shards, -1).sum(1)
-        short = int((missing_d - (self.owner_dx < 0).sum(1)).max())
-        grown = grow(self.owner_dx.shape[1], short, self.per_device() * self.longest)
+        missing_dj = np.maximum(wanted - held, 0).reshape(shards, -1)
+        short = int((missing_dj.sum(1) - (self.owner_dx < 0).sum(1)).max())
+        grown = grow(self.owner_dx.shape[1], short, self.per_device() * self.longest, self.least)
         self.owner_dx = np.pad(self.owner_dx, ((0, 0), (0, sum(grown))), constant_values=-1)
         self.order_dx = np.pad(self.order_dx, ((0, 0), (0, sum(grown))))
-        for j in np.flatnonzero(wanted > held):
-            device, slot = divmod(int(j), self.per_device())
-            free = np.flatnonzero(self.owner_dx[device] < 0)
-            pages = free[: wanted[j] - held[j]]  # the lowest: attention reads a short part of the pool
-            order = self.shared_j[j] + np.arange(held[j], wanted[j])
+        for device in np.flatnonzero(missing_dj.any(1)):
+            missing, count = missing_dj[device], missing_dj[device].sum()
+            slot = np.repeat(np.arange(len(missing)), missing)
+            j, nth = (
+                device * self.per_device() + slot,
+                np.arange(count) - np.repeat(missing.cumsum() - missing, missing),
+            )
+            pages = np.flatnonzero(self.owner_dx[device] < 0)[:count]  # the lowest: attention reads a short part
+            order = self.shared_j[j] + held[j] + nth
             self.table_jn[j, order] = pages
             self.owner_dx[device, pages] = slot
             self.order_dx[device, pages] = order
@@ -99,9 +115,7 @@ class PageTable:
 
     def release(self, slots: np.ndarray) -> None:
         """Mark these slots and their pages as free; the pool keeps its size until `fewer` closes it up."""
-        for j in slots:
-            device, slot = divmod(int(j), self.per_device())
-            self.owner_dx[device, self.owner_dx[device] == slot] = -1
+        self.owner_dx[owned_by(slots, self.owner_dx, self.per_device())] = -1
         self.table_jn[slots] = NONE
         self.request_j[slots], self.shared_j[slots] = -1, 0
 
@@ -127,9 +141,10 @@ class PageTable:
         slot_j = (slot_dj + np.arange(shards)[:, None] * each).reshape(-1)
         rows = [self.table_jn[j][self.table_jn[j] != NONE] for j in slot_j]
         held_d = [sum(len(r) for r in rows[d * kept : (d + 1) * kept]) for d in range(shards)]
-        size = max(LEAST, 1 << (max(held_d) - 1).bit_length())
+        size = max(min(self.least, pages_of(kept * self.longest, LEAST) * LEAST), 1 << (max(held_d) - 1).bit_length())
         page_dx, columns = np.zeros((shards, size), np.int32), self.table_jn.shape[1]
-        table = PageTable.empty(shards, len(slot_j), page=self.page, columns=columns, longest=self.longest)
+        sizes = dict(page=self.page, columns=columns, longest=self.longest, least=self.least)
+        table = PageTable.empty(shards, len(slot_j), **sizes)
         kept_fields = (self.request_j, self.length_j, self.shared_j)
         table.request_j, table.length_j, table.shared_j = (x[slot_j] for x in kept_fields)
         table.owner_dx, table.order_dx = np.full((shards, size), -1, np.int32), np.zeros((shards, size), np.int32)

@@ -13,12 +13,14 @@ import numpy as np
 
 from e3jax.errors import need
 from e3jax.models.pages import MERGED, PAGE
+from e3jax.models.presets import ModelConfig
 from e3jax.sampler.choose import Choice
-from e3jax.sampler.page_table import PageTable, pages_of
+from e3jax.sampler.page_table import LEAST, PageTable, pages_of
 from e3jax.sampler.shared_pages import SharedPages, shared_pages_of
 
 CACHES = ("compute", "int8")
 PREFILL = 2048  # tokens: the longest prompt of which config.sampler.prefill_rows are prefilled together
+WHOLE = 1 << 29  # bytes of a device that a pool of a GPU takes at once
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,17 @@ class Sizes(NamedTuple):
     longest: int  # pages of the longest sample that can occur
     alone: int  # most of them that a sample does not share
     shared: int  # most pages of a prompt that its samples share
+    least: int = LEAST  # pages per device in the first piece of a pool
 
     def empty_table(self) -> PageTable:
         """Return the page table of slots without requests."""
         columns = size_bucket(-(-self.longest // MERGED) * MERGED)
-        return PageTable.empty(self.shards, self.slots, page=PAGE, columns=columns, longest=self.alone)
+        sizes = dict(page=PAGE, columns=columns, longest=self.alone, least=self.least)
+        return PageTable.empty(self.shards, self.slots, **sizes)
 
     def empty_shared(self) -> SharedPages:
         """Return the table of shared pages, of which there are none."""
-        return SharedPages.empty(self.shards, self.slots, page=PAGE, longest=self.shared)
+        return SharedPages.empty(self.shards, self.slots, page=PAGE, longest=self.shared, least=self.least)
 
 
 def plan(sampling: Sampling, *, shards: int, prompts: int, prompt_b: np.ndarray, limit_b: np.ndarray) -> Sizes:
@@ -101,6 +105,20 @@ def plan(sampling: Sampling, *, shards: int, prompts: int, prompt_b: np.ndarray,
     pages_b, shared_b = pages_of(limit_b, PAGE), shared_pages_of(prompt_b, PAGE)
     pages = (int(x.max()) for x in (pages_b, pages_b - shared_b, shared_b))
     return Sizes(shards, dealt(slots), dealt(rows), *pages)
+
+
+def first_pages(config: ModelConfig, kv_dtype, *, platform: str) -> int:
+    """Return how many pages a pool begins with at least: on a GPU what `WHOLE` bytes hold, elsewhere LEAST.
+
+    Every size of a pool is a program. So a small model's pool on a GPU has one size, and its first rollouts compile two
+    or three programs of decoding instead of ten; on a CPU, which reads pieces whole, a large one would cost more.
+
+    >>> from e3jax.models.presets import preset
+    >>> [first_pages(preset(name), "bfloat16", platform="gpu") for name in ("tiny", "smollm2-135m", "qwen3-8b")]
+    [21840, 360, 56]
+    """
+    page = 2 * config.layers * config.kv_heads * config.head_width * PAGE * jnp.dtype(kv_dtype).itemsize
+    return max(WHOLE // page // LEAST * LEAST, LEAST) if platform == "gpu" else LEAST
 
 
 def rows_within(tokens: int, longest: int) -> int:

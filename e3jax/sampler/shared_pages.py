@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from e3jax.models.pages import NONE
-from e3jax.sampler.page_table import LEAST, grow
+from e3jax.sampler.page_table import LEAST, grow, owned_by
 
 
 def shared_pages_of(tokens, page: int):
@@ -38,11 +38,12 @@ class SharedPages:
     slots: int  # per device
     page: int  # positions per page
     longest: int  # most pages that a prompt shares
+    least: int  # pages per device in the first piece of the pool
 
     @classmethod
-    def empty(cls, shards: int, slots: int, *, page: int, longest: int) -> "SharedPages":
+    def empty(cls, shards: int, slots: int, *, page: int, longest: int, least: int = LEAST) -> "SharedPages":
         nothing = np.zeros((shards, 0), np.int32)
-        return cls(nothing, nothing, np.zeros((shards, 0, 1), np.int32), slots // shards, page, longest)
+        return cls(nothing, nothing, np.zeros((shards, 0, 1), np.int32), slots // shards, page, longest, least)
 
     def owners(self) -> np.ndarray:
         """Return owner_yw of models/pages.py."""
@@ -68,7 +69,7 @@ class SharedPages:
         for (d, _), n in new.items():
             missing_d[d] += n
         short = int((missing_d - usable_dy.sum(1)).max())
-        grown = grow(self.prompt_dy.shape[1], short, self.slots * self.longest)
+        grown = grow(self.prompt_dy.shape[1], short, self.slots * self.longest, self.least)
         self.widen(sum(grown), 0)
         usable_dy = np.pad(usable_dy, ((0, 0), (0, sum(grown))), constant_values=True)
         copies_d = [[] for _ in range(shards)]
@@ -78,17 +79,18 @@ class SharedPages:
             self.prompt_dy[d, np.isin(self.prompt_dy[d], self.prompt_dy[d, pages])] = -1  # these prompts are not whole
             self.prompt_dy[d, pages], self.order_dy[d, pages] = p, np.arange(n)
             copies_d[d] += [(p, i, y) for i, y in enumerate(pages)]
-        for j, d, p, n in zip(slots, device, prompts, count):
-            if n:
-                self.add_owner(j % self.slots, d, np.flatnonzero(self.prompt_dy[d] == p))
+        for d, p in wanted:
+            mine = slots[(device == d) & (prompts == p)] % self.slots
+            self.add_owners(mine, d, np.flatnonzero(self.prompt_dy[d] == p))
         copies = stacked(copies_d, self.slots * self.longest)
         return [n * shards for n in grown], copies, int(count.sum()) - sum(map(len, copies_d))
 
-    def add_owner(self, slot: int, d: int, pages: np.ndarray) -> None:
-        """Write a slot among the owners of a prompt's pages, all of which have the same owners."""
-        if (self.owner_dyw[d, pages[0]] >= 0).all():
+    def add_owners(self, slots: np.ndarray, d: int, pages: np.ndarray) -> None:
+        """Write slots among the owners of a prompt's pages, all of which have the same owners."""
+        while (self.owner_dyw[d, pages[0]] < 0).sum() < len(slots):
             self.widen(0, self.owner_dyw.shape[2])
-        self.owner_dyw[d, pages, np.argmax(self.owner_dyw[d, pages[0]] < 0)] = slot
+        columns = np.flatnonzero(self.owner_dyw[d, pages[0]] < 0)[: len(slots)]
+        self.owner_dyw[d, pages[:, None], columns[None]] = slots
 
     def widen(self, pages: int, owners: int) -> None:
         """Make room for so many more pages on every device, and for so many more owners of each."""
@@ -107,16 +109,14 @@ class SharedPages:
 
     def release(self, slots: np.ndarray) -> None:
         """End these slots' ownership: a page without owners is free."""
-        for j in slots:
-            owner_yw = self.owner_dyw[j // self.slots]
-            owner_yw[owner_yw == j % self.slots] = -1
+        self.owner_dyw[owned_by(slots, self.owner_dyw, self.slots)] = -1
 
     def fewer(self, slot_j: np.ndarray) -> "tuple[np.ndarray, SharedPages]":
         """Keep the slots slot_j, in this order; return the pages that they own, closed up, and their table."""
         shards, kept, held_dy = len(self.prompt_dy), len(slot_j) // len(self.prompt_dy), self.held()
         size = power_of_two(held_dy.sum(1).max(), LEAST)
         columns = power_of_two((self.owner_dyw >= 0).sum(2).max(initial=0), 1)
-        table = SharedPages.empty(shards, len(slot_j), page=self.page, longest=self.longest)
+        table = SharedPages.empty(shards, len(slot_j), page=self.page, longest=self.longest, least=self.least)
         table.widen(size, max(columns - 1, 0))
         page_dy = np.zeros((shards, size), np.int32)
         for d in range(shards):
@@ -127,7 +127,7 @@ class SharedPages:
             for new, old in enumerate(slot_j[d * kept : (d + 1) * kept] % self.slots):
                 mine = np.flatnonzero((self.owner_dyw[d, pages] == old).any(1))
                 if len(mine):
-                    table.add_owner(new, d, mine)
+                    table.add_owners(np.array([new]), d, mine)
         return page_dy.reshape(-1), table
 
 

@@ -18,15 +18,17 @@ import numpy as np
 
 from e3jax.errors import UserError
 from e3jax.models.pages import Copies, Pages, Pool
-from e3jax.models.qwen3 import Qwen3, cast_matrices, unstack
+from e3jax.models.qwen3 import Qwen3
 from e3jax.runtime import fetch, put
 from e3jax.sampler.decode import Begin, Drawn, admit, decode_block, empty_slots, fewer, new_piece, prefill
-from e3jax.sampler.plan import Sampling, plan, prompt_width, size_bucket
+from e3jax.sampler.layout import of_prefill_and_decoding
+from e3jax.sampler.plan import Sampling, first_pages, plan, prompt_width, size_bucket
 from e3jax.sampler.shared_pages import shared_pages_of
 from e3jax.sharding import AXES
 from e3jax.types import Rollouts
 
 FEWEST = 8  # never shrink below this many slots
+FEWEST_ON_GPU = 64  # where a step of fewer is hardly quicker, and every number of slots is a program to compile
 
 
 class Requests(NamedTuple):
@@ -41,7 +43,8 @@ class Requests(NamedTuple):
 class Events(NamedTuple):
     """Optional callbacks during sampling.
 
-    `on_finished(rows, rollouts)` is called with the rows that just finished; they no longer change.
+    `on_finished(rows, rollouts)` is called with the rows that finished, which no longer change, while the device
+    decodes the block after theirs.
     `on_tokens(b, tokens, logps)` is called with what row b drew in the last block, its ending token included.
     `stats` gets first_token_s (seconds until the first block was drawn), occupancy (share of slots busy while responses
     were still waiting; NaN if none had to wait), prefilled (prompt tokens) and shared_pages (pages of prompts that
@@ -78,7 +81,9 @@ def sample(
         if not queue.busy().any():
             return queue.finish()
         queue.shrink()
-        queue.collect(*queue.decode())
+        before_j, drawn = queue.decode()
+        queue.tell()  # of the block before, while the device works on this one
+        queue.collect(before_j, drawn)
 
 
 class Queue:
@@ -100,21 +105,26 @@ class Queue:
         self.total = len(self.prompt_b)
         self.out = unsampled(prompts, [len(g) for g in numbers], pad=pad)
         self.limit_b = limits(self.out, budget, self.prompt_b, most=model.config.max_length)
-        self.key_b = jax.vmap(lambda i, g: jax.random.fold_in(jax.random.fold_in(key, i), g))(
+        key_b = jax.vmap(lambda i, g: jax.random.fold_in(jax.random.fold_in(key, i), g))(
             jnp.asarray(ids, jnp.uint32)[self.prompt_b], jnp.asarray(number_b)
         )
-        self.params = cast_matrices(params, model.dtype)  # once, not at every token
-        layers_apart = jax.default_backend() == "cpu"  # each with arrays of its own (models/pages.py)
-        self.decode_params = unstack(self.params) if layers_apart else self.params
+        self.bits_b = fetch(jax.random.key_data(key_b))  # on the host, where picking some costs nothing
+        platform = jax.default_backend()
+        layouts = of_prefill_and_decoding(params, model.dtype, platform=platform)
+        self.params, self.decode_params = layouts
+        layers_apart = "layers" not in self.decode_params  # each has a pool of its own (models/pages.py)
         self.kv_dtype = sampling.kv_dtype(model.dtype)
         mesh = jax.sharding.get_mesh()
         shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])
         lengths = dict(prompt_b=self.out.prompt_len, limit_b=self.limit_b)
         sizes = plan(sampling, shards=shards, prompts=len(prompts), **lengths)
+        sizes = sizes._replace(least=first_pages(model.config, self.kv_dtype, platform=platform))
+        self.fewest = FEWEST_ON_GPU if platform == "gpu" else FEWEST
         self.prompt_rows, self.table, self.shared = sizes.prompt_rows, sizes.empty_table(), sizes.empty_shared()
         self.pools = self.shared_pools = ((),) * (model.config.layers if layers_apart else 1)
         self.state = empty_slots(sizes.slots, max(map(len, self.stop), default=1))
         self.next = 0  # response that starts next; those from here on are waiting
+        self.ended = np.zeros(0, int)  # responses that ended in the last block, of which nobody was told yet
         self.prompt_cache, self.prompt_width = None, 0  # keys and values of prompts first_prompt, first_prompt + 1, …
         self.first_prompt = 0
         self.prompt_tokens = self.shared_pages = self.busy_steps = self.slot_steps = 0
@@ -152,8 +162,8 @@ class Queue:
         table.length_j[new], table.shared_j[new] = length_j[new], shared_pages_of(length_j[new], table.page)
         copies = self.begin_pages(new, self.prompt_b[request_j[new]])
         new_j = np.isin(np.arange(len(request_j)), new)
-        small = [put(x, "") for x in (new_j, out.tokens[request_j, length_j - 1], length_j, self.limit_b[request_j])]
-        begin = Begin(*small, self.key_b[request_j])
+        last_j = out.tokens[request_j, length_j - 1]
+        begin = Begin(*(put(x, "") for x in (new_j, last_j, length_j, self.limit_b[request_j], self.bits_b[request_j])))
         self.pools, self.shared_pools, self.state = admit(
             self.pools, self.shared_pools, self.state, self.prompt_cache, copies, begin
         )
@@ -182,14 +192,14 @@ class Queue:
 
     def shrink(self) -> None:
         """Go on with half the slots once nothing waits and enough of them are idle: a step then costs less."""
-        while self.next == self.total and (smaller := self.table.fewer(FEWEST)):
+        while self.next == self.total and (smaller := self.table.fewer(self.fewest)):
             slot_j, page_x, self.table = smaller
             page_y, self.shared = self.shared.fewer(slot_j)
             kept = put(page_x, "X"), put(page_y, "X"), put(slot_j, "")
             self.pools, self.shared_pools, self.state = fewer(self.pools, self.shared_pools, self.state, *kept)
 
-    def decode(self) -> tuple[np.ndarray, Drawn, np.ndarray]:
-        """Run a block of decode steps; return each slot's length before it, what was drawn, and which samples ended."""
+    def decode(self) -> tuple[np.ndarray, Drawn]:
+        """Start a block of decode steps; return each slot's length before it, and what will be drawn, on the device."""
         table, block, busy_j = self.table, self.sampling.block, self.busy()
         before_j, slots = table.length_j, len(table.length_j)
         limit_j = self.limit_b[np.maximum(table.request_j, 0)]
@@ -212,17 +222,15 @@ class Queue:
             choice=self.sampling.choice,
         )
         self.pools, self.shared_pools = pages.pools, pages.shared
+        return before_j, drawn
+
+    def collect(self, before_j: np.ndarray, drawn: Drawn) -> None:
+        """Wait for a block, write what it drew into the rollouts, and free slots and pages of ended samples."""
+        table, out, busy_j = self.table, self.out, self.busy()
         length_j, live_j, stopped_j, drawn = fetch(
             (self.state.length_j, self.state.live_j, self.state.stopped_j, drawn)
         )
         table.length_j = length_j.copy()  # what was fetched may belong to the device, and is written to later
-        ended = np.flatnonzero(busy_j & ~live_j)
-        self.out.done[table.request_j[ended]] = stopped_j[ended]
-        return before_j, drawn, ended
-
-    def collect(self, before_j: np.ndarray, drawn: Drawn, ended: np.ndarray) -> None:
-        """Write what a block drew into the rollouts, call the callbacks, and free slots and pages of ended samples."""
-        table, out, busy_j = self.table, self.out, self.busy()
         steps_j = np.where(busy_j, table.length_j - before_j, 0)
         if self.events.stats is not None:
             self.events.stats.setdefault("first_token_s", time.monotonic() - self.start)
@@ -234,15 +242,21 @@ class Queue:
             for j in np.flatnonzero(busy_j):
                 new = table.request_j[j], slice(before_j[j], table.length_j[j])
                 self.events.on_tokens(int(table.request_j[j]), out.tokens[new], out.logp[new])
-        rows = table.request_j[ended]
-        out.length[rows] = table.length_j[ended]
+        ended = np.flatnonzero(busy_j & ~live_j)
+        self.ended = table.request_j[ended]
+        out.length[self.ended], out.done[self.ended] = table.length_j[ended], stopped_j[ended]
         table.release(ended)
         self.shared.release(ended)
-        if self.events.on_finished and len(ended):
-            self.events.on_finished(rows, out)
+
+    def tell(self) -> None:
+        """Call `on_finished` with the responses that ended in the last block."""
+        if self.events.on_finished and len(self.ended):
+            self.events.on_finished(self.ended, self.out)
+        self.ended = self.ended[:0]
 
     def finish(self) -> Rollouts:
         """Return all rollouts, cut to the longest, and complete `stats`."""
+        self.tell()
         if self.events.stats is not None:
             occupancy = self.busy_steps / self.slot_steps if self.slot_steps else math.nan
             counts = dict(prefilled=self.prompt_tokens, shared_pages=self.shared_pages)

@@ -209,7 +209,7 @@ class Decoding:
         rows = (self.sizes.slots, 3), self.shared_pages[2].shape
         copies = Copies(*(array(self.mesh, "JT", shape, jnp.int32) for shape in rows))
         whole = self.small()
-        begin = Begin(self.small(dtype=bool), whole, whole, whole, self.keys)
+        begin = Begin(self.small(dtype=bool), whole, whole, whole, self.small(2, dtype=jnp.uint32))
         pools = self.cache.pools, self.cache.shared
         return Program(
             "admit",

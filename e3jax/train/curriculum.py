@@ -19,6 +19,7 @@ from rich.text import Text
 
 from e3jax.checkpoint.adapters import Kept, keep_base
 from e3jax.checkpoint.pretrained import absolute, digest_at, load_params, same_model
+from e3jax.compiling import Compiled
 from e3jax.eval.in_training import distinct, evaluate, pass_at_ks, sample_line
 from e3jax.flags import run_command
 from e3jax.metrics.bootstrap import resampled
@@ -206,7 +207,7 @@ def final_table(lines: list[dict]) -> Table:
 def main(config: ConfigDict, workdir: str) -> None:
     """Run config.order's stages; ends with the table and RUN/report.html."""
     run = make_run(config, workdir)
-    previous_budget = None  # of the RL stage before
+    previous_budget, compiled = None, Compiled()  # of the RL stage before
     with jax.set_mesh(run.mesh), run.grader:
         params = initial_params(run)
         for stage in run.settings.stages:
@@ -218,6 +219,8 @@ def main(config: ConfigDict, workdir: str) -> None:
             if stage.evaluated:
                 trained_at = previous_budget if isinstance(stage, GrpoStage) else None
                 evaluate_stage(run, params, stage, train_budget=trained_at)
+            if said := compiled.told():
+                run.log.say(f"{stage.name}: {said}")
     if lines := run.log.read("eval.jsonl"):
         run.log.console.print(final_table(lines))
     if is_main():

@@ -19,7 +19,8 @@ from e3jax.tasks.table import TASKS
 from e3jax.train.run import Run
 
 PROBLEMS_PER_STEP = 10_000  # problem numbers set aside for a step; far more than fit its rows
-BLOCK = 16  # problems drawn together; the last block's rest is thrown away
+BLOCK = 16  # problems drawn and encoded together; the last block's rest is thrown away
+ENCODED = 512  # examples of a set that are encoded together
 Example = tuple[list[int], list[int], int]  # prompt, response, gap of positions between them
 Examples = Callable[[int, int, int], Iterator[Example] | list[Example]]  # stage_index, step, global_step
 
@@ -63,10 +64,14 @@ def trace_examples(run: Run, stage) -> Examples:
         rng = np.random.default_rng([run.seed, stage_index, step])
         start = global_step * PROBLEMS_PER_STEP
         while True:
+            prompts, traces, gaps = [], [], []
             for problem in draw(start, BLOCK):
-                response = [*run.tokenizer.encode(write(problem, rng, stage.traces)), run.tokenizer.eos]
-                gap = int(rng.integers(stage.position_gap + 1)) if rng.random() < stage.gap_rate else 0
-                yield run.tokenizer.encode(problem.question.removesuffix(OPEN)), response, gap
+                prompts.append(problem.question.removesuffix(OPEN))
+                traces.append(write(problem, rng, stage.traces))
+                gaps.append(int(rng.integers(stage.position_gap + 1)) if rng.random() < stage.gap_rate else 0)
+            tokens = run.tokenizer.encode_all([*prompts, *traces])
+            for prompt, response, gap in zip(tokens, tokens[len(prompts) :], gaps):
+                yield prompt, [*response, run.tokenizer.eos], gap
             start += BLOCK
 
     return of_step
@@ -97,15 +102,17 @@ def encoded(run: Run, name: str, *, part: str, longer: str, most: int) -> list[E
     """All examples of a set that have at most `most` tokens, or their first so many."""
     problems, kept, long = run.draw_from(name, split="test")(0, 1 << 60), [], 0
     with run.log.phase(f"tokens of {name}", total=len(problems)) as phase:
-        for problem in problems:
-            prompt = run.tokenizer.encode(problem.question.removesuffix(OPEN))
-            response = run.tokenizer.encode(response_text(problem, part))
-            if part == "both":
-                response.append(run.tokenizer.eos)
-            phase.advance(1)
-            long += len(prompt) + len(response) > most
-            if longer == "cut" or len(prompt) + len(response) <= most:
-                kept.append((prompt, response[: most - len(prompt)], 0))
+        for start in range(0, len(problems), ENCODED):
+            together = problems[start : start + ENCODED]
+            prompts = [problem.question.removesuffix(OPEN) for problem in together]
+            tokens = run.tokenizer.encode_all([*prompts, *(response_text(problem, part) for problem in together)])
+            for prompt, response in zip(tokens, tokens[len(prompts) :]):
+                if part == "both":
+                    response.append(run.tokenizer.eos)
+                phase.advance(1)
+                long += len(prompt) + len(response) > most
+                if longer == "cut" or len(prompt) + len(response) <= most:
+                    kept.append((prompt, response[: most - len(prompt)], 0))
     if long:
         run.log.say(f"{name}: {long} of {len(problems)} examples are longer than {most} tokens: {longer}")
     if not kept:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.compiling import compile_all
 from e3jax.errors import are_counts, dotted_path, need, need_at_least_one, need_choice
 from e3jax.losses.advantages import BINARY, BRPO, Advantage
 from e3jax.losses.e2c import PlanWeights, exploration_weights
@@ -27,11 +28,10 @@ from e3jax.rewards.shaping import RewardSettings
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded
 from e3jax.runtime import put
-from e3jax.train.compiling import compile_all
 from e3jax.train.credit import choose_tokens, compared, rewarded, token_advantages, weigh
 from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
-from e3jax.train.logprobs import forward, gradient_of, score
+from e3jax.train.logprobs import forward, gradient_of, score, update_jit
 from e3jax.train.packing import MiniBatch, Packed, enough_rows, micro_batch_shapes, pack_micro_batches, padding
 from e3jax.train.run import Run, Stage
 from e3jax.train.selection import problems_of
@@ -123,7 +123,7 @@ class GrpoStage(Stage):
         return self.prompts * self.group_size
 
 
-@partial(jax.jit, static_argnames=("model", "temperature", "chunk", "loss"))
+@partial(update_jit, static_argnames=("model", "temperature", "chunk", "loss"))
 def grpo_gradient(model: Qwen3, params, batch: Batch, *, temperature: float, chunk: int, loss: GrpoLoss):
     """Return gradients and metrics of `grpo_loss` on one micro-batch; summed, they are those of the minibatch.
 

@@ -6,10 +6,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from e3jax.compiling import GpuJit
 from e3jax.losses.tokens import next_token_logp_and_entropy
 from e3jax.models.lora import trained, with_trained
 from e3jax.models.qwen3 import Qwen3, unembedding
 from e3jax.sharding import constrain_params
+
+# jit of an update's programs. On a GPU products read a layer's weights where they lie in the stack, not a copy: that is
+# 3 % of an update of Qwen3-1.7B (benchmarks/README.md, gpu.py)
+update_jit = partial(GpuJit, options={"xla_gpu_enable_dynamic_slice_fusion": True})
 
 
 def forward(model: Qwen3, params, token_bt, *, temperature, chunk, position_bt=None, segment_bt=None):
@@ -27,7 +32,7 @@ def gradient_of(loss_of: Callable, params):
     return constrain_params(grads), metrics
 
 
-@partial(jax.jit, static_argnames=("model", "temperature", "chunk"))
+@partial(update_jit, static_argnames=("model", "temperature", "chunk"))
 def score(model: Qwen3, params, token_bt, position_bt=None, segment_bt=None, *, temperature, chunk) -> jax.Array:
     """Log-prob [B, T] of every token, no gradients: the old policy, the KL reference, parity with the sampler.
 

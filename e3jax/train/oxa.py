@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -22,7 +21,7 @@ from e3jax.storage import place
 from e3jax.tasks.chat_tokens import encode_pair
 from e3jax.tasks.rows import file_rows, is_place
 from e3jax.tasks.stream import permutation
-from e3jax.train.logprobs import forward, gradient_of
+from e3jax.train.logprobs import forward, gradient_of, update_jit
 from e3jax.train.packing import pack_examples
 from e3jax.train.run import Run, Stage
 from e3jax.train.sft import fit, sft_gradient
@@ -43,7 +42,7 @@ class Pool(NamedTuple):
         return [self.rows[i] for i in order[first : first + per_step]]
 
 
-@partial(jax.jit, static_argnames=("model", "chunk"))
+@partial(update_jit, static_argnames=("model", "chunk"))
 def oxa_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, *weights_bt, chunk: int, ul_weight: float):
     """Return gradients and metrics of `oxa_loss` on packed rows; sums over micro-batches are the batch's."""
 

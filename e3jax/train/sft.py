@@ -4,7 +4,10 @@ Path to the loss: configs/*.py -> train/curriculum.py -> here -> losses/sft.py; 
 """
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,13 +24,13 @@ from e3jax.rollout.likelihood import row_groups
 from e3jax.runtime import memory_used, put
 from e3jax.train.examples import SetData, open_examples
 from e3jax.train.faults import Skips, save_or_stop
-from e3jax.train.logprobs import forward, gradient_of
+from e3jax.train.logprobs import forward, gradient_of, update_jit
 from e3jax.train.packing import enough_rows, pack_rows
 from e3jax.train.run import Run, Stage
 from e3jax.train.state import apply_gradients, learning_rate, make_optimizer, new_state
 
 
-@partial(jax.jit, static_argnames=("model", "chunk"))
+@partial(update_jit, static_argnames=("model", "chunk"))
 def sft_gradient(model: Qwen3, params, token_bt, position_bt, segment_bt, weight_bt, *, chunk: int):
     """Gradients and metrics of cross-entropy on packed rows (`segment_bt` keeps neighbours apart)."""
 
@@ -81,6 +84,30 @@ def add(total, more):
     return jax.tree.map(jnp.add, total, more)
 
 
+def ahead(make: Callable[[int], Any], numbers: Iterable[int], most: int = 2) -> Iterator[tuple[int, Any]]:
+    """Yield (n, make(n)) in order; a thread makes up to `most` of them ahead, on the caller's mesh.
+
+    What `make` raises is raised where its n would come.
+    """
+    mesh, waiting = jax.sharding.get_mesh(), deque()
+
+    def on_mesh(n: int):
+        with nullcontext() if mesh.empty else jax.set_mesh(mesh):  # a thread begins without one
+            return make(n)
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        for n in numbers:
+            waiting.append((n, pool.submit(on_mesh, n)))
+            if len(waiting) > most:
+                n, first = waiting.popleft()
+                yield n, first.result()
+        for n, last in waiting:
+            yield n, last.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def fit(
     run: Run,
     params,
@@ -107,8 +134,7 @@ def fit(
     with run.log.phase(f"{name}: {kind.upper()}", total=steps) as phase:
         phase.advance(done)
         logged, since, tokens = time.monotonic(), 0, 0
-        batch = batch_of(done) if done < steps else None
-        for step in range(done, steps):
+        for step, batch in ahead(batch_of, range(done, steps)):
             total = None
             for micro in batch:
                 placed = [put(x, "BT") for x in micro]
@@ -116,10 +142,9 @@ def fit(
                 total = more if total is None else add(total, more)
             grads, metrics = total
             state, update = apply_gradients(tx, state, grads)
-            this, batch = batch, batch_of(step + 1) if step + 1 < steps else None  # while the device works
             policy = with_trained(params, state.params)
-            skips.heed(step + 1, update["skipped"] == 1, policy, lambda this=this: this)
-            since, tokens = since + 1, tokens + sum(int((micro[2] > 0).sum()) for micro in this)
+            skips.heed(step + 1, update["skipped"] == 1, policy, lambda batch=batch: batch)
+            since, tokens = since + 1, tokens + sum(int((micro[2] > 0).sum()) for micro in batch)
             if (step + 1) % 10 == 0 or step + 1 == steps:
                 values = {key: float(value) for key, value in metrics.items()}
                 values |= {f"optim/{key}": float(value) for key, value in update.items()}
