@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
-from e3jax.runtime import processes
-
 COMPILERS = 4  # programs that are compiled side by side; one of them keeps a core or two busy
 Options = dict[str, bool | int | str]
 
@@ -95,7 +93,7 @@ def compile_all(lowered: dict[str, jax.stages.Lowered], phase) -> list:
     some backends let them wait for each other's programs.
     """
     ready = []
-    with ThreadPoolExecutor(1 if processes() > 1 else COMPILERS) as pool:
+    with ThreadPoolExecutor(1 if jax.process_count() > 1 else COMPILERS) as pool:
         for what, compiling in [(what, pool.submit(one.compile)) for what, one in lowered.items()]:
             phase.advance(0, what)
             ready.append(compiling.result())

@@ -31,7 +31,8 @@ def spelled_out(c: dict[str, Any]) -> dict[str, Any]:
     if not name:
         return c
     fields = named_fields(name)
-    fields["init.init_from"] = c["init"]["init_from"] or fields.get("init.init_from", "")
+    if c["init"]["init_from"]:
+        fields["init.init_from"] = c["init"]["init_from"]
     for field, value in fields.items():
         given = value_at(c, field)
         advice = f"sets config.{field} too, which is {given!r} here: leave that at {SET[field]!r}, or set model.name=''"
