@@ -466,7 +466,7 @@ def lines(run, name):
 
 
 def without_times(line: dict) -> dict:
-    return {name: value for name, value in line.items() if not name.startswith("time/")}
+    return {name: value for name, value in line.items() if not name.startswith(("time/", "memory/"))}
 
 
 @pytest.fixture(scope="module")
