@@ -176,8 +176,10 @@ def lm_peers(asked) -> dict:
         manager.start()
         for tokens, length in zip(repeated, length_b.tolist()):
             manager.add_request(tokens, max_new_tokens=int(length))
-        for _ in repeated:
-            manager.get_result(timeout=asked.limit_s)
+        for done in range(len(repeated)):
+            left = asked.limit_s / 2 - (time.perf_counter() - start)
+            if left < 0 or manager.get_result(timeout=left) is None:
+                raise TimeoutError(f"{done} of {len(repeated)} requests after {asked.limit_s / 2:.0f} s")
         found["generate_batch_s"] = time.perf_counter() - start
         manager.stop(block=True)
         print(f"  generate_batch: {found['generate_batch_s']:.1f} s", flush=True)
