@@ -207,7 +207,9 @@ def run(checkpoint, tmp_path_factory):
 
 def metrics(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith(("time/", "memory/"))} for line in lines]
+    return [
+        {name: value for name, value in line.items() if not name.startswith(("time/", "memory/"))} for line in lines
+    ]
 
 
 def held(directory):
