@@ -182,7 +182,8 @@ def base_config() -> ConfigDict:
     # … and any response this, right ones too, if the same ten words come ten times; LIE's code has .6; 0: off
     c.grpo.reward.lie_repetition = 0.0
     c.grpo.reward.lcpo = "off"  # with task.lengths; "exact", "max": LCPO's rewards (L1, 2503.04697)
-    c.grpo.reward.lcpo_alpha = 3e-4  # L1's, for a token of difference
+    # For a token of difference. L1's paper has 3e-4, its code 1/3000 for "exact" and 1/1000 for "max"
+    c.grpo.reward.lcpo_alpha = 3e-4
     c.grpo.loss = ConfigDict()
     # "ppo", e3's; "gspo", "gmpo", "cispo", "sapo", "dppo_tv", "pg", "clip_cov", "kl_cov" (losses/surrogates.py;
     # docs/algorithms.md, Surrogates, has their papers' clips), or a function of your own as "module:function"

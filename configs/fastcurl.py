@@ -32,7 +32,8 @@ def get_config(argument: str = ""):
     c = base_config()
     c.order = ("short", "all", "long", "again")
     common = {"set": "deepscaler", "lr": 1e-6}  # script
-    # Steps: of one pass over each file, 128 prompts at first and then 64; together README's 860 of 128
+    # Steps: remembered, not looked up. They are one pass over each file, of 128 prompts at first and then of 64, and
+    # together README's 860 of 128
     c.stages.short = grpo_stage(budget=8192, steps=160, prompts=128, minibatches=2, **common)
     c.stages.all = grpo_stage(budget=16_384, steps=590, prompts=64, minibatches=1, **common)
     c.stages.long = grpo_stage(budget=24_576, steps=230, prompts=64, minibatches=1, **common)

@@ -102,8 +102,8 @@ def gaps(one: Path, many: Path, *, steps: int = 3) -> tuple[float, float]:
     assert [x["step"] for x in a] == [x["step"] for x in b] == list(range(1, steps + 1))
     assert any(x["loss/pg"] for x in a), "no group with an advantage: the comparison would be empty"
     assert all(x.keys() == y.keys() for x, y in zip(a, b))
-    same = [k for k in a[0] if not k.startswith(("time/", "memory/"))]
-    numbers = [(x[k], y[k]) for x, y in zip(a, b) for k in same if isinstance(x[k], int | float)]
+    pairs = [(x, y, k) for x, y in zip(a, b) for k in x if not k.startswith(("time/", "memory/"))]
+    numbers = [(x[k], y[k]) for x, y, k in pairs if isinstance(x[k], int | float)]
     metric = max(abs(p - q) for p, q in numbers)
     pairs = zip(parameters(one, steps), parameters(many, steps))
     return metric, max(float(abs(x - y).max()) for x, y in pairs)
