@@ -407,7 +407,7 @@ def test_sizes_and_models_of_the_argument():
 
 
 @pytest.mark.parametrize(
-    "name", [n if n == "wait" else pytest.param(n, marks=pytest.mark.skipif(*SLOW)) for n in IN_TEXT]
+    "name", [n if n == "wait" else pytest.param(n, marks=pytest.mark.skipif(SLOW[0], reason=SLOW[1])) for n in IN_TEXT]
 )
 def test_an_experiment_with_a_language_model(name, model, tmp_path, monkeypatch):
     """Size lm-smoke, end to end: bases, arms, forced evaluation, results; collected runs give the same results."""
