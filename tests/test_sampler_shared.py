@@ -165,7 +165,11 @@ def watched(monkeypatch):
     """
     seen = dict(owned=0, private=0, shared=0)
     monkeypatch.setattr("e3jax.sampler.plan.PAGE", PAGE)
-    for module in ("page_table", "shared_pages"):  # pools that need not grow: every size is a program to compile
+    for module in (
+        "plan",
+        "page_table",
+        "shared_pages",
+    ):  # pools that need not grow: every size is a program to compile
         monkeypatch.setattr(f"e3jax.sampler.{module}.LEAST", 32)
     monkeypatch.setattr(slots_module, "new_piece", lambda *a: jax.tree.map(poisoned, decode.new_piece(*a)))
 
