@@ -117,7 +117,7 @@ def preempt(started: list[Command], victim: int, steps: int) -> None:
     for command in started:
         assert command.end() == 0, command.said[-3000:]
         assert "stopped by SIGTERM: easy, step " in command.said, command.said[-3000:]
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_preempted_and_resumed_on_other_devices_it_is_the_run_of_one_process(tmp_path):
