@@ -8,7 +8,7 @@ A model is a hub id, a directory or a checkpoint of a run; the set a file, a hub
 Without a grader of your own, answers are compared with the set's as mathematics. Every response is kept: with a changed
 grader the same command grades them again, without sampling.
 
-Not tuned: small numbers for one small device. Not run on a real model yet; on a tiny one: tests/test_train_chats.py.
+Not tuned: small numbers for one small device. Time: docs/your-own.md.
 """
 
 from configs import eval_math
