@@ -54,6 +54,16 @@ options() {
   done
 }
 
+# experiment_names ALL...: set `names` to the experiments that ARGS names, to ALL where it names none.
+experiment_names() {
+  local name
+  names=(${ARGS[@]+"${ARGS[@]}"})
+  for name in ${names[@]+"${names[@]}"}; do
+    [[ -r $ROOT/configs/experiments/$name.py ]] || bad "$name: no such file as configs/experiments/$name.py"
+  done
+  ((${#names[@]})) || names=("$@")
+}
+
 no_more_arguments() { ((${#ARGS[@]} == 0)) || bad "${ARGS[0]}: not an option of $(basename "$0"); see --help"; }
 
 # Read launch/env.sh (or $LAUNCH_ENV) and check what every script needs.

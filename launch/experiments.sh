@@ -16,12 +16,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 ALL=(mask verification coupled budgets eq2 wait ablate_recipe ablate_on_policy ablate_base ablate_size oxa rivals) # the first ones say most
 size=cpu jobs=1 out=runs/experiments
 options 'size= jobs= out=' "$@"
-names=(${ARGS[@]+"${ARGS[@]}"})
 cd "$ROOT" || exit
-for name in ${names[@]+"${names[@]}"}; do
-  [[ -r configs/experiments/$name.py ]] || bad "$name: no such file as configs/experiments/$name.py"
-done
-((${#names[@]})) || names=("${ALL[@]}")
+experiment_names "${ALL[@]}"
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || bad "--jobs=$jobs: use 1 or more, at most the number of cores"
 
 # on_core CORE LOG SEED...: these seeds one after the other. What fails is tried again when all seeds are collected.

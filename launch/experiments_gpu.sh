@@ -17,14 +17,9 @@ minutes=9 model="" size=lm runs=runs/experiments-lm out=""
 options 'minutes= model= size= runs= out=' "$@"
 [[ $minutes =~ ^[0-9]+$ ]] || bad "--minutes=$minutes: use a whole number, 0 for no end"
 [[ $size == lm || $size == lm-smoke ]] || bad "--size=$size: lm or lm-smoke"
-names=(${ARGS[@]+"${ARGS[@]}"})
 cd "$ROOT" || exit
-for name in ${names[@]+"${names[@]}"}; do
-  [[ -r configs/experiments/$name.py ]] || bad "$name: no such file as configs/experiments/$name.py"
-done
-((${#names[@]})) || names=("${ALL[@]}")
+experiment_names "${ALL[@]}"
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-.92} # as launch/countdown_lm.sh
-export XLA_FLAGS=${XLA_FLAGS:---xla_gpu_enable_dynamic_slice_fusion=true}
 started=$SECONDS
 [[ ! $model ]] || size+=",model=$model"
 
