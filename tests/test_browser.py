@@ -477,8 +477,9 @@ def test_a_run_as_it_goes(chromium, going):
         "memory, most so far": "1.2 GiB host", "training time left": "about 14 s, without unlike",
     }  # fmt: skip
     assert page.eval_on_selector_all("h2", "nodes => nodes.map(x => x.textContent)") == [
-        "Training with RL", "Supervised training"
-    ]  # fmt: skip
+        "Training with RL",
+        "Supervised training",
+    ]
     reward = page.locator("figure", has_text="Reward").first
     assert "mean0.125" in reward.locator("figcaption").text_content()  # the newest value
     box = reward.locator("svg").bounding_box()

@@ -205,8 +205,9 @@ def test_a_turn_may_have_a_limit(sharp):
 
 def test_a_new_context_reads_nothing_before_it(sharp):
     """Restart: beyond the model's length, each context is scored alone; its noise is not that of the one before."""
-    model = Qwen3(dataclasses.replace(sharp.model.config, max_length=32), dtype=sharp.model.dtype, remat="none",
-                  kernel="xla")  # fmt: skip
+    model = Qwen3(
+        dataclasses.replace(sharp.model.config, max_length=32), dtype=sharp.model.dtype, remat="none", kernel="xla"
+    )
     short = Pretrained(model, sharp.params, TOKENIZER)
     words = PROBLEMS[0].question
 
@@ -326,8 +327,10 @@ def test_what_graders_and_people_read():
     spans = spans_of_turns("7 5 2 ?24", "7 + 5 * 2 = 12 24 = 99 ?24 0 yes", [[18, 23]])
     assert (18, 23, "forced") in spans and (0, 32, "right") in spans
     assert turn_means([Response((1, 2, 3), True, ((1, 2),))]) == {
-        "turns/mean": 2.0, "turns/sampled": 2.0, "turns/forced": 1.0,
-    }  # fmt: skip
+        "turns/mean": 2.0,
+        "turns/sampled": 2.0,
+        "turns/forced": 1.0,
+    }
 
 
 def test_what_an_environment_says_closes_nothing(thousand):
@@ -345,8 +348,9 @@ def test_responses_keep_what_was_put_there(tmp_path):
     responses = Responses(epath.Path(tmp_path))
     responses.check(["p0"], [[4, 5]])
     one = Response((4, 5, 6, 1), True, ((1, 3),))
-    responses.add({("response", 0, 0): one, ("response", 0, 1): Response((1,), True)}, ["p0"] * 2, ["a b c", ""],
-                  [[[2, 3]], []])  # fmt: skip
+    responses.add(
+        {("response", 0, 0): one, ("response", 0, 1): Response((1,), True)}, ["p0"] * 2, ["a b c", ""], [[[2, 3]], []]
+    )
     responses.flush()
     assert Responses(epath.Path(tmp_path)).known["response", 0, 0] == one
     lines = [json.loads(x) for x in next(iter(Path(tmp_path).glob("*.jsonl"))).read_text().splitlines()]

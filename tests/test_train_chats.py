@@ -108,8 +108,9 @@ def test_an_evaluation_with_an_own_grader(model, tuned, tmp_path, monkeypatch):
     evaluate(c, str(tmp_path / "run"))
     rows = lines(tmp_path / "run", "eval.jsonl")
     assert [(x["stage"], x["set"], x["problems"], x["samples"]) for x in rows] == [
-        ("before", "mine", 2, 4), ("after", "mine", 2, 4)
-    ]  # fmt: skip
+        ("before", "mine", 2, 4),
+        ("after", "mine", 2, 4),
+    ]
     assert not undefined_fields("eval.jsonl", rows[0])
     kept = sorted((path, path.read_bytes()) for path in (tmp_path / "run/responses").rglob("*.jsonl"))
     texts = [json.loads(line)["text"] for path, content in kept for line in content.decode().splitlines()]

@@ -22,9 +22,14 @@ def graded(score_b=(1.0, 0.0, 1.0, 0.0)):
     tokens[0, 2 + 4] = tokens[2, 2 + 8] = RIGHT
     at = np.arange(WIDTH)
     r = Rollouts(
-        tokens=tokens, prompt_len=np.full(4, 2), length=2 + LENGTH, logp=tokens * 0.0, entropy=tokens * 0.0,
-        sampled=(at >= 2) & (at < 2 + LENGTH[:, None]), done=LENGTH < BUDGET,
-    )  # fmt: skip
+        tokens=tokens,
+        prompt_len=np.full(4, 2),
+        length=2 + LENGTH,
+        logp=tokens * 0.0,
+        entropy=tokens * 0.0,
+        sampled=(at >= 2) & (at < 2 + LENGTH[:, None]),
+        done=LENGTH < BUDGET,
+    )
     problems = [Problem(f"p{i // 2}", "math", "? Think for 9 tokens.", "", "", {"where": "response"}) for i in range(4)]
     named = dict(problems=problems, rollouts=r, texts=[""] * 4, score_b=np.array(score_b), response_len_b=LENGTH)
     return SimpleNamespace(**named, share_b=np.zeros(4), features=[{"repeats": i * 5} for i in range(3)] + [None])
