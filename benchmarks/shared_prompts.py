@@ -4,9 +4,10 @@
     python benchmarks/shared_prompts.py --before=HEAD~1 --repeats=9 --out=shared_prompts.json
     python benchmarks/shared_prompts.py --quick                # a minute, to see that it runs
 
-Both sides take turns, each in a process of its own that compiles first: random weights, equal keys, responses of the
-recorded lengths (lengths.py). Tokens must be equal bit for bit. "Cache" is every page that was allocated.
-On a machine that others use, the processor time of a side's process says more than its seconds.
+Both sides run at once, each in a process of its own on a core of its own, and swap cores from turn to turn: how far
+two cores of a machine are apart changes from process to process and outweighs what is measured here (cores.py). They
+compile first: random weights, equal keys, responses of the recorded lengths (lengths.py). Tokens must be equal bit for
+bit. "Cache" is every page that was allocated.
 """
 
 import argparse
@@ -83,26 +84,30 @@ def side(name: str, repeats: int) -> None:
 
 
 class Side:
-    """A process that makes rollouts of one checkout, one after the other."""
+    """A process on one core that makes rollouts of one checkout, one after the other."""
 
-    def __init__(self, root: Path, name: str, repeats: int):
+    def __init__(self, root: Path, name: str, repeats: int, core: int):
         command = [sys.executable, str(HERE / "shared_prompts.py"), f"--side={name}", f"--repeats={repeats}"]
         environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        pinned = ["taskset", "-c", str(core), *command]  # before XLA counts the cores: sums depend on its threads
+        self.process = subprocess.Popen(pinned, env=environment, stdout=subprocess.PIPE, text=True)
 
-    def result(self) -> dict:
-        return json.loads(self.process.stdout.readline())
+    def results(self) -> list[dict]:
+        """Wait for its end, and return what it said of each rollout."""
+        said, _ = self.process.communicate()
+        assert self.process.returncode == 0
+        return [json.loads(line) for line in said.splitlines()]
 
 
 def compare(name: str, before: Path, *, turns: int, repeats: int) -> dict:
-    """Run both sides `turns` times in turn; return every time, and medians."""
-    runs = {"before": [], "now": []}
+    """Run both sides `turns` times beside each other; return every time, and medians."""
+    runs, cores = {"before": [], "now": []}, sorted(os.sched_getaffinity(0))[:2]
     for turn in range(turns):
-        for which, root in (("before", before), ("now", HERE.parent))[:: -1 if turn % 2 else 1]:
-            process = Side(root, name, repeats)
-            lines = [process.result() for _ in range(1 + repeats)]
-            assert process.process.wait() == 0
-            runs[which].append(lines)
+        here = cores[:: -1 if turn % 2 else 1]
+        roots = {"before": before, "now": HERE.parent}
+        sides = {which: Side(root, name, repeats, core) for (which, root), core in zip(roots.items(), here)}
+        for which, process in sides.items():
+            runs[which].append(process.results())
     pairs = zip(runs["before"], runs["now"])
     assert all(a["tokens"] == b["tokens"] for x, y in pairs for a, b in zip(x, y)), f"{name}: the tokens differ"
     found = {}
@@ -133,6 +138,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.side:
         return side(args.side, args.repeats)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())  # a side compiles in its first turn alone
     names, turns = [args.only] if args.only else list(WORK), 1 if args.quick else args.turns
     import machine
 

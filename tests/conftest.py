@@ -35,6 +35,9 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+# Takes minutes and repeats on more commands, or on larger inputs, what another test guards: not in .ci/run
+SLOW = pytest.mark.skipif("E3JAX_SLOW" not in os.environ, reason="takes minutes: set E3JAX_SLOW=1")
+
 # Files that take longest, longest first: where a file is one worker's (pyproject.toml), workers then end together.
 LONGEST = (
     "test_hosts", "test_train_resume", "test_train_math", "test_sampler", "test_gcs", "test_tools_aot", "test_eval_run",

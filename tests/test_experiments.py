@@ -2,13 +2,13 @@
 
 import importlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_hub
 import tiny_text
+from conftest import SLOW
 from etils import epath
 
 from e3jax.errors import Stopped, UserError
@@ -17,7 +17,6 @@ from e3jax.experiments.collect import collect
 from e3jax.metrics.sigmoid import Curve
 
 ROOT = Path(__file__).parent.parent
-SLOW = ("E3JAX_SLOW" not in os.environ, "takes minutes: set E3JAX_SLOW=1")
 IN_TEXT = ("budgets", "coupled", "eq2", "mask", "rivals", "verification", "wait")
 OTHERS = ("common", "pk", "__init__")  # pk: the didactic model's own command (tests/test_didactic.py)
 NAMES = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.py") if p.stem not in OTHERS)
@@ -406,9 +405,7 @@ def test_sizes_and_models_of_the_argument():
             load("mask", wrong)
 
 
-@pytest.mark.parametrize(
-    "name", [n if n == "wait" else pytest.param(n, marks=pytest.mark.skipif(SLOW[0], reason=SLOW[1])) for n in IN_TEXT]
-)
+@pytest.mark.parametrize("name", [n if n == "wait" else pytest.param(n, marks=SLOW) for n in IN_TEXT])
 def test_an_experiment_with_a_language_model(name, model, tmp_path, monkeypatch):
     """Size lm-smoke, end to end: bases, arms, forced evaluation, results; collected runs give the same results."""
     c = load(name, f"lm-smoke,model={model}")

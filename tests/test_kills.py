@@ -16,6 +16,7 @@ import jax
 import pytest
 
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
+from conftest import SLOW
 from etils import epath
 from gcs_emulator import emulated_bucket
 from kills import Killed, Kills
@@ -296,21 +297,36 @@ def lives(main, workdir, kills: Kills, patch, flush_every_s: float) -> int:
     raise AssertionError(f"{MOST} lives were not enough: {sorted(kills.ended_at)}")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda f: f.__name__)
-def test_killed_at_its_writes_a_command_ends_as_if_nobody_had(command, bucket, checkpoint, tmp_path, monkeypatch):
-    """Guards: a record that a restart overwrites in a bucket, a cut line that swallows the next one, responses that
-    are removed before their lines are written, a line that says "done" written before what was done, a file that is
-    written half and read again.
-    """
+def undisturbed(command, checkpoint, tmp_path, patch):
+    """Return the command, and what it leaves where nobody kills it."""
     (tmp_path / "given").mkdir()
-    monkeypatch.chdir(Path(__file__).parent.parent)
-    main = command(monkeypatch, checkpoint, tmp_path / "given")
+    patch.chdir(Path(__file__).parent.parent)
+    main = command(patch, checkpoint, tmp_path / "given")
     if hasattr(main, "prepare"):
         main.prepare(str(tmp_path / "straight"))
     main(str(tmp_path / "straight"))
-    want, kills = contents(tmp_path / "straight"), Kills(monkeypatch)
-    killed = lives(main, str(tmp_path / "killed"), kills, monkeypatch, 30.0)
+    return main, contents(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda f: f.__name__)
+def test_killed_at_its_writes_a_command_ends_as_if_nobody_had(command, checkpoint, tmp_path, monkeypatch):
+    """Guards: a cut line that swallows the next one, responses that are removed before their lines are written, a line
+    that says "done" written before what was done, a file that is written half and read again.
+    """
+    main, want = undisturbed(command, checkpoint, tmp_path, monkeypatch)
+    killed = lives(main, str(tmp_path / "killed"), Kills(monkeypatch), monkeypatch, 30.0)
     assert not differing(contents(tmp_path / "killed"), want) and killed > 5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [one if one in (blocks, evaluation) else pytest.param(one, marks=SLOW) for one in COMMANDS],
+    ids=lambda f: f.__name__,
+)
+def test_killed_at_its_writes_in_a_bucket_too(command, bucket, checkpoint, tmp_path, monkeypatch):
+    """Guards: a record that a restart overwrites in a bucket, and all of the test above."""
+    main, want = undisturbed(command, checkpoint, tmp_path, monkeypatch)
+    kills = Kills(monkeypatch)
     for name, flush_every_s in (("often", 0.0), ("seldom", 30.0)):  # each line, and all at the end
         there = f"{bucket.url}/{command.__name__}-{name}"
         killed = lives(main, there, kills, monkeypatch, flush_every_s)

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import SLOW
 
 from benchmarks.faults import Command, records, run_to_end
 from e3jax.checkpoint.hf_config import read_config
@@ -126,7 +127,7 @@ def test_a_supervised_steps_loss_is_that_of_transformers(directory, ours):
     np.testing.assert_allclose(float(metrics["loss/total"]), total / count, rtol=1e-5)
 
 
-@pytest.mark.skipif("E3JAX_SLOW" not in os.environ, reason="takes ten minutes and more on two cores: set E3JAX_SLOW=1")
+@SLOW
 def test_rl_is_killed_and_resumed_and_exported(directory, tmp_path):
     """Two steps of RL, SIGKILL after the first: the same records as undisturbed; the export answers as the run does."""
     recipe = f"configs/countdown_lm.py:model={directory},size=smoke"

@@ -278,7 +278,7 @@ def softmax_of_pages(q_xkrh, k_xkhs, v_xksh, k_scale, v_scale, last_x):
 class Copies(NamedTuple):
     """Pages of prefilled prompts to copy, in rows: prompt, its n-th page, page of the pool (NONE: copy nothing)."""
 
-    own_j3: jax.Array  # a slot's own: the page of its prompt that decoding writes on
+    own_m3: jax.Array  # a slot's own, as many rows a slot: the page that decoding writes on, perhaps one before it
     shared_m3: jax.Array  # shared ones; every device has as many rows
 
 

@@ -119,12 +119,18 @@ class PageTable:
         self.table_jn[slots] = NONE
         self.request_j[slots], self.shared_j[slots] = -1, 0
 
-    def copies(self, slots: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return own_j3 of `Copies` where `slots` begin on prompts `rows`: the page that decoding writes on first."""
-        copies_j3 = np.full((len(self.request_j), 3), (0, 0, NONE), np.int32)
-        n = self.shared_j[slots]
-        copies_j3[slots] = np.stack([rows, n, self.table_jn[slots, n]], axis=1)
-        return copies_j3
+    def copies(self, slots: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
+        """Return own_m3 of `Copies` where `slots` begin on prompts `rows`: the pages of theirs that are not shared.
+
+        A slot has `most` rows; decoding writes on the last page that is copied.
+        """
+        n = self.shared_j[slots][:, None] + np.arange(most)
+        there = n < pages_of(self.length_j[slots], self.page)[:, None]
+        n = np.where(there, n, 0)
+        copies_jm3 = np.full((len(self.request_j), most, 3), (0, 0, NONE), np.int32)
+        to = np.where(there, self.table_jn[slots[:, None], n], NONE)
+        copies_jm3[slots] = np.stack([np.broadcast_to(rows[:, None], n.shape), n, to], axis=2)
+        return copies_jm3.reshape(-1, 3)
 
     def fewer(self, fewest: int) -> "tuple[np.ndarray, np.ndarray, PageTable] | None":
         """Move to the next smaller power of two of slots; return (slots kept, pages kept, their table).

@@ -79,6 +79,7 @@ class Sizes(NamedTuple):
     longest: int  # pages of the longest sample that can occur
     alone: int  # most of them that a sample does not share
     shared: int  # most pages of a prompt that its samples share
+    copied: int  # most pages of a prompt that each sample has a copy of: 2 where one would be shared, else 1
     least: int = LEAST  # pages per device in the first piece of a pool
 
     def empty_table(self) -> PageTable:
@@ -103,7 +104,8 @@ def plan(sampling: Sampling, *, shards: int, prompts: int, prompt_b: np.ndarray,
 
     slots, rows = min(sampling.slots, len(limit_b)), min(sampling.prefill_rows, prompts)
     pages_b, shared_b = pages_of(limit_b, PAGE), shared_pages_of(prompt_b, PAGE)
-    pages = (int(x.max()) for x in (pages_b, pages_b - shared_b, shared_b))
+    copied_b = pages_of(prompt_b, PAGE) - shared_b
+    pages = (int(x.max()) for x in (pages_b, pages_b - shared_b, shared_b, copied_b))
     return Sizes(shards, dealt(slots), dealt(rows), *pages)
 
 

@@ -120,7 +120,8 @@ class Queue:
         sizes = plan(sampling, shards=shards, prompts=len(prompts), **lengths)
         sizes = sizes._replace(least=first_pages(model.config, self.kv_dtype, platform=platform))
         self.fewest = FEWEST_ON_GPU if platform == "gpu" else FEWEST
-        self.prompt_rows, self.table, self.shared = sizes.prompt_rows, sizes.empty_table(), sizes.empty_shared()
+        self.prompt_rows, self.copied = sizes.prompt_rows, sizes.copied
+        self.table, self.shared = sizes.empty_table(), sizes.empty_shared()
         self.pools = self.shared_pools = ((),) * (model.config.layers if layers_apart else 1)
         self.state = empty_slots(sizes.slots, max(map(len, self.stop), default=1))
         self.next = 0  # response that starts next; those from here on are waiting
@@ -174,14 +175,17 @@ class Queue:
         grown, shared_m3, already = self.shared.begin(new, prompts, table.length_j[new])
         self.shared_pages += already
         self.shared_pools = self.larger(self.shared_pools, grown)
-        self.reserve(np.where(table.free(), 0, table.length_j))
+        self.reserve_block()  # at once, so that the pool grows by one piece
         shared_m3[:, 0] = np.maximum(shared_m3[:, 0] - self.first_prompt, 0)
-        own_j3 = table.copies(new, prompts - self.first_prompt)
-        return Copies(put(own_j3, "JT"), put(shared_m3, "JT"))
+        own_m3 = table.copies(new, prompts - self.first_prompt, self.copied)
+        return Copies(put(own_m3, "JT"), put(shared_m3, "JT"))
 
-    def reserve(self, tokens_j: np.ndarray) -> None:
-        """Allocate pages so that slot j can hold tokens_j[j] positions; grow the pool where it has too few."""
-        self.pools = self.larger(self.pools, self.table.reserve(tokens_j))
+    def reserve_block(self) -> None:
+        """Allocate the pages that the next block of decode steps may fill; grow the pool where it has too few."""
+        table = self.table
+        limit_j = self.limit_b[np.maximum(table.request_j, 0)]
+        tokens_j = np.where(table.free(), 0, np.minimum(table.length_j + self.sampling.block, limit_j))
+        self.pools = self.larger(self.pools, table.reserve(tokens_j))
 
     def larger(self, pools: tuple[Pool, ...], grown: list[int]) -> tuple[Pool, ...]:
         """Return the pools with new pieces of so many pages over all devices."""
@@ -202,8 +206,7 @@ class Queue:
         """Start a block of decode steps; return each slot's length before it, and what will be drawn, on the device."""
         table, block, busy_j = self.table, self.sampling.block, self.busy()
         before_j, slots = table.length_j, len(table.length_j)
-        limit_j = self.limit_b[np.maximum(table.request_j, 0)]
-        self.reserve(np.where(busy_j, np.minimum(before_j + block, limit_j), 0))
+        self.reserve_block()
         window = int(before_j[busy_j].max()) + block
         if self.out.tokens.shape[1] < window:
             self.out = widened(self.out, size_bucket(window), self.pad)

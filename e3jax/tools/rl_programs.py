@@ -206,7 +206,7 @@ class Decoding:
 
     def admit(self) -> Program:
         """Return the start of samples in all slots."""
-        rows = (self.sizes.slots, 3), self.shared_pages[2].shape
+        rows = (self.sizes.slots * self.sizes.copied, 3), self.shared_pages[2].shape
         copies = Copies(*(array(self.mesh, "JT", shape, jnp.int32) for shape in rows))
         whole = self.small()
         begin = Begin(self.small(dtype=bool), whole, whole, whole, self.small(2, dtype=jnp.uint32))
