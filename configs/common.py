@@ -128,6 +128,9 @@ def base_config() -> ConfigDict:
     c.grpo.drop_above = 1.0
     # FastCuRL's split: prompts of fewer or more tokens than these two are left out; of a set alone. (): none
     c.grpo.prompt_tokens = ()
+    # Responses that a step does not wait for go on in the next ones, for at most so many steps (train/carry_over.py).
+    # 0: off, every step waits for its longest response, as in e3
+    c.grpo.carry_over = 0
     # e3 has 1.0 for multiplication, .6 for Countdown (Table 5) and mathematics. Ours: this repository's numbers were
     # measured at 1.0
     c.grpo.temperature = 1.0

@@ -117,7 +117,7 @@ class Episodes:
     def __init__(self, pretrained: Pretrained, problems, requests: Requests, sampling: Sampling, *, key, events):
         self.pretrained, self.problems, self.requests, self.sampling = pretrained, problems, requests, sampling
         self.key, self.events, self.environment = key, events, sampling.environment
-        prompts, _, samples, budget = requests
+        prompts, _, samples, budget, _ = requests
         counted = isinstance(samples, int | np.integer)
         numbers = [range(samples)] * len(prompts) if counted else samples
         self.prompt_b = np.repeat(np.arange(len(prompts)), [len(g) for g in numbers])
@@ -147,7 +147,7 @@ class Episodes:
 
     def next_requests(self) -> tuple[Requests, Sampling]:
         """Return what to sample for the next turn, and how; in the first, samples of a problem share its prefill."""
-        prompts, ids, samples, _ = self.requests
+        prompts, ids, samples, *_ = self.requests
         if not self.turn:
             return Requests(prompts, ids, samples, self.room(self.going)), self.sampling
         tokens, going = self.out.tokens, self.going

@@ -63,7 +63,7 @@ def rollout(
     requests = Requests([tokenizer.encode(p.question) for p in problems], range(len(problems)), samples, budget)
     bits = np.asarray(jax.random.key_data(key))  # a key belongs to the mesh it was made on
     repeated = [p for p in problems for _ in range(samples)]
-    n, me, total, stats = jax.process_count(), jax.process_index(), len(problems) * samples, {}
+    n, me, stats = jax.process_count(), jax.process_index(), {}
     read_here = {}  # response -> text, readings, which of these; process p has responses p, p + n, …
 
     def finished(rows: np.ndarray, r: Rollouts) -> None:
@@ -82,14 +82,22 @@ def rollout(
             rollouts = sample(model, params, requests, sampling, stop=tokenizer.stop, pad=tokenizer.pad, **how)
         else:
             rollouts = sample_episodes(Pretrained(model, params, tokenizer), problems, requests, sampling, **how)
-    mine = []
+    return graded_of(repeated, rollouts, read_here, stats)
+
+
+def graded_of(problems: list[Problem], rollouts: Rollouts, read_here: dict, stats: dict[str, float]) -> Graded:
+    """Return rollouts with what was read of them; process p of n read responses p, p + n, … and all get everything.
+
+    `read_here`: response -> its text, the readings under way that it is among, and which of them.
+    """
+    n, me, total, mine = jax.process_count(), jax.process_index(), len(problems), []
     for i in range(me, total, n):
         text, readings, k = read_here[i]
         mine.append((text, readings.result()[k]))
     all_of = gather(mine)
     texts, readings = zip(*(all_of[i % n][i // n] for i in range(total)))
     return Graded(
-        problems=repeated,
+        problems=problems,
         rollouts=rollouts,
         texts=list(texts),
         score_b=np.array([x.grade.score for x in readings]),

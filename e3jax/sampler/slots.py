@@ -38,6 +38,7 @@ class Requests(NamedTuple):
     ids: Sequence[int]  # number p of a prompt in the PRNG keys of its samples
     samples: int | Sequence[Sequence[int]]  # how many; or, per prompt, the numbers of the samples to draw
     budget: int | Sequence[int]  # response tokens, the ending one too; one number, or one per response
+    bits: np.ndarray | None = None  # [B, …] the data of each response's key; None: those of (key, id, number)
 
 
 class Events(NamedTuple):
@@ -46,6 +47,8 @@ class Events(NamedTuple):
     `on_finished(rows, rollouts)` is called with the rows that finished, which no longer change, while the device
     decodes the block after theirs.
     `on_tokens(b, tokens, logps)` is called with what row b drew in the last block, its ending token included.
+    `enough(rollouts, ended)` is asked after a block, with all rows that ended so far; True ends the sampling. Rows that
+    had begun keep what they drew, the others nothing.
     `stats` gets first_token_s (seconds until the first block was drawn), occupancy (share of slots busy while responses
     were still waiting; NaN if none had to wait), prefilled (prompt tokens) and shared_pages (pages of prompts that
     responses read where they lay already, instead of a copy).
@@ -54,6 +57,7 @@ class Events(NamedTuple):
     on_finished: Callable[[np.ndarray, Rollouts], None] | None = None
     on_tokens: Callable[[int, np.ndarray, np.ndarray], None] | None = None
     stats: dict[str, float] | None = None
+    enough: Callable[[Rollouts, np.ndarray], bool] | None = None
 
 
 def sample(
@@ -84,6 +88,8 @@ def sample(
         before_j, drawn = queue.decode()
         queue.tell()  # of the block before, while the device works on this one
         queue.collect(before_j, drawn)
+        if events.enough and events.enough(queue.out, queue.ended_b):
+            return queue.cut()
 
 
 class Queue:
@@ -96,7 +102,7 @@ class Queue:
         self.start = time.monotonic()
         self.model, self.sampling, self.events, self.pad = model, sampling, events, pad
         self.stop = tuple((s,) if isinstance(s, int | np.integer) else tuple(s) for s in stop)
-        prompts, ids, samples, budget = requests
+        prompts, ids, samples, budget, bits = requests
         self.prompts = prompts
         counted = isinstance(samples, int | np.integer)
         numbers = [range(samples)] * len(prompts) if counted else samples  # [P] numbers of a prompt's samples
@@ -105,10 +111,9 @@ class Queue:
         self.total = len(self.prompt_b)
         self.out = unsampled(prompts, [len(g) for g in numbers], pad=pad)
         self.limit_b = limits(self.out, budget, self.prompt_b, most=model.config.max_length)
-        key_b = jax.vmap(lambda i, g: jax.random.fold_in(jax.random.fold_in(key, i), g))(
-            jnp.asarray(ids, jnp.uint32)[self.prompt_b], jnp.asarray(number_b)
-        )
-        self.bits_b = fetch(jax.random.key_data(key_b))  # on the host, where picking some costs nothing
+        if bits is None:
+            bits = key_bits(key, np.asarray(ids)[self.prompt_b], number_b)
+        self.bits_b = bits  # on the host, where picking some costs nothing
         platform = jax.default_backend()
         layouts = of_prefill_and_decoding(params, model.dtype, platform=platform)
         self.params, self.decode_params = layouts
@@ -126,6 +131,7 @@ class Queue:
         self.state = empty_slots(sizes.slots, max(map(len, self.stop), default=1))
         self.next = 0  # response that starts next; those from here on are waiting
         self.ended = np.zeros(0, int)  # responses that ended in the last block, of which nobody was told yet
+        self.ended_b = np.zeros(self.total, bool)  # all that ended
         self.prompt_cache, self.prompt_width = None, 0  # keys and values of prompts first_prompt, first_prompt + 1, …
         self.first_prompt = 0
         self.prompt_tokens = self.shared_pages = self.busy_steps = self.slot_steps = 0
@@ -248,6 +254,7 @@ class Queue:
         ended = np.flatnonzero(busy_j & ~live_j)
         self.ended = table.request_j[ended]
         out.length[self.ended], out.done[self.ended] = table.length_j[ended], stopped_j[ended]
+        self.ended_b[self.ended] = True
         table.release(ended)
         self.shared.release(ended)
 
@@ -257,6 +264,12 @@ class Queue:
             self.events.on_finished(self.ended, self.out)
         self.ended = self.ended[:0]
 
+    def cut(self) -> Rollouts:
+        """Return all rollouts as they are now: responses in the slots are as long as they got."""
+        busy = np.flatnonzero(self.busy())
+        self.out.length[self.table.request_j[busy]] = self.table.length_j[busy]
+        return self.finish()
+
     def finish(self) -> Rollouts:
         """Return all rollouts, cut to the longest, and complete `stats`."""
         self.tell()
@@ -265,6 +278,12 @@ class Queue:
             counts = dict(prefilled=self.prompt_tokens, shared_pages=self.shared_pages)
             self.events.stats.update(occupancy=occupancy, **counts)
         return widened(self.out, int(self.out.length.max()), self.pad)
+
+
+def key_bits(key: jax.Array, id_b: np.ndarray, number_b: np.ndarray) -> np.ndarray:
+    """Return the data of fold_in(fold_in(key, id), number) for every response, on the host."""
+    fold = jax.vmap(lambda i, g: jax.random.fold_in(jax.random.fold_in(key, i), g))
+    return fetch(jax.random.key_data(fold(jnp.asarray(id_b, jnp.uint32), jnp.asarray(number_b))))
 
 
 def padded(prompts: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:

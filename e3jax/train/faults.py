@@ -20,11 +20,20 @@ from e3jax.types import TrainState
 
 
 def save_or_stop(
-    run: Run, store: Store, stage: str, step: int, steps: int, state: TrainState, *, rank: float = math.nan
+    run: Run,
+    store: Store,
+    stage: str,
+    step: int,
+    steps: int,
+    state: TrainState,
+    *,
+    rank: float = math.nan,
+    beside: Callable[[], None] | None = None,
 ) -> None:
     """Start writing a checkpoint when it is time; where SIGTERM came, write this step's and raise Stopped.
 
-    Where the write of an earlier step has used up the time that SIGTERM leaves, that one is what is kept.
+    Where the write of an earlier step has used up the time that SIGTERM leaves, that one is what is kept. `beside()`
+    writes what belongs to the checkpoint and is no array of it, before the checkpoint.
     """
     stop = stop_asked()
     if stop and step < steps and (saved := store.settled()) is not None:
@@ -32,6 +41,8 @@ def save_or_stop(
         raise Stopped(f"{stage}, step {saved} of {steps} is saved, and no time was left to save step {step}")
     if step % run.settings.checkpoint.every == 0 or step == steps or stop:
         run.log.flush()
+        if beside:
+            beside()
         store.save(step, state, rank=rank)
     if stop and step < steps:
         store.close(step, state)

@@ -28,6 +28,7 @@ from e3jax.rewards.shaping import RewardSettings
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded
 from e3jax.runtime import put
+from e3jax.train.carry_over import carry_groups, read_carried, write_carried
 from e3jax.train.credit import choose_tokens, compared, rewarded, token_advantages, weigh
 from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
@@ -52,6 +53,7 @@ class GrpoStage(Stage):
     prompts: int  # per step
     group_size: int  # responses per prompt
     rounds: int  # of drawing `prompts` problems, until as many groups have spread (train/drawing.py); 1: off
+    carry_over: int  # most steps that an unfinished response may go on (train/carry_over.py); 0: off
     temperature: float
     minibatches: int  # optimiser updates per step
     rows: int  # packed rows of a micro-batch
@@ -70,6 +72,11 @@ class GrpoStage(Stage):
     def __post_init__(self):
         super().__post_init__()
         need_at_least_one(self, "prompts", "rounds", "minibatches")
+        need(self.carry_over >= 0, "carry_over", self.carry_over, "use 0 (off) or more steps")
+        corrected = self.old_logp == "sampler" or self.loss.tis_cap is not None
+        allowed = "a response then has several policies: set old_logp='sampler' or loss.tis_cap"
+        need(not self.carry_over or corrected, "carry_over", self.carry_over, allowed)
+        need(not self.carry_over or self.rounds == 1, "carry_over", self.carry_over, "draws in one round: set rounds=1")
         need(self.rows >= 0, "rows", self.rows, "use 0 (as many as memory holds) or more")
         need(self.group_size >= 2, "group_size", self.group_size, "a group of one has no baseline, use 2 or more")
         need(0 < self.drop_above <= 1, "drop_above", self.drop_above, "use a rate above 0, or 1 for off")
@@ -315,6 +322,7 @@ def train(run: Run, params, stage: GrpoStage):
         compile_ahead(run, tx, state, params, stage)
     sampling = run.sampling(stage.temperature, budget=stage.budget)
     sampling = replace(sampling, renormalised=stage.restricted_sampling == "renormalise")
+    carried = read_carried(run, stage, done) if stage.carry_over else None
     rolled, summary = 0, ""
 
     def show_progress(finished: int) -> None:
@@ -326,16 +334,13 @@ def train(run: Run, params, stage: GrpoStage):
         phase.advance(done)
         for step in range(done, steps):
             start, rolled = time.monotonic(), 0
-            graded, drawn = draw_groups(
-                run,
-                with_trained(params, state.params),
-                stage,
-                step,
-                draw=draw,
-                sampling=sampling,
-                read=partial(run.grader.submit, **stage.reward.options),
-                on_finished=show_progress,
-            )
+            how = dict(draw=draw, sampling=sampling, on_finished=show_progress)
+            how |= {"read": partial(run.grader.submit, **stage.reward.options)}
+            policy = with_trained(params, state.params)
+            if stage.carry_over:
+                graded, drawn, carried = carry_groups(run, policy, stage, step, carried, **how)
+            else:
+                graded, drawn = draw_groups(run, policy, stage, step, **how)
             sampled_at = time.monotonic()
             r = graded.rollouts
             reward_b, reward_metrics = rewarded(graded, stage)
@@ -349,7 +354,7 @@ def train(run: Run, params, stage: GrpoStage):
             how = dict(group_size=stage.group_size, turns=sampling.environment is not None)
             values |= step_metrics(graded, advantage_b, tags, **how) | reward_metrics
             # a renormalised log-prob is not the trainer's, by as much as top-p and top-k leave out
-            other = sampling.restricted and sampling.renormalised
+            other = (sampling.restricted and sampling.renormalised) or stage.carry_over
             limits = dict(weights=stage.weights, parity_alarm=math.inf if other else stage.parity_alarm)
             for alarm in alarms(graded, values, advantage_b, **limits):
                 run.log.say(f"{name}, step {step + 1}: {alarm}")
@@ -360,7 +365,8 @@ def train(run: Run, params, stage: GrpoStage):
             summary = describe(values)
             phase.advance(1, summary)
             skips.heed(step + 1, values["optim/skipped"] == 1, with_trained(params, state.params), rebuild)
-            save_or_stop(run, store, name, step + 1, steps, state, rank=run.rank(values))
+            beside = partial(write_carried, run, stage, step + 1, carried) if stage.carry_over else None
+            save_or_stop(run, store, name, step + 1, steps, state, rank=run.rank(values), beside=beside)
     store.close(steps, state)
     return with_trained(params, state.params)
 

@@ -1,0 +1,261 @@
+"""Responses that are carried over: a step ends when enough groups are complete, and the others go on in the next step.
+
+    carried = read_carried(run, stage, done)                     # what was on its way at this checkpoint
+    graded, values, carried = carry_groups(run, params, stage, step, carried, …)
+    write_carried(run, stage, step + 1, carried)                 # beside the step's checkpoint
+
+Slots that are free take further groups, so that none waits for a step's longest response. A step trains on `prompts`
+whole groups, the oldest of those that are complete. A group that began `stage.carry_over` steps ago is waited for, so
+that no token is older. Unfinished responses keep their tokens, and the log-probs that they were drawn with; in the next
+step these are prefilled under the new weights. Importance weights are to the sampler's log-probs, since no one policy
+drew a response. Noise is that of the step in which a group began, so that a resumed run draws the same; which groups a
+step ends with depends on slots and block too.
+"""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from e3jax.errors import UserError
+from e3jax.rollout.rollouts import Graded, graded_of
+from e3jax.runtime import from_main, out_of_memory
+from e3jax.sampler.layout import sampling_layout
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import Events, Requests, key_bits, sample
+from e3jax.storage import read_whole, write_whole
+from e3jax.tasks.problem import Problem
+from e3jax.train.run import Run
+from e3jax.types import Rollouts
+
+DIRECTORY = "carried"  # of a run: STAGE-STEP.npz beside the checkpoint of the same step
+
+
+class Response(NamedTuple):
+    """A response on its way; arrays [n] are of its own tokens, without the prompt's."""
+
+    tokens: np.ndarray  # int32
+    logp: np.ndarray  # float32, under the policy that drew the token
+    entropy: np.ndarray  # float32
+    step: np.ndarray  # int32: the step that drew it
+    ended: bool
+    done: bool  # ended by itself
+
+
+class Group(NamedTuple):
+    """The responses to one prompt."""
+
+    begun: int  # the step
+    place: int  # among the groups of that step: with the step it names the noise
+    problem: int  # of the stage's problems
+    responses: tuple[Response, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Return whether all its responses have ended."""
+        return all(response.ended for response in self.responses)
+
+
+class Carried(NamedTuple):
+    """What is on its way between two steps, oldest first."""
+
+    groups: list[Group]
+    next_problem: int  # the first problem of the stage that has not begun
+
+
+NOTHING = Carried([], 0)
+UNBEGUN = Response(*(np.zeros(0, kind) for kind in (np.int32, np.float32, np.float32, np.int32)), False, False)
+
+
+def carry_groups(
+    run: Run,
+    params,
+    stage: "GrpoStage",  # noqa: F821 (train/grpo.py, which imports this file)
+    step: int,
+    carried: Carried,
+    *,
+    draw: Callable,
+    sampling: Sampling,
+    read: Callable,
+    on_finished: Callable[[int], None],
+) -> tuple[Graded, dict[str, float], Carried]:
+    """Return the responses that a step trains on, prompt-major, metrics, and what goes on in the next step."""
+    fresh = stage.prompts + -(-sampling.slots // stage.group_size)  # more than can begin
+    new = [Group(step, i, carried.next_problem + i, (UNBEGUN,) * stage.group_size) for i in range(fresh)]
+    groups = [*carried.groups, *new]
+    problems = [draw(stage.first_problem + group.problem, 1)[0] for group in carried.groups]
+    problems += draw(stage.first_problem + carried.next_problem, fresh)
+    prompts = [run.tokenizer.encode(problem.question) for problem in problems]
+    requests, rows = requests_of(run, stage, groups, prompts, step)
+    group_b = np.array([i for i, _ in rows])
+    overdue = np.array([group.begun <= step - stage.carry_over for group in groups])
+    ended, stats = np.zeros(len(rows), bool), {}
+
+    def enough(_: Rollouts, ended_b: np.ndarray) -> bool:
+        ended[:] = ended_b
+        complete = np.bincount(group_b[~ended_b], minlength=len(groups)) == 0
+        return complete.sum() >= stage.prompts and bool(complete[overdue].all())
+
+    events = Events(on_finished=lambda rows, _: on_finished(len(rows)), stats=stats, enough=enough)
+    model, tokenizer = run.model, run.tokenizer
+    layout = sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype, lora=model.lora)
+    with out_of_memory(sampling.less_memory), layout as weights:
+        how = dict(key=jax.random.key(0), stop=tokenizer.stop, pad=tokenizer.pad, events=events)  # keys are `bits`
+        rollouts = sample(model, weights, requests, sampling, **how)
+    groups = with_drawn(groups, rows, rollouts, ended, step)
+    taken = [i for i, group in enumerate(groups) if group.complete][: stage.prompts]
+    left = kept(groups, taken, step, most=stage.prompts)
+    chosen = [groups[i] for i in taken]
+    ages = np.concatenate([step - r.step for group in chosen for r in group.responses])
+    values = {"carry/groups": len(left), "carry/age": float(ages.mean()), "carry/oldest": int(ages.max())}
+    repeated = [problems[i] for i in taken for _ in range(stage.group_size)]
+    joined = rollouts_of(chosen, [prompts[i] for i in taken], pad=tokenizer.pad)
+    begun = [group.problem for group in groups if (group.begun == step and group in left) or group in chosen]
+    following = max([carried.next_problem, *(number + 1 for number in begun)])
+    return graded_of(repeated, joined, read_all(run, repeated, joined, read), stats), values, Carried(left, following)
+
+
+def requests_of(
+    run: Run, stage, groups: list[Group], prompts: list[list[int]], step: int
+) -> tuple[Requests, list[tuple[int, int]]]:
+    """Return what is to be sampled, and of which group and sample every response is.
+
+    A group that begins is one prompt with all its samples; a response that goes on is a prompt of its own.
+    """
+    texts, numbers, rows = [], [], []
+    for i, (group, prompt) in enumerate(zip(groups, prompts)):
+        if group.begun == step:
+            texts.append(prompt)
+            numbers.append(tuple(range(stage.group_size)))
+            rows += [(i, g) for g in range(stage.group_size)]
+        else:
+            going = [g for g, response in enumerate(group.responses) if not response.ended]
+            texts += [[*prompt, *group.responses[g].tokens.tolist()] for g in going]
+            numbers += [(g,) for g in going]
+            rows += [(i, g) for g in going]
+    budgets = [stage.budget - len(groups[i].responses[g].tokens) for i, g in rows]
+    begun = np.array([groups[i].begun for i, _ in rows])
+    place, number = np.array([groups[i].place for i, _ in rows]), np.array([g for _, g in rows], np.int32)
+    bits = None
+    for one in np.unique(begun):
+        mine = begun == one
+        some = key_bits(run.key(stage.index, int(one)), place[mine], number[mine])
+        bits = np.zeros((len(rows), *some.shape[1:]), some.dtype) if bits is None else bits
+        bits[mine] = some
+    return Requests(texts, range(len(texts)), numbers, budgets, bits), rows
+
+
+def with_drawn(groups: list[Group], rows: list, rollouts: Rollouts, ended: np.ndarray, step: int) -> list[Group]:
+    """Return the groups with what a step drew of them; `rows` say which response each row of the rollouts is."""
+    responses = [list(group.responses) for group in groups]
+    for b, (i, g) in enumerate(rows):
+        new, old = slice(rollouts.prompt_len[b], rollouts.length[b]), responses[i][g]
+        count = int(rollouts.length[b] - rollouts.prompt_len[b])
+        responses[i][g] = Response(
+            np.concatenate([old.tokens, rollouts.tokens[b, new]]),
+            np.concatenate([old.logp, rollouts.logp[b, new]]),
+            np.concatenate([old.entropy, rollouts.entropy[b, new]]),
+            np.concatenate([old.step, np.full(count, step, np.int32)]),
+            bool(ended[b]),
+            bool(rollouts.done[b]),
+        )
+    return [group._replace(responses=tuple(some)) for group, some in zip(groups, responses)]
+
+
+def kept(groups: list[Group], taken: list[int], step: int, *, most: int) -> list[Group]:
+    """Return the groups that go on: those that have begun, but of one step no more than a step can train on.
+
+    Else not all could be trained on in time. What is left out is drawn anew in the next step.
+    """
+    others = [group for i, group in enumerate(groups) if i not in set(taken)]
+    before = [group for group in others if group.begun < step]
+    begun = [group for group in others if group.begun == step and any(len(r.tokens) for r in group.responses)]
+    return before + begun[:most]
+
+
+def rollouts_of(groups: list[Group], prompts: list[list[int]], *, pad: int) -> Rollouts:
+    """Return the responses of complete groups as rollouts, prompt-major."""
+    responses = [(prompt, r) for prompt, group in zip(prompts, groups) for r in group.responses]
+    length = np.array([len(prompt) + len(r.tokens) for prompt, r in responses], np.int32)
+    shape = len(responses), int(length.max())
+    tokens, sampled = np.full(shape, pad, np.int32), np.zeros(shape, bool)
+    logp, entropy = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for b, (prompt, r) in enumerate(responses):
+        tokens[b, : len(prompt)] = prompt
+        own = slice(len(prompt), length[b])
+        tokens[b, own], logp[b, own], entropy[b, own], sampled[b, own] = r.tokens, r.logp, r.entropy, True
+    prompt_len = np.array([len(prompt) for prompt, _ in responses], np.int32)
+    done = np.array([r.done for _, r in responses])
+    return Rollouts(tokens, prompt_len, length, logp, entropy, sampled, done)
+
+
+def read_all(run: Run, problems: list[Problem], r: Rollouts, read: Callable) -> dict:
+    """Return this process's part of the responses with their texts, and the readings that are under way."""
+    rows = range(jax.process_index(), len(problems), jax.process_count())
+    texts = [run.tokenizer.decode(r.tokens[b, r.prompt_len[b] : r.length[b]].tolist()) for b in rows]
+    readings = read([problems[b] for b in rows], texts, [bool(r.done[b]) for b in rows])
+    return {b: (text, readings, k) for k, (b, text) in enumerate(zip(rows, texts))}
+
+
+# ---- beside a checkpoint
+
+NAMES = ("tokens", "logp", "entropy", "step")
+
+
+def where(run: Run, stage, step: int):
+    """Return the file of what was on its way after `step` steps of a stage."""
+    return run.workdir / DIRECTORY / f"{stage.name}-{step}.npz"
+
+
+def write_carried(run: Run, stage, step: int, carried: Carried) -> None:
+    """Write what is on its way beside the checkpoint of `step`; files of checkpoints that are gone go too."""
+    responses = [r for group in carried.groups for r in group.responses]
+    arrays = {
+        "groups": np.array([group[:3] for group in carried.groups], np.int64).reshape(-1, 3),
+        "next_problem": np.array(carried.next_problem),
+        "lengths": np.array([len(r.tokens) for r in responses], np.int64),
+        "flags": np.array([[r.ended, r.done] for r in responses], bool).reshape(-1, 2),
+    }
+    for name, empty in zip(NAMES, UNBEGUN):
+        arrays[name] = np.concatenate([empty, *(getattr(r, name) for r in responses)])
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+
+    def write() -> None:
+        path = where(run, stage, step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getvalue())
+        there = {p.name for p in (run.workdir / "checkpoints" / stage.name).glob("*")} | {str(step)}
+        for old in path.parent.glob(f"{stage.name}-*.npz"):
+            if old.stem.rpartition("-")[2] not in there:
+                old.unlink()
+
+    from_main(write)
+
+
+def read_carried(run: Run, stage, step: int) -> Carried:
+    """Return what was on its way at the checkpoint of `step`; UserError where its file cannot be read."""
+    if not step:
+        return NOTHING
+    path = where(run, stage, step)
+    content = from_main(partial(read_whole, path))
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        ends = np.cumsum(arrays["lengths"])[:-1]
+        parts = zip(*(np.split(arrays[name], ends) for name in NAMES))
+        responses = [Response(*part, *map(bool, flags)) for part, flags in zip(parts, arrays["flags"])]
+        size = stage.group_size
+        groups = [
+            Group(*map(int, about), tuple(responses[i * size : (i + 1) * size]))
+            for i, about in enumerate(arrays["groups"])
+        ]
+        return Carried(groups, int(arrays["next_problem"]))
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(
+            f"{path}, the responses on their way at checkpoint {step} of stage {stage.name}, cannot be read ({error}): "
+            f"remove that checkpoint, and the stage goes on from the one before it"
+        ) from error

@@ -1,0 +1,164 @@
+"""Responses that are carried over: what a step trains on, how old it is, and that nothing is lost by a kill."""
+
+import importlib
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from e3jax.errors import UserError
+from e3jax.train import carry_over
+from e3jax.train.carry_over import Carried, Group, Response, kept, read_carried, rollouts_of, write_carried
+from e3jax.train.curriculum import main
+
+
+def response(*steps: int, ended: bool = True) -> Response:
+    """Return a response whose tokens are numbered, drawn in these steps."""
+    n = len(steps)
+    return Response(
+        np.arange(n, dtype=np.int32) + 5,
+        -np.arange(n, dtype=np.float32),
+        np.ones(n, np.float32),
+        np.array(steps, np.int32),
+        ended,
+        ended,
+    )
+
+
+def config(**changes):
+    """Return the smoke config with RL alone, on a random model."""
+    c = importlib.import_module("configs.smoke").get_config()
+    c.unlock()
+    c.order, c.stages = ("easy",), {"easy": c.stages.easy}
+    c.stages.easy.steps, c.stages.easy.evaluated, c.stages.easy.budget = 5, False, 24
+    c.grpo.old_logp, c.grpo.carry_over = "sampler", 2
+    c.grpo.prompts, c.grpo.group_size, c.grpo.minibatches, c.grpo.rows = 4, 2, 1, 8
+    c.sampler.slots, c.sampler.prefill_rows, c.sampler.block = 16, 8, 4
+    c.grader.workers, c.log.tensorboard, c.checkpoint.every, c.checkpoint.keep = 1, False, 1, 5
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def lines(run):
+    """Return the records of the steps without what times they took."""
+    of = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in of]
+
+
+@pytest.fixture
+def light(monkeypatch):
+    monkeypatch.setattr("e3jax.train.grpo.compile_ahead", lambda *_, **__: None)
+    monkeypatch.setattr("e3jax.train.curriculum.write_report", lambda where: where)
+
+
+def test_kept_by_hand():
+    """Groups that began earlier all go on; of this step's as many as a step trains on, without those that did not."""
+    flying, empty = response(3, ended=False), response(ended=False)
+    groups = [Group(2, 0, 0, (flying,)), *(Group(3, i, 1 + i, (flying,)) for i in range(4)), Group(3, 4, 5, (empty,))]
+    assert kept(groups, [1], 3, most=2) == [0, 2, 3]
+    assert kept(groups, [], 3, most=9) == [0, 1, 2, 3, 4]
+
+
+def test_rollouts_by_hand():
+    """Prompt, response and padding; log-probs are those that the tokens were drawn with."""
+    r = rollouts_of([Group(0, 0, 0, (response(0, 1), response(0)))], [[1, 2, 3]], pad=0)
+    assert r.tokens.tolist() == [[1, 2, 3, 5, 6], [1, 2, 3, 5, 0]]
+    assert r.logp.tolist() == [[0, 0, 0, 0, -1], [0, 0, 0, 0, 0]] and r.length.tolist() == [5, 4]
+    assert r.sampled.tolist() == [[False] * 3 + [True] * 2, [False] * 3 + [True, False]]
+
+
+def test_what_is_written_is_read(tmp_path):
+    """Beside the checkpoint of the same step; files of checkpoints that are gone go; a damaged one is a sentence."""
+    run, stage = SimpleNamespace(workdir=tmp_path), SimpleNamespace(name="easy", group_size=2)
+    carried = Carried([Group(1, 0, 4, (response(1, 2), response(1, ended=False)))], 7)
+    for step in (2, 3):
+        (tmp_path / f"checkpoints/easy/{step}").mkdir(parents=True)
+        write_carried(run, stage, step, carried)
+    found = read_carried(run, stage, 3)
+    assert found.next_problem == 7 and found.groups[0][:3] == (1, 0, 4)
+    for a, b in zip(found.groups[0].responses, carried.groups[0].responses):
+        assert all(np.array_equal(x, y) for x, y in zip(a, b))
+    (tmp_path / "checkpoints/easy/2").rmdir()
+    write_carried(run, stage, 3, carry_over.NOTHING)
+    assert [p.name for p in (tmp_path / "carried").iterdir()] == ["easy-3.npz"]
+    assert read_carried(run, stage, 3) == Carried([], 0) == read_carried(run, stage, 0)
+    (tmp_path / "carried/easy-3.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"easy-3\.npz, the responses on their way at checkpoint 3 .* cannot be read"):
+        read_carried(run, stage, 3)
+
+
+def test_with_one_policy_it_draws_what_one_go_draws(tmp_path, light, monkeypatch):
+    """With a learning rate of nothing, a response in pieces is the response in one piece, and log-probs agree."""
+    seen, real = [], carry_over.graded_of
+
+    def spied(problems, rollouts, *rest):
+        seen.append((problems, rollouts))
+        return real(problems, rollouts, *rest)
+
+    monkeypatch.setattr(carry_over, "graded_of", spied)
+    main(config(**{"stages.easy.lr": 1e-30}), str(tmp_path / "carried"))
+    pieces = {}
+    for problems, r in seen:
+        for b, problem in enumerate(problems):
+            pieces.setdefault(problem.id, []).append((r.tokens[b, : r.length[b]].tolist(), r.logp[b, : r.length[b]]))
+    whole, real_draw = {}, importlib.import_module("e3jax.train.grpo").draw_groups
+
+    def spied_draw(*args, **how):
+        graded, values = real_draw(*args, **how)
+        r = graded.rollouts
+        for b, problem in enumerate(graded.problems):
+            whole.setdefault(problem.id, []).append((r.tokens[b, : r.length[b]].tolist(), r.logp[b, : r.length[b]]))
+        return graded, values
+
+    monkeypatch.setattr("e3jax.train.grpo.draw_groups", spied_draw)
+    main(config(**{"stages.easy.lr": 1e-30, "grpo.carry_over": 0}), str(tmp_path / "straight"))
+    first = {id_: found for id_, found in whole.items() if id_ in pieces}
+    assert len(pieces) == 20 and len(seen) == 5
+    # only groups that began in step 0 at the same place have the noise of the straight run
+    same = [id_ for id_ in list(whole)[:4] if id_ in pieces]
+    assert same
+    for id_ in same:
+        for (tokens, logp), (others, other) in zip(first[id_], pieces[id_]):
+            assert tokens == others
+            np.testing.assert_allclose(logp, other, atol=1e-4)
+
+
+def test_ages_are_bounded_and_no_problem_is_trained_on_twice(tmp_path, light, monkeypatch):
+    """No token is older than the bound; slots are full until a step ends; every problem comes once."""
+    seen, real = [], carry_over.graded_of
+    monkeypatch.setattr(carry_over, "graded_of", lambda problems, *rest: seen.extend(problems) or real(problems, *rest))
+    main(config(**{"stages.easy.steps": 8}), str(tmp_path / "run"))
+    of = lines(tmp_path / "run")
+    assert max(line["carry/oldest"] for line in of) in (1, 2) and max(line["carry/groups"] for line in of) > 0
+    ids = [problem.id for problem in seen[::2]]
+    assert len(ids) == len(set(ids)) == 8 * 4
+    assert np.mean([line["sampler/occupancy"] for line in of]) > 0.8
+
+
+def test_resumed_it_ends_with_the_same_numbers(tmp_path, light):
+    """What was on its way at the checkpoint goes on: records and the last checkpoint's neighbours are equal."""
+    main(config(), str(tmp_path / "run"))
+    straight = lines(tmp_path / "run")
+    for step in (4, 5):
+        for path in sorted((tmp_path / f"run/checkpoints/easy/{step}").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (tmp_path / f"run/checkpoints/easy/{step}").rmdir()
+    (tmp_path / "run/DONE").unlink()
+    main(config(), str(tmp_path / "run"))
+    assert lines(tmp_path / "run") == straight
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grpo.carry_over": -1}, r"grpo\.carry_over=-1: use 0 \(off\) or more"),
+        ({"grpo.old_logp": "trainer"}, r"grpo\.carry_over=2: a response then has several policies"),
+        ({"grpo.rounds": 2}, r"grpo\.carry_over=2: draws in one round"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, words):
+    from e3jax.train.settings import resolve
+
+    with pytest.raises(UserError, match=words):
+        resolve(config(**changes))
