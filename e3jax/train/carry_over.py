@@ -14,6 +14,7 @@ step ends with depends on slots and block too.
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -88,6 +89,8 @@ def carry_groups(
     groups = [*carried.groups, *new]
     problems = [draw(stage.first_problem + group.problem, 1)[0] for group in carried.groups]
     problems += draw(stage.first_problem + carried.next_problem, fresh)
+    unfinished = {"unfinished": stage.reward.unfinished}  # graders run elsewhere and see the problem only
+    problems = [replace(problem, meta=problem.meta | unfinished) for problem in problems]
     prompts = [run.tokenizer.encode(problem.question) for problem in problems]
     requests, rows = requests_of(run, stage, groups, prompts, step)
     group_b = np.array([i for i, _ in rows])
@@ -109,13 +112,13 @@ def carry_groups(
     taken = [i for i, group in enumerate(groups) if group.complete][: stage.prompts]
     left = kept(groups, taken, step, most=stage.prompts)
     chosen = [groups[i] for i in taken]
+    begun = [groups[i].problem for i in (*taken, *left) if groups[i].begun == step]
+    after = Carried([groups[i] for i in left], max([carried.next_problem, *(number + 1 for number in begun)]))
     ages = np.concatenate([step - r.step for group in chosen for r in group.responses])
     values = {"carry/groups": len(left), "carry/age": float(ages.mean()), "carry/oldest": int(ages.max())}
     repeated = [problems[i] for i in taken for _ in range(stage.group_size)]
     joined = rollouts_of(chosen, [prompts[i] for i in taken], pad=tokenizer.pad)
-    begun = [group.problem for group in groups if (group.begun == step and group in left) or group in chosen]
-    following = max([carried.next_problem, *(number + 1 for number in begun)])
-    return graded_of(repeated, joined, read_all(run, repeated, joined, read), stats), values, Carried(left, following)
+    return graded_of(repeated, joined, read_all(run, repeated, joined, read), stats), values, after
 
 
 def requests_of(
@@ -165,14 +168,14 @@ def with_drawn(groups: list[Group], rows: list, rollouts: Rollouts, ended: np.nd
     return [group._replace(responses=tuple(some)) for group, some in zip(groups, responses)]
 
 
-def kept(groups: list[Group], taken: list[int], step: int, *, most: int) -> list[Group]:
-    """Return the groups that go on: those that have begun, but of one step no more than a step can train on.
+def kept(groups: list[Group], taken: list[int], step: int, *, most: int) -> list[int]:
+    """Return which groups go on: those that have begun, but of one step no more than a step can train on.
 
-    Else not all could be trained on in time. What is left out is drawn anew in the next step.
+    Else not all could be trained on in time. Problems that are left out at the end are drawn anew in the next step.
     """
-    others = [group for i, group in enumerate(groups) if i not in set(taken)]
-    before = [group for group in others if group.begun < step]
-    begun = [group for group in others if group.begun == step and any(len(r.tokens) for r in group.responses)]
+    others = [i for i in range(len(groups)) if i not in set(taken)]
+    before = [i for i in others if groups[i].begun < step]
+    begun = [i for i in others if groups[i].begun == step and any(len(r.tokens) for r in groups[i].responses)]
     return before + begun[:most]
 
 
