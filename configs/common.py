@@ -131,6 +131,9 @@ def base_config() -> ConfigDict:
     # Responses that a step does not wait for go on in the next ones, for at most so many steps (train/carry_over.py).
     # 0: off, every step waits for its longest response, as in e3
     c.grpo.carry_over = 0
+    # The simple alternative: this share of groups is drawn in addition, and those that are complete last are thrown
+    # away with what was drawn of them. 0: off
+    c.grpo.over_sampling = 0.0
     # e3 has 1.0 for multiplication, .6 for Countdown (Table 5) and mathematics. Ours: this repository's numbers were
     # measured at 1.0
     c.grpo.temperature = 1.0

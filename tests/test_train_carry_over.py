@@ -149,12 +149,25 @@ def test_resumed_it_ends_with_the_same_numbers(tmp_path, light):
     assert lines(tmp_path / "run") == straight
 
 
+def test_what_is_over_sampled_is_thrown_away(tmp_path, light, monkeypatch):
+    """Half as many groups again are drawn in every step, problems are never drawn twice, nothing is older than a step."""
+    seen, real = [], carry_over.requests_of
+    monkeypatch.setattr(carry_over, "requests_of", lambda *a: seen.append(a[2]) or real(*a))
+    main(config(**{"grpo.carry_over": 0, "grpo.over_sampling": 0.5}), str(tmp_path / "run"))
+    of = lines(tmp_path / "run")
+    assert [[group.problem for group in groups] for groups in seen] == [list(range(6 * i, 6 * i + 6)) for i in range(5)]
+    assert all(line["carry/oldest"] == 0 == line["carry/groups"] for line in of)
+    assert max(line["carry/wasted"] for line in of) > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"grpo.carry_over": -1}, r"grpo\.carry_over=-1: use 0 \(off\) or more"),
         ({"grpo.old_logp": "trainer"}, r"grpo\.carry_over=2: a response then has several policies"),
-        ({"grpo.rounds": 2}, r"grpo\.carry_over=2: draws in one round"),
+        ({"grpo.rounds": 2}, r"grpo\.rounds=2: carry_over and over_sampling draw in one round"),
+        ({"grpo.over_sampling": 0.5}, r"grpo\.over_sampling=0\.5: not with carry_over"),
+        ({"grpo.over_sampling": 2.0, "grpo.carry_over": 0}, r"grpo\.over_sampling=2\.0: use a share"),
     ],
 )
 def test_impossible_settings_are_refused(changes, words):

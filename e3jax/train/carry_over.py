@@ -10,9 +10,14 @@ that no token is older. Unfinished responses keep their tokens, and the log-prob
 step these are prefilled under the new weights. Importance weights are to the sampler's log-probs, since no one policy
 drew a response. Noise is that of the step in which a group began, so that a resumed run draws the same; which groups a
 step ends with depends on slots and block too.
+
+Over-sampling is the simple alternative (`stage.over_sampling`): a step draws that share of groups more than it trains
+on, and throws away those that are not complete when enough are. Long responses are then trained on too rarely
+(tools/simulate.py says by how much), and what was drawn of them is wasted.
 """
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -85,6 +90,9 @@ def carry_groups(
 ) -> tuple[Graded, dict[str, float], Carried]:
     """Return the responses that a step trains on, prompt-major, metrics, and what goes on in the next step."""
     fresh = stage.prompts + -(-sampling.slots // stage.group_size)  # more than can begin
+    if stage.over_sampling:
+        fresh = stage.prompts + math.ceil(stage.prompts * stage.over_sampling)
+        carried = Carried([], step * fresh)
     new = [Group(step, i, carried.next_problem + i, (UNBEGUN,) * stage.group_size) for i in range(fresh)]
     groups = [*carried.groups, *new]
     problems = [draw(stage.first_problem + group.problem, 1)[0] for group in carried.groups]
@@ -94,7 +102,7 @@ def carry_groups(
     prompts = [run.tokenizer.encode(problem.question) for problem in problems]
     requests, rows = requests_of(run, stage, groups, prompts, step)
     group_b = np.array([i for i, _ in rows])
-    overdue = np.array([group.begun <= step - stage.carry_over for group in groups])
+    overdue = np.array([group.begun < step and group.begun <= step - stage.carry_over for group in groups])
     ended, stats = np.zeros(len(rows), bool), {}
 
     def enough(_: Rollouts, ended_b: np.ndarray) -> bool:
@@ -110,12 +118,13 @@ def carry_groups(
         rollouts = sample(model, weights, requests, sampling, **how)
     groups = with_drawn(groups, rows, rollouts, ended, step)
     taken = [i for i, group in enumerate(groups) if group.complete][: stage.prompts]
-    left = kept(groups, taken, step, most=stage.prompts)
+    left = kept(groups, taken, step, most=stage.prompts) if stage.carry_over else []
     chosen = [groups[i] for i in taken]
     begun = [groups[i].problem for i in (*taken, *left) if groups[i].begun == step]
     after = Carried([groups[i] for i in left], max([carried.next_problem, *(number + 1 for number in begun)]))
     ages = np.concatenate([step - r.step for group in chosen for r in group.responses])
     values = {"carry/groups": len(left), "carry/age": float(ages.mean()), "carry/oldest": int(ages.max())}
+    values["carry/wasted"] = wasted(groups, [*taken, *left], step)
     repeated = [problems[i] for i in taken for _ in range(stage.group_size)]
     joined = rollouts_of(chosen, [prompts[i] for i in taken], pad=tokenizer.pad)
     return graded_of(repeated, joined, read_all(run, repeated, joined, read), stats), values, after
@@ -177,6 +186,12 @@ def kept(groups: list[Group], taken: list[int], step: int, *, most: int) -> list
     before = [i for i in others if groups[i].begun < step]
     begun = [i for i in others if groups[i].begun == step and any(len(r.tokens) for r in groups[i].responses)]
     return before + begun[:most]
+
+
+def wasted(groups: list[Group], used: list[int], step: int) -> float:
+    """Return the share of the tokens drawn in this step that belong to groups which nobody goes on with."""
+    drawn = np.array([sum((r.step == step).sum() for r in group.responses) for group in groups])
+    return float(1 - drawn[used].sum() / max(drawn.sum(), 1))
 
 
 def rollouts_of(groups: list[Group], prompts: list[list[int]], *, pad: int) -> Rollouts:

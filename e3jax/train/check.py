@@ -39,6 +39,7 @@ def check(config: ConfigDict) -> Settings:
     check_restricted(s)
     check_asked(s)
     check_selection(s)
+    check_carry_over(s)
     check_traces(s)
     check_chats(s)
     check_reward(s)
@@ -186,6 +187,16 @@ def check_selection(s: Settings) -> None:
             said = (stage.drop_above, stage.prompt_tokens)
             allowed = f"task.form={s.task.form!r} makes new problems without end: only those of a set are left out"
             need(not TASKS[s.task.form].endless, f"stages.{stage.name}.drop_above, prompt_tokens", said, allowed)
+
+
+@all_errors()
+def check_carry_over(s: Settings) -> None:
+    """Refuse to end a step before its longest response where responses have several turns."""
+    for stage in s.stages:
+        if isinstance(stage, GrpoStage) and s.environment.file:
+            for field in ("carry_over", "over_sampling"):
+                value, allowed = getattr(stage, field), "not with an environment: a turn is sampled to its end, use 0"
+                need(not value, f"stages.{stage.name}.{field}", value, allowed)
 
 
 @all_errors()

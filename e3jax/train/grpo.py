@@ -28,7 +28,7 @@ from e3jax.rewards.shaping import RewardSettings
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded
 from e3jax.runtime import put
-from e3jax.train.carry_over import carry_groups, read_carried, write_carried
+from e3jax.train.carry_over import NOTHING, carry_groups, read_carried, write_carried
 from e3jax.train.credit import choose_tokens, compared, rewarded, token_advantages, weigh
 from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
@@ -54,6 +54,7 @@ class GrpoStage(Stage):
     group_size: int  # responses per prompt
     rounds: int  # of drawing `prompts` problems, until as many groups have spread (train/drawing.py); 1: off
     carry_over: int  # most steps that an unfinished response may go on (train/carry_over.py); 0: off
+    over_sampling: float  # share of groups that are drawn in addition and thrown away (train/carry_over.py); 0: off
     temperature: float
     minibatches: int  # optimiser updates per step
     rows: int  # packed rows of a micro-batch
@@ -76,7 +77,10 @@ class GrpoStage(Stage):
         corrected = self.old_logp == "sampler" or self.loss.tis_cap is not None
         allowed = "a response then has several policies: set old_logp='sampler' or loss.tis_cap"
         need(not self.carry_over or corrected, "carry_over", self.carry_over, allowed)
-        need(not self.carry_over or self.rounds == 1, "carry_over", self.carry_over, "draws in one round: set rounds=1")
+        need(0 <= self.over_sampling <= 1, "over_sampling", self.over_sampling, "use a share from 0 (off) to 1")
+        need(not self.over_sampling or not self.carry_over, "over_sampling", self.over_sampling, "not with carry_over")
+        early = "carry_over and over_sampling draw in one round: use 1"
+        need(self.rounds == 1 or not (self.carry_over or self.over_sampling), "rounds", self.rounds, early)
         need(self.rows >= 0, "rows", self.rows, "use 0 (as many as memory holds) or more")
         need(self.group_size >= 2, "group_size", self.group_size, "a group of one has no baseline, use 2 or more")
         need(0 < self.drop_above <= 1, "drop_above", self.drop_above, "use a rate above 0, or 1 for off")
@@ -322,7 +326,7 @@ def train(run: Run, params, stage: GrpoStage):
         compile_ahead(run, tx, state, params, stage)
     sampling = run.sampling(stage.temperature, budget=stage.budget)
     sampling = replace(sampling, renormalised=stage.restricted_sampling == "renormalise")
-    carried = read_carried(run, stage, done) if stage.carry_over else None
+    carried = read_carried(run, stage, done) if stage.carry_over else NOTHING
     rolled, summary = 0, ""
 
     def show_progress(finished: int) -> None:
@@ -337,7 +341,7 @@ def train(run: Run, params, stage: GrpoStage):
             how = dict(draw=draw, sampling=sampling, on_finished=show_progress)
             how |= {"read": partial(run.grader.submit, **stage.reward.options)}
             policy = with_trained(params, state.params)
-            if stage.carry_over:
+            if stage.carry_over or stage.over_sampling:
                 graded, drawn, carried = carry_groups(run, policy, stage, step, carried, **how)
             else:
                 graded, drawn = draw_groups(run, policy, stage, step, **how)
@@ -346,9 +350,8 @@ def train(run: Run, params, stage: GrpoStage):
             reward_b, reward_metrics = rewarded(graded, stage)
             how = dict(read=run.grader.submit, decode=run.tokenizer.decode)
             advantage_b, advantage = compared(graded, reward_b, stage, **how)
-            lambda_bt = None
-            if tags:
-                lambda_bt = exploration_weights(r.tokens, r.prompt_len, r.length, tags=tags, **asdict(stage.e2c))
+            plan = asdict(stage.e2c)
+            lambda_bt = exploration_weights(r.tokens, r.prompt_len, r.length, tags=tags, **plan) if tags else None
             state, values, rebuild = update(run, tx, state, graded, advantage, reference, stage, lambda_bt=lambda_bt)
             updated_at = time.monotonic()
             how = dict(group_size=stage.group_size, turns=sampling.environment is not None)
