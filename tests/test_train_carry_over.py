@@ -150,7 +150,7 @@ def test_resumed_it_ends_with_the_same_numbers(tmp_path, light):
 
 
 def test_what_is_over_sampled_is_thrown_away(tmp_path, light, monkeypatch):
-    """Half as many groups again are drawn in every step, problems are never drawn twice, nothing is older than a step."""
+    """Half as many groups again are drawn in every step; no problem is drawn twice, no token is old."""
     seen, real = [], carry_over.requests_of
     monkeypatch.setattr(carry_over, "requests_of", lambda *a: seen.append(a[2]) or real(*a))
     main(config(**{"grpo.carry_over": 0, "grpo.over_sampling": 0.5}), str(tmp_path / "run"))

@@ -337,9 +337,8 @@ def train(run: Run, params, stage: GrpoStage):
     with run.log.phase(f"{name}: GRPO, budget {stage.budget}", total=steps) as phase:
         phase.advance(done)
         for step in range(done, steps):
-            start, rolled = time.monotonic(), 0
-            how = dict(draw=draw, sampling=sampling, on_finished=show_progress)
-            how |= {"read": partial(run.grader.submit, **stage.reward.options)}
+            start, rolled, read = time.monotonic(), 0, partial(run.grader.submit, **stage.reward.options)
+            how = dict(draw=draw, sampling=sampling, read=read, on_finished=show_progress)
             policy = with_trained(params, state.params)
             if stage.carry_over or stage.over_sampling:
                 graded, drawn, carried = carry_groups(run, policy, stage, step, carried, **how)
@@ -357,8 +356,8 @@ def train(run: Run, params, stage: GrpoStage):
             how = dict(group_size=stage.group_size, turns=sampling.environment is not None)
             values |= step_metrics(graded, advantage_b, tags, **how) | reward_metrics
             # a renormalised log-prob is not the trainer's, by as much as top-p and top-k leave out
-            other = (sampling.restricted and sampling.renormalised) or stage.carry_over
-            limits = dict(weights=stage.weights, parity_alarm=math.inf if other else stage.parity_alarm)
+            others = stage.carry_over or (sampling.restricted and sampling.renormalised)
+            limits = dict(weights=stage.weights, parity_alarm=math.inf if others else stage.parity_alarm)
             for alarm in alarms(graded, values, advantage_b, **limits):
                 run.log.say(f"{name}, step {step + 1}: {alarm}")
             values |= {"budget": stage.budget, "optim/lr": learning_rate(state)}
