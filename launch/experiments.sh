@@ -13,7 +13,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-ALL=(mask verification coupled budgets eq2 wait ablate_recipe ablate_on_policy ablate_base ablate_size oxa rivals) # the first ones say most
+ALL=(mask verification coupled budgets eq2 wait ablate_recipe ablate_on_policy ablate_base ablate_size oxa rivals carry_over) # the first ones say most
 size=cpu jobs=1 out=runs/experiments
 options 'size= jobs= out=' "$@"
 cd "$ROOT" || exit

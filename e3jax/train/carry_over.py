@@ -85,7 +85,6 @@ def carry_groups(
     *,
     draw: Callable,
     sampling: Sampling,
-    read: Callable,
     on_finished: Callable[[int], None],
 ) -> tuple[Graded, dict[str, float], Carried]:
     """Return the responses that a step trains on, prompt-major, metrics, and what goes on in the next step."""
@@ -127,7 +126,7 @@ def carry_groups(
     values["carry/wasted"] = wasted(groups, [*taken, *left], step)
     repeated = [problems[i] for i in taken for _ in range(stage.group_size)]
     joined = rollouts_of(chosen, [prompts[i] for i in taken], pad=tokenizer.pad)
-    return graded_of(repeated, joined, read_all(run, repeated, joined, read), stats), values, after
+    return graded_of(repeated, joined, read_all(run, stage, repeated, joined), stats), values, after
 
 
 def requests_of(
@@ -210,11 +209,12 @@ def rollouts_of(groups: list[Group], prompts: list[list[int]], *, pad: int) -> R
     return Rollouts(tokens, prompt_len, length, logp, entropy, sampled, done)
 
 
-def read_all(run: Run, problems: list[Problem], r: Rollouts, read: Callable) -> dict:
+def read_all(run: Run, stage, problems: list[Problem], r: Rollouts) -> dict:
     """Return this process's part of the responses with their texts, and the readings that are under way."""
     rows = range(jax.process_index(), len(problems), jax.process_count())
     texts = [run.tokenizer.decode(r.tokens[b, r.prompt_len[b] : r.length[b]].tolist()) for b in rows]
-    readings = read([problems[b] for b in rows], texts, [bool(r.done[b]) for b in rows])
+    graded = [problems[b] for b in rows], texts, [bool(r.done[b]) for b in rows]
+    readings = run.grader.submit(*graded, **stage.reward.options)
     return {b: (text, readings, k) for k, (b, text) in enumerate(zip(rows, texts))}
 
 

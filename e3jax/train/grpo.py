@@ -327,7 +327,7 @@ def train(run: Run, params, stage: GrpoStage):
     sampling = run.sampling(stage.temperature, budget=stage.budget)
     sampling = replace(sampling, renormalised=stage.restricted_sampling == "renormalise")
     carried = read_carried(run, stage, done) if stage.carry_over else NOTHING
-    rolled, summary = 0, ""
+    rolled, summary, read = 0, "", partial(run.grader.submit, **stage.reward.options)
 
     def show_progress(finished: int) -> None:
         nonlocal rolled
@@ -337,13 +337,13 @@ def train(run: Run, params, stage: GrpoStage):
     with run.log.phase(f"{name}: GRPO, budget {stage.budget}", total=steps) as phase:
         phase.advance(done)
         for step in range(done, steps):
-            start, rolled, read = time.monotonic(), 0, partial(run.grader.submit, **stage.reward.options)
-            how = dict(draw=draw, sampling=sampling, read=read, on_finished=show_progress)
+            start, rolled = time.monotonic(), 0
+            how = dict(draw=draw, sampling=sampling, on_finished=show_progress)
             policy = with_trained(params, state.params)
             if stage.carry_over or stage.over_sampling:
                 graded, drawn, carried = carry_groups(run, policy, stage, step, carried, **how)
             else:
-                graded, drawn = draw_groups(run, policy, stage, step, **how)
+                graded, drawn = draw_groups(run, policy, stage, step, **how, read=read)
             sampled_at = time.monotonic()
             r = graded.rollouts
             reward_b, reward_metrics = rewarded(graded, stage)
