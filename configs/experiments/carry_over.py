@@ -6,7 +6,7 @@ No claim of e3: its steps wait. Hardware and time: 3 seeds, an estimated 15 minu
 Expected: not run yet; its rule was written before any run.
 Values: budget 384, at which most responses are far shorter than the longest; a slot for each of the 128 responses of a
 step, so that the arm that waits has one wave. The arm that carries over reads the sampler's log-probs, as it must
-(docs/algorithms.md, carry-over); "sampler" is the arm that waits and reads them too, so that the two differ in one thing.
+(docs/algorithms.md, carry-over). "sampler" waits and reads them too: these two differ in one thing.
 """
 
 from configs.experiments.common import (
