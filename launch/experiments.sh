@@ -9,7 +9,8 @@
 # estimated 70.
 # Every experiment says its own time when it begins. Killed anywhere, the same command goes on. An experiment that fails
 # is left out, the others are made, and the failed ones are named at the end (exit status 1). OUT/NAME/progress.log gets
-# a line a minute, OUT/NAME/output.log everything (with --jobs OUT/NAME/output-CORE.log too).
+# a line a minute, OUT/NAME/output.log everything; with --jobs they are OUT/NAME/parts/SEED/progress.log and
+# OUT/NAME/output-CORE.log as well.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -25,7 +26,7 @@ on_core() {
   local core=$1 log=$2 seed child=""
   trap '[[ ! $child ]] || { kill -TERM "$child"; wait "$child"; }; exit 143' TERM
   for seed in "${@:3}"; do
-    taskset -c "$core" "${command[@]}" "--config.seeds=($seed,)" >> "$log" 2>&1 &
+    taskset -c "$core" "${command[@]}" --config.part=True "--config.seeds=($seed,)" >> "$log" 2>&1 &
     child=$!
     wait "$child" || true
   done
@@ -57,7 +58,7 @@ for ((i = 0; i < ${#names[@]}; i++)); do
     continue
   fi
   mkdir -p "$out/$name"
-  say "experiment $((i + 1)) of ${#names[@]}: $name; tail -f $out/$name/progress.log"
+  say "experiment $((i + 1)) of ${#names[@]}: $name; tail -f $out/$name/$( ((jobs == 1)) || echo "parts/*/")progress.log"
   ((jobs == 1)) || seeds_first
   if [[ -t 1 ]]; then
     "${command[@]}" &

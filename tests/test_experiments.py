@@ -184,6 +184,27 @@ def test_a_copied_run_is_no_seed(tmp_path, monkeypatch):
     assert set(run.collect(c, nodes, epath.Path(tmp_path) / "x")["grpo"]) == {0, 1}
 
 
+def test_parts_of_the_seeds_are_made_beside_each_other(tmp_path, monkeypatch):
+    """The lock of the experiment's directory refused every second call of `experiments.sh --jobs=2`."""
+    from test_kills import train_stub
+
+    monkeypatch.setattr(plan.curriculum, "main", train_stub)
+    monkeypatch.setattr(plan, "check", lambda config: None)  # of training, for 8 devices
+    held, there, hold = [], tmp_path / "smoke", run.hold
+    monkeypatch.setattr(run, "hold", lambda at, **how: held.append(str(at)[len(str(there)) :]) or hold(at, **how))
+    for seeds in ((0,), (1,)):
+        c = load("smoke")
+        c.seeds, c.part = seeds, True
+        run.main(c, str(there))
+        assert not (there / "results.json").exists()
+    run.main(load("smoke"), str(there))
+    assert held == ["/parts/0", "/parts/1", ""]
+    made = [line for part in "01" for line in (there / f"parts/{part}/times.jsonl").read_text().splitlines()]
+    runs = [json.loads(line) for line in made]
+    assert len(runs) == len({(one["name"], one["seed"]) for one in runs}) and not (there / "times.jsonl").exists()
+    assert results.read(there)["minutes"] == sum(one["minutes"] for one in runs)
+
+
 def records(lengths, accuracy):
     steps = [{"length/mean": x, "reward/mean": None} for x in lengths]
     waits = {"wait-1": {"accuracy": [0.4], "length": 100.0}, "wait-10": {"accuracy": [0.6], "length": 300.0}}

@@ -580,7 +580,7 @@ echo "$*" >> {log}
     assert sorted(cores) == ["core 0 --config.seeds=(0,)", "core 0 --config.seeds=(2,)", "core 1 --config.seeds=(1,)"]
     one = f"-m e3jax.experiments.run --config=configs/experiments/mask.py:cpu --workdir={tmp_path}/out/mask"
     assert sorted(set(said) - set(cores)) == sorted(
-        [one, *(f"{one} --config.seeds=({seed},)" for seed in range(3)), said[-1]]
+        [one, *(f"{one} --config.part=True --config.seeds=({seed},)" for seed in range(3)), said[-1]]
     )
     assert said[-2] == one and said[-1].startswith("-m e3jax.experiments.paper ")
     bad = subprocess.run([command[0], "--jobs=0"], capture_output=True, text=True)

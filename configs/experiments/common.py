@@ -5,8 +5,8 @@ model with 25 times as many parameters, and more of everything; it was not run. 
 GPU, the recipe of configs/countdown_lm.py; `mask.py:lm,model=DIR` says which, and "lm-smoke" has steps that two CPU
 cores take. Its statements are in the repository before any run of theirs. It wants a directory of its own, such as
 runs/experiments-lm, since bases have the same names. A base is trained once per seed.
-Seeds may run beside each other, one per core: give the same command with --config.seeds="(0,)" under `taskset -c 0`,
-with "(1,)" on the next core, and so on. Then give it once without --config.seeds to collect; --workdir stays the same.
+Seeds may run beside each other, one per core: give the same command with --config.seeds="(0,)" --config.part=True under
+`taskset -c 0`, with "(1,)" on the next core, and so on. Then give it once without the two to collect; --workdir stays.
 Sources: values are those of the quickstart unless a comment says otherwise.
 """
 
@@ -64,6 +64,7 @@ def experiment(name: str, size: str, *, text: bool = False) -> ConfigDict:
     c.name = name
     c.paper = c.claim = c.setting = ""
     c.seeds = SEEDS[parse_size(size)[0]]
+    c.part = False  # this call makes some seeds beside others: it writes runs, and no results
     c.level = 0.95  # of the intervals over seeds (ours)
     # expected, until runs of this start are measured; in text: a feasibility run (docs/recipes/countdown.md)
     c.minutes = ConfigDict({"base": 3.5, "sets": 1.0, "arm": 4.5 if in_text(size) else 1.5})

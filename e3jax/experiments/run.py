@@ -37,6 +37,7 @@ from e3jax.runtime import end_now, from_main
 from e3jax.storage import place, read_whole, write_whole
 
 TICK_S = 60.0
+PARTS = "parts"  # of an experiment's directory: what calls with `part` keep for themselves
 TIMES = {"name": str, "seed": int, "kind": str, "minutes": float}  # lines of times.jsonl
 
 
@@ -216,7 +217,8 @@ def conclude(c: ConfigDict, nodes: list[Node], workdir: epath.Path, *, failed: l
         tables.append(ceiling.table(records, **c.fit.to_dict(), level=c.level))
     rule = [judge(dict(s), values, seeds=c.seeds, level=c.level) for s in c.rule]
     enough = any(len(row["values"]) > 1 for row in rule)
-    times = read_lines(workdir / "times.jsonl", TIMES)
+    places = [workdir, *sorted((workdir / PARTS).glob("*"))]
+    times = [line for place in places for line in read_lines(place / "times.jsonl", TIMES)]
     content = {
         "name": c.name,
         "paper": c.paper,
@@ -259,18 +261,23 @@ def main(c: ConfigDict, workdir: str) -> None:
     check_experiment(c)
     workdir = place(workdir)
     nodes = plan(c, workdir)
-    from_main(lambda: hold(workdir, say=print, lost=end_now) and None)  # holds this directory; each run holds its own
+    own = workdir / PARTS / "-".join(map(str, c.seeds)) if c.part else workdir
+    from_main(lambda: hold(own, say=print, lost=end_now) and None)  # holds this directory; each run holds its own
     state_rule(workdir, c.rule, c.level)
     command = shlex.join(["python", "-m", "e3jax.experiments.run", *sys.argv[1:]])
-    progress, failed = Progress(workdir, nodes, c.minutes.to_dict()), []
+    progress, failed = Progress(own, nodes, c.minutes.to_dict()), []
     progress.say(f"{c.name}: {len(nodes)} runs, about {progress.left(0):.0f} min")
     for seed in c.seeds:  # results after every seed, because the first ones are worth a look
         failed += run_all(nodes, seed, progress)
         if c.evaluation:
             failed += force_all(c, nodes, workdir, seed, progress)
-        outcome = conclude(c, nodes, workdir, failed=failed, command=command)
-    paper.write_page([str(workdir)], workdir / "page.html")
-    progress.say(f"{c.name}: {outcome['verdict']}; {workdir / 'page.html'}")
+        if not c.part:
+            outcome = conclude(c, nodes, workdir, failed=failed, command=command)
+    if c.part:
+        progress.say(f"{c.name}: seeds {', '.join(map(str, c.seeds))} are made; the command without `part` collects")
+    else:
+        paper.write_page([str(workdir)], workdir / "page.html")
+        progress.say(f"{c.name}: {outcome['verdict']}; {workdir / 'page.html'}")
     progress.records.flush()
     if failed:
         names = ", ".join(f"{f['arm']} of seed {f['seed']}" for f in failed)
