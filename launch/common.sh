@@ -94,20 +94,31 @@ in_bucket() {
   [[ $WORKDIR == gs://?* ]] || bad "WORKDIR=$WORKDIR: a gs:// path, because every worker writes to it and it must outlive the TPU"
 }
 
-# ARGS (--config=… --workdir=…) -> COMMAND, the same on every worker and at every start, and WORKDIR.
+# What may run on all workers, with --module=NAME: training, and evaluations of its checkpoints.
+MODULES=(e3jax.train.curriculum e3jax.eval.run e3jax.eval.probes e3jax.scaling.run)
+
+known_module() { [[ " ${MODULES[*]} " == *" $1 "* ]] || bad "--module=$1: use one of ${MODULES[*]}"; }
+
+# ARGS (--config=… --workdir=… --module=…) -> COMMAND, the same on every worker and at every start, and WORKDIR.
 run_command() {
-  local arg config="" workdir=""
+  local arg config="" workdir="" module=${MODULES[0]} rest=()
   for arg in ${ARGS[@]+"${ARGS[@]}"}; do
     case $arg in
       --config=*) config=1 ;;
       --workdir=*) workdir=1 WORKDIR=${arg#*=} ;;
+      --module=*)
+        module=${arg#*=}
+        continue
+        ;;
       --*=*) ;;
       *) bad "$arg: write --name=value, in quotes when the value has blanks" ;;
     esac
+    rest+=("$arg")
   done
   [[ $config ]] || bad "no --config=FILE.py: what should be run?"
+  known_module "$module"
   in_bucket
-  COMMAND=(python -m e3jax.train.curriculum "${ARGS[@]}")
+  COMMAND=(python -m "$module" "${rest[@]}")
   [[ $workdir ]] || COMMAND+=("--workdir=$WORKDIR")
 }
 

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Try a run on this machine as a pod would run it: several processes, the same command in each. No TPU, no launch/env.sh.
 #
-#     launch/local.sh [--processes=2] [--devices=2] [--dry-run] --config=configs/smoke.py --workdir=runs/local
+#     launch/local.sh [--processes=2] [--devices=2] [--module=e3jax.eval.run] [--dry-run] --config=configs/smoke.py \
+#         --workdir=runs/local
 #
 # --devices simulated CPU devices per process; paths are those of the repository. Ctrl-C (or SIGTERM) goes to every process. Fails when one of them does.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-processes=2 devices=2
-options 'processes= devices=' "$@"
+processes=2 devices=2 module=${MODULES[0]}
+options 'processes= devices= module=' "$@"
+known_module "$module"
 [[ $processes =~ ^[1-9][0-9]*$ && $devices =~ ^[1-9][0-9]*$ ]] || bad "--processes=$processes --devices=$devices: numbers from 1"
 [[ " ${ARGS[*]-}" == *" --config="* && " ${ARGS[*]-}" == *" --workdir="* ]] || bad "--config=FILE.py and --workdir=DIR, please; see --help"
 
@@ -22,7 +24,7 @@ pids=()
 for ((i = 0; i < processes; i++)); do
   command=(env "${shared[@]}")
   if ((processes > 1)); then command+=("JAX_PROCESS_ID=$i"); fi
-  command+=(python -m e3jax.train.curriculum "${ARGS[@]}")
+  command+=(python -m "$module" "${ARGS[@]}")
   if [[ $DRY_RUN ]]; then
     quoted "${command[@]}"
   else

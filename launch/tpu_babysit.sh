@@ -2,17 +2,25 @@
 # See a run through to its end: create the TPU if there is none, set it up, start the run, watch it; when the TPU is
 # taken away, get another one and continue. Ends when the run has written WORKDIR/DONE.
 #
-#     launch/tpu_babysit.sh [--delete] [--dry-run] --config=FILE.py[:arg] [--workdir=gs://…] [--config.field=value …]
+#     launch/tpu_babysit.sh [--delete] [--dry-run] --config=FILE.py[:arg] [--workdir=gs://…] [--module=NAME] \
+#         [--config.field=value …]
 #
+# --module=e3jax.eval.run, e3jax.eval.probes or e3jax.scaling.run sees an evaluation through instead of training.
 # --delete gives the TPU back when the run is done, or has been given up. Ctrl-C ends the watching, not the run; the same
 # command watches again. Gives up, with the end of the log, when the run finds its input bad (exit status 2) or fails
-# MAX_FAILURES times (3) in a row without a new line in metrics.jsonl. tpu_stop.sh ends the run and this with it.
+# MAX_FAILURES times (3) in a row without a new line in metrics.jsonl or new responses. tpu_stop.sh ends the run and this with it.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 MAX_FAILURES=${MAX_FAILURES:-3}
 GRACE=${GRACE:-4} # looks at a run that has ended on some workers only, before it is ended on the others
 
-progress() { { gcloud storage cat "$WORKDIR/metrics.jsonl" 2> /dev/null || true; } | wc -l | tr -d ' '; }
+# Lines of metrics (training), and files of kept responses (evaluations).
+progress() {
+  {
+    gcloud storage cat "$WORKDIR/metrics.jsonl" 2> /dev/null || true
+    gcloud storage ls "$WORKDIR/responses/**" 2> /dev/null || true
+  } | wc -l | tr -d ' '
+}
 
 end() { # STATUS MESSAGE
   say "$2"
@@ -36,7 +44,7 @@ failed() { # WORKER MESSAGE
   now=$(progress)
   if ((now > best)); then failures=0 best=$now; fi
   failures=$((failures + 1))
-  say "$2 ($failures of $MAX_FAILURES without progress; $now lines of metrics)"
+  say "$2 ($failures of $MAX_FAILURES without progress; $now lines of metrics or files of responses)"
   ((failures < MAX_FAILURES)) || give_up "$1" "given up: $failures failures in a row without progress"
 }
 

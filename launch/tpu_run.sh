@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Start a run on every worker, detached: it goes on when this machine is switched off. The same command continues a run.
 #
-#     launch/tpu_run.sh [--dry-run] --config=FILE.py[:arg] [--workdir=gs://…] [--config.field=value …]
+#     launch/tpu_run.sh [--dry-run] --config=FILE.py[:arg] [--workdir=gs://…] [--module=NAME] [--config.field=value …]
 #
 # Runs `python -m e3jax.train.curriculum` with these arguments on all workers, then makes sure that it did start on each.
+# --module=e3jax.eval.run, e3jax.eval.probes or e3jax.scaling.run evaluates instead, in a --workdir of its own.
 # Fails, naming the workers, when it did not (and ends the others, which would wait for them), or when a run is going.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -351,6 +351,15 @@ def test_run_sends_exactly_these_words_to_every_worker(cloud):
         assert words == ["-m", "e3jax.train.curriculum", *odd, *RUN]
 
 
+def test_an_evaluation_runs_on_every_worker(cloud):
+    """Only training could be started on all workers: an evaluation of a large model had no command for a pod."""
+    cloud.ready()
+    cloud.program('printf "%s\\0" "$@" > "$STUB/words.$WORKER"; train')
+    cloud("tpu_run.sh", "--module=e3jax.eval.run", *RUN)
+    for i in range(2):
+        assert (cloud.stub / f"words.{i}").read_text().split("\0")[:-1] == ["-m", "e3jax.eval.run", *RUN]
+
+
 def test_run_outlives_ssh_and_is_never_started_twice(cloud):
     cloud.ready()
     assert "started on all 2 workers" in cloud("tpu_run.sh", *RUN)
@@ -383,6 +392,7 @@ def test_run_with_a_worker_that_ssh_cannot_reach(cloud):
         (RUN[1:], "no --config=FILE.py"),
         (("--config=a.py", "--workdir=runs/x"), "WORKDIR=runs/x: a gs:// path"),
         (("--config=a.py", "--workdir", "gs://b/x"), "--workdir: write --name=value"),
+        (("--module=e3jax.evil", *RUN), "--module=e3jax.evil: use one of e3jax.train.curriculum e3jax.eval.run"),
     ],
 )
 def test_run_refuses_what_cannot_work(cloud, args, said):
@@ -547,6 +557,8 @@ def test_local_starts_processes_that_find_each_other(cloud, tmp_path):
         "[[ $* != *sleep* ]] || for i in {1..300}; do sleep 0.1; done\nexit $JAX_PROCESS_ID\n"
     )
     python.chmod(0o755)
+    said = cloud("local.sh", "--module=e3jax.eval.probes", "--config=a.py", "--workdir=b", "--dry-run")
+    assert said.count("python -m e3jax.eval.probes --config=a.py --workdir=b") == 2
     out = cloud("local.sh", "--processes=3", "--devices=4", "--config=a.py", "--workdir=b", status=2)
     found = re.findall(r"\[process (\d)\] (\d) of 3 at (localhost:\d+), 4 devices", out)
     assert sorted(x[:2] for x in found) == [("0", "0"), ("1", "1"), ("2", "2")] and len({x[2] for x in found}) == 1
