@@ -140,6 +140,7 @@ FRAGMENTS = (
     "7 + 5 * 2 = 12 24 ?24 0 yes ",
     "1 2 = ",
     "?24 ",
+    "Undo * 2: 24 / 2 = 12. ",
     "Try 7 + 5 * 2: ",
     "Wait, try 7 + 5 - 2: 7 + 5 = 12, 12 - 2 = 10. Not 24.\n\n",
     "Alternatively, ",
@@ -191,6 +192,7 @@ PROBLEMS = {
     "countdown": Problem("p", "countdown", "?", "24", "?", NUMBERS | {"form": "paper"}),
     "calculator": Problem("p", "countdown", "7 5 2 ?24", "24", "?", NUMBERS | {"form": "calculator"}),
     "plans": Problem("p", "countdown_plans", "7 5 2 ?24", "24", "?", NUMBERS),
+    "plans in text": Problem("p", "countdown_plans_text", "?", "24", "?", NUMBERS),
     "products": Problem("p", "products", "4 7 * 8", "376", "?", {"form": "products", "a": 47, "b": 8}),
     "number": Problem("p", "math", "?", "7", "?", {"where": "anywhere"}),
     "expression": Problem("p", "math", "?", r"x^2 - \frac{1}{2}", "?", {"where": "response"}),
@@ -263,19 +265,21 @@ IN_WORKERS = {
         f"grade an answer {name}": taken_in(PROBLEMS[name], lambda text: f"<answer>{text}</answer>")
         for name in ("countdown", "calculator", "products")
     },
-    **{f"grade two phases {name}": taken_in(PROBLEMS[name], twice) for name in ("two phases", "plans")},
+    **{
+        f"grade two phases {name}": taken_in(PROBLEMS[name], twice) for name in ("two phases", "plans", "plans in text")
+    },
     **{
         f"features {name}": lambda text, p=PROBLEMS[name]: exploration.explore(p, text, done=True, correct=False)
-        for name in ("number", "calculator", "products", "countdown", "multiplication")
+        for name in ("number", "calculator", "products", "countdown", "multiplication", "plans in text")
     },
     **{
         f"parts {name}": lambda text, p=PROBLEMS[name]: reading.take_apart(p, text)
-        for name in ("number", "calculator", "products", "countdown", "multiplication")
+        for name in ("number", "calculator", "products", "countdown", "multiplication", "plans in text")
     },
     **{
         f"plan share {how}, {name}": followed(name, how)
         for how in ("sound", "original")
-        for name in ("number", "plans")
+        for name in ("number", "plans", "plans in text")
     },
     "repeats": most_repeats,
     "plan share untagged": lambda text: plan.plan_share(PROBLEMS["number"], text, "original", plan.followed),
@@ -289,7 +293,7 @@ IN_COMMANDS = {
     "false equations": false_equations,
     "places in a trace": lambda text: exploration.attempt_spans(PROBLEMS["countdown"], TRACED + text, close="</think>"),
     "equations of a trace": lambda text: exploration.equations(PROBLEMS["countdown"], TRACED + text),
-    **{f"vote {name}": voted_in(PROBLEMS[name]) for name in ("countdown", "plans", "number")},
+    **{f"vote {name}": voted_in(PROBLEMS[name]) for name in ("countdown", "plans", "plans in text", "number")},
     **{f"vote boxed {name}": voted_in(PROBLEMS[name], boxed) for name in ("number", "mcq")},
     "vote two phases": voted_in(PROBLEMS["plans"], twice),
     "token spans": lambda text: token_spans(PROBLEMS["number"], tokens(text), characters, close="</think>"),

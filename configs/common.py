@@ -71,7 +71,7 @@ def base_config() -> ConfigDict:
 
     c.task = ConfigDict()
     # "calculator": Countdown for tiny models; "paper": e3's Countdown, for real tokenizers; "plans": the calculator's
-    # problems in E2C's two phases, for tiny models. A stage of these names its `numbers`.
+    # problems in E2C's two phases, for tiny models, and "plans_text" for real tokenizers. A stage names its `numbers`.
     # "math": any set of questions, multiple choice too. A stage names its `set`.
     # "multiplication"; "products", for tiny models. A stage names its `digits`.
     # "own": what task.file stands for.
@@ -322,7 +322,7 @@ def oxa_stage(*, promote: str, suppress: str, **fields) -> ConfigDict:
 
 
 def plans_stage(*, solution_rate: float, evaluated: bool, **fields) -> ConfigDict:
-    """Return a supervised stage on traces of tasks/countdown_plans.py.
+    """Return a supervised stage on traces of tasks/countdown_plans.py or countdown_plans_text.py.
 
     `fields`: numbers, steps, lr, warmup, rows, row_length.
     """

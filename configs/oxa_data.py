@@ -6,7 +6,8 @@
     python -m e3jax.curation.oxa_sets --workdir=runs/oxa-data \
         --config=configs/oxa_data.py:countdown,model=runs/quickstart/checkpoints/base/280
 
-Arguments: model=1.5b|7b, or countdown,model=CHECKPOINT.
+Arguments: model=1.5b|7b, or countdown,model=CHECKPOINT; text,model=CHECKPOINT is e3's Countdown for a language model
+that was primed by configs/countdown_lm.py (not run: it needs a GPU).
 Hardware: not run at full size. It needs a pod, the teacher's file (AceReason-1.1-Math with DeepSeek-R1 responses and
 answers) and DeepSeek-R1-Distill-Qwen-7B. Rows need columns problem (or question), answer, and the response.
 Sources: docs/algorithms.md, OXA: "code" was read in its data scripts; "ours" was chosen here.
@@ -17,20 +18,23 @@ from ml_collections import ConfigDict, config_dict
 from e3jax.errors import UserError
 
 MODELS = {"1.5b": "Qwen/Qwen2.5-Math-1.5B", "7b": "Qwen/Qwen2.5-Math-7B"}
+RATES = (1.0, 0.5, 0.25, 0.1)  # of the teacher's attempts, how many it takes from the solver (ours)
 
 
-def parse(argument: str) -> tuple[str, bool]:
-    """Parse "countdown,model=x" into ("x", True); anything else is a UserError that names the choices."""
-    parts = argument.split(",") if argument else []
-    model = "".join(part.removeprefix("model=") for part in parts if part.startswith("model="))
-    countdown = "countdown" in parts
-    if len(parts) != countdown + bool(model) or not model or not (countdown or model in MODELS):
-        raise UserError(f"configs/oxa_data.py:{argument}: use model={'|'.join(MODELS)}, or countdown,model=CHECKPOINT")
-    return model, countdown
+def parse(argument: str) -> tuple[str, str]:
+    """Parse "countdown,model=x" into ("x", "countdown"); anything else is a UserError that names the choices."""
+    kind, _, rest = argument.rpartition("model=")
+    kind = kind.removesuffix(",")
+    if not rest or "," in rest or not (rest in MODELS if kind == "" else kind in ("countdown", "text")):
+        raise UserError(
+            f"configs/oxa_data.py:{argument}: use model={'|'.join(MODELS)}, or countdown,model=CHECKPOINT, or "
+            "text,model=CHECKPOINT"
+        )
+    return rest, kind
 
 
 def get_config(argument: str = "model=1.5b"):
-    model, countdown = parse(argument)
+    model, countdown = parse(argument)  # of mathematics ""
     c = ConfigDict()
     c.seed = 42  # code
     c.base = model if countdown else MODELS[model]  # its perplexities count: the model that will be trained (code)
@@ -73,6 +77,8 @@ def get_config(argument: str = "model=1.5b"):
     c.suppress.least_ppl = 1.2  # code: below it a response is degenerate
     c.suppress.most_tokens = 25_000  # code
     c.baselines = 50_000  # code: SFT (random) and SFT-low-PPL
+    c.right = "teacher"  # code: whose right responses are chosen from, the "teacher"'s or "own" …
+    c.wrong = "own"  # code: … and whose wrong ones
 
     c.sampler = ConfigDict()
     c.sampler.temperature = 0.6  # ours: the distilled models' own setting; the authors' is not known
@@ -89,6 +95,8 @@ def get_config(argument: str = "model=1.5b"):
     c.grader.timeout_s = 10.0
     if countdown:
         for_countdown(c, model)
+    if countdown == "text":
+        for_text(c)
     return c
 
 
@@ -106,7 +114,7 @@ def for_countdown(c: ConfigDict, model: str) -> None:
     c.teacher.samples = 2
     c.teacher.habits = [
         dict(solution_rate=rate, give_up=0.0, persistent=0.0, persistent_solution_rate=0.0, most_tokens=90)
-        for rate in (1.0, 0.5, 0.25, 0.1)
+        for rate in RATES
     ]
     c.own.model, c.own.samples, c.own.budget, c.own.prefix = model, 4, 96, ""
     c.promote.total = c.suppress.total = c.baselines = 1000  # of some 7,000 right responses
@@ -117,3 +125,24 @@ def for_countdown(c: ConfigDict, model: str) -> None:
     c.sampler.temperature, c.sampler.top_p = 1.0, 1.0
     c.sampler.slots, c.sampler.prefill_rows, c.sampler.block = 128, 64, 16
     c.grader.workers = 2
+
+
+def for_text(c: ConfigDict) -> None:
+    """Set what differs for a language model and problems in text; all of it is ours, and was not run."""
+    c.set.form = "paper"
+    c.score_tokens = 16_384
+    never = dict(persistent=0.0, persistent_solution_rate=0.0, most_attempts=24)
+    # 650 characters are at most 490 of SmolLM2's tokens, and RL has 512, as 90 words are of 96. The five are right in
+    # 99, 99, 92, 72 and 31 % of 300 problems (LOG.md, 2026-11-30); the last one gives up, and its wrong traces are most
+    # of what config.wrong="teacher" chooses from
+    c.teacher.habits = [
+        dict(solution_rate=rate, give_up=give_up, most_characters=650, **never)
+        for rate, give_up in (*((rate, 0.0) for rate in RATES), (RATES[-1], 0.35))
+    ]
+    c.own.samples, c.own.budget = 8, 512  # twice as many: a primed model solves a fifth of 3 numbers
+    c.most_tokens = c.suppress.most_tokens = 800
+    # The choice of an expression is some 3 nats, and an attempt has 45 tokens: perplexities lie little above 1
+    c.promote.high, c.promote.width, c.promote.sigma = 2.0, 0.00625, 0.03
+    c.suppress.least_ppl = 1.0
+    c.sampler.slots, c.sampler.prefill_rows, c.sampler.block = 512, 64, 64
+    c.grader.workers = 4

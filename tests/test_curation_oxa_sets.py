@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_hub
+import tiny_text
 
 pytest.importorskip("transformers", reason="checkpoints' tokenizers need pip install -e '.[hf]'")
 from e3jax.checkpoint.hf import save_hf
-from e3jax.checkpoint.pretrained import write_description
+from e3jax.checkpoint.pretrained import load_tokenizer, model_config, write_description
 from e3jax.curation import oxa_sets as pools
 from e3jax.curation.oxa_pools import blocks_of
 from e3jax.curation.perplexity import perplexities
@@ -24,8 +26,11 @@ from e3jax.models.qwen3 import Qwen3, init_params
 from e3jax.rollout.likelihood import Batching
 from e3jax.rollout.responses import Request, Response
 from e3jax.sharding import make_mesh, param_shardings
+from e3jax.tasks import countdown_text
+from e3jax.tasks.countdown import paper_problem
 from e3jax.tasks.countdown_traces import WORDS
-from e3jax.tasks.grade import grade_all
+from e3jax.tasks.grade import grade_all, grade_one
+from e3jax.tasks.written_arithmetic import false_equations
 from e3jax.tokenizer import WordTokenizer
 from e3jax.train.oxa import read_pool
 
@@ -156,9 +161,59 @@ def test_killed_in_the_middle_makes_the_same_sets(made, tmp_path, light, monkeyp
     assert len(lines(straight / "sets/promote.jsonl")) == 4
 
 
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    """Write a tiny random Qwen3 with a byte-level tokenizer as a Hugging Face directory."""
+    path = tmp_path_factory.mktemp("text")
+    size = tiny_text.write_tokenizer(path, begin=False)
+    return tiny_hub.write_tiny(path, "qwen3-tied", vocab_size=size, eos_token_id=None)
+
+
+@pytest.mark.parametrize("source", ["teacher", "own"])
+def test_sets_in_text_of_one_source(source, text_model, tmp_path, light, monkeypatch):
+    """Right and wrong traces in text, all of the teacher or all of the model, whose texts come from their tokens.
+
+    What is promoted is right and what is suppressed wrong, by the grader; lengths are the tokenizer's; every equation
+    of every response holds, and its attempts are read back.
+    """
+    c = importlib.import_module("configs.oxa_data").get_config(f"text,model={text_model}")
+    c.set.problems, c.right, c.wrong, c.own.samples, c.teacher.samples = 6, source, source, 4, 1
+    for habits in c.teacher.habits:
+        habits.update(most_characters=300)
+    c.promote.total = c.suppress.total = c.baselines = 5
+    c.score_tokens = 2048
+    c.promote.high, c.promote.width, c.promote.sigma = 1e6 + 1, 1e4, 1e5  # a random model's
+    tokenizer = load_tokenizer(text_model, model_config(str(text_model)))
+
+    def draw_responses(log, problems, student, sampling, **_):
+        assert source == "own", "a model whose responses do not count is not sampled from"
+        rng, task = np.random.default_rng(0), countdown_text.Habits(**c.teacher.habits[-1])
+        for here, responses in blocks_of(log, problems, c.at_once):
+            keys = [("response", p, g) for p in here for g in range(student.samples)]
+            texts = [countdown_text.base_trace(problems[p], rng, task) for _, p, _ in keys]
+            new = {k: Response((*tokenizer.encode(t), tokenizer.eos), True) for k, t in zip(keys, texts)}
+            responses.add(new, [problems[p].id for _, p, _ in keys], texts)
+
+    monkeypatch.setattr(pools, "draw_responses", draw_responses)
+    pools.main(c, str(tmp_path))
+    pool = lines(tmp_path / "pool.jsonl")
+    assert {x["pool"] for x in pool} == {source} and len(pool) == 6 * (5 if source == "teacher" else 4)
+    assert all(x["ppl"] is not None for x in pool) and 5 < sum(x["correct"] for x in pool) < len(pool) - 3
+    problems = {p.question: p for n in (3, 4) for p in (paper_problem(0, 40_000_000 + i, numbers=n) for i in range(6))}
+    for name in ("promote", "random", "low_ppl", "suppress"):
+        rows = lines(tmp_path / f"sets/{name}.jsonl")
+        assert 3 <= len(rows) <= 5
+        for row in rows:
+            problem, text = problems[row["prompt"]], row["response"]
+            assert grade_one(problem, text, True).score == (name != "suppress")
+            assert countdown_text.parse(text, problem)[0] and not false_equations(text)
+            assert row["length"] == len(tokenizer.encode(text))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (lambda c: c.update(right="teachers"), "config.right='teachers': use one of 'teacher', 'own'"),
         (lambda c: c.promote.update(width=0.03), "config.promote.width=0.03"),
         (lambda c: c.promote.update(mu_quantile=1.5), "config.promote.mu_quantile=1.5"),
         (lambda c: c.own.update(samples=0), "config.own.samples=0"),
@@ -179,5 +234,6 @@ def test_no_response_in_range_is_an_error():
     settings = pools.check(importlib.import_module("configs.oxa_data").get_config("model=7b"))
     with pytest.raises(UserError, match=r"low=1.0, high=5.0: no right response .* the mean is 90"):
         pools.select([line], settings)
-    with pytest.raises(UserError, match=r"model=1.5b\|7b, or countdown"):
-        importlib.import_module("configs.oxa_data").get_config("model=3b")
+    for wrong in ("model=3b", "text", "text,model=", "words,model=x", ""):
+        with pytest.raises(UserError, match=r"model=1.5b\|7b, or countdown"):
+            importlib.import_module("configs.oxa_data").get_config(wrong)

@@ -11,13 +11,19 @@ import tiny_text
 from conftest import SLOW
 from etils import epath
 
+from e3jax.checkpoint.pretrained import load_tokenizer, model_config
 from e3jax.errors import Stopped, UserError
 from e3jax.experiments import ceiling, plan, read, results, run
 from e3jax.experiments.collect import collect
 from e3jax.metrics.sigmoid import Curve
+from e3jax.phases import TAGS, read_tokens, tag_ids
+from e3jax.scaling import run as scaling_run
+from e3jax.tasks.countdown_plans import Habits
+from e3jax.tasks.table import TASKS
+from e3jax.tools.convert import convert
 
 ROOT = Path(__file__).parent.parent
-IN_TEXT = ("budgets", "coupled", "eq2", "mask", "rivals", "verification", "wait")
+IN_TEXT = ("budgets", "coupled", "e2c", "eq2", "mask", "oxa", "rivals", "verification", "wait")
 OTHERS = ("common", "pk", "__init__")  # pk: the didactic model's own command (tests/test_didactic.py)
 NAMES = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.py") if p.stem not in OTHERS)
 
@@ -36,6 +42,14 @@ def model(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def tagged(model, tmp_path_factory):
+    """Write the same model with E2C's tags as tokens."""
+    path = tmp_path_factory.mktemp("models") / "tagged"
+    convert(str(model), path, dtype="", add_tokens=TAGS, most_bytes=1 << 30)
+    return path
+
+
 @pytest.mark.parametrize("size", ["cpu", "gpu", "lm", "lm-smoke"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_possible(name, size, monkeypatch, request):
@@ -50,6 +64,9 @@ def test_every_experiment_is_possible(name, size, monkeypatch, request):
     monkeypatch.setattr("e3jax.train.check.check_attention", lambda c: None)
     c = load(name, size)
     plan.check_experiment(c)
+    if c.scaling:
+        c.scaling.models = (("a", "/w/a"),)
+        scaling_run.check(c.scaling)
     nodes = plan.plan(c, epath.Path("/w/x"))
     assert len({n.directory for n in nodes}) == len(nodes) == len(c.seeds) * (len(c.bases) + len(c.sets) + len(c.arms))
     known = {*c.bases, *c.arms}
@@ -69,7 +86,7 @@ def test_bases_are_one_directory_for_all_experiments(monkeypatch):
             for n in plan.plan(load(name), epath.Path("/w/x")):
                 if n.kind == "base":
                     assert seen.setdefault(str(n.directory), n.config.to_dict()) == n.config.to_dict(), (name, n.name)
-    assert len(seen) == 36
+    assert len(seen) == 39
 
 
 def smoke_config():
@@ -209,7 +226,7 @@ def records(lengths, accuracy):
     steps = [{"length/mean": x, "reward/mean": None} for x in lengths]
     waits = {"wait-1": {"accuracy": [0.4], "length": 100.0}, "wait-10": {"accuracy": [0.6], "length": 300.0}}
     forced = {"accuracy": {"96": [0.3], "384": [0.5]}, "explore": {"length": 80.0}, "forcing": waits}
-    return read.RunLines(steps, {"s": {"accuracy": accuracy}}, {"s": forced}, {})
+    return read.RunLines(steps, {"s": {"accuracy": accuracy}}, {"s": forced}, {}, {})
 
 
 def test_measures_by_hand():
@@ -263,9 +280,9 @@ def spent(reward, tokens, **more):
 def test_tokens_and_ceilings_by_hand():
     """Dynamic sampling counts what it drew; the first step is before training; a broken block is left out."""
     steps = [spent(0.2, 100), spent(0.4, 50), spent(0.9, 70, **{"drawn/tokens": 200, "drawn/reward": 0.5}), spent(1, 9)]
-    r = read.RunLines(steps, {}, {}, {})
+    r = read.RunLines(steps, {}, {}, {}, {})
     assert [read.tokens_of(x) for x in steps] == [100, 50, 200, 9] and read.value(r, ("spent",)) == 359
-    assert np.isnan(read.value(read.RunLines([], {}, {}, {}), ("spent",)))
+    assert np.isnan(read.value(read.RunLines([], {}, {}, {}, {}), ("spent",)))
     start, compute, reward = ceiling.points(steps, block=2)
     assert (start, compute.tolist(), reward.tolist()) == (0.2, [125.0], [pytest.approx(0.45)])
     true = Curve(0.7, 1.5, 800.0)
@@ -273,8 +290,8 @@ def test_tokens_and_ceilings_by_hand():
     for seed in (0, 1):
         curve = [float(true.at([c], start=0.2)[0]) for c in range(100, 2500, 100)]
         lines = [spent(0.2, 100), *(spent(x, 100) for x in curve)]
-        runs[seed] = read.RunLines(lines, {}, {}, {})
-    records = {"good": runs, "short": {0: r}, "base": {0: read.RunLines([], {}, {}, {})}}
+        runs[seed] = read.RunLines(lines, {}, {}, {}, {})
+    records = {"good": runs, "short": {0: r}, "base": {0: read.RunLines([], {}, {}, {}, {})}}
     found = ceiling.table(records, arms=("good", "short", "base", "absent"), block=2, level=0.95)
     rows = {(row[0], row[1]): row for row in found["rows"]}
     assert list(rows) == [("good", "0"), ("good", "1"), ("good", "all"), ("short", "0"), ("base", "0")]
@@ -384,7 +401,7 @@ def oxa_lines(seed, shift):
         for stage in ("tune", "rl")
     }
     steps = [{"entropy/mean": 0.1 + shift + 0.01 * seed}, {"entropy/mean": 9.0}]
-    return read.RunLines(steps, passed["rl"], {}, passed)
+    return read.RunLines(steps, passed["rl"], {}, passed, {})
 
 
 def test_oxa_s_questions_by_hand():
@@ -410,9 +427,67 @@ def test_oxa_s_questions_by_hand():
     assert values["entropy"]["full"][0] == pytest.approx((0.4 + 9.0) / 2)
     line, _ = read.pass_at_k_figure(runs, title="t", stage="tune", arms=("full", "sft"))["lines"]
     assert (line["x"], line["low"]) == ([1, 16], [pytest.approx(0.2), pytest.approx(0.5)])
-    nothing = read.RunLines([], {}, {}, {})
+    nothing = read.RunLines([], {}, {}, {}, {})
     assert all(np.isnan(read.value(nothing, spec.read)) for spec in c.measures.values())
     assert not read.pass_at_k_figure({"x": {0: nothing}}, title="t", stage="", arms=("x",))["lines"]
+
+
+def test_sets_of_a_language_model_have_their_sources(monkeypatch, model):
+    """Promoted and suppressed responses of a better and of the own model; the base is the other experiments' own."""
+    monkeypatch.setattr("jax.devices", lambda: [None])
+    nodes = {n.name: n for n in plan.plan(load("oxa", f"lm,model={model}"), epath.Path("/w/x")) if n.seed == 1}
+    sources = {n.name: (n.config.right, n.config.wrong) for n in nodes.values() if n.kind == "sets"}
+    better, own = ("teacher", "teacher"), ("own", "own")
+    assert sources == {"data": ("teacher", "own"), "data_better": better, "data_own": own}
+    base, own = nodes["countdown"], nodes["own"]
+    assert base.config.to_dict() == plan.plan(load("mask", f"lm,model={model}"), epath.Path("/w/x"))[8].config.to_dict()
+    (data,) = (n for n in nodes.values() if n.name == "data")
+    assert data.config.base == data.config.own.model == own.config.init.init_from == str(base.checkpoint)
+    assert data.config.own.budget == nodes["full"].config.stages.rl.budget == 512
+
+
+def test_e2c_wants_its_tags_as_tokens(model, tagged, tmp_path):
+    """A trace's phases are found in its tokens, and without the tags the run is refused before it begins."""
+    problem = TASKS["plans_text"].open((4,), seed=0, split="train")(0, 1)[0]
+    text = TASKS["plans_text"].trace(problem, np.random.default_rng(0), Habits(solution_rate=1.0))
+    tokenizer = load_tokenizer(tagged, model_config(str(tagged)))
+    tokens = tokenizer.encode(text)
+    first, end = read_tokens(tokens, tag_ids(tokenizer), begun=False).plan
+    assert f"{TAGS[0]}{tokenizer.decode(tokens[first:end])}{TAGS[1]}" in text and tokenizer.decode(tokens) == text
+    joined = tokenizer.encode(f"{problem.question}{text}")
+    assert joined == [*tokenizer.encode(f"{problem.question}{TAGS[0]}"), *tokens[1:]]  # the forced tag, then the rest
+    assert not tag_ids(load_tokenizer(model, model_config(str(model))))
+    c = on_the_tests_devices(load("e2c", f"lm-smoke,model={model}"))
+    with pytest.raises(UserError, match=r"task.opening=.<EXPLORATION>.: the tokenizer lacks .*add them with python -m"):
+        plan.curriculum.main(plan.plan(c, epath.Path("/w/x"))[0].config, str(tmp_path / "run"))
+
+
+def on_the_tests_devices(c):
+    """Return an experiment of size lm-smoke with rows and slots for 8 devices."""
+    for base in c.bases.values():
+        base.stages.traces.rows = base.sampler.slots = base.sampler.prefill_rows = 8
+    for one in (c.evaluation, c.scaling, *(sets.config for sets in c.sets.values())):
+        if one:
+            one.sampler.slots = one.sampler.prefill_rows = 8
+    return c
+
+
+def test_judged_plans_by_hand():
+    """Numbers of a cell, what was not measured, and a line of the figure: mean tokens, the range of seeds."""
+
+    def cells(right):
+        one = {"method": "select", "tokens": 100.0 * right, "accuracy": [right, 0, 1]}
+        return [one | {"k": k, "sc": {"difference": [k * right, 0, 1]}} for k in (16, 4)]
+
+    runs = {"a": {seed: read.RunLines([], {}, {}, {}, {"s": cells(x)}) for seed, x in enumerate((0.25, 0.75))}}
+    r = runs["a"][0]
+    assert read.value(r, ("scaled", "s", "select", 4, "sc", "difference")) == 1.0
+    assert read.value(r, ("scaled", "s", "select", 16, "accuracy")) == 0.25
+    for absent in (("s", "sc", 4), ("s", "select", 8), ("t", "select", 4)):
+        assert np.isnan(read.value(r, ("scaled", *absent, "accuracy")))
+    (line,) = read.scaled_figure(runs, title="t", of="s", methods=("sc", "select"), arms=("a", "b"))["lines"]
+    assert (line["label"], line["x"]) == ("a, select", [50.0, 50.0])
+    assert (line["mean"], line["low"], line["high"]) == ([0.5] * 2, [0.25] * 2, [0.75] * 2)
 
 
 def test_sizes_and_models_of_the_argument():
@@ -427,19 +502,19 @@ def test_sizes_and_models_of_the_argument():
 
 
 @pytest.mark.parametrize("name", [n if n == "wait" else pytest.param(n, marks=SLOW) for n in IN_TEXT])
-def test_an_experiment_with_a_language_model(name, model, tmp_path, monkeypatch):
-    """Size lm-smoke, end to end: bases, arms, forced evaluation, results; collected runs give the same results."""
-    c = load(name, f"lm-smoke,model={model}")
-    for base in c.bases.values():
-        base.stages.traces.rows = base.sampler.slots = base.sampler.prefill_rows = 8  # the tests' devices
-    if c.evaluation:
-        c.evaluation.sampler.slots = c.evaluation.sampler.prefill_rows = 8
+def test_an_experiment_with_a_language_model(name, request, tmp_path, monkeypatch):
+    """Size lm-smoke, end to end: bases, sets, arms, evaluations, results; collected runs give the same results."""
+    model = request.getfixturevalue("tagged" if name == "e2c" else "model")
+    c = on_the_tests_devices(load(name, f"lm-smoke,model={model}"))
     monkeypatch.setattr("e3jax.train.grpo.compile_ahead", lambda *_, **__: None)
     monkeypatch.setattr(plan.curriculum, "write_report", lambda where: where)
     run.main(c, str(tmp_path / "one" / name))
     found = results.read(tmp_path / "one" / name)
     assert not found["failed"] and found["verdict"] == "not decided"  # one seed
     for row in found["rule"]:
-        assert set(found["values"][row["measure"]]) >= {*row["plus"], *row["minus"]}, row
+        values = found["values"][row["measure"]]
+        assert set(values) >= {*row["plus"], *row["minus"]}, row
+        if c.scaling or c.sets:
+            assert all(values[arm]["0"] is not None for arm in (*row["plus"], *row["minus"])), row
     collect([str(tmp_path / "one")], tmp_path / "two", any_commit=True)
     assert not list((tmp_path / "two").rglob("checkpoints"))

@@ -35,6 +35,11 @@ def two_machines(path: Path) -> tuple[Path, Path]:
     evaluation.mkdir(parents=True)
     (evaluation / "eval.jsonl").write_text("{}\n")
     (evaluation / "config.json").write_text("{}")
+    for machine in (monday, tuesday):  # copies: no times are in it
+        scaling = machine / "e2c/scaling/seed0"
+        scaling.mkdir(parents=True)
+        (scaling / "scaling.jsonl").write_text("{}\n")
+        (scaling / "config.json").write_text("{}")
     return monday, tuesday
 
 
@@ -42,14 +47,15 @@ def test_runs_of_two_machines_come_together(tmp_path):
     """Small files come, once; checkpoints and locks do not; a second call changes nothing."""
     monday, tuesday = two_machines(tmp_path)
     (monday / "mask/nsr/seed0").mkdir(parents=True)  # not finished
-    assert collect([str(monday)], tmp_path / "all") == 2
+    assert collect([str(monday)], tmp_path / "all") == 3
     assert collect([str(monday), str(tuesday)], tmp_path / "all") == 2
     assert collect([str(tuesday)], tmp_path / "all") == 0
     came = sorted(p.relative_to(tmp_path / "all").as_posix() for p in (tmp_path / "all").rglob("*") if p.is_file())
     files = ("DONE", "config.json", "metrics.jsonl", "starts.jsonl")
     runs = ("bases/countdown/seed0", "mask/grpo/seed0", "mask/mask/seed0")
-    evaluation = [f"wait/eval/seed0/{name}" for name in ("config.json", "eval.jsonl")]
-    assert came == sorted([f"{run}/{name}" for run in runs for name in files] + evaluation)
+    evaluations = [f"wait/eval/seed0/{name}" for name in ("config.json", "eval.jsonl")]
+    evaluations += [f"e2c/scaling/seed0/{name}" for name in ("config.json", "scaling.jsonl")]
+    assert came == sorted([f"{run}/{name}" for run in runs for name in files] + evaluations)
     assert (tmp_path / "all/mask/mask/seed0/metrics.jsonl").read_text() == (
         tuesday / "mask/mask/seed0/metrics.jsonl"
     ).read_text()
@@ -73,7 +79,7 @@ def test_what_must_not_be_merged_is_refused(tmp_path, name, changes, words):
         collect([str(monday), str(tuesday)], tmp_path / "all")
     assert not (tmp_path / "all").exists()
     if "commits" in words:
-        assert collect([str(monday), str(tuesday)], tmp_path / "all", any_commit=True) == 5
+        assert collect([str(monday), str(tuesday)], tmp_path / "all", any_commit=True) == 6
 
 
 def test_a_wrong_directory_is_one_sentence(tmp_path, monkeypatch, capsys):

@@ -655,7 +655,8 @@ echo "$*" >> {log}
 
     dry = call("--dry-run").stdout.splitlines()
     names = [re.search(r"experiments/(\w+)\.py", line)[1] for line in dry]
-    assert names == ["mask", "coupled", "budgets", "verification", "rivals", "eq2", "wait"] and not log.exists()
+    assert names == ["mask", "coupled", "budgets", "verification", "rivals", "e2c", "oxa", "eq2", "wait"]
+    assert not log.exists()
     done = call("mask", "coupled", "eq2")
     assert done.returncode == 1 and "not finished: coupled" in done.stderr
     said = log.read_text().splitlines()
@@ -668,6 +669,10 @@ echo "$*" >> {log}
     done = call("budgets", "eq2")
     assert done.returncode == 3 and "the same line goes on" in done.stderr and len(log.read_text().splitlines()) == 3
     (tmp_path / "time").touch()
+    assert call("e2c").returncode == 0
+    convert, run = log.read_text().splitlines()[-2:]  # a model with E2C's tags first
+    assert convert.startswith(f"-m e3jax.tools.convert --from=my model --to={runs}/model-with-tags --add_tokens=<EXPL")
+    assert run.endswith(f"e2c.py:lm,model={runs}/model-with-tags --workdir={runs}/e2c")
     done = call(f"--out={tmp_path / 'out'}", "budgets")
     assert done.returncode == 0 and "all done" in done.stderr
     assert log.read_text().splitlines()[-1] == f"-m e3jax.experiments.collect {runs} --to={tmp_path}/out --any_commit"

@@ -405,11 +405,12 @@ def test_odd_records_of_an_experiment_name_the_line(tmp_path):
         tmp_path / "metrics.jsonl", json.dumps(LINES["metrics.jsonl"] | {"x": "a\u2028b"}, ensure_ascii=False).encode()
     )
     write_lines(tmp_path / "eval.jsonl", LINES["eval.jsonl"])
-    records = read.read_run(run, label="a", forced=run / "none")
+    elsewhere = dict(forced=run / "none", scaled=run / "none")
+    records = read.read_run(run, label="a", **elsewhere)
     assert len(records.steps) == 1 and read.value(records, ("eval", "s", "accuracy", "96")) == 0.1
     write_lines(tmp_path / "metrics.jsonl", LINES["metrics.jsonl"], {"stage": "a", "step": 2})
     with pytest.raises(UserError, match=r"metrics.jsonl line 2: there is no kind"):
-        read.read_run(run, label="a", forced=run / "none")
+        read.read_run(run, label="a", **elsewhere)
     (tmp_path / "config.json").write_bytes(b"{")
     with pytest.raises(UserError, match=r"config.json is not JSON .*choose another --workdir"):
         claim(run, {})

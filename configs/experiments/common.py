@@ -77,6 +77,7 @@ def experiment(name: str, size: str, *, text: bool = False) -> ConfigDict:
     c.choice = ConfigDict()  # the budget that Eq. 2 takes from a saved evaluation, and its neighbours, as arms
     c.fit = ConfigDict()  # arms, and steps of a block: ScaleRL's fit to their rewards (experiments/ceiling.py)
     c.evaluation = ConfigDict()  # a config of eval/run.py for all models of a seed (budget forcing)
+    c.scaling = ConfigDict()  # a config of scaling/run.py for all models of a seed (E2C's judged plans)
     return c
 
 
@@ -113,12 +114,32 @@ def shrunk(c: ConfigDict, size: str) -> ConfigDict:
             stage.steps = 2
         if "row_length" in stage:
             stage.row_length = 1024  # where a tokenizer makes a token of every character
+        if "per_step" in stage:
+            stage.per_step = 2
+    for one in c.sets.values():
+        few_responses(one.config)
     if c.evaluation:
         c.evaluation.sampler.slots = c.evaluation.sampler.prefill_rows = 2
         for one in c.evaluation.sets.values():
             one.problems = one.samples = 2
         c.evaluation.pass_ks, c.evaluation.forcing.samples = (1, 2), 2
+    if c.scaling:
+        c.scaling.sampler.slots = c.scaling.sampler.prefill_rows = 2
+        for one in c.scaling.sets.values():
+            one.problems, one.samples = 2, 4
+        c.scaling.ks = (1, 4)
     return c
+
+
+def few_responses(c: ConfigDict) -> None:
+    """Shrink the making of OXA's sets; a model of two steps solves nothing, so that all sets are the teacher's."""
+    c.right = c.wrong = "teacher"
+    c.set.problems, c.teacher.samples = 8, 1
+    for habits in c.teacher.habits:
+        habits.update(most_characters=440)  # as configs/countdown_lm.py
+    c.promote.total = c.suppress.total = c.baselines = 4
+    c.promote.high, c.promote.width, c.promote.sigma = 1e6 + 1, 1e4, 1e5  # a random model's perplexities
+    c.sampler.slots = c.sampler.prefill_rows = 2
 
 
 def rl(**fields) -> dict:

@@ -5,8 +5,9 @@
         --config=configs/oxa_data.py:countdown,model=runs/quickstart/checkpoints/base/280
 
 There are two pools: a teacher's responses, of which the right ones count, and those of the model itself (or of a
-relative) to the same queries, of which the wrong ones count. RUN then holds responses/ (what the model said),
-pool.jsonl (a line a response: grade, length, perplexity), sets/{promote,suppress,random,low_ppl}.jsonl for
+relative) to the same queries, of which the wrong ones count; config.right and config.wrong may name the other pool, or
+one pool for both (in a directory of its own: only what counts is scored). RUN then holds responses/ (what the model
+said), pool.jsonl (a line a response: grade, length, perplexity), sets/{promote,suppress,random,low_ppl}.jsonl for
 train/oxa.py, selection.json and selection.svg. Killed anywhere, the same command goes on; other values of `promote`,
 `suppress` and `baselines` select anew in seconds.
 """
@@ -36,7 +37,7 @@ from e3jax.curation.oxa_pools import (
     teacher_items,
 )
 from e3jax.curation.perplexity import perplexities
-from e3jax.errors import UserError, all_errors, need, need_at_least_one, section
+from e3jax.errors import UserError, all_errors, need, need_at_least_one, need_choice, section
 from e3jax.flags import run_command
 from e3jax.log import RunLog
 from e3jax.report.files import perplexity_file
@@ -93,6 +94,8 @@ class Settings:
     scoring: Scoring
     promotion: oxa.Promotion
     suppression: Suppression
+    right: str  # the pool whose right responses count, TEACHER or OWN
+    wrong: str  # the pool whose wrong responses count
     baselines: int  # responses of each baseline
     seed: int
     sampling: Sampling
@@ -100,6 +103,19 @@ class Settings:
 
     def __post_init__(self):
         need_at_least_one(self, "baselines")
+        for field in ("right", "wrong"):
+            need_choice(self, field, (TEACHER, OWN))
+
+    @property
+    def pools(self) -> list[str]:
+        """Return the pools that count."""
+        return [name for name in (TEACHER, OWN) if name in (self.right, self.wrong)]
+
+    def counts(self, name: str, grade: Grade) -> bool:
+        """Return whether a response of pool `name` may be chosen: a right one, or a wrong one that is not UNFAIR."""
+        if grade.score > 0:
+            return name == self.right
+        return name == self.wrong and grade.reason not in UNFAIR
 
 
 @all_errors()
@@ -121,6 +137,8 @@ def check(c: ConfigDict) -> Settings:
         scoring=Scoring(c.base, c.dtype, c.given_prompt, chat, c.most_tokens, c.score_tokens, c.at_once),
         promotion=promotion,
         suppression=suppression,
+        right=c.right,
+        wrong=c.wrong,
         baselines=c.baselines,
         seed=c.seed,
         sampling=sampling_of(c),
@@ -132,12 +150,10 @@ def check(c: ConfigDict) -> Settings:
 
 
 def measure(
-    log: RunLog, name: str, items: Iterable[Item], base: Pretrained, grader: GraderPool, scoring: Scoring
+    log: RunLog, name: str, items: Iterable[Item], base: Pretrained, grader: GraderPool, settings: Settings
 ) -> None:
-    """Append the lines of pool.jsonl that pool `name` lacks.
-
-    Only what counts gets a perplexity: the teacher's right responses, and the student's wrong ones unless UNFAIR.
-    """
+    """Append the lines of pool.jsonl that pool `name` lacks. Only what counts gets a perplexity (`Settings.counts`)."""
+    scoring = settings.scoring
     known = {line["index"]: line for line in log.read("pool.jsonl") if line["pool"] == name}
     numbered = enumerate(items)
     while block := list(islice(numbered, scoring.at_once)):
@@ -156,7 +172,7 @@ def measure(
         with log.phase(f"{where}: grades, perplexities", total=len(block)) as phase:
             heard = unless_stopped(phase.advance, where)
             grades = grader.submit(*(list(x) for x in zip(*(item for _, item in block)))).result()
-            counts = [k for k, grade in enumerate(grades) if counts_in(name, grade)]
+            counts = [k for k, grade in enumerate(grades) if settings.counts(name, grade)]
             phase.advance(len(block) - len(counts))
             tokens, ppl = score([item for _, item in block], counts, base, scoring, on_scored=heard)
         if any(i in known for i, _ in block):
@@ -167,11 +183,6 @@ def measure(
             log.append("pool.jsonl", line | verdict | {"length": length, "ppl": float(value)})
         log.flush()
         barrier(where)
-
-
-def counts_in(name: str, grade: Grade) -> bool:
-    """Return whether a response may be chosen from pool `name`."""
-    return grade.score > 0 if name == TEACHER else not grade.score > 0 and grade.reason not in UNFAIR
 
 
 def score(
@@ -197,6 +208,7 @@ class Pool(NamedTuple):
     index: np.ndarray
     query: np.ndarray  # a number each
     length: np.ndarray  # tokens
+    correct: np.ndarray
     ppl: np.ndarray
 
 
@@ -207,6 +219,7 @@ def pool_of(lines: list[dict], numbers: dict[str, int]) -> Pool:
         index=np.array([line["index"] for line in lines], int),
         query=np.array([numbers.setdefault(line["query"], len(numbers)) for line in lines], int),
         length=np.array([line["length"] for line in lines], int),
+        correct=np.array([line["correct"] for line in lines], bool),
         ppl=np.array([np.nan if line["ppl"] is None else line["ppl"] for line in lines], float),
     )
 
@@ -218,9 +231,9 @@ def select(lines: list[dict], settings: Settings) -> tuple[dict[str, Pool], oxa.
     """
     numbers: dict[str, int] = {}
     pools = {name: pool_of([x for x in lines if x["pool"] == name], numbers) for name in (TEACHER, OWN)}
-    right, wrong, suppression = pools[TEACHER], pools[OWN], settings.suppression
-    right_ppl = np.where(right.length <= settings.scoring.most_tokens, right.ppl, np.nan)
-    wrong_ppl = np.where(wrong.length <= suppression.most_tokens, wrong.ppl, np.nan)
+    right, wrong, suppression = pools[settings.right], pools[settings.wrong], settings.suppression
+    right_ppl = np.where(right.correct & (right.length <= settings.scoring.most_tokens), right.ppl, np.nan)
+    wrong_ppl = np.where(~wrong.correct & (wrong.length <= suppression.most_tokens), wrong.ppl, np.nan)
     promotion = with_mu(settings.promotion, right_ppl)
     chosen, bins = oxa.promote_set(right_ppl, right.length, right.query, promotion, seed=settings.seed)
     suppressed = oxa.least_per_query(wrong_ppl, wrong.query, total=suppression.total, least_ppl=suppression.least_ppl)
@@ -240,8 +253,8 @@ def with_mu(promotion: oxa.Promotion, ppl: np.ndarray) -> oxa.Promotion:
     low, high, quantile = promotion.low, promotion.high, promotion.mu_quantile
     if not ((ppl >= low) & (ppl <= high)).any():
         raise UserError(
-            f"config.promote.low={low}, high={high}: no right response of the teacher has a "
-            f"perplexity in between; of {np.isfinite(ppl).sum()} the mean is {np.nanmean(ppl):.3g}"
+            f"config.promote.low={low}, high={high}: no right response has a perplexity in between; of "
+            f"{np.isfinite(ppl).sum()} the mean is {np.nanmean(ppl):.3g}"
         )
     if quantile is None:
         return promotion
@@ -273,14 +286,15 @@ def report_of(promotion: oxa.Promotion, sets: dict[str, Pool], bins: oxa.Bins, r
     }
 
 
-def write_sets(log: RunLog, sets: dict[str, Pool], pools: dict[str, Iterable[Item]], *, chat: bool) -> None:
+def write_sets(log: RunLog, sets: dict[str, Pool], pools: dict[str, Iterable[Item]], settings: Settings) -> None:
     """Write sets/NAME.jsonl in the order of the pools; a set without rows has no file."""
     if not is_main():
         return
     directory = log.workdir / "sets"
     patiently(f"make {directory}", lambda: directory.mkdir(parents=True, exist_ok=True))
     for pool, items in pools.items():
-        names = [n for n, s in sets.items() if (n == "suppress") == (pool == OWN) and len(s.ppl)]
+        chosen = {n: settings.wrong if n == "suppress" else settings.right for n in sets}
+        names = [n for n, s in sets.items() if chosen[n] == pool and len(s.ppl)]
         files = {n: (directory / f"{n}.jsonl.new").open("w") for n in names}
         rank = {n: {int(i): k for k, i in enumerate(sets[n].index)} for n in names}
         for i, item in enumerate(items):
@@ -288,7 +302,7 @@ def write_sets(log: RunLog, sets: dict[str, Pool], pools: dict[str, Iterable[Ite
                 k = rank[n][i]
                 row = {
                     "query": query_of(item.problem),
-                    "prompt": prompt_of(item.problem, chat),
+                    "prompt": prompt_of(item.problem, settings.scoring.chat),
                     "response": item.response,
                     "answer": item.problem.answer,
                     "ppl": float(sets[n].ppl[k]),
@@ -327,33 +341,29 @@ def main(config: ConfigDict, workdir: str) -> None:
         def student() -> Iterator[Item]:
             return student_items(log, problems, settings.student, at_once=scoring.at_once)
 
+        items = {TEACHER: teacher, OWN: student}
         problems = queries(teacher(), settings.questions.problems)
         if not problems:
             raise UserError(f"config.set.source={config.set.source!r} has no row with config.teacher.column")
-        draw_responses(
-            log,
-            problems,
-            settings.student,
-            settings.sampling,
-            dtype=scoring.dtype,
-            at_once=scoring.at_once,
-            seed=settings.seed,
-        )
+        if OWN in settings.pools:
+            how = dict(dtype=scoring.dtype, at_once=scoring.at_once, seed=settings.seed)
+            draw_responses(log, problems, settings.student, settings.sampling, **how)
         mesh = make_mesh(data=1, fsdp=-1, tensor=1)
         with jax.set_mesh(mesh), settings.grader.start() as grader:
             log.say(f"loading {scoring.base}")
             base = load_pretrained(scoring.base, dtype=dtype_name(scoring.dtype), mesh=mesh)
-            for name, items in ((TEACHER, teacher()), (OWN, student())):
-                measure(log, name, items, base, grader, scoring)
+            for name in settings.pools:
+                measure(log, name, items[name](), base, grader, settings)
         lines = log.read("pool.jsonl")
         sets, bins, report = select(lines, settings)
-        write_sets(log, sets, {TEACHER: teacher(), OWN: student()}, chat=scoring.chat)
+        write_sets(log, sets, {name: items[name]() for name in settings.pools}, settings)
+        right = [x for x in lines if x["pool"] == settings.right and x["correct"]]
         drawn = perplexity_file(
             {name: s.ppl for name, s in sets.items()},
             bins.edges,
             bins.target,
             title=scoring.base[-48:],
-            pool=np.array([x["ppl"] for x in lines if x["pool"] == TEACHER and x["ppl"] is not None]),
+            pool=np.array([x["ppl"] for x in right if x["ppl"] is not None]),
         )
         log.write({"selection.json": json.dumps(report, indent=1) + "\n", "selection.svg": drawn})
         tell(log, report)

@@ -4,10 +4,10 @@
     python -m e3jax.experiments.run --config=configs/experiments/mask.py:lm --workdir=runs/experiments-lm/mask
 
 Each argument is what launch/experiments_gpu.sh left under --out: runs without checkpoints, NAME/ARM/seed0 and
-bases/NAME/seed0, and forced evaluations, NAME/eval/seed0. The second command then finds these runs done, and makes the
-results of all. Refused: one run that was made twice with other numbers; a run of another commit, or with changes that
-were not committed; and arms of a seed that started from different bases, since a difference between them would be a
-difference between bases.
+bases/NAME/seed0, and evaluations of finished models, NAME/eval/seed0 and NAME/scaling/seed0. The second command then
+finds these runs done, and makes the results of all. Refused: one run that was made twice with other numbers; a run of
+another commit, or with changes that were not committed; and arms of a seed that started from different bases, since a
+difference between them would be a difference between bases.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from e3jax.storage import place, write_whole
 
 SMALL = ("*.json", "*.jsonl", "*.html", "DONE")  # of a run directory; checkpoints and tb/ stay where they are
 STARTS = {"time": str, "commit": str}  # what is read of a line of starts.jsonl
-ENDS = "*/*/seed*/DONE", "*/eval/seed*/eval.jsonl"  # what a finished run, and an evaluation, has
+# what a finished run, and an evaluation, has
+ENDS = "*/*/seed*/DONE", "*/eval/seed*/eval.jsonl", "*/scaling/seed*/scaling.jsonl"
 
 
 class Found(NamedTuple):

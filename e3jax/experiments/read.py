@@ -11,6 +11,7 @@ A measure says where its number stands, in one of these forms:
     ("wait", set, how)             accuracy after forcing (eval/run.py; "wait-2") minus accuracy without it
     ("best", set)                  the highest accuracy of a model, alone or forced in any way
     ("spent",)                     tokens that all RL steps sampled, those too that were not trained on
+    ("scaled", set, method, k, …)  a number of scaling.jsonl's cell ("accuracy"; "sc", "difference") of a method and K
 
     value(lines, ("train", "length/mean", 10))        # NaN where the run has no such number
 """
@@ -29,8 +30,13 @@ from e3jax.report.figures import read_number, running_mean
 from e3jax.report.read_run import MAYBE, RECORDS
 from e3jax.train.eq2 import choose_budget
 
-FORMS = ("start", "train", "rise", "eval", "sets", "gain", "wait", "best", "spent")
+FORMS = ("start", "train", "rise", "eval", "sets", "gain", "wait", "best", "spent", "scaled")
 FORCED = {"explore": {"length": float}, "forcing": {str: {"length": float, "accuracy": [MAYBE, MAYBE, MAYBE]}}}
+SCALED = {  # lines of scaling.jsonl; "sc" is null for self-consistency itself
+    "stage": str, "set": str,
+    "cells": [{"method": str, "k": int, "accuracy": [MAYBE, MAYBE, MAYBE], "tokens": float,
+               "sc": ({"difference": [MAYBE, MAYBE, MAYBE]}, None)}],
+}  # fmt: skip
 WINDOW = 5  # RL steps of the running mean of a curve
 
 
@@ -48,10 +54,11 @@ class RunLines(NamedTuple):
     evals: dict[str, dict]  # set -> its last evaluation
     forced: dict[str, dict]  # set -> its forced evaluation
     stages: dict[str, dict[str, dict]]  # stage -> set -> its evaluation after that stage
+    scaled: dict[str, list[dict]]  # set -> the cells of its test-time scaling
 
 
-def read_run(run: epath.Path, *, label: str, forced: epath.Path) -> RunLines:
-    """Return the lines of a finished run, and its lines (stage `label`) of the evaluation in `forced`."""
+def read_run(run: epath.Path, *, label: str, forced: epath.Path, scaled: epath.Path) -> RunLines:
+    """Return the lines of a finished run, and its lines (stage `label`) of the evaluations in `forced` and `scaled`."""
     shape = RECORDS["eval.jsonl"]
     steps = [x for x in read_lines(run / "metrics.jsonl", RECORDS["metrics.jsonl"]) if x["kind"] == "grpo"]
     evals, stages = {}, {}
@@ -59,12 +66,14 @@ def read_run(run: epath.Path, *, label: str, forced: epath.Path) -> RunLines:
         evals[line["set"]] = line  # the last stage's line wins
         stages.setdefault(line["stage"], {})[line["set"]] = line
     forced_lines = read_lines(forced / "eval.jsonl", shape | FORCED)
-    return RunLines(steps, evals, {x["set"]: x for x in forced_lines if x["stage"] == label}, stages)
+    own = {x["set"]: x for x in forced_lines if x["stage"] == label}
+    cells = {x["set"]: x["cells"] for x in read_lines(scaled / "scaling.jsonl", SCALED) if x["stage"] == label}
+    return RunLines(steps, evals, own, stages, cells)
 
 
 def digest(run: epath.Path) -> str:
-    """Return a hash of what a run logged. Lines contain times, so no other run has the same hash."""
-    paths = [run / name for name in ("metrics.jsonl", "eval.jsonl")]
+    """Return a hash of what a run logged. Lines of training contain times, so no other run has the same hash."""
+    paths = [run / name for name in ("metrics.jsonl", "eval.jsonl", "scaling.jsonl", "pool.jsonl")]
     logged = b"".join(path.read_bytes() for path in paths if path.exists())
     return hashlib.sha256(logged or str(run).encode()).hexdigest()
 
@@ -119,6 +128,8 @@ def value(r: RunLines, read) -> float:
     if kind == "gain":
         name, few, many = rest
         return inside(r.evals, (name, "accuracy", many)) - inside(r.evals, (name, "accuracy", few))
+    if kind == "scaled":
+        return inside(cell_of(r, *rest[:3]), rest[3:])
     if kind in ("wait", "best") and rest[0] in r.forced:
         line = r.forced[rest[0]]
         alone = inside(line, ("accuracy", max(line["accuracy"], key=int)))
@@ -127,6 +138,12 @@ def value(r: RunLines, read) -> float:
     if kind in FORMS:
         return math.nan
     raise ValueError(f"measure {read!r} must begin with one of {', '.join(FORMS)}")
+
+
+def cell_of(r: RunLines, of: str, method: str, k: int | str) -> dict:
+    """Return the numbers of a method at K on a set (scaling/run.py); {} where it was not measured."""
+    cells = r.scaled[of] if of in r.scaled else []
+    return next((cell for cell in cells if (cell["method"], cell["k"]) == (method, int(k))), {})
 
 
 def spread(curves: list[np.ndarray]) -> dict[str, list[float]]:
@@ -211,6 +228,19 @@ def forced_figure(records: dict, *, title: str, of: str, arms) -> dict:
         x = np.array(points)  # [seed, way, (length, accuracy)]
         drawn.append({"label": arm, "x": x[..., 0].mean(0).tolist(), **spread(list(x[..., 1]))})
     return figure(title, drawn, xlabel="mean length (tokens)", percent=True)
+
+
+def scaled_figure(records: dict, *, title: str, of: str, methods, arms) -> dict:
+    """Return accuracy over sampled tokens per problem at test time: a line per arm and method, with seeds' range."""
+    drawn = []
+    for arm, method in ((arm, method) for arm in arms for method in methods):
+        found = [r.scaled[of] for r in records.get(arm, {}).values() if of in r.scaled]
+        seeds = [sorted((x for x in cells if x["method"] == method), key=lambda x: x["k"]) for cells in found]
+        if seeds and all(seeds):
+            tokens = np.mean([[x["tokens"] for x in cells] for cells in seeds], 0)
+            y = spread([np.array([x["accuracy"][0] for x in cells]) for cells in seeds])
+            drawn.append({"label": f"{arm}, {method}", "x": tokens.tolist(), **y})
+    return figure(title, drawn, xlabel="sampled tokens per problem", log2=True, percent=True)
 
 
 def choices(records: dict, *, judge: str, of: str, budgets, kappas) -> list[tuple[int, float, int, dict]]:

@@ -34,11 +34,13 @@ from e3jax.printable import printable
 from e3jax.readers import read_json
 from e3jax.records import Records, read_lines
 from e3jax.runtime import end_now, from_main
+from e3jax.scaling import run as scaling_run
 from e3jax.storage import place, read_whole, write_whole
 
 TICK_S = 60.0
 PARTS = "parts"  # of an experiment's directory: what calls with `part` keep for themselves
 TIMES = {"name": str, "seed": int, "kind": str, "minutes": float}  # lines of times.jsonl
+AFTER = {"evaluation": (eval_run, "eval"), "scaling": (scaling_run, "scaling")}  # section: its command, its directory
 
 
 def state_rule(workdir: epath.Path, rule, level: float) -> None:
@@ -144,24 +146,26 @@ def description(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
 
 
-def force_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int, progress: Progress) -> list[dict]:
-    """Run config.evaluation (eval/run.py, budget forcing) on a seed's finished models; return its failure or [].
+def measure_all(c: ConfigDict, nodes: list[Node], workdir: epath.Path, seed: int, progress: Progress) -> list[dict]:
+    """Run config.evaluation and config.scaling, where there are such, on a seed's finished models; return failures.
 
-    Runs without checkpoints were made elsewhere, and evaluated there (experiments/collect.py).
+    The commands are eval/run.py (budget forcing) and scaling/run.py (E2C's judged plans). Runs without checkpoints were
+    made elsewhere, and evaluated there (experiments/collect.py).
     """
-    evaluation = copy.deepcopy(c.evaluation)
-    evaluation.seed = seed
-    finished = [n for n in nodes if n.seed == seed and n.done and n.kind != "sets"]
-    evaluation.models = tuple((n.name, str(n.checkpoint)) for n in finished)
-    try:
-        if finished and all(n.checkpoint.exists() for n in finished):
-            eval_run.main(evaluation, str(workdir / "eval" / f"seed{seed}"))
-    except Stopped:
-        raise
-    except Exception as error:
-        progress.say(f"evaluation of seed {seed} FAILED: {description(error)}")
-        return [{"arm": "evaluation", "seed": seed, "why": first_line(error)}]
-    return []
+    finished, failed = [n for n in nodes if n.seed == seed and n.done and n.kind != "sets"], []
+    for section in (name for name in AFTER if c[name]):
+        config, (command, directory) = copy.deepcopy(c[section]), AFTER[section]
+        config.seed = seed
+        config.models = tuple((n.name, str(n.checkpoint)) for n in finished)
+        try:
+            if finished and all(n.checkpoint.exists() for n in finished):
+                command.main(config, str(workdir / directory / f"seed{seed}"))
+        except Stopped:
+            raise
+        except Exception as error:
+            progress.say(f"{section} of seed {seed} FAILED: {description(error)}")
+            failed.append({"arm": section, "seed": seed, "why": first_line(error)})
+    return failed
 
 
 def collect(c: ConfigDict, nodes: list[Node], workdir: epath.Path) -> dict:
@@ -172,7 +176,8 @@ def collect(c: ConfigDict, nodes: list[Node], workdir: epath.Path) -> dict:
             twin = seen.setdefault(read.digest(n.directory), n.directory)
             if twin != n.directory:
                 raise UserError(f"{n.directory} is a copy of {twin}, not another seed: remove it and run again")
-            lines = read.read_run(n.directory, label=n.name, forced=workdir / "eval" / f"seed{n.seed}")
+            places = {name: workdir / directory / f"seed{n.seed}" for name, (_, directory) in AFTER.items()}
+            lines = read.read_run(n.directory, label=n.name, forced=places["evaluation"], scaled=places["scaling"])
             records.setdefault(n.name, {})[n.seed] = lines
     return records
 
@@ -185,6 +190,7 @@ def draw(c: ConfigDict, records: dict, values: dict) -> list[dict]:
         "budget": read.budget_figure,
         "pass_at_k": read.pass_at_k_figure,
         "forced": read.forced_figure,
+        "scaled": read.scaled_figure,
         "tokens": ceiling.tokens_figure,
     }
     out = []
@@ -269,8 +275,7 @@ def main(c: ConfigDict, workdir: str) -> None:
     progress.say(f"{c.name}: {len(nodes)} runs, about {progress.left(0):.0f} min")
     for seed in c.seeds:  # results after every seed, because the first ones are worth a look
         failed += run_all(nodes, seed, progress)
-        if c.evaluation:
-            failed += force_all(c, nodes, workdir, seed, progress)
+        failed += measure_all(c, nodes, workdir, seed, progress)
         if not c.part:
             outcome = conclude(c, nodes, workdir, failed=failed, command=command)
     if c.part:

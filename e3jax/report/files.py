@@ -175,7 +175,7 @@ def scaling_file(rows: list[dict], *, title: str, looks: dict[str, tuple[int, bo
             xlabel="sampled tokens per problem",
             train_budget=math.nan,
             dashed=lines[True] if lines[False] else [],
-            axes=Axes(top=1.05 * max(c["accuracy"][2] for c in cells), ticks=ticks),
+            axes=Axes(top=1.05 * (max(c["accuracy"][2] for c in cells) or 1), ticks=ticks),  # of nothing right: 1
         )
     return panels_file(panels, title=title, legend=list(legend.values()))
 

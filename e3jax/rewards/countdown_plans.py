@@ -1,16 +1,22 @@
 """Grader of Countdown with plans (tasks/countdown_plans.py): the execution's arithmetic, step by step, exactly.
 
+What is read of a phase is graded here for the form in text, too (tasks/countdown_plans_text.py).
+
 plan        + ?12 * ?24                   operations towards intermediate targets
 execution   7 + 5 = 12 * 2 = 24           every step says its value, which the next goes on from
 
 grade_text(problem, "+ ?12 * ?24 </EXPLORATION> <EXECUTION> 7 + 5 = 12 * 2 = 24 </EXECUTION>")
 """
 
+import operator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 from e3jax.phases import begins_plan, split_text
 from e3jax.rewards.extract import Grade, integers
+
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
 class Step(NamedTuple):
@@ -21,29 +27,38 @@ class Step(NamedTuple):
     value: int  # as stated
 
 
+Execution = tuple[int, list[Step]]  # the first number, and what is done to it
+Plan = tuple[list[tuple[str, int, int]], str]  # (operation, number, target before it) from the last back; the first one
+
+
 def grade_text(problem, text: str) -> Grade:
+    """Grade a response in words (`grade_phases`)."""
+    return grade_phases(problem, text, read_execution)
+
+
+def grade_phases(problem, text: str, read: Callable[[str], Execution | None]) -> Grade:
     """Grade a response: 1 if its phases are well formed, its steps true, every number used once, the target reached.
 
-    Reasons: "format_…" (phases.FAULTS), malformed, wrong_numbers, false_step, wrong_value, correct. The plan is not
-    graded here (`followed`).
+    Reasons: "format_…" (phases.FAULTS), malformed (`read` returns None), wrong_numbers, false_step, wrong_value,
+    correct. The plan is not graded here (`share_done`).
     """
     _, execution, fault = split_text(text, begun=begins_plan(problem.question))
     if fault:
         return Grade(0.0, f"format_{fault}")
-    read = read_execution(execution)
-    if read is None:
+    found = read(execution)
+    if found is None:
         return Grade(0.0, "malformed")
-    value, steps = read
+    value, steps = found
     if sorted([value, *(s.number for s in steps)]) != sorted(problem.meta["numbers"]):
         return Grade(0.0, "wrong_numbers")
     for step in steps:
-        value = {"+": value + step.number, "-": value - step.number, "*": value * step.number}[step.op]
+        value = OPERATIONS[step.op](value, step.number)
         if value != step.value:
             return Grade(0.0, "false_step")
     return Grade(1.0, "correct") if value == problem.meta["target"] else Grade(0.0, "wrong_value")
 
 
-def read_execution(text: str) -> tuple[int, list[Step]] | None:
+def read_execution(text: str) -> Execution | None:
     """Return the first number and the steps; None for anything that is no execution.
 
     >>> read_execution("7 + 5 = 12 * 2 = 24")
@@ -58,7 +73,7 @@ def read_execution(text: str) -> tuple[int, list[Step]] | None:
     return numbers[0], [Step(*step) for step in zip(words[1::4], numbers[1::2], numbers[2::2])]
 
 
-def read_plan(text: str) -> tuple[list[tuple[str, int, int]], str] | None:
+def read_plan(text: str) -> Plan | None:
     """Return (operation, number, target before it) from the last one back, and the first operation; None for no plan.
 
     >>> read_plan("* 2 ?12 +")
@@ -72,17 +87,22 @@ def read_plan(text: str) -> tuple[list[tuple[str, int, int]], str] | None:
 
 
 def followed(plan: str, execution: str) -> float:
-    """Return the share of the plan that the execution does; 0 for no plan.
-
-    What counts are the later steps with their targets, and the first operation.
+    """Return the share of a plan in words that an execution does.
 
     >>> followed("* 2 ?12 +", "7 + 6 = 13 * 2 = 26")
     0.5
     """
-    planned, read = read_plan(plan), read_execution(execution)
-    if planned is None or read is None or not read[1]:
+    return share_done(read_plan(plan), read_execution(execution))
+
+
+def share_done(planned: Plan | None, done: Execution | None) -> float:
+    """Return the share of a plan that an execution does; 0 where one of them could not be read.
+
+    What counts are the later steps with their targets, and the first operation.
+    """
+    if planned is None or done is None or not done[1]:
         return 0.0
-    steps = read[1][::-1]
+    steps = done[1][::-1]
     taken = [(step.op, step.number, before.value) for step, before in pairwise(steps)]
-    done = sum(a == b for a, b in zip(planned[0], taken)) + (planned[1] == steps[-1].op)
-    return done / max(len(planned[0]) + 1, len(steps))
+    kept = sum(a == b for a, b in zip(planned[0], taken)) + (planned[1] == steps[-1].op)
+    return kept / max(len(planned[0]) + 1, len(steps))

@@ -1,7 +1,9 @@
 """What a response votes for in maj@k: its answer in a normal form in which different spellings count together."""
 
+from collections.abc import Callable
+
 from e3jax.phases import begins_plan, split_text
-from e3jax.rewards.countdown_plans import read_execution
+from e3jax.rewards.countdown_plans import Execution, read_execution
 from e3jax.rewards.extract import IN_PHASES, boxed_answer, last_answer
 from e3jax.rewards.latex import MAX_CHARS, normal, number
 
@@ -12,9 +14,9 @@ def tagged_vote(problem, text: str) -> str | None:
     return None if answer is None else "".join(answer.split())
 
 
-def execution_vote(problem, text: str) -> str | None:
+def execution_vote(problem, text: str, *, read: Callable[[str], Execution | None] = read_execution) -> str | None:
     """Return the value in which the execution of a plan of Countdown ends; None where it is malformed."""
-    execution = read_execution(split_text(text, begun=begins_plan(problem.question))[1])
+    execution = read(split_text(text, begun=begins_plan(problem.question))[1])
     return str(execution[1][-1].value) if execution and execution[1] else None
 
 

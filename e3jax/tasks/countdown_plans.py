@@ -51,6 +51,15 @@ def plan_trace(problem: Problem, rng: np.random.Generator, habits: Habits) -> st
     Either is executed with honest arithmetic, so that a model learns to do what it planned; a plan whose targets
     cannot be made then ends in another value than the problem's.
     """
+    order, ops, targets = draw_plan(problem, rng, habits)
+    steps = zip(ops, order[1:], displays(order, ops)[1:])
+    plan = " ".join([f"{op} {number} ?{t}" for op, number, t in zip(ops[:0:-1], order[:1:-1], targets)] + [ops[0]])
+    execution = " ".join([str(order[0]), *(f"{op} {number} = {value}" for op, number, value in steps)])
+    return f"{TAGS[0]} {plan} {TAGS[1]} {TAGS[2]} {execution} {TAGS[3]}"
+
+
+def draw_plan(problem: Problem, rng: np.random.Generator, habits: Habits) -> tuple:
+    """Return a plan that works or any plan: numbers in order, operations, intermediate targets from the last back."""
     given, target = problem.meta["numbers"], problem.meta["target"]
     made = []
     if rng.random() < habits.solution_rate:
@@ -59,10 +68,7 @@ def plan_trace(problem: Problem, rng: np.random.Generator, habits: Habits) -> st
     order, ops, targets = made[rng.integers(len(made))] if made else any_plan(given, target, rng)
     if ops[0] in "+*" and given.index(order[0]) > given.index(order[1]):
         order = (order[1], order[0], *order[2:])
-    steps = zip(ops, order[1:], displays(order, ops)[1:])
-    plan = " ".join([f"{op} {number} ?{t}" for op, number, t in zip(ops[:0:-1], order[:1:-1], targets)] + [ops[0]])
-    execution = " ".join([str(order[0]), *(f"{op} {number} = {value}" for op, number, value in steps)])
-    return f"{TAGS[0]} {plan} {TAGS[1]} {TAGS[2]} {execution} {TAGS[3]}"
+    return order, ops, targets
 
 
 def any_plan(given, target: int, rng: np.random.Generator) -> tuple:

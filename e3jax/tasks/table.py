@@ -18,7 +18,15 @@ from e3jax.rewards import countdown_plans as plans_grader
 from e3jax.rewards import math, mcq, multiplication, plan
 from e3jax.rewards.extract import Grade
 from e3jax.rewards.votes import boxed_vote, execution_vote, tagged_vote
-from e3jax.tasks import countdown_plans, countdown_text, countdown_traces, multiplication_text, own_task, product_traces
+from e3jax.tasks import (
+    countdown_plans,
+    countdown_plans_text,
+    countdown_text,
+    countdown_traces,
+    multiplication_text,
+    own_task,
+    product_traces,
+)
 from e3jax.tasks.countdown import calculator_problem, need_numbers, open_countdown, paper_problem
 from e3jax.tasks.multiplication import need_digits, open_multiplication, open_products
 from e3jax.tasks.problem import Problem
@@ -118,6 +126,19 @@ ROWS = (
         vote=tagged_vote,
         parse=countdown_text.parse,
         equations=True,
+    ),
+    Task(
+        name="plans_text",  # calculator Countdown in E2C's two phases, in text
+        problem_task="countdown_plans_text",
+        field="numbers",
+        open=partial(open_countdown, countdown_plans_text.plans_problem),
+        check_source=partial(need_numbers, most=6),
+        trace=countdown_plans_text.plan_trace,
+        habits=countdown_plans.Habits,
+        grade=countdown_plans_text.grade_text,
+        vote=partial(execution_vote, read=countdown_plans_text.read_execution),
+        followed=countdown_plans_text.followed,
+        parse=countdown_plans_text.parse,
     ),
     Task(
         name="math",  # a set of questions, whose rows may be of any task (tasks/sets.py)
