@@ -89,7 +89,7 @@ def room_for_programs():
 def tiny():
     """Return (model, params) of the tiny preset: random weights, float32."""
     model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel="xla")
-    return model, init_params(model, jax.random.key(0))
+    return model, jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))  # op by op it takes seconds
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared/data"  # real data beside the clone, which most clones lack

@@ -14,6 +14,13 @@ from e3jax.models.presets import preset
 from e3jax.models.qwen3 import Qwen3, init_params, join_products, unstack
 
 
+def apply(model, params, token, position, **how):
+    """Return hidden states and cache, as one program: op by op a forward pass is a hundred of them."""
+    return jax.jit(lambda params, token, position: model.apply({"params": params}, token, position, **how))(
+        params, token, position
+    )
+
+
 def positions(b, t):
     return jnp.broadcast_to(jnp.arange(t), (b, t))
 
@@ -34,10 +41,9 @@ def test_prefill_and_decode_equal_one_forward(tiny, sizes, pools):
     model, params = tiny
     token = jax.random.randint(jax.random.key(1), (3, 20), 0, 210)
     token = token.at[2, :4].set(token[0, :4])
-    full, _ = model.apply({"params": params}, token, positions(3, 20))
-    _, prompts = model.apply(
-        {"params": params}, token[:, :8], positions(3, 8), cache=empty_cache(model.config, 3, 8, jnp.float32), window=8
-    )
+    full, _ = apply(model, params, token, positions(3, 20))
+    cache = empty_cache(model.config, 3, 8, jnp.float32)
+    _, prompts = apply(model, params, token[:, :8], positions(3, 8), cache=cache, window=8)
     start = jnp.array([4, 8, 6])  # shorter prompts than what was prefilled: the rest is written over
     table = np.full((3, 8), 99, np.int32)
     table[:, :5] = np.random.default_rng(0).permutation(24)[:15].reshape(3, 5)
@@ -78,13 +84,18 @@ def test_joined_products_equal_those_apart(family):
     """
     config = replace(preset("tiny"), heads=4, kv_heads=2) if "heads" not in family else preset("tiny")
     model = Qwen3(replace(config, **family), dtype=jnp.float32, remat="none", kernel="xla")
-    noise = iter(jax.random.split(jax.random.key(1), 100))
-    params = init_params(model, jax.random.key(0))
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(noise), x.shape), params)  # scales and biases too
+    noise = iter(list(jax.random.split(jax.random.key(1), 100)))
+
+    @jax.jit
+    def drawn():  # scales and biases too
+        params = init_params(model, jax.random.key(0))
+        return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(noise), x.shape), params)
+
+    params = drawn()
     token = jax.random.randint(jax.random.key(2), (3, 20), 0, 210)
-    want, _ = model.apply({"params": params}, token, positions(3, 20))
+    want, _ = apply(model, params, token, positions(3, 20))
     for layout in (join_products(params), unstack(join_products(params))):
-        got, _ = model.apply({"params": layout}, token, positions(3, 20))
+        got, _ = apply(model, layout, token, positions(3, 20))
         np.testing.assert_allclose(got, want, atol=5e-5)
 
 
@@ -101,14 +112,10 @@ def test_packed_equals_alone(tiny):
     """Two examples in one row give what each gives alone; positions restart and segments keep them apart."""
     model, params = tiny
     a, b = jnp.array([[5, 6, 7]]), jnp.array([[8, 9]])
-    packed, _ = model.apply(
-        {"params": params},
-        jnp.concatenate([a, b], 1),
-        jnp.array([[0, 1, 2, 0, 1]]),
-        segment_bt=jnp.array([[1, 1, 1, 2, 2]]),
-    )
-    alone_a, _ = model.apply({"params": params}, a, positions(1, 3))
-    alone_b, _ = model.apply({"params": params}, b, positions(1, 2))
+    at, segments = jnp.array([[0, 1, 2, 0, 1]]), jnp.array([[1, 1, 1, 2, 2]])
+    packed, _ = apply(model, params, jnp.concatenate([a, b], 1), at, segment_bt=segments)
+    alone_a, _ = apply(model, params, a, positions(1, 3))
+    alone_b, _ = apply(model, params, b, positions(1, 2))
     np.testing.assert_allclose(packed, jnp.concatenate([alone_a, alone_b], 1), atol=2e-5)
 
 
@@ -119,10 +126,11 @@ def test_remat_changes_no_gradient(tiny):
 
     def grads(remat):
         m = Qwen3(model.config, dtype=jnp.float32, remat=remat, kernel="xla")
-        return jax.grad(lambda p: m.apply({"params": p}, token, positions(2, 12))[0].var())(params)
+        return jax.jit(jax.grad(lambda p: m.apply({"params": p}, token, positions(2, 12))[0].var()))(params)
 
+    want = grads("none")
     for remat in ("full", "attention", "matmuls"):
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), grads("none"), grads(remat))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), want, grads(remat))
 
 
 def test_embedding_gradient_sums_in_float32(tiny):
@@ -130,13 +138,11 @@ def test_embedding_gradient_sums_in_float32(tiny):
     model = Qwen3(tiny[0].config, dtype=jnp.bfloat16, remat="none", kernel="xla")
     token = jnp.full((1, 1024), 7)
 
-    def loss(params):  # a plain sum: every token's gradient counts the same
-        hidden, _ = model.apply({"params": params}, token, positions(1, 1024))
+    def loss(params, token):  # a plain sum: every token's gradient counts the same
+        hidden, _ = model.apply({"params": params}, token, positions(*token.shape))
         return hidden.astype(jnp.float32).sum()
 
-    many = jax.grad(loss)(tiny[1])["embed_vd"][7]
-    one = jax.grad(lambda p: model.apply({"params": p}, token[:, :1], positions(1, 1))[0].astype(jnp.float32).sum())(
-        tiny[1]
-    )
-    ratio = jnp.linalg.norm(many) / jnp.linalg.norm(one["embed_vd"][7])
+    gradient = jax.jit(jax.grad(loss))
+    many, one = (gradient(tiny[1], some)["embed_vd"][7] for some in (token, token[:, :1]))
+    ratio = jnp.linalg.norm(many) / jnp.linalg.norm(one)
     assert 950 < ratio < 1100, ratio  # equal tokens attend to equal values: each contributes the same
