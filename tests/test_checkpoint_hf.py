@@ -32,7 +32,9 @@ PARITY = "parity needs pip install -e '.[parity]'"
 
 
 def logits(model, params, tokens, positions, segments=None):
-    hidden, _ = model.apply({"params": params}, jnp.asarray(tokens), jnp.asarray(positions), segment_bt=segments)
+    hidden, _ = jax.jit(model.apply)(
+        {"params": params}, jnp.asarray(tokens), jnp.asarray(positions), segment_bt=segments
+    )
     return np.asarray(hidden @ unembedding(params).T)
 
 

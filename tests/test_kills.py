@@ -198,7 +198,8 @@ def plans_checkpoint(directory):
 
     model = Qwen3(preset("tiny"), dtype=jnp.float32, remat="none", kernel="xla")
     (directory / "model").mkdir()
-    return write_checkpoint((model, init_params(model, jax.random.key(0))), directory / "model", WORDS)
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    return write_checkpoint((model, params), directory / "model", WORDS)
 
 
 def didactic(patch, checkpoint, tmp_path):

@@ -288,7 +288,7 @@ def change_config(directory, **changes):
 
 
 def logits_of(model, params):
-    hidden, _ = model.apply({"params": params}, TOKENS, POSITIONS)
+    hidden, _ = jax.jit(model.apply)({"params": params}, TOKENS, POSITIONS)
     return np.asarray(hidden @ params["embed_vd"].T)
 
 

@@ -149,7 +149,7 @@ def test_logp_equals_teacher_forcing_at_real_widths():
     """The same for two layers of Qwen3-0.6B's widths and its whole vocabulary."""
     config = dataclasses.replace(preset("qwen3-0.6b"), layers=2)
     model = Qwen3(config, dtype=jnp.float32, remat="none", kernel="xla")
-    params = init_params(model, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
     prompts = ragged_prompts(3, config.vocab_size)
     check_parity(model, params, draw(model, params, prompts, samples=2, budget=10, slots=4), 1.0)
 
@@ -234,7 +234,7 @@ def test_samples_do_not_depend_on_the_schedule(sharp, monkeypatch):
 def two_heads():
     """Return a model with two KV heads, one each for tensor=2; its parameters, prompts, and what one device draws."""
     model = Qwen3(dataclasses.replace(preset("tiny"), kv_heads=2), dtype=jnp.float32, remat="none", kernel="xla")
-    params = init_params(model, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
     params = params | {"embed_vd": params["embed_vd"] * 8}
     prompts = ragged_prompts(4, 210)
     one = draw(model, params, prompts)

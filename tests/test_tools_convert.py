@@ -84,7 +84,7 @@ def test_subfolder_loads_in_transformers(source, tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", subfolder="8B-Final").eval()
     assert model.dtype == torch.float32
     ours, like = like_of(source)
-    hidden, _ = ours.apply({"params": load_hf(source, like)}, TOKENS, POSITIONS)
+    hidden, _ = jax.jit(ours.apply)({"params": load_hf(source, like)}, TOKENS, POSITIONS)
     logits = hidden @ load_hf(source, like)["unembed_vd"].T
     np.testing.assert_allclose(logits, transformers_logits(model, TOKENS, POSITIONS), atol=1e-4)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", subfolder="8B-Final")
@@ -135,7 +135,7 @@ def test_an_e2c_export_reads_as_on_its_card(source, tmp_path):
     trained, like = like_of(tmp_path / "out/8B-Final")
     params = load_params(tmp_path / "tagged", like)
     tokens, positions = np.array([ids]), np.arange(len(ids))[None]
-    hidden, _ = trained.apply({"params": params}, tokens, positions)
+    hidden, _ = jax.jit(trained.apply)({"params": params}, tokens, positions)
     logits = hidden @ params["unembed_vd"].T
     np.testing.assert_allclose(logits, transformers_logits(model, tokens, positions), atol=1e-4)
     assert model.config.vocab_size == 120  # rows that were spare

@@ -175,7 +175,7 @@ def test_logits_are_those_of_transformers(converted):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager").eval()
     ours, like = like_of(out)
     params = load_hf(out, like)
-    hidden, _ = ours.apply({"params": params}, TOKENS, POSITIONS)
+    hidden, _ = jax.jit(ours.apply)({"params": params}, TOKENS, POSITIONS)
     logits = hidden @ unembedding(params).T
     np.testing.assert_allclose(logits, transformers_logits(theirs, TOKENS, POSITIONS), atol=1e-4)
 

@@ -26,7 +26,7 @@ def source(tmp_path_factory):
     directory = tmp_path_factory.mktemp("hub")
     (directory / "config.json").write_text(json.dumps(QWEN3 | {"vocab_size": 320}))
     model, _ = like_of(directory)
-    save_hf(init_params(model, jax.random.key(0)), directory, dtype="bfloat16")
+    save_hf(jax.jit(init_params, static_argnums=0)(model, jax.random.key(0)), directory, dtype="bfloat16")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -37,7 +37,7 @@ def write_model(directory: Path, likely: str, tokenizer_files: Path) -> Path:
     shape |= dict(num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=False)
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(QWEN3 | shape))
-    params = init_params(like_of(directory)[0], jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(like_of(directory)[0], jax.random.key(0))
     names = {name: np.array(x) for name, x in params.items() if name != "layers"}
     (head,) = [name for name in names if name not in ("embed_vd", "final_norm_d")]  # the unembedding
     names["embed_vd"][:, 0] = 3.0  # what every position has in common …

@@ -106,7 +106,7 @@ def write_chat_model(directory: Path, *, template: str) -> Path:
     write_qwen3_like(directory, template=template)
     size = -(-HubTokenizer(str(directory)).vocab_size // 64) * 64
     (directory / "config.json").write_text(json.dumps(QWEN3 | {"vocab_size": size}))
-    save_hf(init_params(like_of(directory)[0], jax.random.key(0)), directory)
+    save_hf(jax.jit(init_params, static_argnums=0)(like_of(directory)[0], jax.random.key(0)), directory)
     return directory
 
 
