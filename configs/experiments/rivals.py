@@ -6,9 +6,14 @@
 
 Sizes: "cpu", 16 arms, 3 seeds; "gpu", all 25 arms, ten seeds and the larger model of the other experiments; "lm", all
 arms on the language model of configs/countdown_lm.py; "smoke" and "lm-smoke", three arms of two steps.
-Hardware and time: not run yet. Estimated for "cpu" from the 1.75 minutes of mask.py's arms of 60 steps: about a minute
-an arm, 70 minutes of runs in sum, under 40 by the clock with --jobs=2 on two quiet cores.
-Expected: nothing is known. The rule was written on 2026-11-30, before any run.
+Hardware and time: "cpu" took 38 minutes by the clock on two CPU cores that other work shared, 123 minutes of runs in
+sum; "gpu" and "lm" were not run.
+Expected (2026-11-30, docs/experiments.md, experiments/results/rivals.json): not reproduced, 13 of 15 statements are
+open, of w_reinforce and cispo the opposite holds; the rule was written on the same day, before any run:
+                        base  grpo  mask  w_reinforce  nsr   pass_at_k  sapo  gfpo  lie     (means of 3 seeds)
+    3 numbers at 96     19.4  41.0  38.3  32.9         30.6  42.7       43.4  39.8  42.6  %
+    3 numbers at 384    20.3  59.4  52.0  51.3         48.2  61.7       60.2  59.2  61.3  %
+    length                    70    65    74           77    69         70    73    73
 
 The rule: for each rival, "better at 4 times the training budget than e3's GRPO". It holds where the 95 % interval of
 the paired difference over seeds lies above 0, its opposite where that lies below. With 15 statements at this level
