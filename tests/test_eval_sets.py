@@ -32,7 +32,7 @@ def by_answer(problems, texts, done):
 
 def draw_nothing(model, params, requests, sampling, *, pad, events, **_):
     """Stands for the sampler: a response is a function of its prompt, problem and number, as the sampler's is."""
-    prompts, ids, samples, budget = requests
+    prompts, ids, samples, budget, _ = requests
     r = widened(unsampled(prompts, [len(numbers) for numbers in samples], pad=pad), 32, pad)
     rows = [(i, number) for i, numbers in enumerate(samples) for number in numbers]
     for row, (i, number) in enumerate(rows):
