@@ -173,7 +173,7 @@ def test_what_does_not_fit_fails(answers):
     assert status == 1 and "add needs 0." in out and "biggest: " in out, (out, err[-1000:])
     out, err, status = told["full"]
     assert status == 1 and "admit ran out of memory" in out, (out, err[-1000:])
-    assert "[0][2].k bfloat16(2, 131072" in " ".join(out.split()), out
+    assert "8.00 GiB [0][0][0].k bfloat16(2, 131072" in " ".join(out.split()), out
 
 
 @pytest.mark.parametrize(
