@@ -14,10 +14,12 @@ same priming and stage "easy"; docs/recipes/countdown.md has the table): priming
 of 3.8 s 2.0 rollouts and 1.6 update, 65 s of compiling; accuracy at 512, 1,024, 2,048 tokens: primed 20.1, 20.3, 20.3 %
 on 3 numbers, after "easy" 71.1, 80.1, 84.2; on 4 numbers, which RL never saw, 3.5, 3.5, 3.5, then 31.2, 51.0, 59.6.
 The smoke size with the real model, from nothing on two quiet CPU cores: 3 min 52 s (2026-11-30).
-On v5e:2x4 (compiled, not run; --config.task.prompt_room=160), GiB per chip of 16: SmolLM2-135M with 512 slots and
-remat="matmuls", stage "traces" 2.94 (gradient, 24 x 2048 tokens); "easy" gradient 4.87 (128 x 672 tokens), admit 3.18,
-decode 2.55 (512 slots), prefill 1.57, the others below .7. Qwen3-0.6B with 344 slots and remat="attention": "traces"
-4.00 (gradient). Stage "hard", and Qwen3-0.6B's stages of RL, were not compiled to their end.
+On v5e:2x4 (compiled 2026-11-30, not run; --config.task.prompt_room=160), most GiB per chip, where 14 of 16 may be used:
+                                                     traces   easy: gradient, decode   hard: gradient, decode, admit
+    SmolLM2-135M, 512 slots, remat="matmuls"           2.94        4.87, 2.55              13.39,  5.21,  9.51
+    Qwen3-0.6B, 344 slots, remat="attention"           4.00        5.65, 5.95              11.17, 13.00, 12.78
+Rows are what memory holds: 128 x 672 tokens in "easy", 112 and 128 x 2,304 in "hard" (its budget at most 2,048 tokens);
+the prefill of Qwen3-0.6B's "hard" takes 12.99, all others less than these.
 
 Sources: "study" is the feasibility study of 2026-11-29 above; docs/algorithms.md, e3, has the paper's values (Table 5).
 """

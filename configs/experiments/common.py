@@ -21,7 +21,7 @@ SEEDS = {"cpu": (0, 1, 2), "gpu": tuple(range(10)), "lm": (0, 1, 2), "lm-smoke":
 # ratios to it, but for 64, since half of 512 holds 6 attempts in text and 64 words hold 5
 IN_TEXT = {
     "lm": {24: 128, 48: 256, 64: 512, 96: 512, 192: 1024, 384: 2048},
-    "lm-smoke": {24: 8, 48: 12, 64: 16, 96: 16, 192: 24, 384: 32},
+    "lm-smoke": {24: 3, 48: 6, 64: 12, 96: 12, 192: 24, 384: 48},
 }
 FIVE = tuple(range(5))  # seeds of ablations
 GRADIENTS = {"grpo": "all", "mask": "positive"}
