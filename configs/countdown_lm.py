@@ -19,7 +19,7 @@ On v5e:2x4 (compiled 2026-11-30, not run; --config.task.prompt_room=160), most G
     SmolLM2-135M, 512 slots, remat="matmuls"           2.94        4.87, 2.55              13.39,  5.21,  9.51
     Qwen3-0.6B, 344 slots, remat="attention"           4.00        5.65, 5.95              11.17, 13.00, 12.78
 Rows are what memory holds: 128 x 672 tokens in "easy", 112 and 128 x 2,304 in "hard" (its budget at most 2,048 tokens);
-the prefill of Qwen3-0.6B's "hard" takes 12.99, all others less than these.
+the prefill of Qwen3-0.6B's "hard" takes 12.99. Of its "easy" no other programs were compiled.
 
 Sources: "study" is the feasibility study of 2026-11-29 above; docs/algorithms.md, e3, has the paper's values (Table 5).
 """

@@ -160,6 +160,25 @@ def test_what_is_over_sampled_is_thrown_away(tmp_path, light, monkeypatch):
     assert max(line["carry/wasted"] for line in of) > 0
 
 
+def test_a_later_stage_that_counts_what_was_drawn_is_refused():
+    """What is carried over is not in drawn.jsonl: a stage that drops solved problems would know of none."""
+    from e3jax.train import check
+
+    settings = resolve_stages()
+    with pytest.raises(UserError, match=r"stages\.easy\.carry_over, over_sampling=.*drop_above of stage later"):
+        check.check_carry_over(settings)
+
+
+def resolve_stages():
+    """Return the settings of a stage that carries over and a later one that reads what was drawn."""
+    from e3jax.train.settings import resolve
+
+    c = config()
+    c.stages.later = {**c.stages.easy.to_dict(), "drop_above": 0.5, "carry_over": 0}
+    c.order = ("easy", "later")
+    return resolve(c)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

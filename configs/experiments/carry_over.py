@@ -38,14 +38,14 @@ def get_config(size: str = "cpu"):
     )
     c.bases.countdown = countdown(size)
     change = rl(budget=384, steps=40) | {"sampler": {"slots": 128, "prefill_rows": 32}}
-    own = {"waits": {}, "sampler": {"old_logp": "sampler"}, "carries": {"old_logp": "sampler", "carry_over": 2}}
+    changes = {"waits": {}, "sampler": {"old_logp": "sampler"}, "carries": {"old_logp": "sampler", "carry_over": 2}}
     says = {
         "waits": "every step waits for its longest response",
         "sampler": "the same, with importance weights to the sampler's log-probs",
         "carries": "what is unfinished goes on in the next step",
     }
     for name in ARMS:
-        c.arms[name] = arm(says[name], after="countdown", grpo=own[name], **change)
+        c.arms[name] = arm(says[name], after="countdown", grpo=changes[name], **change)
     c.measures.update(training("length", "reward", "entropy"))
     c.measures["longest"] = measure("tokens of a step's longest response, mean of all steps", "train", "length/max", 40)
     c.measures["mean length"] = measure("tokens of a response, mean of all steps", "train", "length/mean", 40)

@@ -47,8 +47,8 @@ class Events(NamedTuple):
     `on_finished(rows, rollouts)` is called with the rows that finished, which no longer change, while the device
     decodes the block after theirs.
     `on_tokens(b, tokens, logps)` is called with what row b drew in the last block, its ending token included.
-    `enough(rollouts, ended)` is asked after a block, with all rows that ended so far; True ends the sampling. Rows that
-    had begun keep what they drew, the others nothing.
+    `enough(ended)` is asked after a block, with [B] bool of the rows that ended so far; True ends the sampling. Rows
+    that had begun keep what they drew, the others nothing.
     `stats` gets first_token_s (seconds until the first block was drawn), occupancy (share of slots busy while responses
     were still waiting; NaN if none had to wait), prefilled (prompt tokens) and shared_pages (pages of prompts that
     responses read where they lay already, instead of a copy).
@@ -57,7 +57,7 @@ class Events(NamedTuple):
     on_finished: Callable[[np.ndarray, Rollouts], None] | None = None
     on_tokens: Callable[[int, np.ndarray, np.ndarray], None] | None = None
     stats: dict[str, float] | None = None
-    enough: Callable[[Rollouts, np.ndarray], bool] | None = None
+    enough: Callable[[np.ndarray], bool] | None = None
 
 
 def sample(
@@ -88,7 +88,7 @@ def sample(
         before_j, drawn = queue.decode()
         queue.tell()  # of the block before, while the device works on this one
         queue.collect(before_j, drawn)
-        if events.enough and events.enough(queue.out, queue.ended_b):
+        if events.enough and events.enough(queue.ended_b):
             return queue.cut()
 
 

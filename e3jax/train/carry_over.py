@@ -104,7 +104,7 @@ def carry_groups(
     overdue = np.array([group.begun < step and group.begun <= step - stage.carry_over for group in groups])
     ended, stats = np.zeros(len(rows), bool), {}
 
-    def enough(_: Rollouts, ended_b: np.ndarray) -> bool:
+    def enough(ended_b: np.ndarray) -> bool:
         ended[:] = ended_b
         complete = np.bincount(group_b[~ended_b], minlength=len(groups)) == 0
         return complete.sum() >= stage.prompts and bool(complete[overdue].all())

@@ -191,12 +191,16 @@ def check_selection(s: Settings) -> None:
 
 @all_errors()
 def check_carry_over(s: Settings) -> None:
-    """Refuse to end a step before its longest response where responses have several turns."""
+    """Refuse to end a step before its longest response where responses have turns, or a later stage counts them."""
     for stage in s.stages:
         if isinstance(stage, GrpoStage) and s.environment.file:
             for field in ("carry_over", "over_sampling"):
                 value, allowed = getattr(stage, field), "not with an environment: a turn is sampled to its end, use 0"
                 need(not value, f"stages.{stage.name}.{field}", value, allowed)
+        if isinstance(stage, GrpoStage) and (stage.carry_over or stage.over_sampling):
+            readers = [x.name for x in s.stages if isinstance(x, GrpoStage) and x.reads_drawn and x.index > stage.index]
+            said = f"stages.{stage.name}.carry_over, over_sampling", (stage.carry_over, stage.over_sampling)
+            need(not readers, *said, f"drop_above of stage {', '.join(readers)} wants what is drawn: use 0 and 0")
 
 
 @all_errors()
