@@ -1,6 +1,8 @@
 """Kill a run at random moments, start it again each time with the same command, and compare with one left in peace.
 
     python benchmarks/faults.py --kills=50 --out=/tmp/faults
+    python benchmarks/faults.py --kills=20 --out=/tmp/faults-carry --config.grpo.carry_over=2 \
+        --config.grpo.old_logp=sampler --config.grpo.group_size=2   # other flags are the run's: responses carried over
 
 The run is configs/smoke.py with a checkpoint at every step. SIGKILL comes in one of four ways, in turn: after
 a random time; while a checkpoint is being written; during an evaluation; between two stages. Whenever the run gets to
@@ -242,10 +244,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args()
+    asked, flags = parser.parse_known_args()
     asked.out.mkdir(parents=True)
-    start = time.monotonic()
-    found = campaign(asked.out, kills=asked.kills, seed=asked.seed, kinds=asked.kinds)
+    start, flags = time.monotonic(), (*EVERY_STEP, *flags)
+    found = campaign(asked.out, kills=asked.kills, seed=asked.seed, kinds=asked.kinds, flags=flags)
     print(f"{json.dumps(found)} in {time.monotonic() - start:.0f} s")
 
 

@@ -108,7 +108,7 @@ class OurTrainer:
                 self.state,
                 SimpleNamespace(rollouts=rollouts),
                 work.advantage_b,
-                ref_params,
+                self.side.params if ref_params is None else ref_params,
                 stage_of(rows=rows, budget=budget, old_logp=old_logp, loss=loss, minibatches=minibatches),
             )
             jax.block_until_ready(self.state)

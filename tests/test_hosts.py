@@ -3,6 +3,7 @@
 Real processes, real collectives (gloo), the real command. By hand, 1, 2 and 4 processes on three meshes (10 minutes):
 
     PYTHONPATH=. JAX_PLATFORMS=cpu python tests/test_hosts.py
+    PYTHONPATH=. JAX_PLATFORMS=cpu python tests/test_hosts.py --carry  # with responses carried over
 """
 
 import dataclasses
@@ -36,6 +37,11 @@ STAGE = (
     "--config.stages.easy.budget=32", "--config.stages.easy.evaluated=False", "--config.sampler.block=32",
     "--config.grpo.samples_logged=16", "--config.grpo.loss.entropy_coef=0.01", "--config.model.remat=none",
     "--config.log.tensorboard=False",
+)  # fmt: skip
+
+CARRY = (
+    "--config.grpo.carry_over=2", "--config.grpo.old_logp=sampler", "--config.sampler.block=4",
+    "--config.stages.easy.steps=5",
 )  # fmt: skip
 
 
@@ -215,14 +221,20 @@ def test_hosts_lie_along_data(monkeypatch):
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    where = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    carry, where = sys.argv[1:] == ["--carry"], Path(tempfile.mkdtemp())
     model = two_heads(where / "model")
     finish(launch([where / "base"], 1, *BASE, model))
-    flags = (*STAGE, model, f"--config.init.init_from={where / 'base/checkpoints/short/150'}")
+    start = f"--config.init.init_from={where / 'base/checkpoints/short/150'}"
+    flags = (*STAGE, model, start, *(CARRY if carry else ()))
     finish(launch([where / "one"], 1, *flags))
+    if carry:
+        of = lines(where / "one", "metrics.jsonl")
+        print("groups that go on:", [line["carry/groups"] for line in of])
     for processes, devices in ((1, 8), (2, 4), (4, 2)):
-        for shape in ((1, 8, 1), (max(processes, 2), 8 // max(processes, 2), 1), (1, 4, 2)):
+        data = max(processes, 2)
+        shapes = ((data, 8 // data, 1),) if carry else ((1, 8, 1), (data, 8 // data, 1), (1, 4, 2))
+        for shape in shapes:
             many = where / f"{processes}_{'x'.join(map(str, shape))}"
             finish(launch([many] * processes, devices, *flags, *mesh(*shape)))
-            found = gaps(where / "one", many)
-            print(f"{processes} x {devices} devices, data x fsdp x tensor {shape}:", *found, flush=True)
+            worst = gaps(where / "one", many, steps=5 if carry else 3)
+            print(f"{processes} x {devices} devices, data x fsdp x tensor {shape}:", *worst, flush=True)
