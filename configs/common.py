@@ -131,6 +131,9 @@ def base_config() -> ConfigDict:
     # Responses that a step does not wait for go on in the next ones, for at most so many steps (train/carry_over.py).
     # 0: off, every step waits for its longest response, as in e3
     c.grpo.carry_over = 0
+    # A group that has gone on for so many steps and is not complete is waited for ("finish"), or thrown away and its
+    # problem drawn again ("drop": no step waits, and long responses are trained on too rarely)
+    c.grpo.overdue = "finish"
     # The simple alternative: this share of groups is drawn in addition, and those that are complete last are thrown
     # away with what was drawn of them. 0: off
     c.grpo.over_sampling = 0.0

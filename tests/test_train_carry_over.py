@@ -2,14 +2,30 @@
 
 import importlib
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from e3jax.errors import UserError
+from e3jax.sampler.plan import Sampling
+from e3jax.sampler.slots import unsampled, widened
+from e3jax.tasks.problem import Problem
 from e3jax.train import carry_over
-from e3jax.train.carry_over import Carried, Group, Response, kept, read_carried, rollouts_of, write_carried
+from e3jax.train.carry_over import (
+    Carried,
+    Group,
+    Response,
+    beginning,
+    carry_groups,
+    following,
+    kept,
+    read_carried,
+    rollouts_of,
+    write_carried,
+)
 from e3jax.train.curriculum import main
 
 
@@ -56,8 +72,25 @@ def test_kept_by_hand():
     """Groups that began earlier all go on; of this step's as many as a step trains on, without those that did not."""
     flying, empty = response(3, ended=False), response(ended=False)
     groups = [Group(2, 0, 0, (flying,)), *(Group(3, i, 1 + i, (flying,)) for i in range(4)), Group(3, 4, 5, (empty,))]
-    assert kept(groups, [1], 3, most=2) == [0, 2, 3]
-    assert kept(groups, [], 3, most=9) == [0, 1, 2, 3, 4]
+    stage = SimpleNamespace(prompts=2, carry_over=2, overdue="finish")
+    assert kept(groups, [1], stage, 3) == [0, 2, 3]
+    stage.prompts = 9
+    assert kept(groups, [], stage, 3) == [0, 1, 2, 3, 4]
+    stage.carry_over = 1  # group 0 began a step ago: it may not go on
+    assert kept(groups, [], stage, 3) == [1, 2, 3, 4]
+
+
+def test_what_is_thrown_away_is_drawn_again():
+    """Problems of groups that neither were trained on nor go on begin first, and none is passed over or comes twice."""
+    flying = response(3, ended=False)
+    groups = [Group(2, 0, 1, (flying,)), *(Group(3, i, 4 + i, (flying,)) for i in range(5))]
+    after = following(Carried([groups[0]], 4), groups, [2, 4], left=[4])
+    assert after == Carried([groups[4]], 8, (1, 4, 6))
+    new = beginning(after, 4, 5, size=2)
+    assert [(group.begun, group.place, group.problem) for group in new] == [
+        (4, i, problem) for i, problem in enumerate((1, 4, 6, 8, 9))
+    ]
+    assert [group.problem for group in beginning(after, 4, 2, size=2)] == [1, 4, 6]
 
 
 def test_rollouts_by_hand():
@@ -71,12 +104,12 @@ def test_rollouts_by_hand():
 def test_what_is_written_is_read(tmp_path):
     """Beside the checkpoint of the same step; files of checkpoints that are gone go; a damaged one is a sentence."""
     run, stage = SimpleNamespace(workdir=tmp_path), SimpleNamespace(name="easy", group_size=2)
-    carried = Carried([Group(1, 0, 4, (response(1, 2), response(1, ended=False)))], 7)
+    carried = Carried([Group(1, 0, 4, (response(1, 2), response(1, ended=False)))], 7, (2, 5))
     for step in (2, 3):
         (tmp_path / f"checkpoints/easy/{step}").mkdir(parents=True)
         write_carried(run, stage, step, carried)
     found = read_carried(run, stage, 3)
-    assert found.next_problem == 7 and found.groups[0][:3] == (1, 0, 4)
+    assert found[1:] == (7, (2, 5)) and found.groups[0][:3] == (1, 0, 4)
     for a, b in zip(found.groups[0].responses, carried.groups[0].responses):
         assert all(np.array_equal(x, y) for x, y in zip(a, b))
     (tmp_path / "checkpoints/easy/2").rmdir()
@@ -136,6 +169,67 @@ def test_ages_are_bounded_and_no_problem_is_trained_on_twice(tmp_path, light, mo
     assert np.mean([line["sampler/occupancy"] for line in of]) > 0.8
 
 
+def scripted(length_of):
+    """Return a stand-in for the sampler that draws `length_of[problem]` tokens, one of each slot a tick.
+
+    A prompt is its problem's number, and what was drawn of it before.
+    """
+
+    def sample(model, params, requests, sampling, *, key, stop, pad, events):
+        out = widened(unsampled(requests.prompts, 1, pad=pad), 32, pad)
+        limit_b = np.array([1 + length_of[prompt[0]] for prompt in requests.prompts])
+        begun, ended_b = 0, np.zeros(len(limit_b), bool)
+        while not events.enough(ended_b):
+            begun += sampling.slots - (~ended_b[:begun]).sum()
+            busy = np.flatnonzero(~ended_b[:begun])
+            out.sampled[busy, out.length[busy]] = True
+            out.length[busy] += 1
+            ended_b |= out.length == limit_b
+        out.done[:] = ended_b
+        return out
+
+    return sample
+
+
+@pytest.mark.parametrize(
+    ("overdue", "trained", "left", "again", "wasted"), [("finish", 0, [2], (), 4 / 13), ("drop", 2, [], (0,), 1 / 2)]
+)
+def test_a_group_that_is_too_old_by_hand(monkeypatch, overdue, trained, left, again, wasted):
+    """Problem 0 takes nine tokens, the others two; a step trains on one, two slots, nothing is older than a step.
+
+    "finish": the second step waits for problem 0 and trains on it; of 2, 3 and 4, drawn meanwhile, one goes on.
+    "drop": it ends with problem 2, and problem 0 begins anew in the third.
+    """
+    monkeypatch.setattr(carry_over, "sample", scripted([9, *[2] * 20]))
+    monkeypatch.setattr(carry_over, "sampling_layout", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(carry_over, "read_all", lambda *_: None)
+    monkeypatch.setattr(carry_over, "graded_of", lambda problems, *_: [problem.id for problem in problems])
+    tokenizer = SimpleNamespace(encode=lambda question: [int(question)], stop=(), pad=0)
+    run = SimpleNamespace(tokenizer=tokenizer, model=SimpleNamespace(dtype=None, lora=None), key=stage_key)
+    stage = SimpleNamespace(prompts=1, group_size=1, carry_over=1, over_sampling=0, overdue=overdue, budget=20, index=0)
+    stage.first_problem, stage.reward = 0, SimpleNamespace(unfinished=0)
+    how = dict(draw=numbered, sampling=Sampling(temperature=1.0, slots=2), on_finished=None)
+    graded, _, carried = carry_groups(run, None, stage, 0, carry_over.NOTHING, **how)
+    assert graded == ["1"] and [group.problem for group in carried.groups] == [0] and carried[1:] == (2, ())
+    assert len(carried.groups[0].responses[0].tokens) == 2
+    graded, values, carried = carry_groups(run, None, stage, 1, carried, **how)
+    assert graded == [str(trained)] and [group.problem for group in carried.groups] == left
+    assert carried[1:] == (3, again) and values["carry/wasted"] == wasted
+    assert values["carry/age"] == (2 / 9 if overdue == "finish" else 0)
+    graded, _, carried = carry_groups(run, None, stage, 2, carried, **how)
+    assert graded == (["2"] if overdue == "finish" else ["3"])
+
+
+def stage_key(*numbers):
+    """Return the key of a stage's step."""
+    return jax.random.key(sum(numbers))
+
+
+def numbered(first: int, count: int) -> list[Problem]:
+    """Return problems whose question is their number."""
+    return [Problem(str(i), "", str(i), "", 0, {}) for i in range(first, first + count)]
+
+
 def test_resumed_it_ends_with_the_same_numbers(tmp_path, light):
     """What was on its way at the checkpoint goes on: records and the last checkpoint's neighbours are equal."""
     main(config(), str(tmp_path / "run"))
@@ -184,6 +278,7 @@ def resolve_stages():
     [
         ({"grpo.carry_over": -1}, r"grpo\.carry_over=-1: use 0 \(off\) or more"),
         ({"grpo.old_logp": "trainer"}, r"grpo\.carry_over=2: a response then has several policies"),
+        ({"grpo.overdue": "wait"}, r"grpo\.overdue='wait': use one of 'finish', 'drop'"),
         ({"grpo.rounds": 2}, r"grpo\.rounds=2: carry_over and over_sampling draw in one round"),
         ({"grpo.over_sampling": 0.5}, r"grpo\.over_sampling=0\.5: not with carry_over"),
         ({"grpo.over_sampling": 2.0, "grpo.carry_over": 0}, r"grpo\.over_sampling=2\.0: use a share"),

@@ -5,11 +5,12 @@
     write_carried(run, stage, step + 1, carried)                 # beside the step's checkpoint
 
 Slots that are free take further groups, so that none waits for a step's longest response. A step trains on `prompts`
-whole groups, the oldest of those that are complete. A group that began `stage.carry_over` steps ago is waited for, so
-that no token is older. Unfinished responses keep their tokens, and the log-probs that they were drawn with; in the next
-step these are prefilled under the new weights. Importance weights are to the sampler's log-probs, since no one policy
-drew a response. Noise is that of the step in which a group began, so that a resumed run draws the same; which groups a
-step ends with depends on slots and block too.
+whole groups, the oldest of those that are complete. A group that began `stage.carry_over` steps ago is waited for
+(`stage.overdue="finish"`), or thrown away and its problem drawn again ("drop"): no token is older. Unfinished responses
+keep their tokens, and the log-probs that they were drawn with; in the next step these are prefilled under the new
+weights. Importance weights are to the sampler's log-probs, since no one policy drew a response. Noise is that of the
+step in which a group began, so that a resumed run draws the same; which groups a step ends with depends on slots and
+block too.
 
 Over-sampling is the simple alternative (`stage.over_sampling`): a step draws that share of groups more than it trains
 on, and throws away those that are not complete when enough are. Long responses are then trained on too rarely
@@ -26,7 +27,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from e3jax.errors import UserError
+from e3jax.errors import UserError, need, need_choice
 from e3jax.rollout.rollouts import Graded, graded_of
 from e3jax.runtime import from_main, out_of_memory
 from e3jax.sampler.layout import sampling_layout
@@ -37,6 +38,7 @@ from e3jax.tasks.problem import Problem
 from e3jax.train.run import Run
 from e3jax.types import Rollouts
 
+OVERDUE = ("finish", "drop")
 DIRECTORY = "carried"  # of a run: STAGE-STEP.npz beside the checkpoint of the same step
 
 
@@ -70,10 +72,24 @@ class Carried(NamedTuple):
 
     groups: list[Group]
     next_problem: int  # the first problem of the stage that has not begun
+    again: tuple[int, ...] = ()  # problems before it whose groups were thrown away: they begin first
 
 
 NOTHING = Carried([], 0)
 UNBEGUN = Response(*(np.zeros(0, kind) for kind in (np.int32, np.float32, np.float32, np.int32)), False, False)
+
+
+def check_waiting(stage: "GrpoStage") -> None:  # noqa: F821 (train/grpo.py, which imports this file)
+    """Refuse a stage whose steps end in a way that its other settings do not allow."""
+    early, corrected = stage.carry_over or stage.over_sampling, stage.old_logp == "sampler" or stage.loss.tis_cap
+    need(stage.carry_over >= 0, "carry_over", stage.carry_over, "use 0 (off) or more steps")
+    need_choice(stage, "overdue", OVERDUE)
+    allowed = "a response then has several policies: set old_logp='sampler' or loss.tis_cap"
+    need(not stage.carry_over or corrected, "carry_over", stage.carry_over, allowed)
+    need(0 <= stage.over_sampling <= 1, "over_sampling", stage.over_sampling, "use a share from 0 (off) to 1")
+    need(not stage.over_sampling or not stage.carry_over, "over_sampling", stage.over_sampling, "not with carry_over")
+    allowed = "carry_over and over_sampling draw in one round: use 1"
+    need(stage.rounds == 1 or not early, "rounds", stage.rounds, allowed)
 
 
 def carry_groups(
@@ -88,26 +104,24 @@ def carry_groups(
     on_finished: Callable[[int], None],
 ) -> tuple[Graded, dict[str, float], Carried]:
     """Return the responses that a step trains on, prompt-major, metrics, and what goes on in the next step."""
-    fresh = stage.prompts + -(-sampling.slots // stage.group_size)  # more than can begin
+    fresh = stage.prompts + -(-sampling.slots // stage.group_size)  # those, and what fills the slots
     if stage.over_sampling:
         fresh = stage.prompts + math.ceil(stage.prompts * stage.over_sampling)
         carried = Carried([], step * fresh)
-    new = [Group(step, i, carried.next_problem + i, (UNBEGUN,) * stage.group_size) for i in range(fresh)]
-    groups = [*carried.groups, *new]
-    problems = [draw(stage.first_problem + group.problem, 1)[0] for group in carried.groups]
-    problems += draw(stage.first_problem + carried.next_problem, fresh)
+    groups = carried.groups + beginning(carried, step, fresh, size=stage.group_size)
+    problems = [draw(stage.first_problem + group.problem, 1)[0] for group in groups]
     unfinished = {"unfinished": stage.reward.unfinished}  # graders run elsewhere and see the problem only
     problems = [replace(problem, meta=problem.meta | unfinished) for problem in problems]
     prompts = [run.tokenizer.encode(problem.question) for problem in problems]
     requests, rows = requests_of(run, stage, groups, prompts, step)
     group_b = np.array([i for i, _ in rows])
-    overdue = np.array([group.begun < step and group.begun <= step - stage.carry_over for group in groups])
+    awaited = np.array([stage.overdue == "finish" and overdue(group, stage, step) for group in groups])
     ended, stats = np.zeros(len(rows), bool), {}
 
     def enough(ended_b: np.ndarray) -> bool:
         ended[:] = ended_b
         complete = np.bincount(group_b[~ended_b], minlength=len(groups)) == 0
-        return complete.sum() >= stage.prompts and bool(complete[overdue].all())
+        return complete.sum() >= stage.prompts and bool(complete[awaited].all())
 
     events = Events(on_finished=lambda rows, _: on_finished(len(rows)), stats=stats, enough=enough)
     model, tokenizer = run.model, run.tokenizer
@@ -117,10 +131,9 @@ def carry_groups(
         rollouts = sample(model, weights, requests, sampling, **how)
     groups = with_drawn(groups, rows, rollouts, ended, step)
     taken = [i for i, group in enumerate(groups) if group.complete][: stage.prompts]
-    left = kept(groups, taken, step, most=stage.prompts) if stage.carry_over else []
+    left = kept(groups, taken, stage, step) if stage.carry_over else []
+    after = following(carried, groups, [*taken, *left], left) if stage.carry_over else NOTHING
     chosen = [groups[i] for i in taken]
-    begun = [groups[i].problem for i in (*taken, *left) if groups[i].begun == step]
-    after = Carried([groups[i] for i in left], max([carried.next_problem, *(number + 1 for number in begun)]))
     ages = np.concatenate([step - r.step for group in chosen for r in group.responses])
     values = {"carry/groups": len(left), "carry/age": float(ages.mean()), "carry/oldest": int(ages.max())}
     values["carry/wasted"] = wasted(groups, [*taken, *left], step)
@@ -176,15 +189,33 @@ def with_drawn(groups: list[Group], rows: list, rollouts: Rollouts, ended: np.nd
     return [group._replace(responses=tuple(some)) for group, some in zip(groups, responses)]
 
 
-def kept(groups: list[Group], taken: list[int], step: int, *, most: int) -> list[int]:
+def beginning(carried: Carried, step: int, count: int, *, size: int) -> list[Group]:
+    """Return the groups that may begin in a step, at least `count`: first those of problems that are drawn again."""
+    more = range(carried.next_problem, carried.next_problem + max(count - len(carried.again), 0))
+    return [Group(step, i, problem, (UNBEGUN,) * size) for i, problem in enumerate([*carried.again, *more])]
+
+
+def overdue(group: Group, stage, step: int) -> bool:
+    """Return whether tokens of a group would be older than allowed if it went on after this step."""
+    return group.begun < step and group.begun <= step - stage.carry_over
+
+
+def kept(groups: list[Group], taken: list[int], stage, step: int) -> list[int]:
     """Return which groups go on: those that have begun, but of one step no more than a step can train on.
 
-    Else not all could be trained on in time. Problems that are left out at the end are drawn anew in the next step.
+    Else not all could be trained on in time. The others are thrown away.
     """
     others = [i for i in range(len(groups)) if i not in set(taken)]
-    before = [i for i in others if groups[i].begun < step]
+    before = [i for i in others if groups[i].begun < step and not overdue(groups[i], stage, step)]
     begun = [i for i in others if groups[i].begun == step and any(len(r.tokens) for r in groups[i].responses)]
-    return before + begun[:most]
+    return before + begun[: stage.prompts]
+
+
+def following(carried: Carried, groups: list[Group], used: list[int], left: list[int]) -> Carried:
+    """Return what the next step begins with; `used` groups were trained on or go on, which `left` do."""
+    newest = max([carried.next_problem - 1, *(groups[i].problem for i in used)])
+    unused = [groups[i].problem for i in range(len(groups)) if i not in set(used)]
+    return Carried([groups[i] for i in left], newest + 1, tuple(n for n in unused if n <= newest))
 
 
 def wasted(groups: list[Group], used: list[int], step: int) -> float:
@@ -234,6 +265,7 @@ def write_carried(run: Run, stage, step: int, carried: Carried) -> None:
     arrays = {
         "groups": np.array([group[:3] for group in carried.groups], np.int64).reshape(-1, 3),
         "next_problem": np.array(carried.next_problem),
+        "again": np.array(carried.again, np.int64),
         "lengths": np.array([len(r.tokens) for r in responses], np.int64),
         "flags": np.array([[r.ended, r.done] for r in responses], bool).reshape(-1, 2),
     }
@@ -271,7 +303,7 @@ def read_carried(run: Run, stage, step: int) -> Carried:
             Group(*map(int, about), tuple(responses[i * size : (i + 1) * size]))
             for i, about in enumerate(arrays["groups"])
         ]
-        return Carried(groups, int(arrays["next_problem"]))
+        return Carried(groups, int(arrays["next_problem"]), tuple(arrays["again"].tolist()))
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(
             f"{path}, the responses on their way at checkpoint {step} of stage {stage.name}, cannot be read ({error}): "

@@ -28,7 +28,7 @@ from e3jax.rewards.shaping import RewardSettings
 from e3jax.rollout.likelihood import row_groups
 from e3jax.rollout.rollouts import Graded
 from e3jax.runtime import put
-from e3jax.train.carry_over import NOTHING, carry_groups, read_carried, write_carried
+from e3jax.train.carry_over import NOTHING, carry_groups, check_waiting, read_carried, write_carried
 from e3jax.train.credit import choose_tokens, compared, rewarded, token_advantages, weigh
 from e3jax.train.drawing import draw_groups
 from e3jax.train.faults import Skips, save_or_stop
@@ -54,6 +54,7 @@ class GrpoStage(Stage):
     group_size: int  # responses per prompt
     rounds: int  # of drawing `prompts` problems, until as many groups have spread (train/drawing.py); 1: off
     carry_over: int  # most steps that an unfinished response may go on (train/carry_over.py); 0: off
+    overdue: str  # what has gone on so long and is not complete is waited for ("finish"), or drawn again ("drop")
     over_sampling: float  # share of groups that are drawn in addition and thrown away (train/carry_over.py); 0: off
     temperature: float
     minibatches: int  # optimiser updates per step
@@ -73,14 +74,7 @@ class GrpoStage(Stage):
     def __post_init__(self):
         super().__post_init__()
         need_at_least_one(self, "prompts", "rounds", "minibatches")
-        need(self.carry_over >= 0, "carry_over", self.carry_over, "use 0 (off) or more steps")
-        corrected = self.old_logp == "sampler" or self.loss.tis_cap is not None
-        allowed = "a response then has several policies: set old_logp='sampler' or loss.tis_cap"
-        need(not self.carry_over or corrected, "carry_over", self.carry_over, allowed)
-        need(0 <= self.over_sampling <= 1, "over_sampling", self.over_sampling, "use a share from 0 (off) to 1")
-        need(not self.over_sampling or not self.carry_over, "over_sampling", self.over_sampling, "not with carry_over")
-        early = "carry_over and over_sampling draw in one round: use 1"
-        need(self.rounds == 1 or not (self.carry_over or self.over_sampling), "rounds", self.rounds, early)
+        check_waiting(self)
         need(self.rows >= 0, "rows", self.rows, "use 0 (as many as memory holds) or more")
         need(self.group_size >= 2, "group_size", self.group_size, "a group of one has no baseline, use 2 or more")
         need(0 < self.drop_above <= 1, "drop_above", self.drop_above, "use a rate above 0, or 1 for off")
