@@ -103,7 +103,7 @@ def simulated_rows(f, config: ConfigDict, stage: str, chip: Chip) -> list[list[s
     plain = rl_step(config, stage, chip, chips=f.chips, length=p50)  # refuses what is not known yet
     law = Lengths(p10, p50, p90, g.budget)
     lengths = law.draw(np.random.default_rng(config.seed), (STEPS + 2) * 2 * max(g.responses, config.sampler.slots))
-    work = Work(g.prompts, g.group_size, config.sampler.slots, extra=-(-g.prompts // OVER))
+    work = Work(g.prompts, g.group_size, config.sampler.slots, extra=-(-g.prompts // OVER), bound=g.carry_over or None)
     out = []
     for way in WAYS:
         s = simulate(lengths, work, way)

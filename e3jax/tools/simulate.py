@@ -11,8 +11,10 @@ first, in the order of drawing, as in sampler/slots.py. Ways to end a step of P 
     over-sampling  P + extra groups are drawn; the step ends when P are complete, and the others are thrown away. Which
                    groups are complete first depends on their lengths: long responses are trained on too rarely.
     carry-over     Slots that are free take further groups; the step ends when P are complete, and the others go on
-                   in the next step with the tokens that they have, which are prefilled again. Nothing is thrown away,
-                   so in the long run every length is trained on as often as it is drawn.
+                   in the next step with the tokens that they have, which are prefilled again. Of the groups that began
+                   in one step P go on, and the last ones are thrown away, whatever their lengths: in the long run every
+                   length is trained on as often as it is drawn. With a bound of C steps, a group that began C steps ago
+                   is waited for; where that is less than a long response takes, much is thrown away.
 
 What is not in it: that lengths change as a model learns, the page cache's own limits, and programs that compile.
 """
@@ -51,6 +53,7 @@ class Work(NamedTuple):
     group_size: int
     slots: int
     extra: int = 0  # groups that are over-sampled
+    bound: int | None = None  # most steps that a carried group goes on; None: as many as it takes
 
 
 class Simulated(NamedTuple):
@@ -92,28 +95,38 @@ def simulate(length_b: np.ndarray, work: Work, way: str) -> Simulated:
     most = work.groups + {"synchronous": 0, "over-sampling": work.extra, "carry-over": -(-slots // size)}[way]
     if len(length_pg) < 2 * most:
         raise UserError(f"{len(length_pg)} groups are too few: give {2 * most} or more")
-    flying, parts = [], {}  # groups on their way; group -> tokens of its responses that each step drew
-    steps, trained, ages, fresh = [], [], [], 0
+    flying, again, parts = (
+        [],
+        [],
+        {},
+    )  # groups on their way; to be drawn again; group -> tokens that each step drew of it
+    begun_at, steps, trained, ages, fresh = {}, [], [], [], 0
     while fresh + most <= len(length_pg):
-        groups = flying + list(range(fresh, fresh + most))
+        groups = [*flying, *again, *range(fresh, fresh + most - len(again))]
         before_pg = np.array([sum(parts.get(g, []), np.zeros(size, int)) for g in groups])
         left_pg = length_pg[groups] - before_pg
         begin_pg = schedule(left_pg.reshape(-1), slots).reshape(left_pg.shape)
         end_p = (begin_pg + left_pg).max(axis=1)
-        first = np.sort(np.argsort(end_p, kind="stable")[: work.groups])  # complete first
-        ticks = int(end_p[first].max())
+        ticks = int(np.sort(end_p)[work.groups - 1])
+        if work.bound is not None:
+            overdue = [i for i, g in enumerate(flying) if begun_at[g] <= len(steps) - work.bound]
+            ticks = max([ticks, *end_p[overdue].tolist()])
+        first = np.flatnonzero(end_p <= ticks)[: work.groups]  # the oldest of those that are complete
         new_pg = np.clip(ticks - begin_pg, 0, left_pg)
         begun = [i for i in range(len(groups)) if i < len(flying) or begin_pg[i, 0] < ticks]
         for i in begun:
             parts.setdefault(groups[i], []).append(new_pg[i])
+            begun_at.setdefault(groups[i], len(steps))
         others = [i for i in begun if i not in set(first)]
+        goes_on = [i for i in others if i < len(flying)] + [i for i in others if i >= len(flying)][: work.groups]
+        thrown = [i for i in others if i not in set(goes_on)] if way == "carry-over" else others
         steps.append(
             (
                 ticks,
                 new_pg.sum(),
                 (new_pg * before_pg + new_pg * (new_pg + 1) / 2).sum(),
                 before_pg[left_pg > 0].sum(),
-                new_pg[others].sum() if way == "over-sampling" else 0,
+                new_pg[thrown].sum(),
                 new_pg.sum() / max(ticks * slots, 1),
             )
         )
@@ -122,7 +135,11 @@ def simulate(length_b: np.ndarray, work: Work, way: str) -> Simulated:
             drawn = parts.pop(groups[i])
             ages += [(len(drawn) - 1 - k, int(part.sum())) for k, part in enumerate(drawn)]
         fresh += most if way == "over-sampling" else sum(groups[i] >= fresh for i in begun)
-        flying = [groups[i] for i in others] if way == "carry-over" else []
+        if way == "carry-over":
+            again = [groups[i] for i in thrown] + [g for g in again if g not in {groups[i] for i in begun}]
+            for g in again:
+                parts.pop(g, None), begun_at.pop(g, None)
+            flying = [groups[i] for i in goes_on]
     settled = steps[len(steps) // 5 :] if way == "carry-over" else steps  # the first steps begin with empty hands
     return Simulated(
         *np.mean(np.array(settled, float), axis=0).tolist(),
