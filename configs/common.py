@@ -129,7 +129,8 @@ def base_config() -> ConfigDict:
     # FastCuRL's split: prompts of fewer or more tokens than these two are left out; of a set alone. (): none
     c.grpo.prompt_tokens = ()
     # Responses that a step does not wait for go on in the next ones, for at most so many steps (train/carry_over.py).
-    # 0: off, every step waits for its longest response, as in e3
+    # 0: off, every step waits for its longest response, as in e3. A response takes longest / mean steps: with fewer,
+    # steps wait and throw away what was drawn meanwhile (carry/wasted)
     c.grpo.carry_over = 0
     # A group that has gone on for so many steps and is not complete is waited for ("finish"), or thrown away and its
     # problem drawn again ("drop": no step waits, and long responses are trained on too rarely)

@@ -36,20 +36,29 @@ def test_carry_over_by_hand():
     """Free slots take further groups; the long group goes on in the next step, and no slot is ever idle."""
     lengths = np.array([9, 1, 2, 3, 4, 4] + [5, 5] * 17)
     s = simulate(lengths, Work(groups=2, group_size=2, slots=6), "carry-over")
-    # step 1 has 4 ticks: groups 1 and 2 are complete. Group 3 has drawn 3 + 2 tokens, group 4 one, group 0 4 + 1.
-    # step 2: group 3 needs 3 more, groups 0 and 4 5, so it ends with 5 ticks of them, in the order of drawing
-    assert s.wasted == 0 and s.occupancy == 1 and s.staleness > 0
+    # step 1 has 4 ticks: groups 1 and 2 are complete. Group 0 has drawn 4 + 1 tokens and group 3 has 3 + 2: they go on.
+    # Group 4 has one: of the groups of one step two go on, so it is thrown away and begins again.
+    # step 2: group 3 needs 3 more, groups 0 and 4 5, so it ends with 5 ticks; groups 0 and 3 are the oldest. Of group 6
+    # two tokens are thrown away.
+    assert s.occupancy == 1 and s.staleness > 0
     two = simulate(lengths[:20], Work(groups=2, group_size=2, slots=6), "carry-over")  # two steps
-    assert two.ticks == (4 + 5) / 2 and two.prefilled == (0 + 4 + 3 + 2 + 1) / 2
+    assert two.ticks == (4 + 5) / 2 and two.prefilled == (0 + 4 + 3 + 2) / 2 and two.wasted == (1 + 2) / 2
     assert two.trained_length == (2 + 3 + 4 + 4 + 9 + 1 + 5 + 5) / 8
     # of the trained tokens, 4 + 1 of group 0 and 3 + 2 of group 3 are a step old
     assert two.staleness == pytest.approx(10 / 33)
 
 
+def test_a_bound_by_hand():
+    """The second step waits for group 0, and of the three groups that were drawn meanwhile two are thrown away."""
+    s = simulate(np.array([9, *[2] * 5]), Work(groups=1, group_size=1, slots=2, bound=1), "carry-over")
+    assert s.ticks == (2 + 7) / 2 and s.tokens == (4 + 13) / 2 and s.wasted == (0 + 4) / 2
+    assert s.trained_length == (2 + 9) / 2
+
+
 def test_every_way_keeps_what_it_promises():
     """Carry-over has no bias and no idle slots, over-sampling has a bias, and synchronous steps wait."""
     rng = np.random.default_rng(0)
-    lengths = Lengths(p10=60, p50=180, p90=480, budget=512).draw(rng, 8 * 64 * 200)
+    lengths = Lengths(p10=60, p50=180, p90=480, budget=2048).draw(rng, 8 * 64 * 200)  # the budget cuts none
     of = {way: simulate(lengths, Work(groups=64, group_size=8, slots=512, extra=16), way) for way in WAYS}
     sync, over, carry = (of[way] for way in WAYS)
     assert sync.trained_length == pytest.approx(sync.drawn_length, rel=1e-3)
