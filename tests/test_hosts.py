@@ -218,9 +218,9 @@ def get_config(argument):
     c = getattr(kill_configs, f"config_{name}")(model)
     c.models = c.models[:1]
     if name == "eval":
-        c.sets["3 numbers"].update(problems=6, samples=4)
-        c.forcing.update(early_stop=(8,), wait=(), samples=1)
-        c.pass_ks = (1, 4)
+        c.sets["3 numbers"].update(problems=6, samples=2)
+        c.forcing.update(early_stop=(), wait=())  # each of its draws compiles programs
+        c.pass_ks, c.budgets, c.train_budget = (1, 2), (8, 16), 8
     return c
 """
 
