@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=["e3jax", "e3jax.*"]),
     package_data={"e3jax.report": ["samples.html", "live.html"]},
     install_requires=[
-        "jax>=0.10",
+        "jax>=0.10,<0.12",  # what was run with which release: CONTRIBUTING.md
         "flax>=0.12",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",

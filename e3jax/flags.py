@@ -62,7 +62,7 @@ def run_command(main: Callable[[ConfigDict, str], None]) -> None:
     def run(config, workdir):
         start()
         if processes() > 1:
-            faulthandler.disable()  # absl's stack would bury the reason that JAX gives when process 0 dies
+            faulthandler.disable()  # where JAX aborts (e3jax/relay.py), absl's stack would bury its reason
         try:
             main(config, workdir)
         except Stopped as stopped:
@@ -115,7 +115,8 @@ def guard(main: Callable, *arguments) -> None:
         release_all(2.0)
         os._exit(130 if isinstance(ended, KeyboardInterrupt) else 141)
     except Exception as error:
-        if processes() == 1 and isinstance(error, OSError):  # a full disk, a place that cannot be written
+        # a full disk, a place that cannot be written; from_main's own OSError may stand for a bug
+        if isinstance(error, OSError) and (processes() == 1 or error.errno):
             stop(str(error))
         if processes() == 1:
             raise

@@ -27,14 +27,14 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src import distributed  # the key-value store has no public name; orbax uses it too
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from e3jax.errors import Stopped, UserError, first_line
 from e3jax.lock import release_all
+from e3jax.relay import Relay
 from e3jax.sharding import spec
-from e3jax.sigterm import TERMINATED, await_sigterm, sigterm_pipe
+from e3jax.sigterm import TERMINATED, WRITERS, await_sigterm, sigterm_pipe
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_S = 60  # backstop behind DEAD_S: JAX's heartbeat timeout, which cannot name the dead process
@@ -44,6 +44,9 @@ SILENT_S = 4  # the same after a collective broke: then one of them is gone, and
 FAILED, ALIVE = "e3jax/failed", "e3jax/alive"
 LISTENER = "listens for other processes"
 BROKEN, OVER = threading.Event(), threading.Event()  # a collective failed; the work is done
+ENDING = threading.Lock()  # held by the thread that ends this process because of another one
+JOIN_S = 300  # JAX's own time for finding the others
+TESTED = "0.10 and 0.11"  # releases of JAX: CONTRIBUTING.md, setup.py
 
 
 def start() -> None:
@@ -54,23 +57,73 @@ def start() -> None:
     if jax.distributed.is_initialized():
         return
     jax.config.update("jax_enable_preemption_service", False)  # its signal is SIGTERM too; `stop_asked` answers it
-    given = [os.environ.get(name) for name in NAMES]
+    given, relay = [os.environ.get(name) for name in NAMES], None
     if any(given):
         missing = [name for name, value in zip(NAMES, given) if not value]
         address, count, index = given
         if missing or not count.isdigit() or not index.isdigit() or int(index) >= int(count):
             shown = ", ".join(f"{name}={value!r}" for name, value in zip(NAMES, given))
             raise UserError(f"{shown}: set all three, with an address host:port and a process number below the count")
-        jax.distributed.initialize(address, int(count), int(index), heartbeat_timeout_seconds=HEARTBEAT_S)
+        relay = join(address, int(count), int(index))
     elif on_cluster():
         try:
-            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_S)
+            relay = join(*cluster())
         except ValueError as error:  # a TPU without Google's metadata, or a job of one task
             if "should be defined" not in str(error) and "must be defined" not in str(error):
                 raise
     threading.Thread(target=await_sigterm, args=(sigterm_pipe(), leave_late), daemon=True).start()
-    if processes() > 1:
-        threading.Thread(target=listen, name=LISTENER, daemon=True).start()
+    if processes() == 1:
+        return
+    pulse, told = Pulse(), key_values() is not None
+    if told:
+        threading.Thread(target=listen, args=(pulse,), name=LISTENER, daemon=True).start()
+    else:
+        warn("a process that fails cannot tell the others why", "jax._src.distributed.global_state.client")
+    if relay:
+        threading.Thread(target=watch, args=(relay, pulse, told), name=LISTENER, daemon=True).start()
+
+
+def join(address: str | None, count: int | None, index: int | None, devices: list[int] | None = None) -> Relay | None:
+    """Join the other processes; return what stands between this process and process 0, if anything does.
+
+    What is None is left to JAX.
+    """
+    how = dict(local_device_ids=devices, heartbeat_timeout_seconds=HEARTBEAT_S)
+    relay = Relay(address) if address and index and address.rpartition(":")[2].isdigit() else None
+    jax.distributed.initialize(relay.address if relay else address, count, index, **how)
+    if relay:
+        relay.lost.clear()  # connections that were tried before process 0 was there
+    return relay
+
+
+def cluster() -> tuple:
+    """Return what JAX finds out about processes of a launcher or a pod: address of process 0, count, index, devices."""
+    try:
+        from jax._src.clusters import ClusterEnv  # the public way joins at once
+
+        return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, JOIN_S)
+    except (ImportError, AttributeError, TypeError):
+        warn("if process 0 dies, the others end with JAX's words", "jax._src.clusters.ClusterEnv")
+        return None, None, None
+
+
+def key_values() -> Any:
+    """Return the client of JAX's store of keys and values, which process 0 serves; None without one.
+
+    It has no public name; orbax uses it too.
+    """
+    try:
+        from jax._src import distributed
+
+        return distributed.global_state.client
+    except (ImportError, AttributeError):
+        return None
+
+
+def warn(what: str, missing: str) -> None:
+    """Say what goes less well because this JAX lacks something that has no public name."""
+    said = f"JAX {jax.__version__} has no {missing}: {what}. Tested are JAX {TESTED}"
+    print(said, file=sys.stderr, flush=True)
 
 
 def finish() -> None:
@@ -85,6 +138,8 @@ def leave_late(why: str) -> NoReturn:
     """End this process in the middle of its work, with a last sentence on how the time after SIGTERM was used."""
     tell(f"{me()} leaves: {why}" if processes() > 1 else why)
     release_all(POLL_S)
+    if processes() > 1 and is_main():
+        time.sleep(2 * POLL_S)  # or the others would find process 0 gone without a word
     os._exit(0)
 
 
@@ -159,11 +214,13 @@ def from_main(make: Callable[[], Any]) -> Any:
         try:
             value = make()
         except Exception as raised:  # caught because the others wait for an answer
-            error = (UserError if isinstance(raised, UserError) else OSError, str(raised) or repr(raised))
+            error = (UserError if isinstance(raised, UserError) else OSError, (str(raised) or repr(raised),))
+            if isinstance(raised, OSError) and raised.errno:  # so that it is known as one of a disk
+                error = OSError, (raised.errno, raised.strerror, raised.filename)
     value, error = gather((value, error))[0]
     if error is not None:
-        kind, text = error
-        raise kind(text)
+        kind, about = error
+        raise kind(*about)
     return value
 
 
@@ -203,12 +260,9 @@ def me() -> str:
 
 
 def known() -> str | None:
-    """Return the reason that the first process to fail has left; None while all is well.
-
-    When process 0, which holds the others together, dies, JAX itself ends them at once: "the leader task … died".
-    """
+    """Return the reason that the first process to fail has left; None while all is well."""
     try:
-        return distributed.global_state.client.key_value_try_get(FAILED)
+        return key_values().key_value_try_get(FAILED)
     except (jax.errors.JaxRuntimeError, AttributeError):  # no such key; or no client, once the run is over
         return None
 
@@ -222,7 +276,7 @@ class Pulse:
 
     def beat(self, count: int) -> None:
         """Say that this process lives, and read what the others said."""
-        client, now = distributed.global_state.client, time.monotonic()
+        client, now = key_values(), time.monotonic()
         client.key_value_set(f"{ALIVE}/{jax.process_index()}", f"{count} {self.where}", allow_overwrite=True)
         for key, line in client.key_value_dir_get(ALIVE):
             if self.said.get(key) != line:
@@ -233,17 +287,21 @@ class Pulse:
         now = time.monotonic()
         for key, at in self.heard.items():
             if now - at > after:
-                index, where = key.rsplit("/", 1)[1], self.said[key].partition(" ")[2]
-                return (
-                    f"process {index} of {processes()} ({where}) died without a word, last heard of {now - at:.0f} s "
-                    "ago: killed, out of memory, or its host is gone"
-                )
+                return self.died(int(key.rsplit("/", 1)[1]), f", last heard of {now - at:.0f} s ago")
         return None
 
+    def died(self, index: int, when: str) -> str:
+        """Return in words that a process is gone, and how the run goes on."""
+        where = self.said.get(f"{ALIVE}/{index}", "").partition(" ")[2] or "before it said where it runs"
+        return (
+            f"process {index} of {processes()} ({where}) died without a word{when}: killed, out of memory, or its host "
+            f"is gone. The same command goes on from {'the newest checkpoint' if WRITERS else 'what was saved'}"
+        )
 
-def listen() -> None:
+
+def listen(pulse: Pulse) -> None:
     """End this process with the reason as soon as another one has failed; else it would wait for it in a collective."""
-    pulse, count = Pulse(), 0
+    count = 0
     while not OVER.wait(POLL_S):
         count += 1
         reason = known()
@@ -253,8 +311,29 @@ def listen() -> None:
             # after a collective broke one of the processes is certainly gone, so there is no need to wait long
             reason = pulse.dead(SILENT_S if BROKEN.is_set() else DEAD_S)
         if reason and not reason.startswith(me()):
-            print(f"{me()} ends, because {reason}", file=sys.stderr, flush=True)
-            leave(1)
+            end_because(reason)
+
+
+def watch(relay: Relay, pulse: Pulse, asking: bool) -> None:
+    """End this process when process 0 is gone, which serves what `listen` reads: that hangs then.
+
+    `asking`: `listen` asks process 0 something every second, so that its silence means something.
+    """
+    quiet = 0
+    while not OVER.wait(POLL_S):
+        quiet = quiet + 1 if asking and relay.unanswered() else 0
+        if relay.lost.is_set():
+            end_because(pulse.died(0, ""))
+        if quiet * POLL_S > DEAD_S:
+            end_because(pulse.died(0, f", last heard of {quiet * POLL_S:.0f} s ago"))
+    relay.over.set()
+
+
+def end_because(reason: str) -> None:
+    """End this process because of another one; only the first of several reasons counts."""
+    if ENDING.acquire(blocking=False):
+        print(f"{me()} ends, because {reason}", file=sys.stderr, flush=True)
+        leave(1)
 
 
 def end_all(reason: str, code: int, *, broken: bool = False) -> NoReturn:
@@ -282,7 +361,7 @@ def tell(reason: str) -> None:
     """Print the reason here, and give it to the other processes, which end because of it."""
     print(reason, file=sys.stderr, flush=True)
     with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # another was quicker; or there is none
-        distributed.global_state.client.key_value_set(FAILED, reason)
+        key_values().key_value_set(FAILED, reason)
 
 
 def leave(code: int) -> NoReturn:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import shutil
+import sys
 import threading
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from e3jax import storage
-from e3jax.checkpoint.store import MARKERS, WRITING, Store, load_params
+from e3jax.checkpoint.store import MARKERS, WRITING, Store, bound_retries, load_params
 from e3jax.errors import UserError
 from e3jax.sigterm import LATE
 from e3jax.train.state import Optimizer, apply_gradients, make_optimizer, new_state
@@ -244,3 +245,13 @@ def test_parameters_alone(states, tmp_path):
         load_params(directory / "7", {"w": jnp.zeros(4)})
     with pytest.raises(UserError, match=r"misshapen   w: expected \(5,\), found \(4,\)"):
         load_params(directory / "3", {"w": jnp.zeros(5)})
+
+
+def test_an_orbax_that_has_renamed_its_settings_is_told_of(monkeypatch, said):
+    """They have no public name: a release without them would end every run in a bucket at its first checkpoint."""
+    bound_retries(said.append)
+    assert not said
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint._src.serialization.tensorstore_utils", None)
+    monkeypatch.delattr("orbax.checkpoint._src.serialization.tensorstore_utils")
+    bound_retries(said.append)
+    assert "fails after about an hour" in said[0]

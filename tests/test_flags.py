@@ -1,15 +1,17 @@
 """Commands start in any directory, and say nothing that is not theirs to say."""
 
+import errno
 import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
 import pytest
 
-from e3jax import flags
+from e3jax import flags, runtime
 from e3jax.compiling import Compiled, GpuJit, gpu_options
 from e3jax.runtime import has_tpu
 
@@ -39,6 +41,73 @@ def test_what_was_compiled_is_told_once():
     assert compiled.told() == ""
     jax.jit(lambda x: x - 17)(2.0)
     assert compiled.programs >= 1
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Return what JAX is told of the processes that `runtime.start` joins, without any; threads end with the test."""
+    told = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **_: told.append(args))
+    monkeypatch.setattr(runtime, "processes", lambda: 4)
+    monkeypatch.setattr(runtime, "sigterm_pipe", lambda: 0)
+    monkeypatch.setattr(runtime, "await_sigterm", lambda *_: None)
+    monkeypatch.setattr(runtime, "OVER", threading.Event())
+    monkeypatch.setattr(runtime, "on_cluster", lambda: True)
+    for name in runtime.NAMES:
+        monkeypatch.delenv(name, raising=False)
+    yield told
+    runtime.finish()
+
+
+def test_all_processes_but_the_first_reach_it_through_a_relay(joined, monkeypatch):
+    """Whoever names them: three variables, or a launcher that JAX knows."""
+    for index in ("0", "3"):
+        for name, value in zip(runtime.NAMES, ("host0:1234", "4", index)):
+            monkeypatch.setenv(name, value)
+        runtime.start()
+    for name in runtime.NAMES:
+        monkeypatch.delenv(name)
+    found = lambda *_: ("host0:1234", 4, 2, [0])  # noqa: E731
+    monkeypatch.setattr("jax._src.clusters.ClusterEnv.auto_detect_unset_distributed_params", found)
+    runtime.start()
+    addresses = [address.rpartition(":")[0] for address, *_ in joined]
+    assert addresses == ["host0", "127.0.0.1", "127.0.0.1"] and [rest for _, *rest in joined] == [
+        [4, 0],
+        [4, 3],
+        [4, 2],
+    ]
+
+
+def test_a_jax_that_has_renamed_what_is_private_costs_words_only(joined, monkeypatch, capsys):
+    """The next release may: a command must not end at its import, and a person must know what is missing."""
+    monkeypatch.delattr("jax._src.clusters.ClusterEnv")
+    monkeypatch.setitem(sys.modules, "jax._src.distributed", None)
+    monkeypatch.delattr("jax._src.distributed")
+    runtime.start()
+    assert joined == [(None, None, None)] and runtime.known() is None
+    runtime.tell("process 1 of 4 failed: why")
+    said = capsys.readouterr().err
+    assert "ClusterEnv: if process 0 dies, the others end with JAX's words. Tested are JAX" in said
+    assert "client: a process that fails cannot tell the others why. Tested are JAX" in said and "failed: why" in said
+
+
+def test_a_disk_that_fails_on_process_0_is_a_sentence_on_all_and_a_bug_is_not(monkeypatch):
+    """With one process it was, with several a traceback through e3jax/runtime.py on each."""
+    ended = []
+    monkeypatch.setattr(runtime, "processes", lambda: 2)
+    monkeypatch.setattr(runtime, "gather", lambda mine: [mine, (None, None)])
+    monkeypatch.setattr(runtime, "is_main", lambda: True)
+    monkeypatch.setattr(flags, "processes", lambda: 2)
+    monkeypatch.setattr(flags, "end_all", lambda why, code, **_: ended.append((why, code)))
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device", "run/base.json")
+
+    with pytest.raises(SystemExit):  # where end_all would have ended the process
+        flags.guard(lambda: runtime.from_main(full))
+    flags.guard(lambda: runtime.from_main(dict().popitem))
+    assert ended[0] == ("error: [Errno 28] No space left on device: 'run/base.json'", 2)
+    assert ended[-1][0].startswith("Traceback") and "popitem(): dictionary is empty" in ended[-1][0]
 
 
 @pytest.fixture

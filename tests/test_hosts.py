@@ -19,11 +19,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
+from conftest import SLOW
 
-from benchmarks.faults import Command
+from benchmarks.faults import Command, contents, differing
 from e3jax.checkpoint.hf_config import to_hub
 from e3jax.checkpoint.store import load_params, stored_params
+from e3jax.lock import DiskLock
 from e3jax.models.presets import preset
+from e3jax.relay import Relay
 from e3jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -57,14 +61,17 @@ def part(address: str, index: int, count: int) -> dict[str, str]:
     return {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index)}
 
 
-def launch(workdirs: list[Path], devices: int, *flags: str) -> list[Command]:
-    """Start one process per workdir (usually all the same), with this many simulated devices each."""
+def launch(workdirs: list[Path], devices: int, *flags: str, **command: str) -> list[Command]:
+    """Start one process per workdir (usually all the same), with this many simulated devices each.
+
+    `command`: its module and its config, where it is not training.
+    """
     address, started = free_address(), []
     for i, workdir in enumerate(workdirs):
         env = {"JAX_NUM_CPU_DEVICES": str(devices)}
         if len(workdirs) > 1:
             env |= part(address, i, len(workdirs))
-        started.append(Command(workdir, *flags, env=env))
+        started.append(Command(workdir, *flags, env=env, **command))
     return started
 
 
@@ -158,16 +165,95 @@ def test_one_failing_process_ends_all_with_its_reason(tmp_path):
     assert time.monotonic() - start < 60
 
 
-def test_a_process_that_dies_without_a_word_is_named(tmp_path):
-    """When one is killed, others would wait in a collective or report a broken connection without a name."""
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_process_that_dies_without_a_word_is_named(tmp_path, victim):
+    """When one is killed, others would wait in a collective or report a broken connection without a name.
+
+    When process 0 is killed, JAX's client would end the others by abort(), with a stack of C++ (e3jax/relay.py).
+    """
     started = launch([tmp_path / "a"] * 2, 1, *STAGE, "--config.stages.easy.steps=4000")
     assert started[0].wait_for(lambda: started[0].logged("easy", 1)), started[0].said[-3000:]
-    pid = started[1].process.pid
-    started[1].kill()
+    pid, other = started[victim].process.pid, started[1 - victim]
+    started[victim].kill()
     start = time.monotonic()
-    assert started[0].end() == 1 and time.monotonic() - start < 60
-    assert f"process 0 of 2 ends, because process 1 of 2 (pid {pid} on " in started[0].said, started[0].said
-    assert "died without a word" in started[0].said and "Traceback" not in started[0].said
+    assert other.end() == 1 and time.monotonic() - start < 60, other.said
+    assert f"process {1 - victim} of 2 ends, because process {victim} of 2 (pid {pid} on " in other.said, other.said
+    assert "died without a word" in other.said and "goes on from the newest checkpoint" in other.said
+    assert "Traceback" not in other.said and "stack trace" not in other.said, other.said
+    seen = DiskLock(tmp_path / "a").read()
+    assert seen is None or seen.holder.dead(seen.age_s), "the next start would be refused"
+
+
+def test_relay_hides_only_the_end_that_nobody_expects():
+    """A client's own end, and process 0 not being there yet, are no losses; process 0's end is one, which waits."""
+    with socket.create_server(("localhost", 0)) as served:
+        relay = Relay(f"localhost:{served.getsockname()[1]}")
+
+        def pair() -> tuple[socket.socket, socket.socket]:
+            host, _, port = relay.address.rpartition(":")
+            client = socket.create_connection((host, int(port)), timeout=20)
+            return client, served.accept()[0]
+
+        client, end = pair()
+        client.sendall(b"question")
+        assert end.recv(64) == b"question" and relay.unanswered()
+        end.sendall(b"answer")
+        assert client.recv(64) == b"answer" and not relay.unanswered()
+        client.close()
+        assert end.recv(64) == b"" and not relay.lost.is_set()
+        client, end = pair()
+        end.close()
+        assert relay.lost.wait(20)
+        client.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            client.recv(64)
+        relay.over.set()
+        client.settimeout(20)
+        assert client.recv(64) == b""
+    absent = Relay(free_address())
+    host, _, port = absent.address.rpartition(":")
+    assert socket.create_connection((host, int(port)), timeout=20).recv(64) == b"" and not absent.lost.is_set()
+
+
+SMALL = """
+from benchmarks import kill_configs
+
+
+def get_config(argument):
+    name, _, model = argument.partition("=")
+    c = getattr(kill_configs, f"config_{name}")(model)
+    c.models = c.models[:1]
+    if name == "eval":
+        c.sets["3 numbers"].update(problems=6, samples=2)
+        c.forcing.update(early_stop=(), wait=())  # each of its draws compiles programs
+        c.pass_ks, c.budgets, c.train_budget = (1, 2), (8, 16), 8
+    return c
+"""
+
+
+def near(got, want) -> bool:
+    """Return whether two JSON values are the same, floats to 1e-5: collectives sum in another order."""
+    if isinstance(want, dict) and isinstance(got, dict):
+        return got.keys() == want.keys() and all(near(got[k], want[k]) for k in want)
+    if isinstance(want, list) and isinstance(got, list):
+        return len(got) == len(want) and all(map(near, got, want))
+    return abs(got - want) <= 1e-5 if isinstance(want, float) and isinstance(got, float) else got == want
+
+
+@pytest.mark.parametrize(
+    "name, module", [("eval", "e3jax.eval.run"), pytest.param("probes", "e3jax.eval.probes", marks=SLOW)]
+)
+def test_an_evaluation_of_two_processes_is_that_of_one(checkpoint, tmp_path, name, module):
+    """Guards: records written twice, responses that only one process knows, an array that one process has half of."""
+    (tmp_path / "small.py").write_text(SMALL)
+    how = dict(module=module, config=f"{tmp_path / 'small.py'}:{name}={checkpoint}")
+    finish(launch([tmp_path / "one"], 1, **how))
+    finish(launch([tmp_path / "two"] * 2, 1, **how))
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    assert one["responses/" + {"eval": "tiny/3 numbers", "probes": "base/probe"}[name]]
+    assert one.keys() == two.keys()
+    records = [file for file in one if not file.endswith(".svg")]  # figures have more digits than sums agree in
+    assert not [file for file in records if not near(two[file], one[file])], differing(two, one)
 
 
 SAVING = """
@@ -194,17 +280,39 @@ store.close(2, state)
 """
 
 
-def test_a_write_that_fails_on_one_process_ends_all_with_its_reason(tmp_path):
+RECORDING = """
+import errno, sys
+from e3jax import flags, log, records, runtime, storage
+storage.WAITS_S = (1,)
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+def main():
+    runtime.start()
+    run = log.RunLog(sys.argv[1], {}, tensorboard=False, wandb="")
+    if run.main:
+        records.append = full
+    run.append("metrics.jsonl", {"step": 1})
+    runtime.barrier("where the others wait")
+flags.guard(main)
+"""
+
+
+@pytest.mark.parametrize("script, said", [
+    (SAVING, ("process 1 of 2 failed: error: cannot write checkpoint {}/stage/2: RESOURCE_EX",
+              "The same command goes on from checkpoint {}/stage/1")),
+    (RECORDING, ("process 0 of 2 failed: error: cannot write {}/stage/metrics.jsonl: [Errno 28] No space left",
+                 "Nothing that was written before is lost")),
+], ids=["checkpoint", "record"])  # fmt: skip
+def test_a_write_that_fails_on_one_process_ends_all_with_its_reason(tmp_path, script, said):
     """The others waited for 20 minutes, inside orbax, to hear that every part of the checkpoint is there."""
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    command = [sys.executable, "-c", SAVING, str(tmp_path / "stage")]
+    command = [sys.executable, "-c", script, str(tmp_path / "stage")]
     address, common = free_address(), os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     started = [subprocess.Popen(command, env=common | part(address, i, 2), **pipes) for i in range(2)]
     for process in started:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode in (1, 2), said
-        assert f"process 1 of 2 failed: error: cannot write checkpoint {tmp_path}/stage/2: RESOURCE_EX" in said, said
-        assert f"The same command goes on from checkpoint {tmp_path}/stage/1" in said and "Traceback" not in said, said
+        _, heard = process.communicate(timeout=300)
+        assert process.returncode in (1, 2), heard
+        assert all(text.format(tmp_path) in heard for text in said) and "Traceback" not in heard, heard
 
 
 def test_hosts_lie_along_data(monkeypatch):

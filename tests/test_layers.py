@@ -10,7 +10,7 @@ from benchmarks import house
 ROOT = Path(__file__).parent.parent
 RANKS = {
     "errors": -2, "printable": -2, "sections": -1, "storage": -1,
-    "readers": 0, "types": 0, "phases": 0, "sharding": 0, "sigterm": 0,
+    "readers": 0, "types": 0, "phases": 0, "relay": 0, "sharding": 0, "sigterm": 0,
     "compiling": 0, "lock": 0.5, "runtime": 1,
     "rewards": 1, "tasks": 1.5, "tokenizer": 1,
     "losses": 2, "metrics": 2, "records": 2,
@@ -42,6 +42,12 @@ HEAVY = {
     "math_verify": {"rewards/symbolic.py"},
     "sklearn": {"scaling/choosing.py"},
     "sympy": set(),
+}
+
+PRIVATE = {  # what has no public name, by file; each in a `try` that goes on without it, tested where it is named
+    "runtime.py": {"jax._src", "jax._src.clusters"},  # test_flags
+    "models/attention.py": {"jax._src.cudnn"},  # test_models_attention
+    "checkpoint/store.py": {"orbax.checkpoint._src.serialization"},  # test_checkpoint_store
 }
 
 
@@ -89,6 +95,19 @@ def test_heavy_libraries_have_one_home():
         for imported in imports(tree):
             home = HEAVY.get(imported.split(".")[0])
             assert home is None or name in home, f"{name} imports {imported}"
+
+
+def test_private_names_of_other_libraries_can_be_missing():
+    """A release of JAX or orbax that renames one would stop every command at its import."""
+    found = {}
+    for name, tree in modules():
+        private = lambda node: {i for i in imports(node) if any(p[:1] == "_" != p[1:2] for p in i.split("."))}  # noqa: E731
+        for guard in (n for n in ast.walk(tree) if isinstance(n, ast.Try)):
+            caught = {part.id for h in guard.handlers for part in ast.walk(h.type) if isinstance(part, ast.Name)}
+            if {"ImportError", "AttributeError"} <= caught:
+                found[name] = found.get(name, set()) | private(ast.Module(guard.body, []))
+        assert private(tree) == found.get(name, set()), f"{name}: {private(tree)} outside a try"
+    assert {name: names for name, names in found.items() if names} == PRIVATE
 
 
 def test_tasks_and_rewards_do_not_load_jax():

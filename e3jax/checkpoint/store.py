@@ -27,6 +27,7 @@ from e3jax.storage import is_bucket, patiently, place
 
 MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # orbax writes them last into a complete checkpoint
 WRITING = ".orbax-checkpoint-tmp"
+TESTED = "0.12"  # release of orbax
 MEET_MS = 10_000  # how long a process whose write failed waits for others whose writes fail too, on one full disk
 TOLD_EVERY_S = 15.0  # between the lines that tell how far a write is for which the run waits
 
@@ -57,7 +58,7 @@ class Store:
             async_options=ocp.options.AsyncOptions(barrier_sync_fn=self.meet_or_end),
         )
         if is_bucket(directory):
-            bound_retries()
+            bound_retries(say)
         from_main(self.clear_interrupted)
         self.manager = ocp.CheckpointManager(self.directory, options=options)
         self.good = max(self.manager.all_steps(), default=None)  # the newest step that is known to be complete
@@ -258,14 +259,22 @@ def short(error: Exception) -> str:
     return text if len(text) < 240 else f"{text[:80]} … {text[-160:]}"
 
 
-def bound_retries() -> None:
+def bound_retries(say: Callable[[str], None]) -> None:
     """Let tensorstore give up on a bucket after about 20 s instead of an hour, because `patiently` tries again.
 
-    orbax has no option for this.
+    orbax has no option for this. Where an orbax has other names than the one that was tested, say what that means.
     """
-    from orbax.checkpoint._src.serialization import tensorstore_utils
+    try:
+        from orbax.checkpoint._src.serialization import tensorstore_utils
 
-    for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+        contexts = tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT
+    except (ImportError, AttributeError):
+        say(
+            f"orbax {ocp.__version__} has no tensorstore_utils._BASE_TS_CONTEXT and _DEFAULT_OCDBT_TS_CONTEXT: a write "
+            f"of a checkpoint into a bucket that cannot be reached fails after about an hour. Tested is orbax {TESTED}"
+        )
+        return
+    for context in contexts:
         context["gcs_request_retries"] = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
 
 
