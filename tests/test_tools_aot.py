@@ -157,7 +157,7 @@ def test_only_gradients_cross_slices(monkeypatch):
     c = get_config("stage=2,chips=8")
     c.model.update(preset="tiny", attention="xla", dtype="float32", chunk=64)
     c.task.prompt_room, c.stages.math.budget, c.mesh.data = 16, 48, 2
-    # a CPU's partitioner spreads the cache writes of prefills over the slices too; the TPU's below does not
+    # a CPU's partitioner spreads the cache writes of prefills over the slices too; the TPU's does not (docs/memory.md)
     settings, names = resolve(c), ("score", "to_sampling", "admit", "decode", "gradient")
     found = {}
     for program in stage_programs(settings, "math", jax.devices(), names=names):
@@ -180,9 +180,9 @@ def test_suggestion_by_hand():
     assert most_that_fits(blank, blank._replace(total=None), 1.0, 14.0) == 1
 
 
-def start(tmp_path, *flags, config="e3_math.py:stage=2", fields=("math.budget=384",)):
+def start(tmp_path, *flags, config="e3_math.py:stage=2", chips=4, fields=("math.budget=384",)):
     (tmp_path / "config.json").write_text(json.dumps(to_hub(SMALL, dtype="bfloat16", bos=None, eos=1, pad=0)))
-    command = [sys.executable, "-m", "e3jax.tools.aot", f"--config=configs/{config},chips=4"]
+    command = [sys.executable, "-m", "e3jax.tools.aot", f"--config=configs/{config},chips={chips}"]
     command += ["--topology=v5e:2x2", f"--config.model.preset={tmp_path}", "--config.task.prompt_room=128", *flags]
     command += ["--config.model.chunk=512", *(f"--config.stages.{field}" for field in fields)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -198,6 +198,7 @@ def answers(tmp_path_factory):
         "axis": start(here, "--config.mesh.tensr=2"),
         "rows": start(here, "--config.grpo.rows=6"),
         "programs": start(here, "--programs=decode,update"),
+        "slices": start(here, "--slices=2", "--nosuggest", chips=8),
     }
     if importlib.util.find_spec("libtpu"):
         asked |= {
@@ -205,6 +206,15 @@ def answers(tmp_path_factory):
             "limit": start(here, "--programs=add", "--limit=0.01", "--nosuggest"),
             "sft": start(
                 here, f"--json={here / 'sft.jsonl'}", config="e2c.py:stage=sft", fields=["sft.row_length=512"]
+            ),
+            "two slices": start(
+                here,
+                "--slices=2",
+                "--config.mesh.data=2",
+                "--programs=to_sampling,admit,decode",
+                f"--json={here / 'slices.jsonl'}",
+                "--nosuggest",
+                chips=8,
             ),
             "full": start(here, "--programs=admit", "--config.sampler.slots=40000", "--nosuggest"),
         }
@@ -243,6 +253,22 @@ def test_every_program_is_measured(answers):
 
 @pytest.mark.aot
 @needs_libtpu
+def test_sampling_on_two_slices_is_measured(answers):
+    """Only what a block of 32 steps drew crosses the network, once; before, every step asked whether to go on."""
+    told, here = answers
+    out, err, status = told["two slices"]
+    assert status == 0, err[-2000:]
+    line = json.loads((here / "slices.jsonl").read_text())
+    assert line["slices"] == 2 and line["devices"] == 8 and "2 x v5e:2x2" in out and "network: all-gather" in out
+    programs = {p["name"]: p for p in line["programs"]}
+    assert all(programs[name]["across"] == {} for name in ("to_sampling", "admit"))
+    assert all(programs[name]["traffic"] for name in ("to_sampling", "admit"))
+    drawn = programs["decode"]["across"].values()
+    assert sum(t["count"] for t in drawn) < 8 and 0 < sum(t["bytes"] for t in drawn) < 10_000
+
+
+@pytest.mark.aot
+@needs_libtpu
 def test_a_supervised_stage_is_measured(answers):
     """Its gradient and update are measured, without any sampling."""
     told, here = answers
@@ -276,11 +302,12 @@ def test_what_does_not_fit_fails(answers):
         ("axis", "did you mean 'mesh.tensor'"),
         ("rows", "config.grpo.rows=6 does not divide over mesh.data x mesh.fsdp = 4"),
         ("programs", "--programs=update: the programs are gradient"),
+        ("slices", "mesh.data=1 is no multiple of the 2 TPU slices"),
     ],
 )
 def test_bad_input_is_one_sentence(answers, name, words):
     """It is reported before anything is compiled, without a traceback."""
-    if name in ("topology", "rows") and not importlib.util.find_spec("libtpu"):
+    if name in ("topology", "rows", "slices") and not importlib.util.find_spec("libtpu"):
         pytest.skip("the TPU compiler is not installed: pip install libtpu")
     _, err, status = answers[0][name]
     assert status == 2 and words in " ".join(err.split()) and "Traceback" not in err, err[-2000:]
