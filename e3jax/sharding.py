@@ -23,15 +23,27 @@ from e3jax.errors import UserError
 AXES = {
     "l": None, "d": "fsdp", "n": "tensor", "k": "tensor", "h": None, "f": "tensor", "v": "tensor", "g": None, "e": None,
     "i": ("fsdp", "tensor"), "o": ("fsdp", "tensor"), "r": None,  # of adapters (models/lora.py)
+    "b": "data",  # rows where the width has `fsdp` (constrain_lookup)
     "B": ("data", "fsdp"), "J": ("data", "fsdp"), "X": ("data", "fsdp"), "P": None, "T": None, "S": None, "L": None,
     "D": None, "N": "tensor", "K": "tensor", "H": None, "F": "tensor", "V": "tensor",
 }  # fmt: skip
 
 
+def slice_of(device) -> int:
+    """Return the number of the TPU slice that a device belongs to; slices reach each other by the network only."""
+    return (device.platform == "tpu" and getattr(device, "slice_index", 0)) or 0
+
+
+def count_slices(devices=None) -> int:
+    """Return how many TPU slices the devices belong to: what `data` has to be a multiple of."""
+    return len({slice_of(d) for d in (jax.devices() if devices is None else devices)})
+
+
 def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
     """Return a mesh [data, fsdp, tensor] over all devices; fsdp=-1 takes what the other two leave.
 
-    Where `data` is a multiple of the hosts, hosts lie along it: fsdp and tensor then communicate inside a host only.
+    Slices lie along `data`, so that fsdp and tensor communicate inside a slice only; UserError where they do not
+    divide it. So do the hosts of a slice, where its part of `data` is a multiple of them.
     """
     devices = jax.devices() if devices is None else devices
     if fsdp == -1:
@@ -42,11 +54,24 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {math.prod(shape)} devices, "
             f"but there are {len(devices)}: set mesh.fsdp=-1, or change mesh.data or mesh.tensor"
         )
+    slices = {i: [d for d in devices if slice_of(d) == i] for i in sorted({slice_of(d) for d in devices})}
+    if data % len(slices):
+        raise UserError(
+            f"mesh.data={data} is no multiple of the {len(slices)} TPU slices, so mesh.fsdp or mesh.tensor would send "
+            f"weights over the network between them: set mesh.data={len(slices)}"
+        )
+    inner = (data // len(slices), fsdp, tensor)
+    grid = np.concatenate([within_slice(inner, slices[i]) for i in slices])
+    return Mesh(grid, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def within_slice(shape: tuple[int, int, int], devices: list) -> np.ndarray:
+    """Return the devices of one slice as an array [data, fsdp, tensor]."""
     hosts = len({d.process_index for d in devices})
-    if hosts > 1 and data % hosts == 0:
-        by_host = sorted(devices, key=lambda d: (d.process_index, d.id))
-        return Mesh(np.reshape(by_host, shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+    if hosts > 1 and shape[0] % hosts == 0:
+        return np.reshape(sorted(devices, key=lambda d: (d.process_index, d.id)), shape)
+    axis_types = (AxisType.Auto,) * 3
+    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=axis_types, devices=devices).devices
 
 
 def sampling_mesh(mesh: Mesh, *, tensor: int) -> Mesh:
@@ -55,9 +80,24 @@ def sampling_mesh(mesh: Mesh, *, tensor: int) -> Mesh:
     The table of letters stays as it is: `fsdp` has size 1 here, so what training splits over it is replicated.
     """
     devices = mesh.devices.reshape(-1)
-    if tensor < 1 or len(devices) % tensor:
-        raise UserError(f"config.sampler.tensor={tensor} does not divide {len(devices)} devices: use a divisor")
+    slices = count_slices(devices)
+    if tensor < 1 or len(devices) // slices % tensor:
+        of = f"{len(devices)} devices" if slices == 1 else f"the {len(devices) // slices} devices of a slice"
+        raise UserError(f"config.sampler.tensor={tensor} does not divide {of}: use a divisor")
     return Mesh(devices.reshape(-1, 1, tensor), mesh.axis_names, axis_types=(AxisType.Auto,) * 3)
+
+
+def each_slice(mesh: Mesh) -> Mesh:
+    """Return the mesh of the same devices in the same order on which every slice does the same work.
+
+    `data` lies within a slice there, so what is spread over it has a copy in each. Of one slice it is the mesh itself.
+    """
+    slices = count_slices(mesh.devices.flat)
+    if slices == 1:
+        return mesh
+    data, fsdp, tensor = mesh.devices.shape
+    grid = mesh.devices.reshape(slices, data // slices, fsdp, tensor)
+    return Mesh(grid, ("slice", *mesh.axis_names), axis_types=(AxisType.Auto,) * 4)
 
 
 def spec(axes: str, mesh) -> PartitionSpec:
@@ -117,6 +157,18 @@ def constrain(x: jax.Array, axes: str) -> jax.Array:
     """Pin an activation's layout inside jit; without a mesh (`jax.set_mesh`) this is the identity."""
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, spec(axes, mesh))
+
+
+def constrain_lookup(x_btd: jax.Array) -> jax.Array:
+    """Pin the layout of what was looked up in a table [V, D]: on its way from the table's layout to that of "BTD".
+
+    Between them rows lie over `data` alone and the width over `fsdp`, as the table's. Without this stop the rows'
+    gradients would go to every other replica of the table, instead of being added up in it first.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.shape["data"] > 1 and mesh.shape["fsdp"] > 1:
+        x_btd = constrain(x_btd, "bTd")
+    return constrain(x_btd, "BTD")
 
 
 def constrain_params(tree):

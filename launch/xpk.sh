@@ -13,5 +13,6 @@ run_command
 
 install=$(quoted pip install --quiet -e ".[$EXTRAS]")
 call xpk workload create --project="$PROJECT" --zone="$ZONE" --cluster="$XPK_CLUSTER" --workload="$TPU_NAME" \
-  --tpu-type="$ACCELERATOR" --num-slices=1 --max-restarts=50 --base-docker-image="$XPK_IMAGE" --script-dir="$ROOT" \
+  --tpu-type="$ACCELERATOR" --num-slices="${XPK_SLICES:-1}" --max-restarts=50 --base-docker-image="$XPK_IMAGE" \
+  --script-dir="$ROOT" \
   --command="$install && exec $(quoted "${COMMAND[@]}")"

@@ -185,6 +185,16 @@ def test_dry_run_prints_what_the_readme_shows(cloud):
         assert [shlex.split(line) for line in lines[0]] == [shlex.split(line) for line in lines[1]], printed
 
 
+def test_xpk_asks_for_slices(tmp_path):
+    """Several slices of one accelerator are one workload."""
+    path = tmp_path / "env.sh"
+    path.write_text((LAUNCH / "env.sh.example").read_text().replace("XPK_SLICES=1", "XPK_SLICES=2"))
+    command = ["bash", LAUNCH / "xpk.sh", "--dry-run", "--config=configs/e3_math.py", "--config.mesh.data=2"]
+    env = os.environ | {"LAUNCH_ENV": str(path)}
+    words = shlex.split(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert "--num-slices=2" in words and words[-1].count("--config.mesh.data=2") == 1
+
+
 def test_xpk_example_is_one_command_with_the_run_inside():
     env = os.environ | {"LAUNCH_ENV": str(LAUNCH / "env.sh.example")}
     args = ["--config=configs/e3_math.py", "--config.order=('a','b')", "--config.log.project=my project"]

@@ -266,6 +266,33 @@ def test_sampling_layout_draws_the_same(two_heads):
         sampling_mesh(mesh, tensor=3)
 
 
+def test_slices_draw_the_same(two_heads, monkeypatch):
+    """On two slices each prefills every prompt, and blocks run to their end; the samples are those of one device."""
+    model, params, prompts, one = two_heads
+    monkeypatch.setattr("e3jax.sharding.slice_of", lambda device: device.id // 4)
+    enough, rows, block, prefill = [], [], decode.decode_block, decode.prefill
+
+    def blocks(*args, **kwargs):
+        enough.append(args[4])
+        return block(*args, **kwargs)
+
+    def prefills(*args):
+        cache = prefill(*args)
+        rows.append((cache.k.shape[1], cache.k.sharding.shard_shape(cache.k.shape)[1]))
+        return cache
+
+    monkeypatch.setattr("e3jax.sampler.slots.decode_block", blocks)
+    monkeypatch.setattr("e3jax.sampler.slots.prefill", prefills)
+    mesh = make_mesh(data=2, fsdp=4, tensor=1)
+    layout = sampling_mesh(mesh, tensor=2)
+    moved = to_sampling(jax.device_put(params, param_shardings(params, mesh)), layout, dtype=jnp.float32)
+    with jax.set_mesh(layout):
+        many = draw(model, moved, prompts)
+    np.testing.assert_array_equal(one.tokens, many.tokens)
+    np.testing.assert_allclose(one.logp, many.logp, atol=1e-4)
+    assert set(enough) == {None} and rows and all(part == total // 2 for total, part in rows)
+
+
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_the_layout_of_gpus_draws_the_same(two_heads, monkeypatch, tensor):
     """Layers apart, q, k and v in one product, gate and up in one: for prefills too, whole and over two devices."""

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import mesh_utils
 from jax.sharding import PartitionSpec as P
 
 from e3jax.errors import UserError
 from e3jax.losses.sft import sft_weights
-from e3jax.sharding import assert_sharded, constrain, make_mesh, param_shardings, spec
+from e3jax.sharding import assert_sharded, constrain, each_slice, make_mesh, param_shardings, sampling_mesh, spec
 from e3jax.train.sft import ahead, sft_gradient
 
 
@@ -33,6 +34,45 @@ def test_mesh_that_does_not_fit_says_so():
     with pytest.raises(ValueError, match="there are 8"):
         make_mesh(data=3, fsdp=1, tensor=1)
     assert dict(make_mesh(data=2, fsdp=-1, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+class Chip:
+    """What JAX shows of a chip of a v5e slice of 2 x 4, two hosts of four chips."""
+
+    def __init__(self, i: int, piece: int):
+        self.id, self.slice_index, self.process_index = 100_000 * (piece + 1) + i, piece, 2 * piece + i // 4
+        self.coords, self.core_on_chip = (i % 2, i // 2, 0), 0
+        self.platform, self.device_kind = "tpu", "TPU v5 lite"
+
+
+def test_slices_lie_along_data():
+    """fsdp or tensor across slices would gather every layer over the network; within a slice JAX's order is kept."""
+    chips = [Chip(i, piece) for i in range(8) for piece in (1, 0)]  # in an order that says nothing about slices
+    for inner in ((1, 8, 1), (1, 4, 2)):
+        grid = make_mesh(data=2 * inner[0], fsdp=inner[1], tensor=inner[2], devices=chips).devices
+        ordered = sorted(chips, key=lambda chip: chip.id)
+        want = mesh_utils.create_hybrid_device_mesh(inner, (2, 1, 1), ordered, allow_split_physical_axes=True)
+        assert grid.tolist() == want.tolist()
+    hosts = make_mesh(data=4, fsdp=-1, tensor=1, devices=chips).devices  # and hosts lie along data within a slice
+    assert [{chip.process_index for chip in row.flat} for row in hosts] == [{0}, {1}, {2}, {3}]
+    with pytest.raises(UserError, match=r"mesh\.data=1 is no multiple of the 2 TPU slices.* set mesh\.data=2"):
+        make_mesh(data=1, fsdp=-1, tensor=1, devices=chips)
+
+
+def test_sampling_stays_within_slices():
+    """A group of `tensor` chips that spans slices sends every layer's activations over the network."""
+    mesh = make_mesh(data=2, fsdp=8, tensor=1, devices=[Chip(i, piece) for i in range(8) for piece in (1, 0)])
+    for tensor in (1, 4, 8):
+        layout = sampling_mesh(mesh, tensor=tensor)
+        assert layout.devices.reshape(-1).tolist() == mesh.devices.reshape(-1).tolist()
+        assert all(len({chip.slice_index for chip in group}) == 1 for group in layout.devices.reshape(-1, tensor))
+        copies = each_slice(layout)
+        assert dict(copies.shape) == {"slice": 2, "data": 8 // tensor, "fsdp": 1, "tensor": tensor}
+        assert [{chip.slice_index for chip in part.flat} for part in copies.devices] == [{0}, {1}]
+    with pytest.raises(UserError, match=r"sampler\.tensor=16 does not divide the 8 devices of a slice"):
+        sampling_mesh(mesh, tensor=16)
+    one = make_mesh(data=2, fsdp=4, tensor=1)
+    assert each_slice(one) is one
 
 
 def test_indivisible_and_misnamed_parameters_raise(tiny):

@@ -48,7 +48,7 @@ from e3jax.rollout.digests import digest, graded_by
 from e3jax.rollout.likelihood import Batching
 from e3jax.runtime import barrier, is_main, unless_stopped
 from e3jax.sampler.plan import Sampling
-from e3jax.sharding import make_mesh
+from e3jax.sharding import count_slices, make_mesh
 from e3jax.storage import patiently
 from e3jax.tasks.table import TASKS, need_form, reads_set
 
@@ -348,7 +348,7 @@ def main(config: ConfigDict, workdir: str) -> None:
         if OWN in settings.pools:
             how = dict(dtype=scoring.dtype, at_once=scoring.at_once, seed=settings.seed)
             draw_responses(log, problems, settings.student, settings.sampling, **how)
-        mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+        mesh = make_mesh(data=count_slices(), fsdp=-1, tensor=1)
         with jax.set_mesh(mesh), settings.grader.start() as grader:
             log.say(f"loading {scoring.base}")
             base = load_pretrained(scoring.base, dtype=dtype_name(scoring.dtype), mesh=mesh)

@@ -36,7 +36,7 @@ from e3jax.rollout.likelihood import Batching, Scored, log_likelihoods
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling, rows_within
 from e3jax.sampler.slots import Events, Requests, sample
-from e3jax.sharding import AXES, make_mesh
+from e3jax.sharding import AXES, count_slices, make_mesh
 from e3jax.storage import patiently, place
 from e3jax.tokenizer import split_thinking
 
@@ -332,7 +332,7 @@ def evaluate(options: ModelOptions, asking: TaskOptions, *, to: str, samples_to:
         raise UserError("--thinking is the chat template's: give --chat too")
     console = Console(stderr=True)
     manager = load_tasks(asking.tasks, asking.include_path)
-    mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+    mesh = make_mesh(data=count_slices(), fsdp=-1, tensor=1)
     with jax.set_mesh(mesh):
         model, params, tokenizer = load_pretrained(options.model, dtype=dtype_name(options.dtype), mesh=mesh)
         most = min(options.max_length or model.config.max_length, model.config.max_length)

@@ -31,7 +31,7 @@ from e3jax.models.lora import Lora, beside, fresh_adapters, pair
 from e3jax.models.pages import Pages, attend_pages
 from e3jax.models.presets import ModelConfig
 from e3jax.models.rope import rope, rope_angles
-from e3jax.sharding import constrain, param_axes, param_shardings
+from e3jax.sharding import constrain, constrain_lookup, param_axes, param_shardings
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
@@ -176,7 +176,7 @@ class Qwen3(nn.Module):
         embed_vd = self.param("embed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         if not c.tied:
             self.param("unembed_vd", nn.initializers.normal(0.02), (c.vocab_size, c.width))
-        x = constrain(embed_vd[token_bt].astype(self.dtype), "BTD")  # gather, then cast: the gradient sums in float32
+        x = constrain_lookup(embed_vd[token_bt].astype(self.dtype))  # gather, then cast: the gradient sums in float32
         recompute = partial(nn.remat, Block, prevent_cse=False, static_argnums=(5,))
         policies, keep = jax.checkpoint_policies, keep_attention
         block = {

@@ -32,7 +32,7 @@ from e3jax.rollout.responses import Request, Responses, fill
 from e3jax.runtime import barrier, stop_asked
 from e3jax.sampler.layout import sampling_layout
 from e3jax.sampler.plan import Sampling
-from e3jax.sharding import make_mesh
+from e3jax.sharding import count_slices, make_mesh
 from e3jax.tasks.environment import judging
 from e3jax.tasks.own_reward import load_reward, marked, needs_of
 from e3jax.tasks.problem import Problem
@@ -280,7 +280,7 @@ def check_responses(responses: Responses, problems: list[Problem], prompts: list
 @contextmanager
 def model_for_sampling(checkpoint: str, *, dtype: str, sampling: Sampling) -> Iterator[Pretrained]:
     """Load a model onto all devices; within the block it lies in the sampling layout, and that layout's mesh is set."""
-    mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+    mesh = make_mesh(data=count_slices(), fsdp=-1, tensor=1)
     with jax.set_mesh(mesh):
         model, params, tokenizer = load_pretrained(checkpoint, dtype=dtype_name(dtype), mesh=mesh)
         with sampling_layout(params, tensor=sampling.tensor, dtype=model.dtype) as params:

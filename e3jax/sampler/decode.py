@@ -129,7 +129,7 @@ def decode_block(
     params,
     cache: Pages,
     slots: Slots,
-    enough: jax.Array,
+    enough: jax.Array | None,
     *,
     steps: int,
     stop: tuple[tuple[int, ...], ...],
@@ -138,6 +138,7 @@ def decode_block(
     """Draw up to `steps` tokens for every live slot; any sequence of `stop` ends a sample.
 
     The block ends early when no slot is live, or when `enough` slots have finished in it and could take other samples.
+    With None it runs to its end: all devices agree on an early one at every token, which crosses the network of slices.
     `cache` must have pages for every position that the block may reach; with a pool per layer, params are `unstack`ed.
     """
     j = slots.length_j.shape[0]
@@ -173,6 +174,8 @@ def decode_block(
 
     def more(carry):
         i, _, s, _ = carry
+        if enough is None:
+            return i < steps
         alive = jnp.sum(s.live_j)
         return (i < steps) & (alive > 0) & (began - alive < enough)
 

@@ -10,6 +10,7 @@ slots there were and how the cache grew change nothing (tests/test_sampler.py).
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from e3jax.sampler.decode import Begin, Drawn, admit, decode_block, empty_slots,
 from e3jax.sampler.layout import of_prefill_and_decoding
 from e3jax.sampler.plan import Sampling, first_pages, plan, prompt_width, size_bucket
 from e3jax.sampler.shared_pages import shared_pages_of
-from e3jax.sharding import AXES
+from e3jax.sharding import AXES, count_slices, each_slice
 from e3jax.types import Rollouts
 
 FEWEST = 8  # never shrink below this many slots
@@ -121,6 +122,7 @@ class Queue:
         self.kv_dtype = sampling.kv_dtype(model.dtype)
         mesh = jax.sharding.get_mesh()
         shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in AXES["J"])
+        self.slices = 1 if mesh.empty else count_slices(mesh.devices.flat)
         lengths = dict(prompt_b=self.out.prompt_len, limit_b=self.limit_b)
         sizes = plan(sampling, shards=shards, prompts=len(prompts), **lengths)
         sizes = sizes._replace(least=first_pages(model.config, self.kv_dtype, platform=platform))
@@ -154,7 +156,9 @@ class Queue:
         self.prompt_tokens += sum(map(len, group))
         self.prompt_width = prompt_width(max(map(len, group)), self.model.config.max_length)
         rows = padded(group + [[self.pad]] * (self.prompt_rows - len(group)), self.prompt_width, self.pad)
-        self.prompt_cache = prefill(self.model, self.params, put(rows, ""), self.kv_dtype)
+        mesh = jax.sharding.get_mesh()
+        with jax.set_mesh(each_slice(mesh)) if self.slices > 1 else nullcontext():  # any slot may want any prompt
+            self.prompt_cache = prefill(self.model, self.params, put(rows, ""), self.kv_dtype)
 
     def admit_next(self) -> None:
         """Start the next responses to the prefilled prompts in the free slots."""
@@ -218,8 +222,8 @@ class Queue:
             self.out = widened(self.out, size_bucket(window), self.pad)
         table_jn, owner_yw = self.shared.entries(table.table_jn, table.owner_dx.shape[1]), self.shared.owners()
         owner_x, order_x = (put(x, "X") for x in table.owners())
-        # stop the block early once an eighth of the slots can be refilled; never when nothing waits
-        enough = np.int32(max(slots // 8, 1) if self.next < self.total else slots + 1)
+        # stop early once an eighth of the slots can be refilled; never when nothing waits, or on several slices
+        enough = np.int32(max(slots // 8, 1) if self.next < self.total else slots + 1) if self.slices == 1 else None
         pages, self.state, drawn = decode_block(
             self.model,
             self.decode_params,

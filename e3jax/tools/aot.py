@@ -2,13 +2,17 @@
 
     python -m e3jax.tools.aot --config=configs/e3_math.py:stage=2 --topology=v5e:8x16
     python -m e3jax.tools.aot --config=configs/e3_math.py:stage=1,chips=16 --topology=v5e:4x4 --json=fit.jsonl
+    python -m e3jax.tools.aot --config=configs/e3_math.py:stage=1,chips=32 --topology=v5e:4x4 --slices=2 \\
+        --config.mesh.data=2
 
 Every program that the stage runs is compiled from shapes for the slice's chips (`tools/programs.py`) and listed with
 
     GiB per chip   "beside", which lies there without being an argument; arguments; temporaries; results that reuse no
                    argument; and their sum, which has to stay below --limit (7/8 of the chip: 14 GiB of v5e's 16)
-    collectives    the bytes that a chip sends, by kind (`tools/hlo.py`: a loop's body counts as often as it runs)
-    at best        the seconds of the slowest of FLOPs, memory and links, each at the chip's peak (`tools/chips.py`)
+    collectives    the bytes that a chip sends, by kind (`tools/hlo.py`: a loop's body counts as often as it runs);
+                   of several slices (--slices), what stays inside and what goes over the network to others
+    at best        the seconds of the slowest of FLOPs, memory, links and network, each at the chip's peak
+                   (`tools/chips.py`, which knows the network of v5e and v5p only)
 
 The lines below the table say how many rows and slots per chip would fit. The exit status is 1 when a program does not
 fit, and 2 for bad input. Needs `pip install libtpu`.
@@ -46,12 +50,22 @@ from e3jax.train.settings import Settings, resolve
 
 
 class Slice(NamedTuple):
-    """The chips that are compiled for, and how much of each a program may need."""
+    """The chips that are compiled for, of one slice or of several, and how much of each a program may need."""
 
     topology: str  # --topology
+    slices: int  # of it, over the network
     devices: Any
     chip: Chip
     limit: float  # GiB per chip
+
+    @property
+    def name(self) -> str:
+        return f"{self.slices} x {self.topology}" if self.slices > 1 else self.topology
+
+    @property
+    def chips(self) -> int | None:
+        """Chips of one of several slices."""
+        return len(self.devices) // self.slices if self.slices > 1 else None
 
 
 class Measured(NamedTuple):
@@ -64,17 +78,18 @@ class Measured(NamedTuple):
     temporaries: int | None
     results: int | None  # that reuse no argument's buffer
     total: int | None
-    traffic: dict[str, Traffic]
+    traffic: dict[str, Traffic]  # inside slices
+    across: dict[str, Traffic]  # slices
     flops: float
     seconds: float
-    bound: str  # "flops" | "memory" | "links"
+    bound: str  # "flops" | "memory" | "links" | "network"
     compile_seconds: float
     biggest: list[str]
     message: str  # of the compiler, when it ran out of memory
 
 
-def measure(program: Program, chip: Chip) -> Measured:
-    """Compile a program and read its memory, traffic and arrays off the result."""
+def measure(program: Program, chip: Chip, chips: int | None = None) -> Measured:
+    """Compile a program and read its memory, traffic and arrays off the result; `chips` of one of several slices."""
     start = time.perf_counter()
     common = dict(name=program.name, what=program.what, beside=program.resident, flops=program.flops)
     try:
@@ -93,6 +108,7 @@ def measure(program: Program, chip: Chip) -> Measured:
             results=None,
             total=None,
             traffic={},
+            across={},
             seconds=math.nan,
             bound="",
             compile_seconds=time.perf_counter() - start,
@@ -101,12 +117,13 @@ def measure(program: Program, chip: Chip) -> Measured:
         )
     took = time.perf_counter() - start
     m, text = compiled.memory_analysis(), compiled.as_text()
-    traffic = collectives(text, loops=program.loops)
+    traffic, across = collectives(text, loops=program.loops, chips=chips)
     results = m.output_size_in_bytes - m.alias_size_in_bytes
     floor = {
         "flops": program.flops / chip.flops,
         "memory": program.memory_traffic / chip.bandwidth,
         "links": sum(t.bytes for t in traffic.values()) / chip.links,
+        "network": sum(t.bytes for t in across.values()) / chip.network if chip.network else 0.0,
     }
     bound = max(floor, key=floor.__getitem__)
     return Measured(
@@ -116,6 +133,7 @@ def measure(program: Program, chip: Chip) -> Measured:
         results=results,
         total=program.resident + m.argument_size_in_bytes + m.temp_size_in_bytes + results,
         traffic=traffic,
+        across=across,
         seconds=floor[bound],
         bound=bound,
         compile_seconds=took,
@@ -149,6 +167,7 @@ def fit_table(title: str, measured: list[Measured], limit: float) -> Table:
         over = m.total is None or m.total > limit * GIB
         total = "out of memory" if m.total is None else gib(m.total)
         moves = [f"{kind} {t.bytes / 1e9:.2f} ({t.count})" for kind, t in sorted(m.traffic.items())]
+        moves += [f"network: {kind} {t.bytes / 1e9:.6f} ({t.count})" for kind, t in sorted(m.across.items())]
         table.add_row(
             f"{m.name}\n[dim]{m.what}[/dim]",
             gib(m.beside),
@@ -175,12 +194,12 @@ def most_that_fits(once: Measured, twice: Measured, per_chip: float, limit: floa
     return int(per_chip + (limit * GIB - once.total) / slope)
 
 
-def measure_all(programs: list[Program], chip: Chip, say: Callable[[str], None]) -> list[Measured]:
+def measure_all(programs: list[Program], at: Slice, say: Callable[[str], None]) -> list[Measured]:
     """Measure one program after the other, and say which."""
     measured = []
     for i, program in enumerate(programs):
         say(f"{program.name} ({i + 1}/{len(programs)})")
-        measured.append(measure(program, chip))
+        measured.append(measure(program, at.chip, at.chips))
     return measured
 
 
@@ -198,7 +217,7 @@ def suggestions(settings: Settings, stage: str, at: Slice, measured: list[Measur
         count = settings.stage(stage).rows if unit == "rows" else settings.sampling.slots
         say(f"{name} at twice the {unit}")
         (program,) = stage_programs(settings, stage, at.devices, names=(name,), times=2)
-        most = most_that_fits(once[name], measure(program, at.chip), count / len(at.devices), at.limit)
+        most = most_that_fits(once[name], measure(program, at.chip, at.chips), count / len(at.devices), at.limit)
         fits[unit] = min(most, fits.get(unit, most))
     for unit, most in fits.items():
         field, now = {
@@ -271,6 +290,7 @@ def record(s: Settings, stage: str, at: Slice, fits: dict[str, int], measured: l
     """Return the line of a stage for --json."""
     line = {
         "topology": at.topology,
+        "slices": at.slices,
         "devices": len(at.devices),
         "preset": s.model.preset,
         "stage": stage,
@@ -281,7 +301,10 @@ def record(s: Settings, stage: str, at: Slice, fits: dict[str, int], measured: l
         "slots": s.sampling.slots,
         "limit_gib": at.limit,
         "fit_per_chip": fits,
-        "programs": [m._asdict() | {"traffic": {k: t._asdict() for k, t in m.traffic.items()}} for m in measured],
+        "programs": [
+            m._asdict() | {way: {k: t._asdict() for k, t in getattr(m, way).items()} for way in ("traffic", "across")}
+            for m in measured
+        ],
     }
     return re.sub(r"\bNaN\b", "null", json.dumps(line)) + "\n"
 
@@ -297,8 +320,8 @@ def main() -> None:
         raise UserError(" ".join(str(error).split())) from error
     if "tensor" not in c.sampler:
         raise UserError("config.sampler has no field 'tensor', the sampling layout: start from configs/e3_math.py")
-    chip, devices = find_devices(f.topology)
-    at = Slice(f.topology, devices, chip, f.limit or chip.memory * 7 / 8)
+    chip, devices = find_devices(f.topology, f.slices)
+    at = Slice(f.topology, f.slices, devices, chip, f.limit or chip.memory * 7 / 8)
     if c.model.name and c.model.dtype == AUTO:
         c.model.dtype = "bfloat16"  # as on the slice, whatever computes here
     settings, remarks = fit_slice(resolve(c), chip, devices)
@@ -310,9 +333,9 @@ def main() -> None:
         rolls = c.stages[stage].kind == "grpo"
         programs = (stage_programs if rolls else supervised_programs)(settings, stage, devices, names=names)
         with progress(err, stage) as say:
-            measured = measure_all(programs, chip, say)
+            measured = measure_all(programs, at, say)
             lines, fits = suggestions(settings, stage, at, measured, say) if f.suggest and rolls else ([], {})
-        title = f"{escape(settings.model.preset)}, {escape(stage)}, on {f.topology} ({len(devices)} devices)"
+        title = f"{escape(settings.model.preset)}, {escape(stage)}, on {at.name} ({len(devices)} devices)"
         out.print(fit_table(title, measured, at.limit))
         for line in lines:
             out.print(line)
@@ -332,6 +355,7 @@ def main() -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "config file, e.g. configs/e3_math.py:stage=2", lock_config=True)
     flags.DEFINE_string("topology", None, "slice to compile for, e.g. v5e:8x16", required=True)
+    flags.DEFINE_integer("slices", 1, "so many of that slice, joined by the network", lower_bound=1)
     flags.DEFINE_list("programs", [], f"only these, separated by commas, of {','.join(NAMES)}")
     flags.DEFINE_float("limit", 0.0, "GiB per chip that a program may need; 0: 7/8 of the chip", lower_bound=0.0)
     flags.DEFINE_bool("suggest", True, "measure how many rows and slots fit, which compiles three programs again")

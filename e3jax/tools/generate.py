@@ -33,7 +33,7 @@ from e3jax.flags import run_tool
 from e3jax.printable import printable
 from e3jax.sampler.plan import Sampling
 from e3jax.sampler.slots import Events, Requests, sample
-from e3jax.sharding import make_mesh
+from e3jax.sharding import count_slices, make_mesh
 from e3jax.tokenizer import split_thinking
 from e3jax.tools.prompts import Prompt, make_prompt, read_prompts
 
@@ -263,7 +263,7 @@ def generate(name: str, words: Words, draws: Draws, *, dtype: str) -> None:
     note = Console(stderr=True)
     if note.is_terminal:
         note.print(printable(f"loading {name}", lines=False), style="dim", highlight=False, markup=False)
-    mesh = make_mesh(data=1, fsdp=-1, tensor=1)
+    mesh = make_mesh(data=count_slices(), fsdp=-1, tensor=1)
     with jax.set_mesh(mesh):
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         pretrained = load_pretrained(name, dtype=dtype, mesh=mesh)

@@ -21,7 +21,7 @@ from e3jax.sampler.layout import mover
 from e3jax.sampler.page_table import PageTable
 from e3jax.sampler.plan import Sampling, Sizes, plan, prompt_width
 from e3jax.sampler.shared_pages import SharedPages, power_of_two, shared_pages_of
-from e3jax.sharding import assert_sharded, sampling_mesh
+from e3jax.sharding import assert_sharded, count_slices, each_slice, sampling_mesh
 from e3jax.tools.programs import (
     NAMES,
     Program,
@@ -142,12 +142,16 @@ class Decoding:
     def prompt_width(self) -> int:
         return prompt_width(self.room, self.model.config.max_length)
 
-    def placed(self, axes, rows: int, size: int) -> list[jax.ShapeDtypeStruct]:
+    @cached_property
+    def slices(self) -> int:
+        return count_slices(self.training.devices)
+
+    def placed(self, mesh: Mesh, axes, rows: int, size: int) -> list[jax.ShapeDtypeStruct]:
         """Return shapes of keys, values and their scales; scales only where the cache is int8."""
         config, kv = self.model.config, self.sampling.kv_dtype(self.model.dtype)
         sizes = dict(L=config.layers, B=rows, X=rows, K=config.kv_heads, S=size, H=config.head_width)
         parts = [(a, jnp.float32 if "H" not in a else kv) for a in axes if "H" in a or kv == jnp.int8]
-        return [array(self.mesh, a, tuple(sizes[x] for x in a), dtype) for a, dtype in parts]
+        return [array(mesh, a, tuple(sizes[x] for x in a), dtype) for a, dtype in parts]
 
     def small(self, *shape, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
         """Return the shape of a value a slot, whole on every device."""
@@ -166,16 +170,17 @@ class Decoding:
     @cached_property
     def cache(self) -> Pages:
         (table, grown), (shared, shared_grown, _) = self.page_table, self.shared_pages
-        pools, shared_pools = (
-            (tuple(Piece(*self.placed(AXES, pages, PAGE)) for pages in pieces),) for pieces in (grown, shared_grown)
-        )
+
+        def pool(pieces):
+            return (tuple(Piece(*self.placed(self.mesh, AXES, pages, PAGE)) for pages in pieces),)
+
         maps = (("JT", table.table_jn), *(("X", x) for x in table.owners()), ("XT", shared.owners()))
-        return Pages(pools, shared_pools, *(array(self.mesh, axes, x.shape, jnp.int32) for axes, x in maps))
+        return Pages(pool(grown), pool(shared_grown), *(array(self.mesh, axes, x.shape, jnp.int32) for axes, x in maps))
 
     @cached_property
     def prompts(self) -> KVCache:
         axes = ("LBKSH", "LBKSH", "LBKS", "LBKS")
-        return KVCache(*self.placed(axes, self.sizes.prompt_rows, self.prompt_width))
+        return KVCache(*self.placed(each_slice(self.mesh), axes, self.sizes.prompt_rows, self.prompt_width))
 
     def to_sampling(self) -> Program:
         """Return the move of the weights from the training layout to the sampling layout."""
@@ -192,15 +197,16 @@ class Decoding:
     def prefill(self) -> Program:
         """Return the prefill of as many prompts as go together."""
         rows, width, config = self.sizes.prompt_rows, self.prompt_width, self.model.config
-        kv, tokens = self.sampling.kv_dtype(self.model.dtype), array(self.mesh, "", (rows, width), jnp.int32)
+        mesh = each_slice(self.mesh)
+        kv, tokens = self.sampling.kv_dtype(self.model.dtype), array(mesh, "", (rows, width), jnp.int32)
         per_token = flops_per_token(config, (width + 1) / 2) - 2 * config.vocab_size * config.width  # no logits
         return Program(
             "prefill",
             f"{rows} x {width} tokens",
-            under(self.mesh, lambda: prefill.lower(self.model, self.moved, tokens, kv)),
+            under(mesh, lambda: prefill.lower(self.model, self.moved, tokens, kv)),
             self.moved,
             self.resident + chip_bytes(self.cache) + chip_bytes(self.prompts),
-            rows * width * per_token / len(self.training.devices),
+            rows * width * per_token * self.slices / len(self.training.devices),
             chip_bytes(self.moved),
         )
 
@@ -223,8 +229,8 @@ class Decoding:
     def decode(self) -> Program:
         """Return a block of decode steps."""
         slots, block, config = self.sizes.slots, self.sampling.block, self.model.config
-        enough, stop = array(self.mesh, "", (), jnp.int32), ((config.vocab_size - 1,),)
-        how = dict(steps=block, stop=stop, choice=self.sampling.choice)
+        enough = array(self.mesh, "", (), jnp.int32) if self.slices == 1 else None
+        how = dict(steps=block, stop=((config.vocab_size - 1,),), choice=self.sampling.choice)
         work = slots * flops_per_token(config, self.room + self.budget) / len(self.training.devices)
         return Program(
             "decode",
