@@ -147,19 +147,19 @@ def requests_of(
 ) -> tuple[Requests, list[tuple[int, int]]]:
     """Return what is to be sampled, and of which group and sample every response is.
 
-    A group that begins is one prompt with all its samples; a response that goes on is a prompt of its own.
+    A response that goes on is a prompt of its own; the longest come first, so that like lengths are prefilled together,
+    and all find a slot, since each had one. A group that begins is one prompt with all its samples.
     """
-    texts, numbers, rows = [], [], []
-    for i, (group, prompt) in enumerate(zip(groups, prompts)):
+    old = [(i, g) for i, group in enumerate(groups) if group.begun < step for g in range(stage.group_size)]
+    rows = [(i, g) for i, g in old if not groups[i].responses[g].ended]
+    rows.sort(key=lambda row: -len(groups[row[0]].responses[row[1]].tokens))
+    texts = [[*prompts[i], *groups[i].responses[g].tokens.tolist()] for i, g in rows]
+    numbers = [(g,) for _, g in rows]
+    for i, group in enumerate(groups):
         if group.begun == step:
-            texts.append(prompt)
+            texts.append(prompts[i])
             numbers.append(tuple(range(stage.group_size)))
             rows += [(i, g) for g in range(stage.group_size)]
-        else:
-            going = [g for g, response in enumerate(group.responses) if not response.ended]
-            texts += [[*prompt, *group.responses[g].tokens.tolist()] for g in going]
-            numbers += [(g,) for g in going]
-            rows += [(i, g) for g in going]
     budgets = [stage.budget - len(groups[i].responses[g].tokens) for i, g in rows]
     begun = np.array([groups[i].begun for i, _ in rows])
     place, number = np.array([groups[i].place for i, _ in rows]), np.array([g for _, g in rows], np.int32)
