@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SIDES = {"waits": (), "carries": ("--config.grpo.carry_over=2",)}
+SIDES = {"waits": (), "carries": ("--config.grpo.carry_over=4",)}
 STAGE = (
     "--config=configs/quickstart.py", "--config.order=('easy',)", "--config.stages.easy.evaluated=False",
     "--config.grpo.old_logp=sampler", "--config.log.tensorboard=False", "--config.checkpoint.every=1000",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import SLOW
 
 from e3jax.errors import UserError
 from e3jax.models.cache import quantize
@@ -380,7 +381,7 @@ def test_a_draining_queue_moves_to_fewer_slots(sharp, monkeypatch):
     check_parity(model, params, r, 1.0)
 
 
-@pytest.mark.parametrize("cache", ["compute", "int8"])
+@pytest.mark.parametrize("cache", [pytest.param("compute", marks=SLOW), "int8"])
 def test_one_pool_of_all_layers_draws_the_same(sharp, cache, monkeypatch):
     """As on a TPU, where the model loops over its layers: refilled, grown and packed, it draws what a CPU draws."""
     model, params = sharp
