@@ -6,7 +6,8 @@
 # --jobs=2 makes two seeds at a time, each on a core of its own: tiny models waste most of a second core.
 # The runs take 6 h 50 min of one core in sum, about 4 hours with --jobs=2 (measured experiment by experiment on 2 cores,
 # November 2026; ablate_size: 49 minutes of runs, 29 minutes with --jobs=2), oxa about 50 minutes more,
-# rivals 123 (38 by the clock with three seeds at a time), carry_over and e2c an estimated 15 and 45.
+# rivals 123 (38 by the clock with three seeds at a time), carry_over 166 beside other work,
+# e2c an estimated 45.
 # Every experiment says its own time when it begins. Killed anywhere, the same command goes on. An experiment that fails
 # is left out, the others are made, and the failed ones are named at the end (exit status 1). OUT/NAME/progress.log gets
 # a line a minute, OUT/NAME/output.log everything; with --jobs they are OUT/NAME/parts/SEED/progress.log and
