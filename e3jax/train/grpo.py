@@ -322,11 +322,12 @@ def train(run: Run, params, stage: GrpoStage):
     sampling = replace(sampling, renormalised=stage.restricted_sampling == "renormalise")
     carried = read_carried(run, stage, done) if stage.carry_over else NOTHING
     rolled, summary, read = 0, "", partial(run.grader.submit, **stage.reward.options)
+    of = "" if stage.carry_over or stage.over_sampling else f"/{stage.responses}"  # else more are drawn than trained on
 
     def show_progress(finished: int) -> None:
         nonlocal rolled
         rolled += finished
-        phase.advance(0, f"rollouts {rolled}/{stage.responses}  {summary}")
+        phase.advance(0, f"rollouts {rolled}{of}  {summary}")
 
     with run.log.phase(f"{name}: GRPO, budget {stage.budget}", total=steps) as phase:
         phase.advance(done)
