@@ -40,7 +40,7 @@ GRPO = {
     "carry/groups": "Groups that go on in the next step (config.grpo.carry_over).",
     "carry/age": "Updates between the draw of a trained token and this step, mean over tokens.",
     "carry/oldest": "The same of the oldest trained token.",
-    "carry/wasted": "Share of the tokens drawn in this step that are thrown away (config.grpo.over_sampling, carry_over).",
+    "carry/wasted": "Share of the tokens drawn in this step that are thrown away (over_sampling, carry_over).",
     "length/mean": "Mean tokens of a response, EOS included.",
     "length/correct": "The same, over correct responses.",
     "length/incorrect": "The same, over incorrect responses.",
