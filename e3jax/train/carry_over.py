@@ -147,8 +147,8 @@ def requests_of(
 ) -> tuple[Requests, list[tuple[int, int]]]:
     """Return what is to be sampled, and of which group and sample every response is.
 
-    A response that goes on is a prompt of its own; the longest come first, so that like lengths are prefilled together,
-    and all find a slot, since each had one. A group that begins is one prompt with all its samples.
+    A response that goes on is a prompt of its own; the longest come first, so that like lengths are prefilled together.
+    All that have tokens find a slot, since each had one. A group that begins is one prompt with all its samples.
     """
     old = [(i, g) for i, group in enumerate(groups) if group.begun < step for g in range(stage.group_size)]
     rows = [(i, g) for i, g in old if not groups[i].responses[g].ended]
