@@ -1,6 +1,7 @@
 """Imports point down only; the first layer knows nothing of jax; nothing is read with a silent default."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_heavy_libraries_have_one_home():
         for imported in imports(tree):
             home = HEAVY.get(imported.split(".")[0])
             assert home is None or name in home, f"{name} imports {imported}"
+
+
+def test_groups_in_regular_expressions_are_atomic_not_possessive():
+    """Python up to 3.11.4 matches (?:ab?c)++ wrongly, without a word (gh-106052), and (?>(?:ab?c)+) as it should."""
+    possessive = re.compile(r"\)(?:[*+?]|\{[\d,]+\})\+")
+    for name, tree in modules():
+        texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        assert not (wrong := [text for text in texts if possessive.search(text)]), f"{name}: {wrong}"
 
 
 def test_private_names_of_other_libraries_can_be_missing():

@@ -18,10 +18,10 @@ IN_PHASES = ("execution", "e2c_original")
 UNFINISHED = ("wrong", "graded")  # what a response without EOS is worth
 WHERE = PLACES + IN_PHASES
 MAX_BOXES = 16  # that may be one answer
-OPENING, BRACES = re.compile(r"\s*+\{"), re.compile(r"(?:\\.)++|\{++|\}++", re.DOTALL)
+OPENING, BRACES = re.compile(r"\s*+\{"), re.compile(r"(?>(?:\\.)+)|\{++|\}++", re.DOTALL)
 BETWEEN = re.compile(  # what parts the boxes of one answer: ",", "and", "or", with mathematics' delimiters around them
-    r"[\s$]*+(?:\\[)\]])?+[\s$]*+(?:\\q?quad\s*+)?+(?:,|(?:,\s*+)?+(?:\\text\{\s*+)?+(?:and|or)\s*+\}?+)\s*+(?:\\q?quad)?+"
-    r"[\s$]*+(?:\\[(\[])?+[\s$]*+(?:[A-Za-z]\s*=\s*)?+"
+    r"[\s$]*+(?>(?:\\[)\]])?)[\s$]*+(?>(?:\\q?quad\s*+)?)(?:,|(?>(?:,\s*+)?)(?>(?:\\text\{\s*+)?)(?:and|or)\s*+\}?+)\s*+(?>(?:\\q?quad)?)"
+    r"[\s$]*+(?>(?:\\[(\[])?)[\s$]*+(?>(?:[A-Za-z]\s*=\s*)?)"
 )
 MOST_DIGITS = 640  # of an integer in a text; int() refuses 4,301, and can be set to refuse from 641 on
 

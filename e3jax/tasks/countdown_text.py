@@ -38,7 +38,7 @@ from e3jax.tasks.written_arithmetic import END_THINK, equation, opening, slipped
 
 FIRST, LATER = "Try", ("Wait, try", "Alternatively,")
 MARK = re.compile(
-    r"(?ai:(?:\bwait, *+)?+(?:\btry|\balternatively,(?: *+try)?+) *+(?P<proposal>[\d(][-+*/()\d ×·÷−]*+):"
+    r"(?ai:(?>(?:\bwait, *+)?)(?:\btry|\balternatively,(?>(?: *+try)?)) *+(?P<proposal>[\d(][-+*/()\d ×·÷−]*+):"
     r"|(?P<yes>\bthat is *+-?\d++\.?+)|(?P<no>\bnot *+-?\d++\.?+)|(?P<end></think>|<answer>)|\n\n)"
 )
 OPERATION = re.compile(r"[\d)] *+[-+*/×·÷−]", re.ASCII)

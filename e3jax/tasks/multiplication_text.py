@@ -42,9 +42,9 @@ from e3jax.tasks.problem import Problem
 from e3jax.tasks.written_arithmetic import END_THINK, MOST_DIGITS, equation, opening, slipped
 
 FIRST, LATER = "Multiply", ("Wait, multiply", "Alternatively, multiply")
-INTEGER = r"\d++(?:,\d{3}(?!\d))*+"
+INTEGER = r"\d++(?>(?:,\d{3}(?!\d))*)"
 MARK = re.compile(
-    rf"(?ai:(?P<begin>(?:\b(?:wait|alternatively), *+)?+\bmultiply *+(?P<x>{INTEGER}) *+by *+(?P<y>{INTEGER}))"
+    rf"(?ai:(?P<begin>(?>(?:\b(?:wait|alternatively), *+)?)\bmultiply *+(?P<x>{INTEGER}) *+by *+(?P<y>{INTEGER}))"
     rf"|\bproduct is *+(?P<claim>{INTEGER})\.?+"
     r"|(?P<yes>\bthat is *+\d++\.?+)|(?P<no>\bnot *+\d++\.?+)|(?P<end></think>|\\boxed))"
 )

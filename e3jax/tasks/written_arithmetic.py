@@ -20,9 +20,10 @@ from e3jax.tasks.problem import Problem
 
 THINK, END_THINK = "<think>\n", "\n</think>\n"
 MOST_DIGITS = 40  # of an integer that is read: the product of 18 by 18 digits has 36
-NUMBER = r"\d++(?:,\d{3}(?!\d))*+(?:\.\d++)?+"  # "2,880" is one number, "2880, 2880" are two
-SIDE = rf"(?:{NUMBER}|\\times|\\cdot|\\div|[-+*/()×·÷− ])++"
-CHAIN = re.compile(rf"{SIDE}(?:={SIDE})*+", re.ASCII)  # matches wherever it begins, so that no run is read twice
+# Groups are atomic, (?>(?:…)*), not possessive, (?:…)*+: Python up to 3.11.4 matches the latter wrongly (gh-106052)
+NUMBER = r"\d++(?>(?:,\d{3}(?!\d))*)(?>(?:\.\d++)?)"  # "2,880" is one number, "2880, 2880" are two
+SIDE = rf"(?>(?:{NUMBER}|\\times|\\cdot|\\div|[-+*/()×·÷− ])+)"
+CHAIN = re.compile(rf"{SIDE}(?>(?:={SIDE})*)", re.ASCII)  # matches wherever it begins, so that no run is read twice
 OPERATION = re.compile(r"[\d)] *+(?:[-+*/×·÷−]|\\times|\\cdot|\\div)", re.ASCII)
 BULLETS = ("- ", "* ", "+ ")
 SLIPS = (1, -1, 2, -2, 10, -10)  # what a planted error is off by
