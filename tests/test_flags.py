@@ -67,8 +67,8 @@ def test_all_processes_but_the_first_reach_it_through_a_relay(joined, monkeypatc
         runtime.start()
     for name in runtime.NAMES:
         monkeypatch.delenv(name)
-    found = lambda *_: ("host0:1234", 4, 2, [0])  # noqa: E731
-    monkeypatch.setattr("jax._src.clusters.ClusterEnv.auto_detect_unset_distributed_params", found)
+    detected = lambda *_: ("host0:1234", 4, 2, [0])  # noqa: E731
+    monkeypatch.setattr("jax._src.clusters.ClusterEnv.auto_detect_unset_distributed_params", detected)
     runtime.start()
     addresses = [address.rpartition(":")[0] for address, *_ in joined]
     assert addresses == ["host0", "127.0.0.1", "127.0.0.1"] and [rest for _, *rest in joined] == [

@@ -297,12 +297,26 @@ flags.guard(main)
 """
 
 
-@pytest.mark.parametrize("script, said", [
-    (SAVING, ("process 1 of 2 failed: error: cannot write checkpoint {}/stage/2: RESOURCE_EX",
-              "The same command goes on from checkpoint {}/stage/1")),
-    (RECORDING, ("process 0 of 2 failed: error: cannot write {}/stage/metrics.jsonl: [Errno 28] No space left",
-                 "Nothing that was written before is lost")),
-], ids=["checkpoint", "record"])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, said",
+    [
+        (
+            SAVING,
+            (
+                "process 1 of 2 failed: error: cannot write checkpoint {}/stage/2: RESOURCE_EX",
+                "The same command goes on from checkpoint {}/stage/1",
+            ),
+        ),
+        (
+            RECORDING,
+            (
+                "process 0 of 2 failed: error: cannot write {}/stage/metrics.jsonl: [Errno 28] No space left",
+                "Nothing that was written before is lost",
+            ),
+        ),
+    ],
+    ids=["checkpoint", "record"],
+)
 def test_a_write_that_fails_on_one_process_ends_all_with_its_reason(tmp_path, script, said):
     """The others waited for 20 minutes, inside orbax, to hear that every part of the checkpoint is there."""
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)

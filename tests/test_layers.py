@@ -108,15 +108,15 @@ def test_groups_in_regular_expressions_are_atomic_not_possessive():
 
 def test_private_names_of_other_libraries_can_be_missing():
     """A release of JAX or orbax that renames one would stop every command at its import."""
-    found = {}
+    guarded = {}
     for name, tree in modules():
         private = lambda node: {i for i in imports(node) if any(p[:1] == "_" != p[1:2] for p in i.split("."))}  # noqa: E731
         for guard in (n for n in ast.walk(tree) if isinstance(n, ast.Try)):
             caught = {part.id for h in guard.handlers for part in ast.walk(h.type) if isinstance(part, ast.Name)}
             if {"ImportError", "AttributeError"} <= caught:
-                found[name] = found.get(name, set()) | private(ast.Module(guard.body, []))
-        assert private(tree) == found.get(name, set()), f"{name}: {private(tree)} outside a try"
-    assert {name: names for name, names in found.items() if names} == PRIVATE
+                guarded[name] = guarded.get(name, set()) | private(ast.Module(guard.body, []))
+        assert private(tree) == guarded.get(name, set()), f"{name}: {private(tree)} outside a try"
+    assert {name: names for name, names in guarded.items() if names} == PRIVATE
 
 
 def test_tasks_and_rewards_do_not_load_jax():

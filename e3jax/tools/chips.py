@@ -49,8 +49,8 @@ def find_devices(topology: str, slices: int = 1) -> tuple[Chip, list]:
         raise UserError(f"--topology={topology!r} is unknown; these resolve: {known}")
     several = {"num_slices": slices} if slices > 1 else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **several)
-        return CHIPS[generation], found.devices
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **several)
+        return CHIPS[generation], described.devices
     except RuntimeError as error:  # JaxRuntimeError
         if "libtpu" in str(error) or "not found" in str(error).lower():
             raise UserError(f"the TPU compiler is not installed ({error}): pip install libtpu") from error

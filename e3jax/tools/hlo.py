@@ -138,8 +138,8 @@ def crosses(line: str, chips: int | None) -> bool:
     """Return whether a group of a collective spans several slices, which have `chips` each; None: there is one."""
     if chips is None:
         return False
-    found = groups(line)
-    return not found or any(len({chip // chips for chip in group}) > 1 for group in found)
+    listed = groups(line)
+    return not listed or any(len({chip // chips for chip in group}) > 1 for group in listed)
 
 
 class Move(NamedTuple):
@@ -162,16 +162,16 @@ def network_move(line: str, times: int) -> Move | None:
     The kind is that of the collective that it is a part of. Groups list slices, "{1,2}x{0:3}", or chips, whose number
     has the slice in front of five digits: {{100000,200000}}; of a permutation, {{100000->200000}}.
     """
-    found = re.search(r"= \((.*), u32\[\].* send\(.*_xla_megascale_transfer_type=\"(\w+)\"", line)
-    if not found:
+    send = re.search(r"= \((.*), u32\[\].* send\(.*_xla_megascale_transfer_type=\"(\w+)\"", line)
+    if not send:
         return None
     kinds = {"ONE_TO_ONE": "collective-permute"}
-    kind = kinds.get(found[2], found[2].lower().replace("_", "-"))
+    kind = kinds.get(send[2], send[2].lower().replace("_", "-"))
     target = re.search(r'_xla_megascale_target=("[^"]*"|\{\{.*?\}\})', line)[1]
     listed = re.match(r'"\{([\d,]*)\}x', target)
     chips = re.findall(r"\d+", target.split("}")[0])
     slices = len(numbers(listed[1])) if listed else len({int(chip) // 100_000 for chip in chips})
-    size = sum(array_bytes(found[1])) * (slices if kind == "all-gather" else 1)
+    size = sum(array_bytes(send[1])) * (slices if kind == "all-gather" else 1)
     return Move(kind, True, times, sent(kind, size, slices))
 
 
@@ -190,8 +190,8 @@ def moves(text: str, *, loops: int, chips: int | None) -> Iterator[Move]:
             match = COLLECTIVE.search(line)
             if not match:
                 continue
-            kind, found = match[2], groups(line)
-            n = len(found[0]) if found else 2
+            kind, together = match[2], groups(line)
+            n = len(together[0]) if together else 2
             parts = array_bytes(match[1])
             channel = re.search(r"channel_id=(\d+)", line)
             if channel and name.startswith(("fused_computation", "async_collective_fusion")):
