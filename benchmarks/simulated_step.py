@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import ours  # noqa: E402
 from carry_over import steps_of  # noqa: E402
-from training import OurTrainer, make_work  # noqa: E402
+from training import LOSS, OurTrainer, make_work  # noqa: E402
 
 from configs import quickstart  # noqa: E402
 from e3jax.models.presets import preset  # noqa: E402
@@ -62,12 +63,13 @@ def decoding(side, c) -> np.ndarray:
 
 
 def updating(side, c, room: int, budget: int) -> np.ndarray:
-    """Return [d, e] of an update with the trainer's log-probs: seconds of a minibatch and of a padded token."""
+    """Return [d, e] of an update with the stage's passes: seconds of a minibatch and of a padded token."""
     trainer, rows, seconds = OurTrainer(side, chunk=c.model.chunk, room=room), [], []
     for tokens in (8, 24, 48, 88):
         prompts = [[2] * PROMPT] * c.grpo.prompts
         work = make_work(prompts, np.full((len(prompts), c.grpo.group_size), tokens), 32, seed=1)
-        how = dict(rows=c.grpo.rows, budget=budget, old_logp="trainer", minibatches=c.grpo.minibatches)
+        how = dict(rows=c.grpo.rows, budget=budget, old_logp=c.grpo.old_logp, minibatches=c.grpo.minibatches)
+        how["loss"] = replace(LOSS, kl_coef=c.grpo.loss.kl_coef)  # the reference's log-probs are a pass of their own
         seconds.append(median_seconds(lambda work=work, how=how: trainer.update(work, **how)))
         rows.append([c.grpo.minibatches, padded_tokens(work.length, c, room + budget)])
     return fitted(rows, seconds)

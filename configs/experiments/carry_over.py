@@ -2,13 +2,14 @@
 
     python -m e3jax.experiments.run --config=configs/experiments/carry_over.py --workdir=runs/experiments/carry_over
 
-No claim of e3: its steps wait. Hardware and time: 3 seeds, 166 minutes of one CPU core in sum, beside other work
-that took most of it. Measured (docs/experiments.md): rewards of the last steps .2 points apart [-7.4, 7.7],
-which is open; over tokens trained within the seeds' spread; slots 95 % busy instead of 38; and a step takes longer.
+No claim of e3: its steps wait. Hardware and time: 3 seeds, 166 minutes of one CPU core in sum, beside other work that
+took most of it. Measured (docs/experiments.md): rewards of the last steps .2 points apart [-7.4, 7.7], which is open;
+over tokens trained within the seeds' spread; slots 95 % busy instead of 36 to 38; and a step takes longer.
 Values: budget 384, at which most responses are far shorter than the longest; a slot for each of the 128 responses of a
 step, so that the arm that waits has one wave. The arm that carries over reads the sampler's log-probs, as it must
 (docs/algorithms.md, carry-over). "sampler" waits and reads them too: these two differ in one thing. A bound of 2 steps
-was begun and given up before any result: a third of the tokens was thrown away, since the longest response takes 3.
+was begun and given up before any result: in steps 2 to 4 it threw 18 to 42 % of the tokens away, since the longest
+response takes 3 steps.
 """
 
 from configs.experiments.common import (

@@ -95,11 +95,8 @@ def simulate(length_b: np.ndarray, work: Work, way: str) -> Simulated:
     most = work.groups + {"synchronous": 0, "over-sampling": work.extra, "carry-over": -(-slots // size)}[way]
     if len(length_pg) < 2 * most:
         raise UserError(f"{len(length_pg)} groups are too few: give {2 * most} or more")
-    flying, again, parts = (
-        [],
-        [],
-        {},
-    )  # groups on their way; to be drawn again; group -> tokens that each step drew of it
+    flying, again = [], []  # groups on their way, and those that were thrown away
+    parts = {}  # group -> tokens that each step drew of it
     begun_at, steps, trained, ages, fresh = {}, [], [], [], 0
     while fresh + most <= len(length_pg):
         groups = [*flying, *again, *range(fresh, fresh + most - len(again))]

@@ -205,7 +205,7 @@ def kept(groups: list[Group], taken: list[int], stage, step: int) -> list[int]:
 
     Else not all could be trained on in time. The others are thrown away.
     """
-    others = [i for i in range(len(groups)) if i not in set(taken)]
+    others = sorted(set(range(len(groups))) - set(taken))
     before = [i for i in others if groups[i].begun < step and not overdue(groups[i], stage, step)]
     begun = [i for i in others if groups[i].begun == step and any(len(r.tokens) for r in groups[i].responses)]
     return before + begun[: stage.prompts]
@@ -214,7 +214,7 @@ def kept(groups: list[Group], taken: list[int], stage, step: int) -> list[int]:
 def following(carried: Carried, groups: list[Group], used: list[int], left: list[int]) -> Carried:
     """Return what the next step begins with; `used` groups were trained on or go on, which `left` do."""
     newest = max([carried.next_problem - 1, *(groups[i].problem for i in used)])
-    unused = [groups[i].problem for i in range(len(groups)) if i not in set(used)]
+    unused = [groups[i].problem for i in sorted(set(range(len(groups))) - set(used))]
     return Carried([groups[i] for i in left], newest + 1, tuple(n for n in unused if n <= newest))
 
 
